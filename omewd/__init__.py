@@ -1,0 +1,53 @@
+"""omewd: camera frames from shared memory to OME-Zarr on disk.
+
+Only the public names live here, and each is imported when it is first used, so that
+``import omewd`` stays cheap inside an acquisition program.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omewd.control.client import Client
+    from omewd.errors import OmewdError
+    from omewd.model.dimensions import Channel, Dimension, parse_dims
+    from omewd.model.spec import StreamSpec
+    from omewd.producer.producer import Producer, connect
+
+_HOMES = {
+    "Channel": "omewd.model.dimensions",
+    "Client": "omewd.control.client",
+    "Dimension": "omewd.model.dimensions",
+    "OmewdError": "omewd.errors",
+    "Producer": "omewd.producer.producer",
+    "StreamSpec": "omewd.model.spec",
+    "connect": "omewd.producer.producer",
+    "parse_dims": "omewd.model.dimensions",
+}
+
+__version__ = "0.1.0"
+__all__ = [
+    "Channel",
+    "Client",
+    "Dimension",
+    "OmewdError",
+    "Producer",
+    "StreamSpec",
+    "__version__",
+    "connect",
+    "parse_dims",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'omewd' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The ``omewd`` command: one small file a command, imported when it is called."""

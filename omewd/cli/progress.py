@@ -1,0 +1,68 @@
+"""Live progress of a stream, and the line that sums it up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omewd.control.client import Client
+from omewd.errors import OmewdError
+
+_LOOK_EVERY_S = 0.25
+
+
+def follow(daemon: Client, name: str, *, quiet: bool) -> dict[str, Any]:
+    """Show a stream's progress until it has ended; returns its last status, raises StreamFailedError."""
+    if quiet:
+        return daemon.wait(name)
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, rate="", total=None)
+        while True:
+            try:
+                final = daemon.wait(name, timeout=_LOOK_EVERY_S)
+            except OmewdError as error:
+                if error.code != "timeout":
+                    raise
+                status = daemon.status(name)
+            else:
+                status = final
+            frames = status["frames"]
+            done = frames["written"] + frames["gaps"]
+            known = frames["declared"] if status["state"] == "ACTIVE" else frames["received"]
+            progress.update(
+                task, completed=done, total=known, rate=rate(status), description=f"{name} {status['state']}"
+            )
+            if status["settled"]:
+                break
+    print(summary(status))
+    return status
+
+
+def rate(status: dict[str, Any]) -> str:
+    throughput = status["throughput"]
+    return f"{throughput['bytes_per_s'] / 1e9:.2f} GB/s, {throughput['frames_per_s']:.0f} fps"
+
+
+def summary(status: dict[str, Any]) -> str:
+    """One line: what came of the stream."""
+    frames, throughput = status["frames"], status["throughput"]
+    text = f"{status['name']}: {status['state']}, {frames['written']} frames written"
+    if frames["gaps"]:
+        text += f", {frames['gaps']} gaps ({frames['dropped']} dropped, {frames['skipped']} skipped)"
+    if frames["lost"]:
+        text += f", {frames['lost']} lost"
+    stored, raw = throughput["stored_bytes"], throughput["written_bytes"]
+    text += f", {raw / 1e6:.1f} MB in {throughput['seconds']:.2f} s = {rate(status)}"
+    if status["compression"] and stored:
+        text += f", compressed {raw / stored:.2f}×"
+    return f"{text}, {status['path']} ({status['ended_by']})"

@@ -1,0 +1,86 @@
+"""``omewd status``: what the daemon is doing."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from omewd.cli.options import client, json_option, socket_option
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@click.command("status")
+@click.argument("name", required=False)
+@json_option
+@click.option("--watch", is_flag=True, help="Stay, and show it anew twice a second.")
+@socket_option
+def command(name: str | None, as_json: bool, watch: bool, socket: Path | None) -> None:
+    """Show throughput, ring fill, frames and writers; of one stream with NAME."""
+    daemon = client(socket)
+    if as_json:
+        while True:
+            print(json.dumps(daemon.status(name), indent=None if watch else 2), flush=True)
+            if not watch:
+                return
+            time.sleep(0.5)
+
+    from rich.console import Console
+
+    console = Console()
+    if not watch:
+        console.print(_render(daemon.status(name)))
+        return
+    from rich.live import Live
+
+    with Live(_render(daemon.status(name)), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(0.5)
+            live.update(_render(daemon.status(name)), refresh=True)
+
+
+def _render(status: dict[str, Any]) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+
+    streams = status.get("streams", [status])
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("stream", "state", "received", "written", "gaps", "in flight", "durable", "ring", "throughput"):
+        table.add_column(title, justify="left" if title in ("stream", "state") else "right", no_wrap=True)
+    notes = []
+    for stream in streams:
+        frames, ring, throughput = stream["frames"], stream["ring"], stream["throughput"]
+        declared = f"/{frames['declared']}" if frames["declared"] is not None else ""
+        table.add_row(
+            stream["name"],
+            stream["state"],
+            f"{frames['received']}{declared}",
+            str(frames["written"]),
+            str(frames["gaps"]),
+            str(frames["in_flight"]),
+            str(frames["durable"]),
+            f"{ring['used']}/{ring['slots']}",
+            f"{throughput['bytes_per_s'] / 1e9:.2f} GB/s, {throughput['frames_per_s']:.0f} fps",
+        )
+        if stream["error"]:
+            notes.append(f"{stream['name']}: {stream['error']['message']}")
+        elif "streams" not in status:
+            notes.append(f"{stream['path']} ({stream['backend']}, {stream['ended_by'] or 'open'})")
+    parts: list[RenderableType] = []
+    if "streams" in status:
+        memory = status["memory"]
+        used = memory["ring_bytes"] + memory["writer_bytes"]
+        ready = sum(writer["ready"] for writer in status["writers"])
+        parts.append(
+            f"omewd {status['version']}, process {status['pid']}, up {status['uptime_s']:.0f} s; "
+            f"{ready} of {len(status['writers'])} writers ready; "
+            f"memory {used / 2**20:.0f} of {memory['budget_bytes'] / 2**20:.0f} MiB"
+            + ("; stopping" if status["stopping"] else "")
+        )
+    parts.append(table if streams else "no streams")
+    return Group(*parts, *notes)

@@ -1,0 +1,25 @@
+"""``omewd stop-stream``: take no more frames, and wait until what has arrived is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from omewd.cli.options import client, json_option, socket_option
+
+
+@click.command("stop-stream")
+@click.argument("name")
+@json_option
+@socket_option
+def command(name: str, as_json: bool, socket: Path | None) -> None:
+    """Take no more frames of stream NAME; return when all that has arrived is written."""
+    from omewd.cli.progress import follow
+
+    daemon = client(socket)
+    daemon.stop_stream(name)
+    final = follow(daemon, name, quiet=as_json)
+    if as_json:
+        print(json.dumps(final, indent=2))

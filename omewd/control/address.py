@@ -1,0 +1,29 @@
+"""Where the daemon listens."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+SYSTEM_SOCKET = Path("/run/omewd/omewd.sock")
+
+
+def runtime_directory() -> Path:
+    """This user's private folder for the socket: in $XDG_RUNTIME_DIR, else under the temporary folder."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(base) / "omewd" if base else Path(tempfile.gettempdir()) / f"omewd-{os.getuid()}"
+
+
+def serve_socket() -> Path:
+    """The socket that ``omewd serve`` makes when it is told nothing."""
+    return runtime_directory() / "omewd.sock"
+
+
+def client_socket(given: str | os.PathLike[str] | None = None) -> Path:
+    """The socket a client talks to: the argument, $OMEWD_SOCKET, this user's daemon, or the system's."""
+    chosen = given or os.environ.get("OMEWD_SOCKET")
+    if chosen:
+        return Path(chosen)
+    own = serve_socket()
+    return SYSTEM_SOCKET if not own.exists() and SYSTEM_SOCKET.exists() else own

@@ -1,0 +1,64 @@
+"""Client: what a program or a command asks of the daemon."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from omewd.control.connection import Connection
+from omewd.errors import OmewdError
+
+if TYPE_CHECKING:
+    from omewd.model.spec import StreamSpec
+
+
+class Client:
+    """Talks to the daemon at ``socket`` (else $OMEWD_SOCKET, else the default of ``omewd serve``).
+
+    Every call uses a connection of its own, so a client may be kept over a restart of the daemon.
+    All calls raise OmewdError with a code and a remedy.
+    """
+
+    def __init__(self, socket: str | os.PathLike[str] | None = None) -> None:
+        self._path = socket
+
+    def _request(self, op: str, **fields: Any) -> dict[str, Any]:
+        connection = Connection(self._path)
+        try:
+            return connection.request(op, **fields)[0]
+        except TimeoutError as error:
+            raise OmewdError("unreachable", f"the daemon at {connection.path} does not answer") from error
+        finally:
+            connection.close()
+
+    def start_stream(self, spec: StreamSpec | dict[str, Any]) -> dict[str, Any]:
+        """Open a stream: its dataset and ring are there when this returns. Returns the stream's status.
+
+        A mapping may leave out ``name``; the daemon takes the first free of stream1, stream2, ….
+        """
+        fields = spec if isinstance(spec, dict) else spec.model_dump(mode="json")
+        return self._request("start_stream", spec=fields, timeout=None)
+
+    def stop_stream(self, name: str) -> dict[str, Any]:
+        """Take no more frames; write and finalize what has arrived. Returns at once; see :meth:`wait`."""
+        return self._request("stop_stream", name=name)
+
+    def status(self, name: str | None = None) -> dict[str, Any]:
+        """The status of the daemon with all its streams, or of one stream."""
+        return self._request("status", **({} if name is None else {"name": name}))
+
+    def wait(self, name: str, timeout: float | None = None) -> dict[str, Any]:
+        """Wait until a stream is DONE and return its last status.
+
+        ``timeout`` in seconds. Raises StreamFailedError if it FAILED, OmewdError ``timeout``.
+        """
+        started = time.monotonic()
+        connection = Connection(self._path)
+        try:
+            return connection.request("wait", name=name, timeout=timeout and max(timeout, 0.001))[0]
+        except TimeoutError as error:
+            waited = time.monotonic() - started
+            raise OmewdError("timeout", f"stream {name!r} was not done after {waited:.1f} s") from error
+        finally:
+            connection.close()

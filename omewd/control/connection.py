@@ -1,0 +1,91 @@
+"""The client end of one connection to the daemon."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from omewd.control.address import client_socket
+from omewd.control.messages import Message, close_all, receive, send
+from omewd.errors import OmewdError
+
+# The daemon's loop answers in milliseconds; this only ends the wait for one that hangs.
+REPLY_TIMEOUT_S = 60.0
+
+
+class Connection:
+    """A connection for requests, one at a time. Closing it is what tells the daemon that a producer is gone."""
+
+    def __init__(self, socket_path: str | os.PathLike[str] | None = None) -> None:
+        self.path = client_socket(socket_path)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        try:
+            self._socket.connect(str(self.path))
+            self._socket.setblocking(False)
+        except OSError as error:
+            self._socket.close()
+            raise _unreachable(self.path, error) from error
+
+    def request(self, op: str, *, timeout: float | None = REPLY_TIMEOUT_S, **fields: Any) -> tuple[Message, list[int]]:
+        """Send a request and wait for its reply: (result, descriptors).
+
+        Raises the daemon's error as OmewdError, ``unreachable`` if the daemon goes away, and
+        TimeoutError after ``timeout`` seconds (None: wait for ever); the connection is useless then.
+        """
+        self._socket.settimeout(timeout)
+        try:
+            send(self._socket, {"op": op, **fields})
+            reply = receive(self._socket)
+        except TimeoutError:
+            self.close()
+            raise
+        except OSError as error:
+            raise _unreachable(self.path, error) from error
+        finally:
+            if self._socket.fileno() >= 0:
+                self._socket.setblocking(False)  # for is_gone
+        if reply is None:
+            raise OmewdError(
+                "unreachable",
+                f"the daemon at {self.path} closed the connection",
+                "Look at its log; it may have been stopped",
+            )
+        message, descriptors = reply
+        if "error" in message:
+            close_all(descriptors)
+            raise OmewdError.from_dict(message["error"])
+        return message["ok"], descriptors
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the daemon has closed its end. Only for use between requests."""
+        try:
+            return self._socket.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _unreachable(path: Path, error: OSError) -> OmewdError:
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        return OmewdError(
+            "no_daemon",
+            f"no omewd daemon at {path}",
+            "Start one with omewd serve, or name its socket with --socket or $OMEWD_SOCKET",
+        )
+    if isinstance(error, PermissionError):
+        return OmewdError(
+            "no_permission",
+            f"no permission to use the omewd daemon at {path}",
+            "Ask to be added to the group that owns the socket, then log in again",
+        )
+    return OmewdError("unreachable", f"can't reach the omewd daemon at {path}: {error.strerror or error}")

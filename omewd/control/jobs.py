@@ -1,0 +1,64 @@
+"""What the daemon asks of a writer, and what it answers: values that cross the process border as JSON.
+
+Daemon to writer::
+
+    {"do": "open", "stream": id, "spec": {…}, "dataset": path}  + the ring's descriptor
+    {"do": "close", "stream": id}
+    {"do": "job", "job": {…}}
+
+Writer to daemon::
+
+    {"ready": {backend: why it is unusable, or null}}
+    {"done": id, "result": {…}}
+    {"failed": id, "error": {"code", "message", "remedy"}}
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+JobKind = Literal["check", "create", "write", "grow", "finalize"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work for a writer; running it twice gives the same bytes.
+
+    ``check``: see whether the dataset of ``spec`` could be made at ``dataset``; the only job for a stream that
+    the writer has not been told of.
+    ``create``: make the dataset's metadata; ``root`` is the data root it must lie under.
+    ``write``: store ``unit`` from the slots [``sequence``, ``sequence_end``); frame indexes below
+    ``frontier`` that no slot holds are gaps, named by ``gap_kinds`` ((from frame index on, name) pairs).
+    ``grow``: let an unbounded array's metadata claim the first ``frames`` frames.
+    ``finalize``: write the final metadata for ``frames`` frames, of which ``written`` are on disk and ``gaps``
+    hold none; ``lost`` lists runs (first, count) of
+    frames that were handed over and could not be written, ``ended_by`` says what ended the stream, and
+    ``failed`` whether it failed.
+    """
+
+    id: int
+    stream: int
+    kind: JobKind
+    unit: int = 0
+    sequence: int = 0
+    sequence_end: int = 0
+    frontier: int = 0
+    gap_kinds: tuple[tuple[int, str], ...] = ()
+    frames: int = 0
+    written: int = 0
+    gaps: int = 0
+    lost: tuple[tuple[int, int], ...] = ()
+    ended_by: str = ""
+    failed: bool = False
+    root: str = ""
+    dataset: str = ""
+    spec: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Job:
+        pairs = {name: tuple((a, b) for a, b in fields[name]) for name in ("gap_kinds", "lost")}
+        return cls(**{**fields, **pairs})

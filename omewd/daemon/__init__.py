@@ -1,0 +1,1 @@
+"""Runs in ``omewd serve``: one loop that owns the rings, gives out jobs and watches writers. Touches no pixel."""

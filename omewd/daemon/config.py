@@ -1,0 +1,55 @@
+"""What ``omewd serve`` is told, and the numbers that nobody should have to set."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from omewd.errors import OmewdError
+
+# A job may take this long, and a second more for each 5 MB of it: slower than any disk one would record to.
+JOB_TIMEOUT_S = 60.0
+SLOWEST_DISK_BYTES_PER_S = 5_000_000
+
+# What a ring is given if memory allows: half a second at 1 GB/s, the longest stall seen of a busy disk.
+RING_TARGET_BYTES = 512 << 20
+
+# Bytes a writer holds beside the ring for each byte of a unit: gathered, in the library, encoded.
+WRITER_COPIES = 3
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """``drain_timeout_s``: how long a stopping daemon writes on; ``group``: the Unix group that may connect."""
+
+    socket: Path
+    data_roots: tuple[Path, ...]
+    state_dir: Path
+    memory_bytes: int
+    writers: int
+    log_format: str = "console"
+    group: str | None = None
+    job_timeout_s: float = JOB_TIMEOUT_S
+    drain_timeout_s: float = 300.0
+
+
+def default_state_dir() -> Path:
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "omewd"
+
+
+def default_writers() -> int:
+    """One writer a core, up to four: one or two fill a disk, more only help compression."""
+    return max(1, min(4, len(os.sched_getaffinity(0))))
+
+
+def parse_size(text: str) -> int:
+    """Bytes from "4GiB", "500MB", "1.5G", "1000000"; raises OmewdError ``usage``."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise OmewdError("usage", f"{text!r} is not a size", "Write it like 4GiB or 500MB")
+    return int(float(match[1]) * _UNITS[(match[2] or "").lower()])

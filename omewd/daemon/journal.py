@@ -1,0 +1,66 @@
+"""The journal: what a restarted daemon must know of the streams that were open.
+
+One JSON file a stream in the state directory, written when its ring is made and removed when nothing
+more will happen to it: the spec, the ring's name, the dataset. How far a stream is stands in its ring.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omewd.errors import OmewdError
+
+
+class Journal:
+    def __init__(self, state_dir: Path) -> None:
+        self._folder = state_dir / "streams"
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def write(self, name: str, entry: dict[str, Any]) -> None:
+        aside = self._folder / f".{name}.new"
+        aside.write_text(json.dumps(entry))
+        aside.rename(self._folder / f"{name}.json")
+
+    def remove(self, name: str) -> None:
+        (self._folder / f"{name}.json").unlink(missing_ok=True)
+
+    def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(stream name, entry) of every stream that was open when the last daemon ended."""
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                yield path.stem, json.loads(path.read_text())
+            except ValueError:
+                yield path.stem, {}
+
+
+class InstanceLock:
+    """Held by the one daemon of a state directory; the kernel drops it with the process."""
+
+    def __init__(self, state_dir: Path) -> None:
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise OmewdError(
+                "start_failed", f"can't use the state directory {state_dir}: {error.strerror}", "Choose a --state-dir"
+            ) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._descriptor)
+            raise OmewdError(
+                "already_running",
+                f"a daemon (process {owner}) already uses {state_dir}",
+                "Use that one, or give this one its own --state-dir and --socket",
+            ) from error
+        os.truncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._descriptor)

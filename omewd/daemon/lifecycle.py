@@ -1,0 +1,361 @@
+"""The life of a stream, step by step: what each job's end, each lost writer and each turn of the loop leads to."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import structlog
+
+from omewd.control.jobs import Job
+from omewd.control.messages import Message
+from omewd.daemon.dispatcher import Dispatcher, Task
+from omewd.daemon.loop import Loop
+from omewd.daemon.server import ControlServer, Peer
+from omewd.daemon.stream import State, Stream
+from omewd.daemon.streams import Holding, Streams, finalize_job
+from omewd.daemon.supervisor import Supervisor, Writer
+from omewd.errors import OmewdError, stream_failed
+
+log = structlog.get_logger("streams")
+
+# The shape on disk of an unbounded stream follows its frames at this distance, for those who look.
+_GROW_EVERY_NS = 2_000_000_000
+
+
+class Lifecycle:
+    """Moves streams from STARTING to their end. ``stopping``: the daemon drains and takes no new ones."""
+
+    def __init__(
+        self, loop: Loop, streams: Streams, dispatcher: Dispatcher, supervisor: Supervisor, server: ControlServer
+    ) -> None:
+        self._loop = loop
+        self._streams = streams
+        self._dispatcher = dispatcher
+        self._supervisor = supervisor
+        self._server = server
+        self._waiters: dict[int, list[Peer]] = {}
+        self.stopping = False
+
+    # -- starting and ending --------------------------------------------------------------------
+
+    def begin(self, fields: Any, starter: Peer, now_ns: int, after: int = 0) -> None:
+        """STARTING: check the place on disk; allocate the ring; make the dataset; ACTIVE."""
+        holding = self._streams.admit(fields, now_ns, after)
+        holding.starter = starter
+        stream = holding.stream
+        log.info(
+            "stream starting", stream=stream.spec.name, dataset=str(stream.dataset), slots=stream.geometry.capacity
+        )
+        self._dispatcher.submit(
+            Job(
+                id=self._dispatcher.number(),
+                stream=stream.id,
+                kind="check",
+                root=str(stream.root),
+                dataset=str(stream.dataset),
+                spec=stream.spec.model_dump(mode="json"),
+            )
+        )
+
+    def _ring_is_there(self, holding: Holding) -> None:
+        self._loop.watch(holding.to_daemon, lambda: os.eventfd_read(holding.to_daemon))
+        for writer in self._supervisor.writers.values():
+            if writer.ready:
+                self._introduce(writer, holding)
+        stream = holding.stream
+        self._dispatcher.submit(
+            Job(id=self._dispatcher.number(), stream=stream.id, kind="create", root=str(stream.root))
+        )
+
+    def _is_active(self, holding: Holding) -> None:
+        stream = holding.stream
+        stream.state = State.ACTIVE
+        log.info("stream active", stream=stream.spec.name, backend=stream.backend)
+        self._answer_starter(holding, None)
+
+    def _answer_starter(self, holding: Holding, error: OmewdError | None) -> None:
+        peer, holding.starter = holding.starter, None
+        if peer is None:
+            return
+        if error is not None:
+            self._server.reply_error(peer, error)
+        else:
+            self._server.reply(peer, holding.stream.status(time.monotonic_ns()))
+
+    def fail(self, holding: Holding, error: OmewdError, now_ns: int) -> None:
+        stream = holding.stream
+        if stream.state in (State.DONE, State.FAILED):
+            return
+        log.error("stream failed", stream=stream.spec.name, code=error.code, reason=error.message)
+        stream.fail(error, now_ns)
+        self._dispatcher.forget(stream.id)
+        self._answer_starter(holding, error)
+        holding.ring_producer()
+
+    def _end_if_done(self, holding: Holding, now_ns: int) -> None:
+        """Move a stream on towards its end, as far as it has come."""
+        stream = holding.stream
+        if self._dispatcher.is_busy(stream.id) or holding.wants_memory:
+            return
+        if stream.drained:
+            stream.state = State.FINALIZING
+            self._dispatcher.submit(finalize_job(stream, self._dispatcher.number()))
+        elif stream.state is State.FAILED and stream.ended_ns is None:
+            stream.ended_ns = now_ns
+            if stream.ring is None or not stream.was_active:
+                self._settle(holding)
+                return
+            stream.find_lost()
+            assert stream.error is not None
+            stream.error = _with_loss(stream.error, stream)
+            stream.ring.fail(stream.error)
+            self._dispatcher.submit(finalize_job(stream, self._dispatcher.number()))
+        elif stream.state in (State.DONE, State.FAILED):
+            self._settle(holding)
+        elif stream.state is State.ACTIVE:
+            self._grow(holding, now_ns)
+
+    def _grow(self, holding: Holding, now_ns: int) -> None:
+        stream = holding.stream
+        if stream.plan.frames_total is not None or now_ns < holding.grown_ns + _GROW_EVERY_NS:
+            return
+        if stream.safe_below > holding.grown_to:
+            holding.grown_ns, holding.grown_to = now_ns, stream.safe_below
+            number = self._dispatcher.number()
+            self._dispatcher.submit(Job(id=number, stream=stream.id, kind="grow", frames=holding.grown_to))
+
+    def _settle(self, holding: Holding) -> None:
+        """A stream has ended: answer those who wait, let go of its memory."""
+        stream = holding.stream
+        self._loop.forget(holding.to_daemon)
+        if holding.producer is not None:
+            holding.producer.attached = None
+        for writer in self._supervisor.writers.values():
+            if stream.id in writer.streams:
+                writer.streams.discard(stream.id)
+                self._supervisor.tell(writer, {"do": "close", "stream": stream.id})
+        if stream.was_active:
+            self._streams.release(holding)
+        else:  # it never was one: whoever asked for it has been told
+            self._streams.discard(holding)
+        log.info(
+            "stream ended",
+            stream=stream.spec.name,
+            state=stream.state.value,
+            received=stream.received,
+            written=stream.written,
+            gaps=sum(stream.gaps.values()),
+            ended_by=stream.ended_by,
+        )
+        for peer in self._waiters.pop(stream.id, []):
+            self._answer_waiter(peer, stream)
+
+    def _answer_waiter(self, peer: Peer, stream: Stream) -> None:
+        if stream.error is not None:
+            self._server.reply_error(peer, stream_failed(stream.error.message, stream.error.remedy))
+        else:
+            self._server.reply(peer, stream.status(time.monotonic_ns()))
+
+    def stop(self, holding: Holding, why: str, now_ns: int) -> None:
+        try:
+            holding.stream.stop(why, now_ns)
+        except OmewdError as error:
+            self.fail(holding, error, now_ns)
+        holding.ring_producer()
+
+    def wait(self, peer: Peer, name: object) -> None:
+        stream = self._streams.named(name)
+        if stream.settled:
+            self._answer_waiter(peer, stream)
+        else:
+            self._waiters.setdefault(stream.id, []).append(peer)
+
+    def stop_all(self, now_ns: int) -> None:
+        """The daemon is stopping: no stream takes any more frames."""
+        self.stopping = True
+        for holding in list(self._streams.open.values()):
+            if holding.stream.state is State.STARTING:
+                self.fail(holding, OmewdError("stopping", "the daemon is stopping"), now_ns)
+            self.stop(holding, "the daemon was stopped", now_ns)
+
+    def forget_waiter(self, peer: Peer) -> None:
+        """A client that waited for a stream is gone."""
+        for waiting in self._waiters.values():
+            if peer in waiting:
+                waiting.remove(peer)
+
+    # -- the turn of the loop --------------------------------------------------------------------
+
+    def step(self, holding: Holding, now_ns: int) -> None:
+        stream = holding.stream
+        try:
+            if holding.wants_memory and self._streams.allocate(holding):
+                self._ring_is_there(holding)
+            before = stream.state
+            stream.poll(now_ns)
+            if before is State.ACTIVE and stream.state is State.DRAINING:
+                holding.ring_producer()
+        except OmewdError as error:
+            self.fail(holding, error, now_ns)
+        self._end_if_done(holding, now_ns)
+
+    def give_jobs(self, now_ns: int) -> None:
+        ready = [w.id for w in self._supervisor.writers.values() if w.ready and not w.killed_for]
+        sources = [holding.stream for holding in self._streams.open.values()]
+        for lease in self._dispatcher.assign(ready, sources, now_ns):
+            writer = self._supervisor.writers[lease.writer]
+            job = lease.task.job
+            if job.kind != "check":
+                self._introduce(writer, self._streams.open[job.stream])
+            self._supervisor.give(writer, job)
+
+    def _introduce(self, writer: Writer, holding: Holding) -> None:
+        """Tell a writer of a stream and give it the ring, once."""
+        stream = holding.stream
+        if stream.id in writer.streams:
+            return
+        writer.streams.add(stream.id)
+        self._supervisor.tell(
+            writer,
+            {
+                "do": "open",
+                "stream": stream.id,
+                "spec": stream.spec.model_dump(mode="json"),
+                "dataset": str(stream.dataset),
+            },
+            (holding.descriptor,),
+        )
+
+    # -- writers ---------------------------------------------------------------------------------
+
+    def writer_said(self, writer: Writer, message: Message) -> None:
+        now = time.monotonic_ns()
+        if "done" in message:
+            task = self._dispatcher.finish(message["done"], now)
+            if task is not None:
+                self._job_done(task, message["result"], now)
+        elif "failed" in message:
+            task = self._dispatcher.finish(message["failed"], now)
+            if task is not None:
+                self._job_failed(task, OmewdError.from_dict(message["error"]), now, writer)
+        self.give_jobs(now)
+
+    def _job_done(self, task: Task, result: dict[str, Any], now_ns: int) -> None:
+        holding = self._streams.open.get(task.job.stream)
+        if holding is None:
+            return
+        stream = holding.stream
+        match task.job.kind:
+            case "check" if stream.state is State.STARTING:
+                stream.backend = result["backend"]
+                holding.wants_memory = True
+            case "create" if stream.state is State.STARTING:
+                stream.was_active = True
+                self._is_active(holding)
+            case "write":
+                released = stream.unit_done(task.job.unit, result["frames"], result["stored_bytes"])
+                if released and stream.ring is not None and stream.ring.producer_waits:
+                    holding.ring_producer()
+            case "finalize":
+                self._finalized(holding, now_ns)
+
+    def _finalized(self, holding: Holding, now_ns: int) -> None:
+        stream = holding.stream
+        if stream.state is State.FINALIZING:
+            stream.ended_ns = now_ns
+            if stream.in_flight:
+                error = stream_failed(
+                    f"{stream.in_flight} of {stream.received} frames are unaccounted for after writing all units",
+                    "Run omewd verify on the dataset, and report this: it is a bug",
+                )
+                log.error("stream failed", stream=stream.spec.name, reason=error.message)
+                stream.fail(error, now_ns)
+            else:
+                stream.state = State.DONE
+        self._settle(holding)
+
+    def _job_failed(self, task: Task, error: OmewdError, now_ns: int, writer: Writer) -> None:
+        holding = self._streams.open.get(task.job.stream)
+        if holding is None:
+            return
+        stream = holding.stream
+        job = task.job
+        log.warning(
+            "job failed", stream=stream.spec.name, kind=job.kind, unit=job.unit, writer=writer.id, **error.to_dict()
+        )
+        if job.kind in ("check", "create"):
+            if job.kind == "check" and error.code == "output_exists" and holding.auto_name:
+                self._try_next_name(holding, now_ns)
+            else:
+                self.fail(holding, error, now_ns)
+        elif stream.state is State.FAILED and job.kind == "write":
+            return
+        elif self._dispatcher.retry(task, now_ns):
+            stream.retries += 1
+        else:
+            self._give_up(holding, task, error, now_ns)
+
+    def _try_next_name(self, holding: Holding, now_ns: int) -> None:
+        starter, request, after = holding.starter, holding.request, holding.auto_name
+        self._streams.discard(holding)
+        if starter is None:
+            return
+        try:
+            self.begin({**request, "name": None, "output": None}, starter, now_ns, after)
+        except OmewdError as error:
+            self._server.reply_error(starter, error)
+
+    def _give_up(self, holding: Holding, task: Task, error: OmewdError, now_ns: int) -> None:
+        """A job has had its tries."""
+        stream = holding.stream
+        tries = task.errors + task.deaths
+        match task.job.kind:
+            case "grow":
+                log.warning("the shape on disk lags behind", stream=stream.spec.name)
+            case "finalize" if stream.state is State.FAILED:
+                log.error("the failed dataset could not be finalized", stream=stream.spec.name, reason=error.message)
+                self._settle(holding)
+            case _:
+                what = "the dataset's last metadata" if task.job.kind == "finalize" else f"write unit {task.job.unit}"
+                message = f"{what} could not be written in {tries} tries: {error.message}"
+                self.fail(holding, OmewdError(error.code, message, error.remedy), now_ns)
+
+    def writer_died(self, writer: Writer) -> None:
+        now = time.monotonic_ns()
+        back, given_up = self._dispatcher.writer_lost(writer.id)
+        for task in back:
+            holding = self._streams.open.get(task.job.stream)
+            if holding is not None:
+                holding.stream.retries += 1
+        reason = writer.killed_for or "it died"
+        for task in given_up:
+            holding = self._streams.open.get(task.job.stream)
+            if holding is not None:
+                error = OmewdError(
+                    "writer_died", f"each time the writer process was lost ({reason})", "See the daemon's log"
+                )
+                if holding.stream.state is State.STARTING:
+                    self.fail(holding, error, now)
+                else:
+                    self._give_up(holding, task, error, now)
+        if self._supervisor.broken and not self._supervisor.writers:
+            log.error("writers die before they are ready; no more are started")
+            for holding in list(self._streams.open.values()):
+                self.fail(holding, OmewdError("no_writers", "writer processes can't be started any more"), now)
+                self._dispatcher.forget(holding.stream.id)
+                self._settle(holding)
+
+
+def _with_loss(error: OmewdError, stream: Stream) -> OmewdError:
+    """The error, saying which frames are missing."""
+    count = sum(n for _, n in stream.lost)
+    if not count:
+        return OmewdError(
+            error.code, f"{error.message}; all {stream.received} received frames are written", error.remedy
+        )
+    runs = ", ".join(f"{first}-{first + n - 1}" if n > 1 else str(first) for first, n in stream.lost[:10])
+    more = ", …" if len(stream.lost) > 10 else ""
+    text = f"{error.message}; {count} of {stream.received} received frames are missing: {runs}{more}"
+    return OmewdError(error.code, text, error.remedy)

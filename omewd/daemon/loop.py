@@ -1,0 +1,34 @@
+"""The one thing the daemon waits on: descriptors, each with a callback."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+
+
+class Loop:
+    """epoll with callbacks, called in the order the kernel gives. Level-triggered: nothing is missed."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[], object]] = {}
+
+    def watch(self, descriptor: int, callback: Callable[[], object]) -> None:
+        """Call ``callback`` whenever the descriptor is readable or hung up."""
+        self._callbacks[descriptor] = callback
+        self._epoll.register(descriptor, select.EPOLLIN)
+
+    def forget(self, descriptor: int) -> None:
+        """Stop watching; call this before the descriptor is closed."""
+        if self._callbacks.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for at most ``timeout_s`` and run the callbacks that are due."""
+        for descriptor, _ in self._epoll.poll(timeout_s):
+            callback = self._callbacks.get(descriptor)
+            if callback is not None:  # an earlier callback may have forgotten this one
+                callback()
+
+    def close(self) -> None:
+        self._epoll.close()

@@ -1,0 +1,28 @@
+"""Messages to systemd (sd_notify(3)); without systemd they go nowhere."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+class Notifier:
+    """Sends to $NOTIFY_SOCKET. ``watchdog_s``: how often systemd wants to hear from us, None if it does not."""
+
+    def __init__(self) -> None:
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        wanted = os.environ.get("WATCHDOG_USEC")
+        mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self.watchdog_s = int(wanted) / 1e6 if wanted and mine else None
+
+    def send(self, **fields: str | int) -> None:
+        """Send assignments such as READY=1, STATUS=…; a manager that does not listen is no error of ours."""
+        if not self._address:
+            return
+        text = "\n".join(f"{name}={value}" for name, value in fields.items())
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            try:
+                channel.sendto(text.encode(), self._address)
+            except OSError:
+                return

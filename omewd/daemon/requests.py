@@ -1,0 +1,145 @@
+"""What clients ask of the daemon, and what they get."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import structlog
+
+from omewd import __version__
+from omewd.control.messages import Message
+from omewd.daemon.config import ServeConfig
+from omewd.daemon.dispatcher import Dispatcher
+from omewd.daemon.lifecycle import Lifecycle
+from omewd.daemon.server import ControlServer, Peer
+from omewd.daemon.stream import State, Stream
+from omewd.daemon.streams import Streams
+from omewd.daemon.supervisor import Supervisor
+from omewd.errors import OmewdError
+
+log = structlog.get_logger("requests")
+
+
+class Requests:
+    """Handles one request at a time; :meth:`handle` raises OmewdError for what can't be done."""
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        streams: Streams,
+        dispatcher: Dispatcher,
+        supervisor: Supervisor,
+        lifecycle: Lifecycle,
+        server: ControlServer,
+    ) -> None:
+        self._config = config
+        self._streams = streams
+        self._dispatcher = dispatcher
+        self._supervisor = supervisor
+        self._lifecycle = lifecycle
+        self._server = server
+        self._started_ns = time.monotonic_ns()
+
+    def handle(self, peer: Peer, message: Message) -> Message | None:
+        now = time.monotonic_ns()
+        match message.get("op"):
+            case "status":
+                return self._status(message.get("name"), now)
+            case "start_stream":
+                self._start_stream(peer, message.get("spec"), now)
+            case "stop_stream":
+                return self._stop_stream(message.get("name"), now)
+            case "attach":
+                self._attach(peer, message.get("name"))
+            case "finish":
+                return self._finish(peer, now)
+            case "wait":
+                self._lifecycle.wait(peer, message.get("name"))
+            case other:
+                raise OmewdError(
+                    "bad_message",
+                    f"there is no request {str(other)[:80]!r}",
+                    "Requests are status, start_stream, stop_stream, attach, finish and wait",
+                )
+        return None  # the reply comes later, or has been sent
+
+    def _status(self, name: object, now_ns: int) -> Message:
+        if name is not None:
+            return self._fresh(self._streams.named(name), now_ns)
+        live = [holding.stream for holding in self._streams.open.values()]
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": round((now_ns - self._started_ns) / 1e9, 1),
+            "stopping": self._lifecycle.stopping,
+            "data_roots": [str(root) for root in self._config.data_roots],
+            "memory": self._streams.memory(),
+            "backends": self._supervisor.backends,
+            "writers": [
+                {"id": w.id, "pid": w.process.pid, "ready": w.ready, "jobs": self._dispatcher.jobs_of(w.id)}
+                for w in self._supervisor.writers.values()
+            ],
+            "streams": [self._fresh(stream, now_ns) for stream in (*live, *self._streams.ended.values())],
+        }
+
+    def _fresh(self, stream: Stream, now_ns: int) -> Message:
+        holding = self._streams.open.get(stream.id)
+        if holding is not None:
+            self._lifecycle.step(holding, now_ns)
+        return stream.status(now_ns)
+
+    def _start_stream(self, peer: Peer, fields: object, now_ns: int) -> None:
+        if self._lifecycle.stopping:
+            raise OmewdError("stopping", "the daemon is stopping and takes no new streams")
+        if self._supervisor.broken:
+            raise OmewdError("no_writers", "writer processes can't be started here", "See the daemon's log")
+        self._lifecycle.begin(fields, peer, now_ns)
+
+    def _stop_stream(self, name: object, now_ns: int) -> Message:
+        stream = self._streams.named(name)
+        holding = self._streams.open.get(stream.id)
+        if holding is not None:
+            if stream.state is State.STARTING:
+                self._lifecycle.fail(
+                    holding, OmewdError("stream_stopped", "the stream was stopped while it started"), now_ns
+                )
+            self._lifecycle.stop(holding, "stop-stream", now_ns)
+        return stream.status(now_ns)
+
+    def _attach(self, peer: Peer, name: object) -> None:
+        stream = self._streams.named(name)
+        holding = self._streams.open.get(stream.id)
+        if peer.attached is not None:
+            raise OmewdError("producer_exists", "this connection is a producer already")
+        if holding is None or stream.state is not State.ACTIVE:
+            raise OmewdError(
+                "stream_stopped",
+                f"stream {stream.spec.name!r} takes no frames: it is {stream.state.value}"
+                + (f" ({stream.ended_by})" if stream.ended_by else ""),
+                "Start a new stream",
+            )
+        descriptor = self._streams.attach(holding, peer)
+        try:
+            reply = stream.status(time.monotonic_ns())
+            self._server.reply(peer, reply, (descriptor, holding.to_daemon, holding.to_producer))
+        finally:
+            os.close(descriptor)
+        log.info("producer attached", stream=stream.spec.name, pid=peer.pid)
+
+    def _finish(self, peer: Peer, now_ns: int) -> Message:
+        holding = None if peer.attached is None else self._streams.open.get(peer.attached)
+        peer.attached = None
+        if holding is None:
+            return {}
+        self._lifecycle.stop(holding, "the producer closed the stream", now_ns)
+        return holding.stream.status(now_ns)
+
+    def peer_gone(self, peer: Peer) -> None:
+        self._lifecycle.forget_waiter(peer)
+        holding = None if peer.attached is None else self._streams.open.get(peer.attached)
+        if holding is None:
+            return
+        peer.attached = None
+        log.warning("producer lost: it ended without closing its stream", stream=holding.stream.spec.name, pid=peer.pid)
+        self._lifecycle.stop(holding, "the producer was lost", time.monotonic_ns())

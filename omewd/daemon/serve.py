@@ -1,0 +1,208 @@
+"""The daemon: one loop over descriptors, in which the parts meet.
+
+Each turn it takes in what clients, writers and producers have done, then steps every stream: frames that
+have arrived, units that are ready, what is finished. It waits for nothing but descriptors and a timer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+
+import structlog
+
+from omewd.daemon import shared_memory
+from omewd.daemon.config import ServeConfig
+from omewd.daemon.dispatcher import Dispatcher
+from omewd.daemon.journal import InstanceLock, Journal
+from omewd.daemon.lifecycle import Lifecycle
+from omewd.daemon.loop import Loop
+from omewd.daemon.notify import Notifier
+from omewd.daemon.requests import Requests
+from omewd.daemon.server import ControlServer
+from omewd.daemon.streams import Streams
+from omewd.daemon.supervisor import Supervisor
+from omewd.errors import EXIT_INCOMPLETE, OmewdError, stream_failed
+from omewd.ring.layout import require_x86_64
+
+log = structlog.get_logger("daemon")
+
+# A lost doorbell costs at most this; it is also how old the figures of "status" may be.
+_TICK_S = 0.05
+_IDLE_TICK_S = 1.0
+_START_TIMEOUT_S = 60.0
+_NOTIFY_EVERY_NS = 500_000_000
+_DRAIN_EXTENSION_US = 10_000_000
+
+
+class Daemon:
+    """Everything that ``omewd serve`` is; :meth:`run` returns its exit status."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        require_x86_64()
+        self._config = config
+        self._lock = InstanceLock(config.state_dir)
+        digest = hashlib.sha256(os.fsencode(config.state_dir.resolve())).hexdigest()[:10]
+        instance = f"omewd-{digest}"
+        scratch = Path("/dev/shm") / f"{instance}-scratch"
+        self._journal = Journal(config.state_dir)
+        self._clear_leftovers(instance, scratch)
+        self._loop = Loop()
+        self._notifier = Notifier()
+        self._streams = Streams(config, self._journal, instance)
+        self._dispatcher = Dispatcher(config.job_timeout_s)
+        self._server = ControlServer(self._loop)
+        self._supervisor = Supervisor(self._loop, writers=config.writers, scratch=scratch)
+        self._lifecycle = Lifecycle(self._loop, self._streams, self._dispatcher, self._supervisor, self._server)
+        self._requests = Requests(
+            config, self._streams, self._dispatcher, self._supervisor, self._lifecycle, self._server
+        )
+        self._signals, self._signal_sink = socket.socketpair()
+        self._drain_deadline_ns = 0
+        self._next_notify_ns = 0
+        self._exit_status = 0
+
+    def _clear_leftovers(self, instance: str, scratch: Path) -> None:
+        """Rings and scratch files of a daemon that was killed. Taking its streams up again is not done yet."""
+        for name, entry in self._journal.entries():
+            log.error(
+                "the daemon was killed while this stream was open: its dataset is not finalized, and frames that "
+                "were not on disk are lost",
+                stream=name,
+                dataset=entry.get("dataset"),
+            )
+            self._journal.remove(name)
+        for path in Path("/dev/shm").glob(f"{instance}-[0-9]*"):
+            shared_memory.unlink(f"/{path.name}")
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serve until a signal asks to stop; then drain. Raises OmewdError if it can't start."""
+        try:
+            self._catch_signals()
+            self._supervisor.start(self._lifecycle.writer_said, self._lifecycle.writer_died)
+            self._await_first_writer()
+            config = self._config
+            self._server.start(config.socket, config.group, self._requests.handle, self._requests.peer_gone)
+            log.info(
+                "ready",
+                socket=str(config.socket),
+                data_roots=[str(root) for root in config.data_roots],
+                writers=config.writers,
+                memory_mib=config.memory_bytes >> 20,
+            )
+            self._notifier.send(READY=1, STATUS="Ready; no streams")
+            while not self._finished():
+                self._loop.wait(self._timeout_s())
+                self._step(time.monotonic_ns())
+            return self._exit_status
+        finally:
+            self._close()
+
+    def _await_first_writer(self) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not self._supervisor.any_ready and not self._lifecycle.stopping:
+            if self._supervisor.broken or time.monotonic() > deadline:
+                raise OmewdError(
+                    "start_failed",
+                    "no writer process could be started",
+                    "Run python -m omewd.writer --help to see why",
+                )
+            self._loop.wait(0.1)
+
+    def _catch_signals(self) -> None:
+        """Signals become bytes on a socket that the loop watches."""
+        self._signals.setblocking(False)
+        self._signal_sink.setblocking(False)
+        signal.set_wakeup_fd(self._signal_sink.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        self._loop.watch(self._signals.fileno(), self._signalled)
+
+    def _signalled(self) -> None:
+        now = time.monotonic_ns()
+        for number in self._signals.recv(64):
+            if not self._lifecycle.stopping:
+                log.info(
+                    "stopping: draining the open streams",
+                    signal=signal.Signals(number).name,
+                    open=len(self._streams.open),
+                )
+                self._drain_deadline_ns = now + int(self._config.drain_timeout_s * 1e9)
+                self._next_notify_ns = 0
+                self._lifecycle.stop_all(now)
+            elif number == signal.SIGINT:
+                log.warning("second interrupt: giving up what is not on disk yet")
+                self._drain_deadline_ns = now
+
+    def _finished(self) -> bool:
+        if not self._lifecycle.stopping:
+            return False
+        if not self._streams.open:
+            return True
+        now = time.monotonic_ns()
+        if now < self._drain_deadline_ns:
+            return False
+        for holding in self._streams.open.values():
+            stream = holding.stream
+            log.error("given up: not drained in time", stream=stream.spec.name, in_flight=stream.in_flight)
+            stream.fail(stream_failed(f"the daemon was stopped with {stream.in_flight} frames not on disk"), now)
+        self._exit_status = EXIT_INCOMPLETE
+        return True
+
+    def _close(self) -> None:
+        self._notifier.send(STOPPING=1, STATUS="Stopping")
+        self._server.close()
+        self._supervisor.close()
+        for holding in list(self._streams.open.values()):
+            self._loop.forget(holding.to_daemon)
+            self._streams.release(holding)
+        signal.set_wakeup_fd(-1)
+        self._signals.close()
+        self._signal_sink.close()
+        self._loop.close()
+        self._lock.release()
+        log.info("stopped", exit_status=self._exit_status)
+
+    # -- the turn of the loop --------------------------------------------------------------------
+
+    def _timeout_s(self) -> float:
+        holdings = self._streams.open.values()
+        if any(holding.wants_memory for holding in holdings):
+            return 0.0
+        tick = _TICK_S if holdings else _IDLE_TICK_S
+        event = self._dispatcher.next_event_ns()
+        if event is not None:
+            tick = min(tick, max(0.0, (event - time.monotonic_ns()) / 1e9))
+        return tick
+
+    def _step(self, now_ns: int) -> None:
+        for holding in list(self._streams.open.values()):
+            self._lifecycle.step(holding, now_ns)
+        for lease in self._dispatcher.overdue(now_ns):
+            writer = self._supervisor.writers.get(lease.writer)
+            if writer is not None and not writer.killed_for:
+                self._supervisor.kill(writer, f"job {lease.task.job.id} is past its deadline")
+        self._lifecycle.give_jobs(now_ns)
+        self._tell_systemd(now_ns)
+
+    def _tell_systemd(self, now_ns: int) -> None:
+        if now_ns < self._next_notify_ns:
+            return
+        self._next_notify_ns = now_ns + _NOTIFY_EVERY_NS
+        streams = [holding.stream for holding in self._streams.open.values()]
+        received, in_flight = sum(s.received for s in streams), sum(s.in_flight for s in streams)
+        text = f"{len(streams)} streams, {received} frames received, {in_flight} in flight"
+        fields: dict[str, str | int] = {"STATUS": f"Draining: {text}" if self._lifecycle.stopping else text}
+        if self._notifier.watchdog_s is not None:
+            fields["WATCHDOG"] = 1
+        if self._lifecycle.stopping:
+            fields["EXTEND_TIMEOUT_USEC"] = _DRAIN_EXTENSION_US
+        self._notifier.send(**fields)

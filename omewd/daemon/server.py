@@ -1,0 +1,220 @@
+"""The control socket: accepts, checks who it is, reads requests, sends replies. Never waits for a client."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import socket
+import stat
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from omewd.control.messages import Message, close_all, receive, send
+from omewd.daemon.loop import Loop
+from omewd.errors import OmewdError
+
+log = structlog.get_logger("control")
+
+MAX_CONNECTIONS = 512
+_SO_PEERGROUPS = 59
+_UCRED = struct.Struct("3i")
+
+
+class Peer:
+    """One connected client. ``attached``: the id of the stream whose producer it is."""
+
+    def __init__(self, channel: socket.socket, pid: int, uid: int) -> None:
+        self.channel = channel
+        self.pid = pid
+        self.uid = uid
+        self.attached: int | None = None
+        self.open = True
+
+
+Handler = Callable[[Peer, Message], Message | None]
+
+
+class ControlServer:
+    """Serves requests with ``handle(peer, message)``, which returns the result, None if it replies later.
+
+    ``on_gone(peer)`` is told of every connection that ends.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._peers: set[Peer] = set()
+        self._listener: socket.socket | None = None
+
+    def start(self, path: Path, group: str | None, handle: Handler, on_gone: Callable[[Peer], None]) -> None:
+        """Listen at ``path``, for this user, and for ``group`` if given. Raises OmewdError ``start_failed``."""
+        self._path = path
+        self._handle = handle
+        self._on_gone = on_gone
+        self._allowed_gid = _group_id(group) if group else None
+        self._listener = self._listen()
+        self._loop.watch(self._listener.fileno(), self._accept)
+
+    def _listen(self) -> socket.socket:
+        if len(os.fsencode(self._path)) > 107:
+            raise OmewdError("start_failed", f"the socket path {self._path} is over 107 bytes", "Choose a shorter one")
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if self._allowed_gid is None else 0o755)
+            if self._allowed_gid is None:
+                _require_private(self._path.parent)
+            _remove_stale(self._path)
+            # Closed until the mode and the group are right.
+            mask = os.umask(0o177)
+            try:
+                listener.bind(str(self._path))
+            finally:
+                os.umask(mask)
+            if self._allowed_gid is not None:
+                os.chown(self._path, -1, self._allowed_gid)
+                self._path.chmod(0o660)
+            listener.listen(64)
+        except OSError as error:
+            listener.close()
+            raise OmewdError(
+                "start_failed", f"can't listen on {self._path}: {error.strerror or error}", "Choose another --socket"
+            ) from error
+        except OmewdError:
+            listener.close()
+            raise
+        return listener
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            channel, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:  # out of descriptors: those who are connected go on
+            log.error("can't accept a connection", error=str(error))
+            return
+        channel.setblocking(False)
+        pid, uid, gid = _UCRED.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        peer = Peer(channel, pid, uid)
+        if not self._may_connect(channel, uid, gid):
+            log.warning("refused a client", pid=pid, uid=uid)
+            self._refuse(peer, OmewdError("no_permission", f"user {uid} may not use this omewd daemon"))
+        elif len(self._peers) >= MAX_CONNECTIONS:
+            self._refuse(peer, OmewdError("busy", f"{MAX_CONNECTIONS} clients are connected already", "Close some"))
+        else:
+            self._peers.add(peer)
+            self._loop.watch(channel.fileno(), lambda: self._read(peer))
+
+    def _may_connect(self, channel: socket.socket, uid: int, gid: int) -> bool:
+        if uid in (0, os.geteuid()):
+            return True
+        if self._allowed_gid is None:
+            return False
+        raw = channel.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * 1024)
+        groups = struct.unpack(f"{len(raw) // 4}I", raw)
+        return self._allowed_gid in (gid, *groups)
+
+    @staticmethod
+    def _refuse(peer: Peer, error: OmewdError) -> None:
+        with contextlib.suppress(OSError):
+            send(peer.channel, {"error": error.to_dict()})
+        peer.open = False
+        peer.channel.close()
+
+    def _read(self, peer: Peer) -> None:
+        try:
+            received = receive(peer.channel)
+        except BlockingIOError:
+            return
+        except OmewdError as error:
+            self.reply_error(peer, error)
+            return
+        except OSError:
+            received = None
+        if received is None:
+            self.drop(peer)
+            return
+        message, descriptors = received
+        close_all(descriptors)  # no request carries any
+        try:
+            result = self._handle(peer, message)
+        except OmewdError as error:
+            log.info("refused a request", op=str(message.get("op"))[:40], code=error.code, reason=error.message)
+            self.reply_error(peer, error)
+        else:
+            if result is not None:
+                self.reply(peer, result)
+
+    def reply(self, peer: Peer, result: Message, descriptors: tuple[int, ...] = ()) -> None:
+        self._send(peer, {"ok": result}, descriptors)
+
+    def reply_error(self, peer: Peer, error: OmewdError) -> None:
+        self._send(peer, {"error": error.to_dict()}, ())
+
+    def _send(self, peer: Peer, message: dict[str, Any], descriptors: tuple[int, ...]) -> None:
+        if not peer.open:
+            return
+        try:
+            send(peer.channel, message, descriptors)
+        except OmewdError as error:
+            send(peer.channel, {"error": error.to_dict()})
+        except OSError:  # gone, or it never reads its replies
+            self.drop(peer)
+
+    def drop(self, peer: Peer) -> None:
+        """End a connection."""
+        if not peer.open:
+            return
+        peer.open = False
+        self._peers.discard(peer)
+        self._loop.forget(peer.channel.fileno())
+        peer.channel.close()
+        self._on_gone(peer)
+
+    def close(self) -> None:
+        if self._listener is None:
+            return
+        self._loop.forget(self._listener.fileno())
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+        for peer in list(self._peers):
+            peer.attached = None
+            self.drop(peer)
+
+
+def _group_id(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError as error:
+        raise OmewdError("start_failed", f"there is no group {name!r}", "Make it, or start without --group") from error
+
+
+def _require_private(folder: Path) -> None:
+    """A folder that others own or may write to is no place for this user's socket (/tmp is open to all)."""
+    info = folder.stat()
+    if info.st_uid not in (os.geteuid(), 0) or (info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX):
+        raise OmewdError(
+            "start_failed",
+            f"{folder} belongs to user {info.st_uid} or is open to all, so the socket would not be safe there",
+            "Choose another --socket",
+        )
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that nobody listens on; raises OmewdError ``already_running`` if somebody does."""
+    if not path.is_socket():
+        if path.exists():
+            raise OmewdError("start_failed", f"{path} is there and is no socket", "Choose another --socket")
+        return
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    with probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+    raise OmewdError("already_running", f"a daemon already listens on {path}", "Use it, or choose another --socket")

@@ -1,0 +1,263 @@
+"""One open stream as the daemon sees it: its ring, which units are done, and what it says of itself.
+
+    STARTING ──► ACTIVE ──► DRAINING ──► FINALIZING ──► DONE
+        │           │           │             │
+        └───────────┴───────────┴─────────────┴───────► FAILED (with the reason)
+
+STARTING: memory is allocated, the dataset made. ACTIVE: frames are taken. DRAINING: no more frames are
+taken, the units that are there get written. FINALIZING: true shape and metadata. No I/O but the ring's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from omewd.control.jobs import Job
+from omewd.errors import OmewdError
+from omewd.model.plan import Plan
+from omewd.model.spec import StreamSpec
+from omewd.ring.layout import Geometry
+from omewd.ring.ring import DaemonRing
+
+_RUNS_IN_STATUS = 50
+
+
+class State(StrEnum):
+    STARTING = "STARTING"
+    ACTIVE = "ACTIVE"
+    DRAINING = "DRAINING"
+    FINALIZING = "FINALIZING"
+    DONE = "DONE"
+    FAILED = "FAILED"
+
+
+@dataclass
+class Stream:
+    """``settled``: nothing more will happen to it, the last metadata is written (or could not be).
+
+    ``was_active``: its dataset was made.
+    """
+
+    id: int
+    spec: StreamSpec
+    plan: Plan
+    geometry: Geometry
+    dataset: Path
+    root: Path
+    started_ns: int
+    ring: DaemonRing | None = None
+    state: State = State.STARTING
+    settled: bool = False
+    was_active: bool = False
+    backend: str = ""
+    error: OmewdError | None = None
+    ended_by: str = ""
+    ended_ns: int | None = None
+    first_frame_ns: int | None = None
+    producer_pid: int | None = None
+
+    received: int = 0
+    written: int = 0
+    gaps: dict[str, int] = field(default_factory=lambda: {"skipped": 0, "dropped": 0})
+    stored_bytes: int = 0
+    lost: tuple[tuple[int, int], ...] = ()
+    retries: int = 0
+
+    next_unit: int = 0
+    done_below: int = 0
+    done: set[int] = field(default_factory=set)
+
+    # -- frames in ------------------------------------------------------------------------------
+
+    @property
+    def takes_frames(self) -> bool:
+        return self.state is State.ACTIVE
+
+    def poll(self, now_ns: int) -> None:
+        """Take note of new frames; with the last declared one the stream drains. Raises OmewdError ``bad_ring``."""
+        if self.ring is None or not self.takes_frames:
+            return
+        self.ring.poll()
+        self._count(now_ns)
+        if self.received == self.plan.frames_total:
+            self.stop("", now_ns)
+        else:
+            self.ring.ring_at(self.plan.last_frame(self.next_unit) + 1)
+
+    def _count(self, now_ns: int) -> None:
+        assert self.ring is not None
+        if self.ring.frontier == self.received:
+            return
+        total = self.plan.frames_total
+        if total is not None and self.ring.frontier > total:
+            raise OmewdError("bad_ring", f"{self.ring.frontier} frames in the ring, {total} were declared")
+        if self.first_frame_ns is None:
+            self.first_frame_ns = now_ns
+        for _, count, kind in self.ring.gaps(self.received, self.ring.frontier):
+            self.gaps[kind] += count
+        self.received = self.ring.frontier
+
+    def stop(self, why: str, now_ns: int) -> None:
+        """Take no more frames; what has been published by now is written."""
+        if not self.takes_frames:
+            return
+        assert self.ring is not None
+        self.ring.stop()
+        self._count(now_ns)
+        self.state = State.DRAINING
+        self.ended_by = "all frames received" if self.received == self.plan.frames_total else why
+
+    def fail(self, error: OmewdError, now_ns: int) -> None:
+        """End in failure; the reason is left where the producer finds it at its next call."""
+        if self.state in (State.DONE, State.FAILED):
+            return
+        if self.ring is not None:
+            if self.takes_frames and error.code != "bad_ring":
+                with contextlib.suppress(OmewdError):  # a damaged ring must not hide the first reason
+                    self.ring.stop()
+                    self._count(now_ns)
+            self.ring.fail(error)
+        self.state = State.FAILED
+        self.error = error
+        self.ended_by = self.ended_by or "failure"
+
+    # -- units out ------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        """Frames that were handed over and are neither on disk nor given up."""
+        return self.received - self.written - sum(self.gaps.values()) - sum(count for _, count in self.lost)
+
+    def take_job(self, number: Callable[[], int]) -> Job | None:
+        """The next write unit that is complete (or will not get more), as a job."""
+        if self.state not in (State.ACTIVE, State.DRAINING) or not self._unit_is_ready():
+            return None
+        assert self.ring is not None
+        unit = self.next_unit
+        self.next_unit += 1
+        first, last = self.plan.first_frame(unit), self.plan.last_frame(unit)
+        kinds = tuple(
+            (frame, kind) for frame, _, kind in islice(self.ring.gaps(first, min(last + 1, self.received)), 500)
+        )
+        return Job(
+            id=number(),
+            stream=self.id,
+            kind="write",
+            unit=unit,
+            sequence=self.ring.map.released_below(first),
+            sequence_end=self.ring.map.released_below(last + 1),
+            frontier=self.received,
+            gap_kinds=kinds,
+        )
+
+    def _unit_is_ready(self) -> bool:
+        total = self.plan.units_total
+        if total is not None and self.next_unit >= total:
+            return False
+        if self.state is State.DRAINING:
+            return self.plan.first_frame(self.next_unit) < self.received
+        return self.plan.last_frame(self.next_unit) < self.received
+
+    def unit_done(self, unit: int, frames: int, stored_bytes: int) -> bool:
+        """A unit is on disk; returns whether slots were given back to the producer."""
+        assert self.ring is not None
+        self.written += frames
+        self.stored_bytes += stored_bytes
+        self.done.add(unit)
+        while self.done_below in self.done:
+            self.done.remove(self.done_below)
+            self.done_below += 1
+        return self.ring.release_below(self.safe_below, durable=self.spec.durability == "fsync")
+
+    @property
+    def safe_below(self) -> int:
+        """All frame indexes below are in units that are done."""
+        total = self.plan.units_total
+        if total is not None and self.done_below >= total:
+            return self.received
+        return min(self.plan.first_frame(self.done_below), self.received)
+
+    @property
+    def drained(self) -> bool:
+        """Nothing is left to write of a stream that takes no more frames."""
+        return self.state is State.DRAINING and not self._unit_is_ready() and self.done_below == self.next_unit
+
+    def find_lost(self) -> None:
+        """Of a failed stream: the frames in units that did not get done."""
+        assert self.ring is not None
+        runs: list[tuple[int, int]] = []
+        for piece in self.ring.map.pieces(self.safe_below, self.received):
+            for frame in range(piece.frame, piece.frame + piece.count):
+                unit = self.plan.unit_of(frame)
+                if unit < self.done_below or unit in self.done:
+                    continue
+                if runs and sum(runs[-1]) == frame:
+                    runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+                else:
+                    runs.append((frame, 1))
+        self.lost = tuple(runs)
+
+    def unit_bytes(self) -> int:
+        return self.spec.frame_bytes * _product(self.plan.extents)
+
+    # -- what it says of itself -----------------------------------------------------------------
+
+    def status(self, now_ns: int) -> dict[str, Any]:
+        end = self.ended_ns or now_ns
+        seconds = (end - self.first_frame_ns) / 1e9 if self.first_frame_ns is not None else 0.0
+        written_bytes = self.written * self.spec.frame_bytes
+        used = self.ring.map.published - self.ring.released if self.ring is not None else 0
+        return {
+            "name": self.spec.name,
+            "state": self.state.value,
+            "settled": self.settled,
+            "path": str(self.dataset),
+            "dtype": self.spec.dtype,
+            "frame_shape": list(self.spec.frame_shape),
+            "frame_bytes": self.spec.frame_bytes,
+            "backend": self.backend or self.spec.backend,
+            "compression": self.spec.compression,
+            "backpressure": self.spec.backpressure,
+            "durability": self.spec.durability,
+            "frames": {
+                "declared": self.plan.frames_total,
+                "received": self.received,
+                "written": self.written,
+                "gaps": sum(self.gaps.values()),
+                **self.gaps,
+                "lost": sum(count for _, count in self.lost),
+                "in_flight": self.in_flight,
+                "durable": self.safe_below if self.spec.durability == "fsync" else 0,
+            },
+            "lost": [list(run) for run in self.lost[:_RUNS_IN_STATUS]],
+            "ring": {
+                "slots": self.geometry.capacity,
+                "used": used,
+                "bytes": self.geometry.total_bytes,
+                "window": self.plan.window_frames,
+            },
+            "throughput": {
+                "seconds": round(seconds, 3),
+                "frames_per_s": round(self.written / seconds, 1) if seconds > 0 else 0.0,
+                "bytes_per_s": round(written_bytes / seconds) if seconds > 0 else 0,
+                "written_bytes": written_bytes,
+                "stored_bytes": self.stored_bytes,
+            },
+            "retries": self.retries,
+            "producer": self.producer_pid,
+            "ended_by": self.ended_by,
+            "error": self.error.to_dict() if self.error else None,
+        }
+
+
+def _product(numbers: tuple[int, ...]) -> int:
+    result = 1
+    for number in numbers:
+        result *= number
+    return result

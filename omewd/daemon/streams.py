@@ -1,0 +1,258 @@
+"""The daemon's streams: opening them within the memory budget, and letting go of what they hold."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from omewd.control.jobs import Job
+from omewd.daemon import shared_memory
+from omewd.daemon.config import RING_TARGET_BYTES, WRITER_COPIES, ServeConfig
+from omewd.daemon.journal import Journal
+from omewd.daemon.server import Peer
+from omewd.daemon.stream import Stream
+from omewd.errors import OmewdError
+from omewd.model.plan import Plan, choose_capacity
+from omewd.model.spec import StreamSpec
+from omewd.ring.layout import Geometry, slot_header_stride, slot_stride
+from omewd.ring.ring import DaemonRing
+from omewd.ring.segment import PRODUCER_BYTE, Segment, try_lock
+
+log = structlog.get_logger("streams")
+
+MAX_OPEN_STREAMS = 256
+KEPT_ENDED_STREAMS = 64
+
+
+@dataclass
+class Holding:
+    """What the daemon holds for an open stream: its memory, its doorbells, its clients.
+
+    ``auto_name``: the number in a name that the daemon chose, 0 if it did not.
+    """
+
+    stream: Stream
+    shared_memory: str
+    descriptor: int
+    to_daemon: int
+    to_producer: int
+    request: Any = None
+    auto_name: int = 0
+    wants_memory: bool = False
+    allocated_bytes: int = 0
+    segment: Segment | None = None
+    starter: Peer | None = None
+    producer: Peer | None = None
+    grown_to: int = 0
+    grown_ns: int = 0
+
+    def ring_producer(self) -> None:
+        """Wake a producer that waits for room, or for the end."""
+        os.eventfd_write(self.to_producer, 1)
+
+
+class Streams:
+    """``open_``: streams that still do something, by id; ``ended``: the last ones that ended, by name."""
+
+    def __init__(self, config: ServeConfig, journal: Journal, instance: str) -> None:
+        self._config = config
+        self._journal = journal
+        self._instance = instance
+        self._last_id = 0
+        self.open: dict[int, Holding] = {}
+        self.ended: dict[str, Stream] = {}
+
+    # -- looking up ----------------------------------------------------------------------------
+
+    def named(self, name: object) -> Stream:
+        """The open stream of that name, else the last ended one; raises OmewdError ``unknown_stream``."""
+        holding = self.holding(name)
+        stream = holding.stream if holding else self.ended.get(str(name))
+        if stream is None:
+            names = ", ".join(sorted(h.stream.spec.name for h in self.open.values())) or "none"
+            raise OmewdError(
+                "unknown_stream", f"there is no stream {str(name)[:80]!r} (open: {names})", "See omewd status"
+            )
+        return stream
+
+    def holding(self, name: object) -> Holding | None:
+        return next((h for h in self.open.values() if h.stream.spec.name == name), None)
+
+    def free_name(self, after: int = 0) -> tuple[str, int]:
+        """The first of stream1, stream2, … with a number above ``after`` that is not in use, and its number."""
+        taken = {h.stream.spec.name for h in self.open.values()} | set(self.ended)
+        number = after + 1
+        while f"stream{number}" in taken:
+            number += 1
+        return f"stream{number}", number
+
+    # -- memory --------------------------------------------------------------------------------
+
+    @property
+    def ring_bytes(self) -> int:
+        return sum(h.stream.geometry.total_bytes for h in self.open.values())
+
+    def writer_bytes(self, unit_bytes: int = 0) -> int:
+        """What the writers may hold beside the rings: each one unit at a time, in a few copies."""
+        largest = max([unit_bytes, *(h.stream.unit_bytes() for h in self.open.values())], default=0)
+        return self._config.writers * WRITER_COPIES * largest
+
+    def memory(self) -> dict[str, int]:
+        return {
+            "budget_bytes": self._config.memory_bytes,
+            "ring_bytes": self.ring_bytes,
+            "writer_bytes": self.writer_bytes(),
+        }
+
+    # -- opening and closing -------------------------------------------------------------------
+
+    def admit(self, fields: Any, now_ns: int, after: int = 0) -> Holding:
+        """Check a request for a stream and make its (still empty) ring.
+
+        Without a name it gets the first free of stream1, stream2, … with a number above ``after``.
+        Raises OmewdError with the numbers and a remedy; nothing is left behind then.
+        """
+        auto_name = 0
+        if isinstance(fields, dict) and not fields.get("name"):
+            name, auto_name = self.free_name(after)
+            fields = {**fields, "name": name}
+        spec = StreamSpec.parse(fields)
+        if self.holding(spec.name):
+            raise OmewdError(
+                "stream_exists", f"a stream {spec.name!r} is open", "Choose another name, or stop it first"
+            )
+        if len(self.open) >= MAX_OPEN_STREAMS:
+            raise OmewdError("busy", f"{MAX_OPEN_STREAMS} streams are open already", "Stop some")
+        dataset, root = self._place(spec)
+        plan = Plan.of(spec)
+        geometry = Geometry.plan(
+            name=spec.name,
+            epoch=secrets.randbits(63),
+            capacity=self._capacity(spec, plan),
+            frame_shape=spec.frame_shape,
+            dtype=spec.dtype,
+            backpressure=spec.backpressure,
+            frames_total=plan.frames_total,
+        )
+        self._last_id += 1
+        stream = Stream(self._last_id, spec, plan, geometry, dataset, root, started_ns=now_ns)
+        shm_name = f"/{self._instance}-{stream.id}-{spec.name}"
+        descriptor = shared_memory.create(shm_name, geometry)
+        flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
+        holding = Holding(stream, shm_name, descriptor, os.eventfd(0, flags), os.eventfd(0, flags))
+        holding.request, holding.auto_name = fields, auto_name
+        self._journal.write(
+            spec.name, {"spec": spec.model_dump(mode="json"), "dataset": str(dataset), "shared_memory": shm_name}
+        )
+        self.open[stream.id] = holding
+        return holding
+
+    def _capacity(self, spec: StreamSpec, plan: Plan) -> int:
+        slot_bytes = slot_stride(spec.frame_bytes) + slot_header_stride(spec.frame_bytes)
+        unit_bytes = spec.frame_bytes
+        for extent in plan.extents:
+            unit_bytes *= extent
+        budget = self._config.memory_bytes
+        return choose_capacity(
+            plan,
+            slot_bytes,
+            available_bytes=budget - self.ring_bytes - self.writer_bytes(unit_bytes) - 4 * 4096,
+            target_bytes=min(RING_TARGET_BYTES, budget // 8),
+            writers=self._config.writers,
+            wanted_slots=spec.ring_slots,
+        )
+
+    def _place(self, spec: StreamSpec) -> tuple[Path, Path]:
+        """Where a stream's dataset goes, and the data root it is under.
+
+        Only the path itself is judged here; the writer that makes it follows symbolic links.
+        """
+        roots = self._config.data_roots
+        dataset = Path(os.path.normpath(roots[0] / spec.output))
+        root = next((r for r in roots if dataset != r and dataset.is_relative_to(r)), None)
+        if root is None:
+            raise OmewdError(
+                "outside_roots",
+                f"the output {spec.output!r} is outside the data roots: {', '.join(map(str, roots))}",
+                "Choose an output inside one of them, or start the daemon with another --data-root",
+            )
+        for holding in self.open.values():
+            other = holding.stream.dataset
+            if dataset.is_relative_to(other) or other.is_relative_to(dataset):
+                raise OmewdError(
+                    "output_exists",
+                    f"{dataset} overlaps {other}, which the open stream {holding.stream.spec.name!r} writes",
+                    "Choose another output",
+                )
+        return dataset, root
+
+    def allocate(self, holding: Holding) -> bool:
+        """Allocate a step of a ring's memory; True once the ring can be used."""
+        geometry = holding.stream.geometry
+        holding.allocated_bytes = shared_memory.allocate(holding.descriptor, geometry, holding.allocated_bytes)
+        if holding.allocated_bytes < geometry.total_bytes:
+            return False
+        holding.wants_memory = False
+        holding.segment = Segment(os.dup(holding.descriptor), geometry, writable=True)
+        holding.stream.ring = DaemonRing(holding.segment)
+        holding.stream.ring.format()
+        return True
+
+    def attach(self, holding: Holding, peer: Peer) -> int:
+        """A descriptor of the ring for its one producer; it carries the lock that says the producer lives.
+
+        Raises OmewdError ``producer_exists``.
+        """
+        descriptor = shared_memory.reopen(holding.shared_memory)
+        if not try_lock(descriptor, PRODUCER_BYTE):
+            os.close(descriptor)
+            raise OmewdError(
+                "producer_exists",
+                f"stream {holding.stream.spec.name!r} has a producer already (process {holding.stream.producer_pid})",
+                "A stream takes one camera; start another stream for another camera",
+            )
+        holding.producer = peer
+        holding.stream.producer_pid = peer.pid
+        peer.attached = holding.stream.id
+        return descriptor
+
+    def discard(self, holding: Holding) -> None:
+        """Let go of all that an open stream holds, and forget it."""
+        stream = holding.stream
+        del self.open[stream.id]
+        stream.ring = None
+        if holding.segment is not None:
+            holding.segment.close()
+        shared_memory.unlink(holding.shared_memory)
+        for descriptor in (holding.descriptor, holding.to_daemon, holding.to_producer):
+            os.close(descriptor)
+        self._journal.remove(stream.spec.name)
+
+    def release(self, holding: Holding) -> None:
+        """Let go of an ended stream's ring, and keep the stream for status."""
+        self.discard(holding)
+        stream = holding.stream
+        stream.settled = True
+        self.ended.pop(stream.spec.name, None)
+        self.ended[stream.spec.name] = stream
+        while len(self.ended) > KEPT_ENDED_STREAMS:
+            del self.ended[next(iter(self.ended))]
+
+
+def finalize_job(stream: Stream, number: int) -> Job:
+    return Job(
+        id=number,
+        stream=stream.id,
+        kind="finalize",
+        frames=stream.received,
+        written=stream.written,
+        gaps=sum(stream.gaps.values()),
+        lost=stream.lost,
+        ended_by=stream.ended_by,
+        failed=stream.error is not None,
+    )

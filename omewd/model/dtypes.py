@@ -1,0 +1,15 @@
+"""The pixel types that OME-Zarr viewers read, in bytes. Imports nothing: the camera process needs it."""
+
+ITEM_BYTES = {
+    "uint8": 1,
+    "uint16": 2,
+    "uint32": 4,
+    "uint64": 8,
+    "int8": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+    "float16": 2,
+    "float32": 4,
+    "float64": 8,
+}

@@ -1,0 +1,1 @@
+"""OME-Zarr 0.5 metadata, the frame ledger, and reading a dataset back to verify it."""

@@ -1,0 +1,69 @@
+"""Array documents: a Zarr v3 array's zarr.json, with omewd's codecs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omewd.model.dtypes import ITEM_BYTES
+
+# Levels that camera noise is worth: measured on one core with 256 × 256 uint16 tiles, blosc-lz4 5 encodes
+# 2.6 GB/s at ratio 1.9 (level 1: 1.2 GB/s), blosc-zstd 1 0.52 GB/s at 2.5, zstd 1 0.27 GB/s at 1.9.
+BLOSC_LEVELS = {"lz4": 5, "zstd": 1}
+ZSTD_LEVEL = 1
+
+_BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+
+
+def compressor(compression: str | None, dtype: str) -> list[dict[str, Any]]:
+    """The bytes-to-bytes codecs of a compression (Zarr v3 "blosc" and "zstd" codecs)."""
+    if compression is None:
+        return []
+    if compression == "zstd":
+        return [{"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}]
+    codec = compression.removeprefix("blosc-")
+    item_bytes = ITEM_BYTES[dtype]
+    configuration = {
+        "cname": codec,
+        "clevel": BLOSC_LEVELS[codec],
+        "shuffle": "shuffle" if item_bytes > 1 else "noshuffle",
+        "typesize": item_bytes,
+        "blocksize": 0,
+    }
+    return [{"name": "blosc", "configuration": configuration}]
+
+
+def array_document(
+    *,
+    shape: tuple[int, ...],
+    key_shape: tuple[int, ...],
+    chunk_shape: tuple[int, ...],
+    dtype: str,
+    compression: str | None,
+    sharded: bool,
+    dimension_names: tuple[str, ...] | None = None,
+) -> dict[str, Any]:
+    """An array's zarr.json. Shapes in elements, storage order; ``key_shape`` is the shard's, or the chunk's."""
+    codecs = [_BYTES, *compressor(compression, dtype)]
+    if sharded:
+        sharding = {
+            "chunk_shape": list(chunk_shape),
+            "codecs": codecs,
+            "index_codecs": [_BYTES, {"name": "crc32c"}],
+            "index_location": "end",
+        }
+        codecs = [{"name": "sharding_indexed", "configuration": sharding}]
+    document: dict[str, Any] = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(key_shape)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0 if not dtype.startswith("float") else 0.0,
+        "codecs": codecs,
+        "attributes": {},
+        "storage_transformers": [],
+    }
+    if dimension_names is not None:
+        document["dimension_names"] = list(dimension_names)
+    return document

@@ -1,0 +1,1 @@
+"""Runs in the camera process: puts frames into the ring. Needs numpy and the standard library only."""

@@ -1,0 +1,333 @@
+"""Producer: how a camera process hands its frames over."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from omewd.control.connection import Connection
+from omewd.control.messages import close_all
+from omewd.errors import OmewdError, ring_full, stream_failed, stream_stopped
+from omewd.ring import pixels
+from omewd.ring.layout import GAP_DROPPED, GAP_SKIPPED, STATE_FAILED, STATE_OPEN, UNSET
+from omewd.ring.ring import ProducerRing
+from omewd.ring.segment import Segment
+
+Frame = np.ndarray[Any, Any]
+
+# The doorbell wakes a waiting producer at once; this is how long a lost ring can cost.
+_LOOK_AGAIN_MS = 100
+# The daemon stores "final" microseconds after "stopped"; only its death in between makes this matter.
+_FINAL_TIMEOUT_S = 5.0
+
+
+def connect(name: str, *, socket: str | os.PathLike[str] | None = None) -> Producer:
+    """Attach to an open stream as its one producer; the ring is mapped and touched when this returns.
+
+    ``socket``: the daemon's control socket, else $OMEWD_SOCKET, else the default of ``omewd serve``.
+    Raises OmewdError: ``unknown_stream``, ``producer_exists``, ``stream_stopped``, ``no_daemon``, ….
+    """
+    connection = Connection(socket)
+    try:
+        _, descriptors = connection.request("attach", name=name)
+    except BaseException:
+        connection.close()
+        raise
+    if len(descriptors) != 3:
+        close_all(descriptors)
+        connection.close()
+        raise OmewdError("bad_message", f"the daemon sent {len(descriptors)} descriptors instead of 3")
+    ring, to_daemon, to_producer = descriptors
+    try:
+        segment = Segment.open(ring, writable=True, populate=True)
+    except BaseException:
+        close_all([to_daemon, to_producer])
+        connection.close()
+        raise
+    return Producer(segment, connection, to_daemon, to_producer)
+
+
+class Slot:
+    """A claimed slot: fill ``array``, the (Y, X) view of the shared memory itself; set ``metadata`` if you like.
+
+    ``index`` is the frame index once the slot is published, None before, and for a frame that a full ring
+    dropped (policy ``drop``): its array is then a scratch buffer.
+    """
+
+    def __init__(self, array: Frame, *, dropped: bool) -> None:
+        self.array = array
+        self.metadata: Mapping[str, Any] | None = None
+        self.index: int | None = None
+        self.dropped = dropped
+
+
+class Producer:
+    """Puts frames into one stream's ring. For one thread at a time.
+
+    As a context manager it waits on leaving until the dataset is complete on disk.
+    """
+
+    def __init__(self, segment: Segment, connection: Connection, to_daemon: int, to_producer: int) -> None:
+        self._segment = segment
+        self._connection = connection
+        self._to_daemon = to_daemon
+        self._to_producer = to_producer
+        self._ring = ProducerRing(segment)
+        self._slots = pixels.slots(segment)
+        self._geometry = segment.geometry
+        self._claimed = False
+        self._last_durable = 0
+        self._scratch: Frame | None = None
+        self._closed = False
+        self._poll = select.poll()
+        self._poll.register(to_producer, select.POLLIN)
+        self._poll.register(connection.fileno(), select.POLLIN)
+        self.name = segment.geometry.name
+        self.shape: tuple[int, int] = (segment.geometry.height, segment.geometry.width)
+        self.dtype = np.dtype(segment.geometry.dtype)
+        self.frames_total = segment.geometry.frames_total
+
+    # -- handing frames over -------------------------------------------------------------------
+
+    def append(
+        self, frame: Frame, *, metadata: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> int | None:
+        """Copy a frame into the ring and publish it; returns its frame index, None if a full ring dropped it.
+
+        ``frame``: (Y, X) array of the stream's dtype; another byte order and any strides are converted on
+        the way. ``metadata``: JSON-able, kept beside the frame. ``timeout``: how many seconds to wait for
+        room (policy ``block``), None for ever.
+
+        Raises before anything is published: OmewdError ``bad_frame``, ``bad_metadata``; RingFullError;
+        StreamStoppedError; StreamFailedError; ``daemon_gone``.
+        """
+        if type(frame) is not np.ndarray:
+            frame = np.asarray(frame)
+        if frame.shape != self.shape or (frame.dtype != self.dtype and frame.dtype.newbyteorder() != self.dtype):
+            raise OmewdError(
+                "bad_frame",
+                f"stream {self.name!r} takes frames of {self.shape} {self.dtype}, "
+                f"this one is {frame.shape} {frame.dtype}",
+                "Convert the frame, or start the stream with the camera's shape and dtype",
+            )
+        text = self._encode(metadata) if metadata else b""
+        if not self._room(1, timeout):
+            return None
+        self._slots[self._ring.slot] = frame
+        return self._publish(text)
+
+    @contextlib.contextmanager
+    def claim(self, *, timeout: float | None = None) -> Iterator[Slot]:
+        """Reserve the next slot and publish it on a clean exit of the block; an exception gives it back.
+
+        Errors as for :meth:`append`.
+        """
+        room = self._room(1, timeout)
+        if not room:
+            if self._scratch is None:
+                self._scratch = np.empty(self.shape, self.dtype)
+            yield Slot(self._scratch, dropped=True)
+            return
+        slot = Slot(self._slots[self._ring.slot], dropped=False)
+        self._claimed = True
+        try:
+            yield slot
+            text = self._encode(slot.metadata) if slot.metadata else b""
+        finally:
+            self._claimed = False
+        slot.index = self._publish(text)
+
+    def skip(self, frames: int = 1) -> None:
+        """The next ``frames`` frame indexes hold no frame; they read as the fill value and are on record."""
+        if frames < 1:
+            raise OmewdError("bad_frame", f"skip takes a number of frames from 1, not {frames}")
+        self._check_open(frames)
+        self._ring.add_gap(frames, GAP_SKIPPED)
+        if self._ring.wants_doorbell:
+            self._ring_doorbell()
+
+    @property
+    def durable(self) -> int:
+        """All frame indexes below this one are safely on disk; stays 0 with ``durability="none"``."""
+        return self._last_durable if self._closed else self._ring.durable
+
+    @property
+    def next_index(self) -> int:
+        """The frame index that the next frame will have."""
+        return self._ring.next_frame
+
+    # -- the steps of it -----------------------------------------------------------------------
+
+    def _check_open(self, frames: int) -> None:
+        """Raise if the stream does not take ``frames`` more frames."""
+        if self._closed:
+            raise stream_stopped(f"the producer of stream {self.name!r} is closed")
+        if self._claimed:
+            raise OmewdError("bad_frame", "a slot is claimed already", "Leave the claim's block first")
+        if self._ring.state == STATE_FAILED:
+            raise self._ended()
+        total = self.frames_total
+        if total is not None and self._ring.next_frame + frames > total:
+            raise OmewdError.from_dict(
+                {
+                    "code": "too_many_frames",
+                    "message": f"stream {self.name!r} was declared with {total} frames and has {self._ring.next_frame}",
+                    "remedy": "Declare more, or count:inf in the first dimension",
+                }
+            )
+        if self._ring.state != STATE_OPEN:
+            raise self._ended()
+        if self._connection.is_gone:
+            raise self._daemon_gone()
+
+    def _room(self, frames: int, timeout: float | None) -> bool:
+        """Whether there is room for a frame, waiting for it by the policy; False: it was dropped."""
+        self._check_open(frames)
+        if self._ring.has_room:
+            return True
+        self._ring_doorbell()
+        policy = self._geometry.backpressure
+        if policy == "drop":
+            self._ring.add_gap(1, GAP_DROPPED)
+            return False
+        if policy == "fail":
+            raise ring_full(
+                f"the ring of stream {self.name!r} is full: {self._geometry.capacity} frames wait for the disk",
+                "Use a faster disk, less compression, a larger ring (--memory), or --backpressure block",
+            )
+        self._wait_for_room(timeout)
+        return True
+
+    def _wait_for_room(self, timeout: float | None) -> None:
+        started = time.monotonic()
+        self._ring.wait_for_room(True)
+        try:
+            while not self._ring.has_room:
+                if self._ring.state != STATE_OPEN:
+                    raise self._ended()
+                if timeout is not None and time.monotonic() - started >= timeout:
+                    raise ring_full(
+                        f"the ring of stream {self.name!r} stayed full for {timeout} s: "
+                        f"{self._geometry.capacity} frames wait for the disk",
+                        "See omewd status; the disk may be stalled",
+                    )
+                wait_ms = _LOOK_AGAIN_MS if timeout is None else min(_LOOK_AGAIN_MS, max(1, int(timeout * 1000)))
+                for descriptor, _ in self._poll.poll(wait_ms):
+                    if descriptor == self._to_producer:
+                        with contextlib.suppress(BlockingIOError):
+                            os.eventfd_read(self._to_producer)
+                if self._connection.is_gone and not self._ring.has_room:
+                    raise self._daemon_gone()
+        finally:
+            self._ring.wait_for_room(False)
+
+    def _publish(self, metadata: bytes) -> int:
+        sequence = self._ring.published
+        frame = self._ring.publish(time.monotonic_ns(), time.time_ns(), metadata)
+        if self._ring.wants_doorbell:
+            self._ring_doorbell()
+        if self._ring.state != STATE_OPEN:
+            self._check_taken(sequence)
+        return frame
+
+    def _check_taken(self, sequence: int) -> None:
+        """The stream was stopped while a frame was on its way: raise unless the daemon has counted it."""
+        deadline = time.monotonic() + _FINAL_TIMEOUT_S
+        while self._ring.final_published == UNSET and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        if self._ring.state == STATE_FAILED or sequence >= self._ring.final_published:
+            raise self._ended()
+
+    def _ring_doorbell(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_write(self._to_daemon, 1)
+
+    def _encode(self, metadata: Mapping[str, Any]) -> bytes:
+        try:
+            text = json.dumps(metadata, separators=(",", ":"), allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise OmewdError("bad_metadata", f"a frame's metadata must be JSON-able: {error}") from error
+        limit = self._geometry.metadata_max_bytes
+        if len(text) > limit:
+            raise OmewdError(
+                "bad_metadata",
+                f"a frame's metadata of {len(text)} bytes is over the limit of {limit}",
+                "Keep less of it",
+            )
+        return text
+
+    def _ended(self) -> OmewdError:
+        if self._ring.state == STATE_FAILED:
+            cause = self._ring.failure
+            if cause is None:
+                return stream_failed(f"stream {self.name!r} has failed", "See omewd status")
+            return stream_failed(cause.message, cause.remedy)
+        return stream_stopped(
+            f"stream {self.name!r} was stopped and takes no more frames; this frame was not taken",
+            "See omewd status for what ended it",
+        )
+
+    def _daemon_gone(self) -> OmewdError:
+        return OmewdError(
+            "daemon_gone",
+            f"the daemon of stream {self.name!r} is gone; frames up to index {self._ring.durable} are on disk",
+            "Look at the daemon's log, start it again, and start a new stream",
+        )
+
+    # -- ending --------------------------------------------------------------------------------
+
+    def close(self, *, wait: bool = True, timeout: float | None = None) -> dict[str, Any]:
+        """End the stream: no more frames; returns its last status. May be called again.
+
+        With ``wait``, until the dataset is complete on disk (``timeout`` in seconds, None for ever).
+        Raises StreamFailedError if it failed; OmewdError ``timeout``, ``daemon_gone``.
+        """
+        if self._closed:
+            return {}
+        self._closed = True
+        try:
+            if self._connection.is_gone:
+                raise self._daemon_gone()
+            status, _ = self._connection.request("finish")
+            if wait:
+                status, _ = self._connection.request("wait", name=self.name, timeout=timeout)
+            return status
+        except TimeoutError as error:
+            raise OmewdError("timeout", f"stream {self.name!r} was not done after {timeout} s") from error
+        except OmewdError as error:
+            if error.code == "unreachable":
+                raise self._daemon_gone() from error
+            raise
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._last_durable = self._ring.durable
+        self._ring.release()
+        del self._slots
+        self._segment.close()
+        self._connection.close()
+        close_all([self._to_daemon, self._to_producer])
+
+    def __enter__(self) -> Producer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        # What was handed over is still written; the block's own exception is the one to see.
+        try:
+            self.close()
+        except OmewdError as second:
+            error.add_note(f"and on closing stream {self.name!r}: {second}")

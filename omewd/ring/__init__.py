@@ -1,0 +1,1 @@
+"""The shared memory between a producer, the daemon and the writers: its layout and its cursors."""

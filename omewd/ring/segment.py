@@ -1,0 +1,76 @@
+"""A mapped ring segment, and the locks that tell who holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import stat
+import struct
+
+from omewd.errors import OmewdError
+from omewd.ring.layout import PAGE, Geometry, require_x86_64
+
+F_OFD_GETLK, F_OFD_SETLK = 36, 37
+_FLOCK = struct.Struct("hhqqi4x")
+PRODUCER_BYTE = 0
+
+
+class Segment:
+    """A mapped segment. The mapping lives as long as this object and every view made from it."""
+
+    def __init__(self, fd: int, geometry: Geometry, *, writable: bool, populate: bool = False) -> None:
+        require_x86_64()
+        self.geometry = geometry
+        self.fd = fd
+        protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
+        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if populate else 0)
+        self.memory = mmap.mmap(fd, geometry.total_bytes, flags=flags, prot=protection)
+        self.words = memoryview(self.memory).cast("Q")
+
+    @classmethod
+    def open(cls, fd: int, *, writable: bool, populate: bool = False) -> Segment:
+        """Map a descriptor that came from the daemon, after checking what it is.
+
+        Takes the descriptor over. Raises OmewdError ``bad_ring``.
+        """
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise OmewdError("bad_ring", "the ring's descriptor is not shared memory")
+            if info.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise OmewdError(
+                    "bad_ring", f"the ring is open to other users (mode {stat.S_IMODE(info.st_mode):o}), expected 600"
+                )
+            geometry = Geometry.unpack(os.pread(fd, PAGE, 0), info.st_size)
+            return cls(fd, geometry, writable=writable, populate=populate)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def close(self) -> None:
+        """Unmap if no view is left, and close the descriptor (which gives up a lock held through it)."""
+        self.words.release()
+        # A view that the user still holds keeps the mapping; it goes when the last of them goes.
+        with contextlib.suppress(BufferError):
+            self.memory.close()
+        os.close(self.fd)
+
+
+def try_lock(fd: int, byte: int) -> bool:
+    """Take the open-file-description lock on one byte; it lasts until the last copy of ``fd`` is closed.
+
+    Such a lock tells who is alive without pids: the kernel drops it with its holder (fcntl(2), F_OFD_SETLK).
+    """
+    try:
+        fcntl.fcntl(fd, F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def is_locked(fd: int, byte: int) -> bool:
+    """Whether someone else holds the lock on a byte."""
+    answer = fcntl.fcntl(fd, F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)

@@ -1,0 +1,106 @@
+"""Which frame is in which slot, and which frame indexes are gaps. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from omewd.errors import OmewdError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of frames in consecutive slots: ``count`` frames from ``frame`` on, from sequence ``sequence`` on."""
+
+    frame: int
+    sequence: int
+    count: int
+
+
+class SequenceMap:
+    """The frames of a ring by index, learnt from slot headers.
+
+    Frame indexes grow by at least one a slot, so ``index - sequence`` never falls, and it only changes
+    where there is a gap: without gaps one look at the newest slot is all that an update needs.
+    """
+
+    def __init__(self) -> None:
+        self._first_sequences: list[int] = [0]
+        self._first_frames: list[int] = [0]
+        self.published = 0
+
+    @property
+    def frontier(self) -> int:
+        """One past the highest published frame index, 0 if there is none."""
+        if not self.published:
+            return 0
+        return self.published - self._first_sequences[-1] + self._first_frames[-1]
+
+    def update(self, published: int, index_of: Callable[[int], int]) -> None:
+        """Take in the slots up to ``published``; ``index_of(sequence)`` reads a slot's frame index.
+
+        Raises OmewdError ``bad_ring`` if the indexes do not grow.
+        """
+        while self.published < published:
+            offset = self._first_frames[-1] - self._first_sequences[-1]
+            newest = index_of(published - 1) - (published - 1)
+            if newest < offset:
+                raise OmewdError(
+                    "bad_ring", f"slot {published - 1} holds frame {newest + published - 1}: frame indexes must grow"
+                )
+            if newest == offset:
+                self.published = published
+                return
+            low, high = self.published, published - 1
+            while low < high:
+                middle = (low + high) // 2
+                if index_of(middle) - middle > offset:
+                    high = middle
+                else:
+                    low = middle + 1
+            if low == self._first_sequences[-1]:  # a gap before the first frame of the run
+                self._first_frames[-1] = index_of(low)
+            else:
+                self._first_sequences.append(low)
+                self._first_frames.append(index_of(low))
+            self.published = low + 1
+
+    def released_below(self, frame: int) -> int:
+        """How many slots hold frames with an index below ``frame``."""
+        run = bisect_right(self._first_frames, frame) - 1
+        if run < 0:
+            return self._first_sequences[0]
+        end = self._first_sequences[run + 1] if run + 1 < len(self._first_sequences) else self.published
+        return min(self._first_sequences[run] + frame - self._first_frames[run], end)
+
+    def forget_below(self, sequence: int) -> None:
+        """Drop what is only needed for slots below ``sequence``."""
+        keep = max(bisect_right(self._first_sequences, sequence) - 1, 0)
+        del self._first_sequences[:keep]
+        del self._first_frames[:keep]
+
+    def pieces(self, start: int, stop: int) -> Iterator[Piece]:
+        """The published frames with indexes in [start, stop), as runs of consecutive slots."""
+        runs = len(self._first_frames)
+        for run in range(max(bisect_right(self._first_frames, start) - 1, 0), runs):
+            sequence, frame = self._first_sequences[run], self._first_frames[run]
+            end = self._first_sequences[run + 1] if run + 1 < runs else self.published
+            if frame >= stop:
+                return
+            first, last = max(frame, start), min(frame + end - sequence, stop)
+            if first < last:
+                yield Piece(first, sequence + first - frame, last - first)
+
+    def gaps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The frame indexes in [start, stop) that no slot holds, as (first, count).
+
+        Only right for indexes that have not been forgotten, and below the producer's frontier.
+        """
+        at = start
+        for piece in self.pieces(start, stop):
+            if piece.frame > at:
+                yield at, piece.frame - at
+            at = piece.frame + piece.count
+        if at < stop:
+            yield at, stop - at

@@ -1,0 +1,1 @@
+"""Runs in the writer processes: reads frames out of the ring and puts them on disk."""

@@ -1,0 +1,37 @@
+"""``python -m omewd.writer``: the entry point of a writer process; only the daemon starts it."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from omewd.writer.worker import serve
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="omewd.writer")
+    parser.add_argument("--channel", type=int, required=True, help="descriptor of the socket to the daemon")
+    parser.add_argument("--daemon", type=int, required=True, help="process id of the daemon")
+    parser.add_argument("--threads", type=int, required=True, help="cores this writer may use")
+    parser.add_argument("--scratch", type=Path, required=True, help="folder in memory for backends that write files")
+    arguments = parser.parse_args()
+
+    # A writer must not outlive its daemon: what it was doing is run again by the next one.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != arguments.daemon:
+        sys.exit("the daemon died before its writer started")
+    # Ctrl-C in the daemon's terminal reaches the whole group; the daemon decides when a writer ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    serve(socket.socket(fileno=arguments.channel), threads=arguments.threads, scratch=arguments.scratch)
+
+
+if __name__ == "__main__":
+    main()

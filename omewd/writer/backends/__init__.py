@@ -1,0 +1,36 @@
+"""Adapters to the Zarr libraries, and the registry of them."""
+
+from __future__ import annotations
+
+from omewd.errors import OmewdError
+from omewd.writer.backends.acquire_zarr import AcquireZarrBackend
+from omewd.writer.backends.base import Backend, UnitArray
+from omewd.writer.backends.tensorstore import TensorStoreBackend
+from omewd.writer.backends.zarr_python import ZarrPythonBackend
+from omewd.writer.backends.zarrs_python import ZarrsPythonBackend
+
+# The order in which "auto" tries them.
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (TensorStoreBackend(), AcquireZarrBackend(), ZarrsPythonBackend(), ZarrPythonBackend())
+}
+
+
+def availability() -> dict[str, str | None]:
+    """For each backend, why it can't be used on this machine, None if it can."""
+    return {name: backend.unusable() for name, backend in BACKENDS.items()}
+
+
+def select(name: str, array: UnitArray) -> Backend:
+    """The backend of that name, or for "auto" the first that can serve; raises OmewdError ``backend_unusable``."""
+    candidates = list(BACKENDS) if name == "auto" else [name]
+    reasons = []
+    for candidate in candidates:
+        backend = BACKENDS[candidate]
+        reason = backend.unusable() or backend.incompatible(array)
+        if reason is None:
+            return backend
+        reasons.append(reason)
+    raise OmewdError(
+        "backend_unusable", f"backend {name!r} can't write this stream: {'; '.join(reasons)}", "See omewd backends"
+    )

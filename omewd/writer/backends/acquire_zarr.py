@@ -1,0 +1,119 @@
+"""acquire-zarr: append-only, and to files; each unit is a stream of its own in a folder in memory."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omewd.errors import OmewdError
+from omewd.ngff.codecs import BLOSC_LEVELS
+from omewd.writer.backends.base import Block, Encoded, UnitArray
+from omewd.writer.backends.files import take
+
+_DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64")
+
+# Zarr v3 sharding codec, "index": (offset, length) as little-endian u64 for each inner chunk, then CRC-32C.
+_ONE_CHUNK_INDEX = struct.Struct("<QQ4x")
+
+
+class AcquireZarrBackend:
+    name = "acquire-zarr"
+
+    def unusable(self) -> str | None:
+        return None if find_spec("acquire_zarr") else "acquire-zarr is not installed: pip install acquire-zarr"
+
+    def incompatible(self, array: UnitArray) -> str | None:
+        if array.dtype not in _DTYPES:
+            return f"acquire-zarr does not write {array.dtype}"
+        if array.compression == "zstd":
+            return "acquire-zarr has no plain zstd; use blosc-zstd"
+        return None
+
+    def open(self, array: UnitArray, *, threads: int, scratch: Path) -> AcquireZarrSink:
+        return AcquireZarrSink(array, threads, scratch)
+
+
+class AcquireZarrSink:
+    def __init__(self, array: UnitArray, threads: int, scratch: Path) -> None:
+        import acquire_zarr
+
+        acquire_zarr.set_log_level(acquire_zarr.LogLevel.ERROR)
+        self._library: Any = acquire_zarr
+        self._array = array
+        self._threads = threads
+        self._folder = scratch
+        scratch.mkdir(parents=True)
+
+    def _stream(self) -> Any:
+        aqz, array = self._library, self._array
+        shards = [k // c for k, c in zip(array.key_shape, array.chunk_shape, strict=True)]
+        names = [f"d{axis}" for axis in range(len(array.shape) - 2)] + ["y", "x"]
+        sizes = list(zip(names, array.shape, array.chunk_shape, shards, strict=True))
+        if len(sizes) == 2:  # it wants an axis to append along; one of size 1 leaves the bytes as they are
+            sizes.insert(0, ("n", 1, 1, 1))
+        dimensions = [
+            aqz.Dimension(
+                name=name,
+                kind=aqz.DimensionType.SPACE if name in "yx" else aqz.DimensionType.OTHER,
+                array_size_px=size,
+                chunk_size_px=chunk,
+                shard_size_chunks=shard,
+            )
+            for name, size, chunk, shard in sizes
+        ]
+        compression = None
+        if array.compression is not None:
+            codec = array.compression.removeprefix("blosc-")
+            compression = aqz.CompressionSettings(
+                compressor=aqz.Compressor.BLOSC1,
+                codec=aqz.CompressionCodec.BLOSC_LZ4 if codec == "lz4" else aqz.CompressionCodec.BLOSC_ZSTD,
+                level=BLOSC_LEVELS[codec],
+                shuffle=int(np.dtype(array.dtype).itemsize > 1),
+            )
+        settings = aqz.StreamSettings(
+            store_path=str(self._folder / "unit"),
+            arrays=[
+                aqz.ArraySettings(
+                    output_key="0", dimensions=dimensions, data_type=np.dtype(array.dtype), compression=compression
+                )
+            ],
+            max_threads=self._threads,
+            overwrite=True,
+        )
+        return aqz.ZarrStream(settings)
+
+    def encode(self, block: Block) -> Iterator[Encoded]:
+        array = self._array
+        if block.shape != array.shape:  # ragged: only a full unit is sure to be closed the right way
+            whole = np.zeros(array.shape, block.dtype)
+            whole[array.region(block)] = block
+            block = whole
+        try:
+            stream = self._stream()
+            stream.append(np.ascontiguousarray(block).reshape(-1, *block.shape[-2:]), key="0")
+            stream.close()
+        except RuntimeError as error:
+            raise OmewdError("backend_error", f"acquire-zarr could not encode a unit: {error}") from error
+        folder = self._folder / "unit" / "0"
+        if len(array.shape) == 2:
+            folder /= "c"
+        for place in array.frame_keys:
+            key = array.key(place) if len(array.shape) > 2 else f"0/{place[0]}/{place[1]}"
+            pieces = take(folder / key)
+            yield Encoded(place, pieces if array.sharded else _single_chunk(pieces))
+
+    def close(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _single_chunk(pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+    """A plain chunk out of a shard that holds one: acquire-zarr always writes shards."""
+    for shard in pieces:
+        offset, length = _ONE_CHUNK_INDEX.unpack_from(shard, len(shard) - _ONE_CHUNK_INDEX.size)
+        yield shard[offset : offset + length]

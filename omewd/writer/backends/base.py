@@ -1,0 +1,114 @@
+"""What omewd asks of a Zarr library: encode one write unit. Getting the bytes to disk is omewd's own.
+
+A backend sees an array that holds exactly one write unit: a single key along every outer axis, and
+all keys across the frame. So no library ever opens, reads, locks or rewrites anything in a dataset,
+and whichever made the bytes, they reach the disk by one path (:mod:`omewd.writer.publish`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from omewd.model.dtypes import ITEM_BYTES
+from omewd.model.spec import StreamSpec
+from omewd.ngff.codecs import array_document
+
+Block = np.ndarray[Any, Any]
+Buffer = bytes | memoryview
+
+
+@dataclass(frozen=True)
+class UnitArray:
+    """The array of one write unit; shapes in elements, storage order, frame axes last."""
+
+    shape: tuple[int, ...]
+    key_shape: tuple[int, ...]
+    chunk_shape: tuple[int, ...]
+    dtype: str
+    compression: str | None
+    sharded: bool
+
+    @classmethod
+    def of(cls, spec: StreamSpec) -> UnitArray:
+        key_shape = spec.stored(spec.key_shape)
+        return cls(
+            (*key_shape[:-2], *spec.frame_shape),
+            key_shape,
+            spec.stored(spec.chunk_shape),
+            spec.dtype,
+            spec.compression,
+            spec.sharded,
+        )
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return array_document(
+            shape=self.shape,
+            key_shape=self.key_shape,
+            chunk_shape=self.chunk_shape,
+            dtype=self.dtype,
+            compression=self.compression,
+            sharded=self.sharded,
+        )
+
+    @property
+    def frame_keys(self) -> tuple[tuple[int, int], ...]:
+        """The keys across the frame: (y, x) places in the grid of keys."""
+        rows, columns = (-(-n // k) for n, k in zip(self.shape[-2:], self.key_shape[-2:], strict=True))
+        return tuple((row, column) for row in range(rows) for column in range(columns))
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of one key before compression."""
+        return math.prod(self.key_shape) * ITEM_BYTES[self.dtype]
+
+    def key(self, place: tuple[int, int]) -> str:
+        """The chunk key ("default" encoding) of a place within this unit's array."""
+        return "/".join(["c", *["0"] * (len(self.shape) - 2), str(place[0]), str(place[1])])
+
+    def region(self, block: Block) -> tuple[slice, ...]:
+        """Where a block lies in the array: at the origin, shorter at a ragged end."""
+        return tuple(slice(0, n) for n in block.shape)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One key's bytes, in pieces; several keys of a unit may be consumed at once, each by one thread."""
+
+    place: tuple[int, int]
+    pieces: Iterable[Buffer]
+
+
+class Sink(Protocol):
+    """A backend's open handle for one stream, in one writer."""
+
+    def encode(self, block: Block) -> Iterator[Encoded]:
+        """Encode a unit; every key of it is yielded once, also one that holds only the fill value.
+
+        ``block``: (…, Y, X) in storage order, any strides, shorter than the unit at a ragged end; the rest
+        of the unit gets the fill value. The block must stay unchanged until all pieces are consumed.
+        """
+
+    def close(self) -> None:
+        """Let go of what the handle holds."""
+
+
+class Backend(Protocol):
+    """A Zarr library as omewd uses it."""
+
+    name: str
+
+    def unusable(self) -> str | None:
+        """Why this backend can't be used here, None if it can. Imports nothing heavy."""
+
+    def incompatible(self, array: UnitArray) -> str | None:
+        """Why this backend can't encode such an array, None if it can."""
+
+    def open(self, array: UnitArray, *, threads: int, scratch: Path) -> Sink:
+        """Open a sink. ``threads``: cores it may use. ``scratch``: a folder in memory, for this sink alone."""

@@ -1,0 +1,56 @@
+"""zarrs: the Rust codec pipeline for zarr-python. It only writes to files, so it gets a folder in memory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from omewd.writer.backends.base import Block, Encoded, UnitArray
+from omewd.writer.backends.files import take
+
+
+class ZarrsPythonBackend:
+    name = "zarrs-python"
+
+    def unusable(self) -> str | None:
+        if not find_spec("zarr"):
+            return "zarr is not installed: pip install 'zarr>=3'"
+        return None if find_spec("zarrs") else "zarrs is not installed: pip install 'omewd[zarrs]'"
+
+    def incompatible(self, array: UnitArray) -> str | None:  # noqa: ARG002
+        return None
+
+    def open(self, array: UnitArray, *, threads: int, scratch: Path) -> ZarrsPythonSink:
+        return ZarrsPythonSink(array, threads, scratch)
+
+
+class ZarrsPythonSink:
+    def __init__(self, array: UnitArray, threads: int, scratch: Path) -> None:
+        import zarr
+        import zarrs  # noqa: F401  registers the pipeline
+
+        self._array = array
+        self._folder = scratch
+        scratch.mkdir(parents=True)
+        (scratch / "zarr.json").write_text(json.dumps(array.document))
+        settings = {
+            "codec_pipeline.path": "zarrs.ZarrsCodecPipeline",
+            "threading.max_workers": threads,
+            "async.concurrency": threads,
+        }
+        with zarr.config.set(settings):
+            self._store: Any = zarr.open_array(
+                zarr.storage.LocalStore(scratch), mode="r+", zarr_format=3, config={"write_empty_chunks": True}
+            )
+
+    def encode(self, block: Block) -> Iterator[Encoded]:
+        self._store[self._array.region(block)] = block
+        for place in self._array.frame_keys:
+            yield Encoded(place, take(self._folder / self._array.key(place)))
+
+    def close(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)

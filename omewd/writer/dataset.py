@@ -1,0 +1,144 @@
+"""A dataset on disk as a whole: made at the start, given its final metadata at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from omewd.errors import OmewdError
+from omewd.model.plan import Plan
+from omewd.model.spec import StreamSpec
+from omewd.ngff import ledger, metadata
+from omewd.writer.backends.base import Buffer
+from omewd.writer.publish import Publisher, sync_folder
+
+STAGING = f"{ledger.FOLDER}/staging"
+
+
+def _document(value: dict[str, object]) -> Iterable[Buffer]:
+    return (json.dumps(value, indent=2).encode(),)
+
+
+def _publisher(folder: Path, spec: StreamSpec) -> Publisher:
+    return Publisher(folder, folder / STAGING, durable=spec.durability == "fsync")
+
+
+def check(spec: StreamSpec, dataset: Path, root: Path) -> None:
+    """Whether a dataset may be made there; raises OmewdError (outside_roots, output_exists, not_a_dataset)."""
+    _check_inside(dataset, root)
+    _check_free(spec, dataset)
+
+
+def create(spec: StreamSpec, dataset: Path, root: Path) -> None:
+    """Make a dataset's metadata, whole or not at all: it is made aside and renamed to its place.
+
+    Raises what :func:`check` raises; OSError.
+    """
+    check(spec, dataset, root)
+    dataset.parent.mkdir(parents=True, exist_ok=True)
+    check(spec, dataset, root)
+    aside = dataset.with_name(f".{dataset.name}.omewd-new-{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        (aside / STAGING).mkdir(parents=True)
+        frames = Plan.of(spec).frames_total or 0
+        publisher = _publisher(aside, spec)
+        documents = _image_documents(spec, frames)
+        documents[f"{ledger.FOLDER}/zarr.json"] = ledger.summary_json(spec, state="writing")
+        publisher.publish(((path, _document(d)) for path, d in documents.items()), label="create", small=False)
+        publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", b"")
+        publisher.close()
+        replaced = dataset.with_name(f".{dataset.name}.omewd-old-{os.getpid()}") if dataset.exists() else None
+        if replaced is not None:
+            dataset.rename(replaced)
+        try:
+            aside.rename(dataset)
+        except OSError:
+            if replaced is not None:
+                replaced.rename(dataset)
+            raise
+        if spec.durability == "fsync":
+            sync_folder(dataset.parent)
+        if replaced is not None:
+            shutil.rmtree(replaced)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def grow(spec: StreamSpec, dataset: Path, frames: int) -> None:
+    """Let the metadata of an unbounded array claim the first ``frames`` frames."""
+    publisher = _publisher(dataset, spec)
+    documents = {f"{metadata.ARRAY_PATH}/zarr.json": metadata.array_json(spec, frames)}
+    publisher.publish(((path, _document(d)) for path, d in documents.items()), label="grow", small=False)
+    publisher.close()
+
+
+def finalize(
+    spec: StreamSpec,
+    dataset: Path,
+    *,
+    frames: int,
+    written: int,
+    gaps: int,
+    lost: tuple[tuple[int, int], ...],
+    ended_by: str,
+    failed: bool,
+) -> None:
+    """Write the final metadata for what has arrived and remove what was only for writing.
+
+    Running it again gives the same.
+    """
+    documents = _image_documents(spec, frames)
+    state = "failed" if failed else "complete"
+    documents[f"{ledger.FOLDER}/zarr.json"] = ledger.summary_json(
+        spec, state=state, received=frames, written=written, gaps=gaps, lost=lost, ended_by=ended_by
+    )
+    (dataset / STAGING).mkdir(exist_ok=True)
+    publisher = _publisher(dataset, spec)
+    publisher.publish(((path, _document(d)) for path, d in documents.items()), label="finalize", small=False)
+    shutil.rmtree(dataset / STAGING)
+    if spec.durability == "fsync":
+        publisher.sync_folders([dataset / ledger.FOLDER, dataset])
+    publisher.close()
+
+
+def _image_documents(spec: StreamSpec, frames: int) -> dict[str, dict[str, object]]:
+    return {
+        "zarr.json": metadata.image_group_json(spec, frames),
+        f"{metadata.ARRAY_PATH}/zarr.json": metadata.array_json(spec, frames),
+    }
+
+
+def _check_inside(dataset: Path, root: Path) -> None:
+    """Refuse a place outside the data root, also through symbolic links."""
+    real_root, real_parent = root.resolve(), dataset.parent.resolve()
+    if not (real_parent / dataset.name).is_relative_to(real_root) or dataset.is_symlink():
+        raise OmewdError(
+            "outside_roots",
+            f"{dataset} leads outside the data root {root} (to {dataset.resolve()})",
+            "Choose an output inside a data root, or start the daemon with another --data-root",
+        )
+
+
+def _check_free(spec: StreamSpec, dataset: Path) -> None:
+    if not dataset.exists():
+        return
+    if not spec.overwrite:
+        raise OmewdError(
+            "output_exists", f"{dataset} is already there", "Choose another output, or --overwrite to replace it"
+        )
+    if not dataset.is_dir() or (any(dataset.iterdir()) and not _looks_like_zarr(dataset)):
+        raise OmewdError(
+            "not_a_dataset",
+            f"{dataset} is not a Zarr dataset, so it is not overwritten",
+            "Choose another output, or remove it yourself",
+        )
+
+
+def _looks_like_zarr(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))

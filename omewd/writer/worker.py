@@ -1,0 +1,200 @@
+"""The writer's loop: take a job, run it, answer. One job at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omewd.control.jobs import Job
+from omewd.control.messages import Message, close_all, receive, send
+from omewd.errors import OmewdError
+from omewd.model.plan import Plan
+from omewd.model.spec import StreamSpec
+from omewd.ngff import ledger
+from omewd.ngff.metadata import ARRAY_PATH
+from omewd.ring import pixels
+from omewd.ring.segment import Segment
+from omewd.writer import backends, dataset
+from omewd.writer.backends.base import Sink, UnitArray
+from omewd.writer.block import RingReader, UnitFrames
+from omewd.writer.publish import SMALL_FILE_BYTES, Publisher
+
+
+@dataclass
+class OpenStream:
+    """What a writer holds for one stream: the mapped ring, the sink, the publisher."""
+
+    spec: StreamSpec
+    plan: Plan
+    folder: Path
+    ring: RingReader
+    publisher: Publisher
+    array: UnitArray
+    sink: Sink | None = None
+
+    def close(self) -> None:
+        if self.sink is not None:
+            self.sink.close()
+        self.publisher.close()
+        self.ring.close()
+
+
+class Worker:
+    """Serves the daemon at the other end of ``channel`` until it closes that."""
+
+    def __init__(self, channel: socket.socket, *, threads: int, scratch: Path) -> None:
+        self._channel = channel
+        self._threads = threads
+        self._scratch = scratch
+        self._streams: dict[int, OpenStream] = {}
+
+    def run(self) -> None:
+        send(self._channel, {"ready": backends.availability()})
+        while (received := receive(self._channel)) is not None:
+            message, descriptors = received
+            self._handle(message, descriptors)
+
+    def _handle(self, message: Message, descriptors: list[int]) -> None:
+        match message["do"]:
+            case "open":
+                self._open(message, descriptors)
+            case "close":
+                stream = self._streams.pop(message["stream"], None)
+                if stream is not None:
+                    stream.close()
+            case "job":
+                self._run(Job.from_dict(message["job"]))
+            case other:
+                close_all(descriptors)
+                raise OmewdError("bad_message", f"a writer can't {other!r}")
+
+    def _open(self, message: Message, descriptors: list[int]) -> None:
+        spec = StreamSpec.model_validate(message["spec"])
+        folder = Path(message["dataset"])
+        plan = Plan.of(spec)
+        # Touch the whole ring now: the first touch of a page costs more than the copy of it.
+        segment = Segment.open(descriptors[0], writable=False, populate=True)
+        self._streams[message["stream"]] = OpenStream(
+            spec=spec,
+            plan=plan,
+            folder=folder,
+            ring=RingReader(segment, plan),
+            publisher=Publisher(folder, folder / dataset.STAGING, durable=spec.durability == "fsync"),
+            array=UnitArray.of(spec),
+        )
+
+    def _run(self, job: Job) -> None:
+        try:
+            result = self._do(job)
+        except OmewdError as error:
+            send(self._channel, {"failed": job.id, "error": error.to_dict()})
+        except OSError as error:
+            send(self._channel, {"failed": job.id, "error": _disk_error(error).to_dict()})
+        except Exception as error:  # noqa: BLE001  libraries raise anything; the daemon decides what follows
+            wrapped = OmewdError("backend_error", f"{type(error).__name__}: {error}"[:2000])
+            send(self._channel, {"failed": job.id, "error": wrapped.to_dict()})
+        else:
+            send(self._channel, {"done": job.id, "result": result})
+
+    def _do(self, job: Job) -> dict[str, Any]:
+        if job.kind == "check":
+            spec = StreamSpec.model_validate(job.spec)
+            dataset.check(spec, Path(job.dataset), Path(job.root))
+            return {"backend": backends.select(spec.backend, UnitArray.of(spec)).name}
+        stream = self._streams[job.stream]
+        match job.kind:
+            case "create":
+                dataset.create(stream.spec, stream.folder, Path(job.root))
+                self._sink(job.stream, stream)  # import the library now, not with the first frames
+                return {}
+            case "write":
+                return self._write(job, stream)
+            case "grow":
+                dataset.grow(stream.spec, stream.folder, job.frames)
+                return {}
+            case "finalize":
+                dataset.finalize(
+                    stream.spec,
+                    stream.folder,
+                    frames=job.frames,
+                    written=job.written,
+                    gaps=job.gaps,
+                    lost=job.lost,
+                    ended_by=job.ended_by,
+                    failed=job.failed,
+                )
+                return {}
+
+    def _sink(self, number: int, stream: OpenStream) -> Sink:
+        if stream.sink is None:
+            backend = backends.select(stream.spec.backend, stream.array)
+            scratch = self._scratch / str(number)
+            stream.sink = backend.open(stream.array, threads=self._threads, scratch=scratch)
+        return stream.sink
+
+    def _write(self, job: Job, stream: OpenStream) -> dict[str, Any]:
+        """Store one unit: pixels first, then its lines in the ledger."""
+        started = time.monotonic_ns()
+        frames = stream.ring.locate(job)
+        stored_bytes = 0
+        if frames.count:
+            sink = self._sink(job.stream, stream)
+            block = stream.ring.block(frames)
+            place = "/".join([ARRAY_PATH, "c", *map(str, stream.plan.block_on_disk(job.unit))])
+            files = ((f"{place}/{e.place[0]}/{e.place[1]}", e.pieces) for e in sink.encode(block))
+            small = stream.array.key_bytes <= SMALL_FILE_BYTES and len(stream.array.frame_keys) > 1
+            stored_bytes = stream.publisher.publish(files, label=f"unit{job.unit}", small=small)
+        lines = ledger.batch(_ledger_lines(stream.ring.segment, frames, job))
+        stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", lines)
+        return {"frames": frames.count, "stored_bytes": stored_bytes, "busy_ns": time.monotonic_ns() - started}
+
+    def close(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+        self._streams.clear()
+
+
+def _ledger_lines(segment: Segment, frames: UnitFrames, job: Job) -> list[str]:
+    lines = []
+    gap: tuple[int, int, str] | None = None  # a run that may go on
+    for frame, sequence in sorted(zip(frames.grid.flat, frames.sequences.flat, strict=True)):
+        if sequence >= 0:
+            _, monotonic_ns, wall_ns, metadata = pixels.header(segment, int(sequence))
+            lines.append(ledger.frame_line(int(frame), wall_ns, monotonic_ns, metadata))
+        elif frame < job.frontier:
+            kind = next((name for start, name in reversed(job.gap_kinds) if start <= frame), "skipped")
+            if gap is not None and (gap[0] + gap[1], gap[2]) == (frame, kind):
+                gap = (gap[0], gap[1] + 1, kind)
+                continue
+            if gap is not None:
+                lines.append(ledger.gap_line(*gap))
+            gap = (int(frame), 1, kind)
+    if gap is not None:
+        lines.append(ledger.gap_line(*gap))
+    return lines
+
+
+def _disk_error(error: OSError) -> OmewdError:
+    where = f" ({error.filename})" if error.filename else ""
+    text = f"{error.strerror or error}{where}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OmewdError("disk_full", f"the disk is full: {text}", "Free space on the drive of the dataset")
+    return OmewdError("disk_error", f"writing failed: {text} [{errno.errorcode.get(error.errno or 0, '?')}]")
+
+
+def serve(channel: socket.socket, *, threads: int, scratch: Path) -> None:
+    """Run a worker until the daemon closes the channel; the scratch folder goes with it."""
+    worker = Worker(channel, threads=threads, scratch=scratch)
+    try:
+        worker.run()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the daemon is gone; whoever comes next runs the jobs again
+    finally:
+        worker.close()
+        if scratch.exists():
+            os.rmdir(scratch)  # noqa: PTH106
