@@ -1,0 +1,5 @@
+"""``python -m omewd`` is the ``omewd`` command."""
+
+from omewd.cli.main import main
+
+main()

@@ -1,0 +1,176 @@
+"""What the tests share: frames that carry their index, a real daemon, and reading datasets back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+import omewd
+from omewd.model.plan import Plan
+from omewd.model.spec import StreamSpec
+
+Array = np.ndarray[Any, Any]
+
+DIGITS = 4  # pixels that hold the index, two decimal digits each
+
+
+def make_frame(index: int, shape: tuple[int, int], dtype: str) -> Array:
+    """A frame that carries its index in its first pixels and a pattern of its own everywhere else."""
+    pixels = (np.arange(shape[0] * shape[1], dtype=np.int64) * 7 + index * 13) % 101
+    pixels[:DIGITS] = [(index // 100**k) % 100 for k in range(DIGITS)]
+    return pixels.astype(dtype).reshape(shape)
+
+
+def frame_index(frame: Array) -> int:
+    return sum(int(d) * 100**k for k, d in enumerate(np.asarray(frame).flat[:DIGITS]))
+
+
+def make_spec(name: str, dims: str, **fields: Any) -> StreamSpec:
+    fields = {"output": f"{name}.ome.zarr", **fields}
+    return StreamSpec(name=name, dimensions=omewd.parse_dims(dims), **fields)
+
+
+def read_zarr(dataset: Path) -> Array:
+    """The image array, whole, read by zarr-python."""
+    import zarr
+
+    array = zarr.open_array(str(dataset / "0"), mode="r")
+    return np.asarray(array[...])
+
+
+def read_tensorstore(dataset: Path) -> Array:
+    """The image array, whole, read by tensorstore."""
+    import tensorstore
+
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(dataset / "0")}}
+    return np.asarray(tensorstore.open(spec, open=True).result().read().result())
+
+
+def check_dataset(
+    dataset: Path, spec: StreamSpec, frames: int, gaps: set[int] | None = None, *, validate: bool = True
+) -> None:
+    """Every frame index in [0, frames) is at its place, bit for bit, or is a gap and reads as zero."""
+    from yaozarrs import validate_zarr_store
+
+    gaps = gaps or set()
+    plan = Plan.of(spec)
+    shape = plan.outer_shape(frames)
+    expected_shape = (*(shape[i] for i in plan.order), *spec.frame_shape)
+    for array in (read_zarr(dataset), read_tensorstore(dataset)):
+        assert array.shape == expected_shape
+        assert array.dtype == spec.dtype
+        for index in range(frames):
+            stored = array[plan.place(index)]
+            if index in gaps:
+                assert not stored.any(), f"gap {index} is not empty"
+            else:
+                expected = make_frame(index, spec.frame_shape, spec.dtype)
+                assert stored.tobytes() == expected.tobytes(), f"frame {index} is wrong (holds {frame_index(stored)})"
+    if validate:
+        validate_zarr_store(str(dataset))
+    totals = json.loads((dataset / "omewd" / "zarr.json").read_text())["attributes"]["omewd"]
+    assert totals["received"] == frames
+    assert totals["gaps"] == len(gaps)
+    assert totals["written"] == frames - len(gaps)
+    assert not (dataset / "omewd" / "staging").exists()
+    strays = [p for p in dataset.rglob("*") if p.is_file() and p.name.startswith((".", "unit"))]
+    assert not strays
+
+
+class DaemonProcess:
+    """A real ``omewd serve`` with its own socket, state and data root under one folder."""
+
+    def __init__(self, folder: Path, *options: str, env: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self.data.mkdir(parents=True, exist_ok=True)
+        self.socket = folder / "omewd.sock"
+        self.log_path = folder / "daemon.log"
+        self.client = omewd.Client(self.socket)
+        command = [sys.executable, "-m", "omewd", "serve", "--socket", str(self.socket), "--log-format", "json"]
+        command += ["--data-root", str(self.data), "--state-dir", str(folder / "state"), *options]
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **(env or {})})
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"omewd serve exited with {self.process.returncode}: {self.log()}")
+            try:
+                self.client.status()
+            except omewd.OmewdError:
+                time.sleep(0.02)
+            else:
+                return
+        raise AssertionError(f"omewd serve was not ready in 30 s: {self.log()}")
+
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def connect(self, name: str) -> omewd.Producer:
+        return omewd.connect(name, socket=self.socket)
+
+    def writer_pids(self) -> list[int]:
+        return [writer["pid"] for writer in self.client.status()["writers"]]
+
+    def omewd(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run an ``omewd`` command against this daemon."""
+        return subprocess.run(
+            [sys.executable, "-m", "omewd", *arguments],
+            env={**os.environ, "OMEWD_SOCKET": str(self.socket)},
+            cwd=self.data,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def stop(self, timeout: float = 30) -> int:
+        """SIGTERM; returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
+
+@contextlib.contextmanager
+def daemon(folder: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[DaemonProcess]:
+    """Run a daemon for the block; it must stop cleanly."""
+    process = DaemonProcess(folder, *options, env=env)
+    try:
+        yield process
+        assert process.stop() == 0, process.log()
+    finally:
+        process.kill()
+
+
+def shared_memory_names() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("omewd-")}
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+def start_python(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """A Python process of its own, such as a camera."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
