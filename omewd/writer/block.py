@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from omewd.control.jobs import Job
+from omewd.model.grid import frame_indexes
 from omewd.model.plan import Plan
 from omewd.ring import pixels
 from omewd.ring.layout import FRAME_INDEX, SLOT_HEADERS
@@ -49,15 +50,12 @@ class RingReader:
 
     def locate(self, job: Job) -> UnitFrames:
         """Find a unit's frames among the slots that the job names."""
-        first, shape, steps = self._plan.frame_grid(job.unit)
-        grid = np.full(shape, first, np.int64)
-        for axis, step in enumerate(steps):
-            grid += (np.arange(shape[axis]) * step).reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        grid = frame_indexes(self._plan, job.unit)
         sequences = np.arange(job.sequence, job.sequence_end)
         present = self._frame_indexes[sequences % self._capacity].astype(np.int64)
         place = np.searchsorted(present, grid)
         clipped = np.minimum(place, max(len(present) - 1, 0))
-        found = (place < len(present)) & (present[clipped] == grid) if len(present) else np.zeros(shape, bool)
+        found = (place < len(present)) & (present[clipped] == grid) if len(present) else np.zeros(grid.shape, bool)
         return UnitFrames(grid, np.where(found, job.sequence + clipped, -1))
 
     def block(self, frames: UnitFrames) -> Array:

@@ -1,0 +1,183 @@
+"""Reading a dataset back: is everything there that metadata and ledger say, and nothing else?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore
+from yaozarrs import validate_zarr_store
+
+from omewd.errors import OmewdError
+from omewd.model.grid import frame_indexes
+from omewd.model.plan import Plan
+from omewd.model.spec import StreamSpec
+from omewd.ngff import ledger, metadata
+
+_EXPECTED_FILES = {
+    "zarr.json",
+    f"{metadata.ARRAY_PATH}/zarr.json",
+    f"{ledger.FOLDER}/zarr.json",
+    f"{ledger.FOLDER}/{ledger.FILE}",
+}
+
+
+@dataclass
+class Report:
+    """What was read, and what is wrong with it: one line for each problem."""
+
+    dataset: Path
+    frames: int = 0
+    written: int = 0
+    gaps: int = 0
+    keys: int = 0
+    read_bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.__dict__, "dataset": str(self.dataset)}
+
+
+def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Read everything of a dataset back; ``progress(units read, units in all)`` is told how far it is.
+
+    Checks that the metadata validates as OME-Zarr 0.5, the shape is what was received, every frame index is
+    accounted for in the ledger, every shard or chunk with a written frame is there and decodes (which checks
+    the shard index's CRC-32C), gaps read as the fill value, and no other file is there.
+    Raises OmewdError ``not_a_dataset`` if it is none of omewd's.
+    """
+    totals, spec = _totals(dataset)
+    report = Report(dataset, frames=totals["received"])
+    try:
+        validate_zarr_store(str(dataset))
+    except Exception as error:  # noqa: BLE001  whatever the validator dislikes is a finding
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        report.problems.append(f"metadata does not validate as OME-Zarr 0.5: {first_line}")
+    status = _check_ledger(dataset, totals, report)
+    _check_pixels(dataset, spec, status, report, progress)
+    return report
+
+
+def _totals(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
+    path = dataset / ledger.FOLDER / "zarr.json"
+    try:
+        totals = json.loads(path.read_text())["attributes"]["omewd"]
+        return totals, StreamSpec.parse(totals["stream"])
+    except (OSError, ValueError, KeyError, TypeError, OmewdError) as error:
+        raise OmewdError(
+            "not_a_dataset", f"{dataset} is no dataset of omewd: {path.name} of its ledger can't be read ({error})"
+        ) from error
+
+
+def _check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> bytearray:
+    """What the ledger says of each frame index, after comparing it with the totals."""
+    frames = totals["received"]
+    if totals["state"] != "complete":
+        ended = f" ({totals['ended_by']})" if totals["ended_by"] else ""
+        report.problems.append(f"the dataset is not complete: its state is {totals['state']!r}{ended}")
+    try:
+        record = ledger.Ledger.read(dataset, frames)
+    except OSError as error:
+        report.problems.append(f"the ledger can't be read: {error.strerror}")
+        return bytearray(frames)
+    if record.unreadable_lines:
+        report.problems.append(f"{record.unreadable_lines} lines of the ledger can't be read")
+    status = record.status
+    report.written = status.count(ledger.WRITTEN)
+    report.gaps = status.count(ledger.SKIPPED) + status.count(ledger.DROPPED)
+    lost = {frame for first, count in totals["lost"] for frame in range(first, first + count)}
+    if lost:
+        report.problems.append(f"{len(lost)} frames were handed over and not written: {_runs(sorted(lost))}")
+    unaccounted = [i for i, s in enumerate(status) if s == ledger.UNACCOUNTED and i not in lost]
+    if unaccounted:
+        report.problems.append(f"{len(unaccounted)} frames are not in the ledger: {_runs(unaccounted)}")
+    for name, found in (("written", report.written), ("gaps", report.gaps)):
+        if totals[name] != found:
+            report.problems.append(f"the totals say {totals[name]} frames {name}, the ledger has {found}")
+    return status
+
+
+def _check_pixels(
+    dataset: Path, spec: StreamSpec, status: bytearray, report: Report, progress: Callable[[int, int], None] | None
+) -> None:
+    plan = Plan.of(spec)
+    expected = (*metadata.outer_shape_on_disk(spec, report.frames), *spec.frame_shape)
+    store = {"driver": "file", "path": str(dataset / metadata.ARRAY_PATH)}
+    try:
+        array: Any = tensorstore.open({"driver": "zarr3", "kvstore": store}, open=True, read=True).result()
+    except (ValueError, OSError) as error:
+        report.problems.append(f"the array can't be opened: {str(error).splitlines()[0]}")
+        return
+    if array.shape != expected:
+        report.problems.append(f"the array's shape is {array.shape}, {report.frames} frames make {expected}")
+    total = plan.unit_of(report.frames - 1) + 1 if report.frames else 0
+    expected_keys: set[str] = set()
+    end = plan.last_frame(total - 1) + 1 if total else 0
+    written = np.zeros(max(end, len(status)), bool)
+    written[: len(status)] = np.frombuffer(status, np.uint8) == ledger.WRITTEN
+    for unit in range(total):
+        is_written = written[frame_indexes(plan, unit)]
+        if is_written.any():
+            keys = list(_keys(spec, plan, unit))
+            expected_keys.update(keys)
+            if _check_files(dataset, keys, report):
+                _check_unit(array, plan, unit, is_written, report)
+        if progress is not None:
+            progress(unit + 1, total)
+    found = {str(path.relative_to(dataset)) for path in dataset.rglob("*") if path.is_file()}
+    for stray in sorted(found - expected_keys - _EXPECTED_FILES):
+        report.problems.append(f"{stray} does not belong there")
+
+
+def _keys(spec: StreamSpec, plan: Plan, unit: int) -> Iterator[str]:
+    place = [metadata.ARRAY_PATH, "c", *map(str, plan.block_on_disk(unit))]
+    rows, columns = (-(-n // k) for n, k in zip(spec.frame_shape, spec.key_shape[-2:], strict=True))
+    return ("/".join([*place, str(row), str(column)]) for row in range(rows) for column in range(columns))
+
+
+def _check_files(dataset: Path, keys: list[str], report: Report) -> bool:
+    """Whether all files of a unit are there with something in them."""
+    complete = True
+    for key in keys:
+        try:
+            size = (dataset / key).stat().st_size
+        except FileNotFoundError:
+            report.problems.append(f"{key} is missing")
+            complete = False
+            continue
+        if not size:
+            report.problems.append(f"{key} is empty")
+            complete = False
+        report.keys += 1
+        report.read_bytes += size
+    return complete
+
+
+def _check_unit(array: Any, plan: Plan, unit: int, is_written: np.ndarray[Any, Any], report: Report) -> None:
+    origin, size = plan.origin(unit), plan.size(unit)
+    region = tuple(slice(origin[i], min(origin[i] + size[i], array.shape[axis])) for axis, i in enumerate(plan.order))
+    try:
+        pixels = np.asarray(array[region].read().result()) if region else np.asarray(array.read().result())
+    except (ValueError, OSError) as error:
+        report.problems.append(f"write unit {unit} does not decode: {str(error).splitlines()[0][:300]}")
+        return
+    for place in np.argwhere(~is_written):
+        inside = tuple(int(i) for i in place)
+        if all(i < n for i, n in zip(inside, pixels.shape, strict=False)) and pixels[inside].any():
+            report.problems.append(f"write unit {unit} holds pixels at {inside}, where no frame was written")
+
+
+def _runs(numbers: list[int], most: int = 10) -> str:
+    """Ascending numbers as runs, such as "3, 7-9"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs[:most])
+    return f"{text}, … ({len(runs)} runs)" if len(runs) > most else text
