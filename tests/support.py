@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 
 import omewd
+from omewd.daemon.serve import instance_name
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
 
@@ -91,14 +92,17 @@ def check_dataset(
 class DaemonProcess:
     """A real ``omewd serve`` with its own socket, state and data root under one folder."""
 
-    def __init__(self, folder: Path, *options: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *options: str, env: dict[str, str] | None = None, prefix: tuple[str, ...] = ()
+    ) -> None:
         self.folder = folder
         self.data = folder / "data"
         self.data.mkdir(parents=True, exist_ok=True)
         self.socket = folder / "omewd.sock"
         self.log_path = folder / "daemon.log"
         self.client = omewd.Client(self.socket)
-        command = [sys.executable, "-m", "omewd", "serve", "--socket", str(self.socket), "--log-format", "json"]
+        command = [*prefix, sys.executable, "-m", "omewd", "serve"]
+        command += ["--socket", str(self.socket), "--log-format", "json"]
         command += ["--data-root", str(self.data), "--state-dir", str(folder / "state"), *options]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **(env or {})})
@@ -116,6 +120,10 @@ class DaemonProcess:
             else:
                 return
         raise AssertionError(f"omewd serve was not ready in 30 s: {self.log()}")
+
+    def shared_memory(self) -> set[str]:
+        """What this daemon has in /dev/shm."""
+        return {n for n in shared_memory_names() if n.startswith(instance_name(self.folder / "state"))}
 
     def log(self) -> str:
         return self.log_path.read_text()
@@ -151,9 +159,11 @@ class DaemonProcess:
 
 
 @contextlib.contextmanager
-def daemon(folder: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[DaemonProcess]:
+def daemon(
+    folder: Path, *options: str, env: dict[str, str] | None = None, prefix: tuple[str, ...] = ()
+) -> Iterator[DaemonProcess]:
     """Run a daemon for the block; it must stop cleanly."""
-    process = DaemonProcess(folder, *options, env=env)
+    process = DaemonProcess(folder, *options, env=env, prefix=prefix)
     try:
         yield process
         assert process.stop() == 0, process.log()

@@ -14,7 +14,6 @@ from omewd.cli.options import socket_option
 @socket_option
 @click.option(
     "--data-root",
-    "data_roots",
     multiple=True,
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder that datasets may be written under; repeatable.  [default: the current folder]",
@@ -43,7 +42,7 @@ from omewd.cli.options import socket_option
 def command(
     context: click.Context,
     socket: Path | None,
-    data_roots: tuple[Path, ...],
+    data_root: tuple[Path, ...],
     state_dir: Path | None,
     memory: str,
     writers: int | None,
@@ -61,7 +60,7 @@ def command(
     from omewd.errors import OmewdError
 
     configure(log_format, log_level)
-    roots = tuple(root.absolute() for root in data_roots) or (Path.cwd(),)
+    roots = tuple(root.absolute() for root in data_root) or (Path.cwd(),)
     for root in roots:
         if not root.is_dir():
             raise OmewdError("start_failed", f"the data root {root} is not a folder", "Make it, or name another")

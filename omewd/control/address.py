@@ -26,4 +26,14 @@ def client_socket(given: str | os.PathLike[str] | None = None) -> Path:
     if chosen:
         return Path(chosen)
     own = serve_socket()
-    return SYSTEM_SOCKET if not own.exists() and SYSTEM_SOCKET.exists() else own
+    # Anyone may make a folder of that name in /tmp; only one that is ours (or root's) holds our daemon.
+    is_ours = _owner(own.parent) in (os.getuid(), 0) and _owner(own) is not None
+    return own if is_ours or _owner(SYSTEM_SOCKET.parent) is None else SYSTEM_SOCKET
+
+
+def _owner(path: Path) -> int | None:
+    """The user id that a path belongs to, None if it is not there or can't be seen."""
+    try:
+        return path.stat().st_uid
+    except OSError:
+        return None

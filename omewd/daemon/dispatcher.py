@@ -42,7 +42,7 @@ class Task:
 class Lease:
     """A job given to a writer; it ends with the writer's answer, its death or the deadline.
 
-    ``deadline_ns`` None: the job waits behind another one of the same writer.
+    ``deadline_ns`` None: the job waits behind another one of the same writer, or has been told as overdue.
     """
 
     task: Task
@@ -73,6 +73,9 @@ class Dispatcher:
     def assign(self, writers: Sequence[int], sources: Sequence[Source], now_ns: int) -> list[Lease]:
         """Give jobs to writers, idle ones first, then small jobs behind what a writer is at."""
         assigned: list[Lease] = []
+        for waiting in self._waiting:
+            if waiting.not_before_ns <= now_ns:
+                waiting.not_before_ns = 0  # what it waits for now is a writer
         for depth in (0, 1):
             for writer in writers:
                 queue = self._queues.setdefault(writer, [])
@@ -144,8 +147,11 @@ class Dispatcher:
         return back, given_up
 
     def overdue(self, now_ns: int) -> list[Lease]:
-        """Leases whose deadline has passed: their writers hang."""
-        return [x for x in self._leases.values() if x.deadline_ns is not None and x.deadline_ns <= now_ns]
+        """Leases whose deadline has passed: their writers hang. Each is told once, until it ends with its writer."""
+        late = [x for x in self._leases.values() if x.deadline_ns is not None and x.deadline_ns <= now_ns]
+        for lease in late:
+            lease.deadline_ns = None
+        return late
 
     def next_event_ns(self) -> int | None:
         """When to look again at the latest: a deadline, or a job that may be tried again."""

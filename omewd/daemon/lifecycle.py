@@ -73,14 +73,14 @@ class Lifecycle:
         stream = holding.stream
         stream.state = State.ACTIVE
         log.info("stream active", stream=stream.spec.name, backend=stream.backend)
-        self._answer_starter(holding, None)
+        self._answer_starter(holding)
 
-    def _answer_starter(self, holding: Holding, error: OmewdError | None) -> None:
+    def _answer_starter(self, holding: Holding) -> None:
         peer, holding.starter = holding.starter, None
         if peer is None:
             return
-        if error is not None:
-            self._server.reply_error(peer, error)
+        if holding.stream.error is not None:
+            self._server.reply_error(peer, holding.stream.error)
         else:
             self._server.reply(peer, holding.stream.status(time.monotonic_ns()))
 
@@ -91,7 +91,7 @@ class Lifecycle:
         log.error("stream failed", stream=stream.spec.name, code=error.code, reason=error.message)
         stream.fail(error, now_ns)
         self._dispatcher.forget(stream.id)
-        self._answer_starter(holding, error)
+        holding.wants_memory = False
         holding.ring_producer()
 
     def _end_if_done(self, holding: Holding, now_ns: int) -> None:
@@ -149,6 +149,7 @@ class Lifecycle:
             gaps=sum(stream.gaps.values()),
             ended_by=stream.ended_by,
         )
+        self._answer_starter(holding)
         for peer in self._waiters.pop(stream.id, []):
             self._answer_waiter(peer, stream)
 
@@ -263,7 +264,7 @@ class Lifecycle:
 
     def _finalized(self, holding: Holding, now_ns: int) -> None:
         stream = holding.stream
-        if stream.state is State.FINALIZING:
+        if stream.state is State.FINALIZING and stream.ring is not None:
             stream.ended_ns = now_ns
             if stream.in_flight:
                 error = stream_failed(
@@ -274,6 +275,7 @@ class Lifecycle:
                 stream.fail(error, now_ns)
             else:
                 stream.state = State.DONE
+                stream.ring.finish()
         self._settle(holding)
 
     def _job_failed(self, task: Task, error: OmewdError, now_ns: int, writer: Writer) -> None:

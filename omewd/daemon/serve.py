@@ -40,15 +40,20 @@ _NOTIFY_EVERY_NS = 500_000_000
 _DRAIN_EXTENSION_US = 10_000_000
 
 
+def instance_name(state_dir: Path) -> str:
+    """What the names of a daemon's shared memory begin with: its own for each state directory."""
+    return f"omewd-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:10]}"
+
+
 class Daemon:
     """Everything that ``omewd serve`` is; :meth:`run` returns its exit status."""
 
     def __init__(self, config: ServeConfig) -> None:
         require_x86_64()
+        _require_memory(config.memory_bytes)
         self._config = config
         self._lock = InstanceLock(config.state_dir)
-        digest = hashlib.sha256(os.fsencode(config.state_dir.resolve())).hexdigest()[:10]
-        instance = f"omewd-{digest}"
+        instance = instance_name(config.state_dir)
         scratch = Path("/dev/shm") / f"{instance}-scratch"
         self._journal = Journal(config.state_dir)
         self._clear_leftovers(instance, scratch)
@@ -135,6 +140,7 @@ class Daemon:
                     signal=signal.Signals(number).name,
                     open=len(self._streams.open),
                 )
+                self._notifier.send(STOPPING=1, EXTEND_TIMEOUT_USEC=_DRAIN_EXTENSION_US)
                 self._drain_deadline_ns = now + int(self._config.drain_timeout_s * 1e9)
                 self._next_notify_ns = 0
                 self._lifecycle.stop_all(now)
@@ -158,7 +164,7 @@ class Daemon:
         return True
 
     def _close(self) -> None:
-        self._notifier.send(STOPPING=1, STATUS="Stopping")
+        self._notifier.send(STOPPING=1, STATUS="Ending the writers", EXTEND_TIMEOUT_USEC=_DRAIN_EXTENSION_US)
         self._server.close()
         self._supervisor.close()
         for holding in list(self._streams.open.values()):
@@ -206,3 +212,14 @@ class Daemon:
         if self._lifecycle.stopping:
             fields["EXTEND_TIMEOUT_USEC"] = _DRAIN_EXTENSION_US
         self._notifier.send(**fields)
+
+
+def _require_memory(budget_bytes: int) -> None:
+    limits = {"the machine has": shared_memory.total_memory_bytes(), "its cgroup may use": shared_memory.cgroup_bytes()}
+    for whose, limit in limits.items():
+        if limit is not None and budget_bytes > limit:
+            raise OmewdError(
+                "start_failed",
+                f"--memory is {budget_bytes / 2**30:.1f} GiB, and {whose} {limit / 2**30:.1f} GiB",
+                "Leave some for the system and the page cache: half of it is a good start",
+            )

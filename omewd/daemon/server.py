@@ -22,6 +22,7 @@ log = structlog.get_logger("control")
 
 MAX_CONNECTIONS = 512
 _SO_PEERGROUPS = 59
+_MAX_OPTION_BYTES = 1024  # Python's getsockopt takes no more: 256 groups
 _UCRED = struct.Struct("3i")
 
 
@@ -77,7 +78,7 @@ class ControlServer:
             if self._allowed_gid is not None:
                 os.chown(self._path, -1, self._allowed_gid)
                 self._path.chmod(0o660)
-            listener.listen(64)
+            listener.listen(MAX_CONNECTIONS)
         except OSError as error:
             listener.close()
             raise OmewdError(
@@ -90,13 +91,17 @@ class ControlServer:
 
     def _accept(self) -> None:
         assert self._listener is not None
-        try:
-            channel, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:  # out of descriptors: those who are connected go on
-            log.error("can't accept a connection", error=str(error))
-            return
+        while True:
+            try:
+                channel, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # out of descriptors: those who are connected go on
+                log.error("can't accept a connection", error=str(error))
+                return
+            self._admit(channel)
+
+    def _admit(self, channel: socket.socket) -> None:
         channel.setblocking(False)
         pid, uid, gid = _UCRED.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         peer = Peer(channel, pid, uid)
@@ -114,7 +119,10 @@ class ControlServer:
             return True
         if self._allowed_gid is None:
             return False
-        raw = channel.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * 1024)
+        try:
+            raw = channel.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION_BYTES)
+        except OSError:  # it is in more groups than that
+            return False
         groups = struct.unpack(f"{len(raw) // 4}I", raw)
         return self._allowed_gid in (gid, *groups)
 

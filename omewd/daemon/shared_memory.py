@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 import posix_ipc
 
@@ -34,6 +35,17 @@ def create(name: str, geometry: Geometry) -> int:
     return fd
 
 
+def check_room(geometry: Geometry) -> None:
+    """Raise OmewdError ``no_shared_memory`` if a ring is sure not to fit.
+
+    Past the machine's memory it is not an error that comes, but the kernel's out-of-memory killer.
+    """
+    room = os.statvfs("/dev/shm")
+    for free, where in ((room.f_bavail * room.f_frsize, "in /dev/shm"), (available_memory_bytes(), "of memory")):
+        if geometry.total_bytes > free:
+            raise _no_room(geometry, f"{free / 2**20:.1f} MiB are free {where}")
+
+
 def allocate(fd: int, geometry: Geometry, done_bytes: int) -> int:
     """Allocate the next step of a segment's memory; returns the bytes that are allocated now.
 
@@ -43,14 +55,39 @@ def allocate(fd: int, geometry: Geometry, done_bytes: int) -> int:
     try:
         os.posix_fallocate(fd, done_bytes, step)
     except OSError as error:
-        room = os.statvfs("/dev/shm")
-        raise OmewdError(
-            "no_shared_memory",
-            f"/dev/shm can't hold the ring of {geometry.total_bytes / 2**20:.1f} MiB: {error.strerror} "
-            f"after {done_bytes / 2**20:.1f} MiB, {room.f_bavail * room.f_frsize / 2**20:.1f} MiB free",
-            "Free shared memory, make /dev/shm larger, or ask for fewer ring slots",
-        ) from error
+        raise _no_room(geometry, f"{error.strerror} after {done_bytes / 2**20:.1f} MiB") from error
     return done_bytes + step
+
+
+def _no_room(geometry: Geometry, why: str) -> OmewdError:
+    return OmewdError(
+        "no_shared_memory",
+        f"there is no room for the ring of {geometry.total_bytes / 2**20:.1f} MiB: {why}",
+        "Free memory, make /dev/shm larger, or ask for fewer ring slots",
+    )
+
+
+def available_memory_bytes() -> int:
+    """What the kernel thinks can be used without swapping (proc(5), MemAvailable)."""
+    return _memory_info("MemAvailable")
+
+
+def total_memory_bytes() -> int:
+    return _memory_info("MemTotal")
+
+
+def cgroup_bytes() -> int | None:
+    """The memory limit of this process's own cgroup (version 2), None if there is none."""
+    try:
+        own = next(line[3:].strip() for line in Path("/proc/self/cgroup").read_text().splitlines() if line[:3] == "0::")
+        return int(Path(f"/sys/fs/cgroup{own}/memory.max").read_text())
+    except (OSError, StopIteration, ValueError):  # no cgroups here, or "max"
+        return None
+
+
+def _memory_info(field: str) -> int:
+    with open("/proc/meminfo") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def reopen(name: str) -> int:

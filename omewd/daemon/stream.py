@@ -14,7 +14,8 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from omewd.ring.layout import Geometry
 from omewd.ring.ring import DaemonRing
 
 _RUNS_IN_STATUS = 50
+# What keeps a job within a message; a unit with more changes than this has the last kind to its end.
+_KINDS_IN_JOB = 500
 
 
 class State(StrEnum):
@@ -142,9 +145,9 @@ class Stream:
         unit = self.next_unit
         self.next_unit += 1
         first, last = self.plan.first_frame(unit), self.plan.last_frame(unit)
-        kinds = tuple(
-            (frame, kind) for frame, _, kind in islice(self.ring.gaps(first, min(last + 1, self.received)), 500)
-        )
+        gaps = self.ring.gaps(first, min(last + 1, self.received))
+        runs = groupby(gaps, key=itemgetter(2))  # a kind is named where it changes
+        kinds = tuple((next(run)[0], kind) for kind, run in islice(runs, _KINDS_IN_JOB))
         return Job(
             id=number(),
             stream=self.id,

@@ -194,6 +194,8 @@ class Streams:
     def allocate(self, holding: Holding) -> bool:
         """Allocate a step of a ring's memory; True once the ring can be used."""
         geometry = holding.stream.geometry
+        if not holding.allocated_bytes:
+            shared_memory.check_room(geometry)
         holding.allocated_bytes = shared_memory.allocate(holding.descriptor, geometry, holding.allocated_bytes)
         if holding.allocated_bytes < geometry.total_bytes:
             return False

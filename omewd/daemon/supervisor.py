@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +112,9 @@ class Supervisor:
             received = receive(writer.channel)
         except BlockingIOError:
             return False
-        except (OSError, OmewdError) as error:
+        except OSError:  # it has died with something unread
+            received = None
+        except OmewdError as error:
             self.kill(writer, f"it sent something unreadable ({error})")
             received = None
         if received is None:  # its pidfd tells the rest
@@ -170,9 +173,10 @@ class Supervisor:
             self._loop.forget(writer.channel.fileno())
             with contextlib.suppress(OSError):
                 writer.channel.shutdown(socket.SHUT_RDWR)
+        deadline = time.monotonic() + timeout_s
         for writer in list(self.writers.values()):
             try:
-                writer.process.wait(timeout_s)
+                writer.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 writer.process.kill()
                 writer.process.wait()

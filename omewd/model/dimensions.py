@@ -21,6 +21,7 @@ _USUAL: dict[str, tuple[DimensionType, str | None]] = {
 }
 
 MAX_COUNT = 2**40
+_MAX_DIGITS = 100
 
 _Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 
@@ -64,7 +65,7 @@ class Dimension(_Model):
         if not isinstance(value, dict):
             return value
         value = dict(value)
-        kind, unit = _USUAL.get(value.get("name", ""), ("other", None))
+        kind, unit = _USUAL.get(str(value.get("name")), ("other", None))
         if value.get("type") is None:
             value["type"] = kind
         if value.get("unit") is None and value["type"] == kind:
@@ -83,7 +84,9 @@ class Dimension(_Model):
         return self
 
 
-_DIM = re.compile(r"^(?P<name>[A-Za-z][A-Za-z0-9_]{0,31}):(?P<count>inf|\d+)(?::(?P<chunk>\d*))?(?::(?P<shard>\d*))?$")
+_DIM = re.compile(
+    r"^(?P<name>[A-Za-z][A-Za-z0-9_]{0,31}):(?P<count>inf|[0-9]+)(?::(?P<chunk>[0-9]*))?(?::(?P<shard>[0-9]*))?$"
+)
 
 
 def parse_dims(text: str) -> tuple[Dimension, ...]:
@@ -100,7 +103,8 @@ def parse_dims(text: str) -> tuple[Dimension, ...]:
             raise OmewdError("bad_spec", f"{part.strip()!r} in --dims {text!r} does not parse", remedy)
         count, chunk, shard = match["count"], match["chunk"], match["shard"]
         numbers = [n for n in (count, chunk, shard) if n and n != "inf"]
-        if any(not 1 <= int(n) <= MAX_COUNT for n in numbers):
+        # Python refuses to convert thousands of digits, with an error of its own.
+        if any(len(n) > _MAX_DIGITS or not 1 <= int(n) <= MAX_COUNT for n in numbers):
             raise OmewdError("bad_spec", f"{part.strip()!r}: every number is from 1 to {MAX_COUNT}", remedy)
         dimensions.append(
             Dimension(

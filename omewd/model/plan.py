@@ -138,6 +138,15 @@ class Plan:
             unit = unit * (blocks or 1) + place // extent
         return unit
 
+    def units_with(self, frames: int) -> int:
+        """How many units hold any of the first ``frames`` frames; they are the ones with the lowest numbers."""
+        if not frames:
+            return 0
+        units = self.unit_of(frames - 1) + 1
+        while (self.units_total is None or units < self.units_total) and self.first_frame(units) < frames:
+            units += 1
+        return units
+
     def place(self, frame: int) -> tuple[int, ...]:
         """The outer index on disk (storage order) of a frame."""
         coordinate = unravel(frame, self.counts)

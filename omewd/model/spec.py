@@ -17,26 +17,29 @@ Compression = Literal["blosc-lz4", "blosc-zstd", "zstd"]
 Backpressure = Literal["block", "drop", "fail"]
 Durability = Literal["fsync", "none"]
 
-DType = Literal[
-    "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64"
-]
-
 MAX_FRAME_BYTES = 2**34
+# Frame indexes are kept in 64 bits, signed in numpy.
+MAX_FRAMES = 2**62
 
 # OME-Zarr 0.5, "axes" metadata: time first, then channel or a custom axis, then space.
 _STORAGE_RANK = {"time": 0, "channel": 1, "other": 1, "space": 2}
 
 
-def _dtype_name(value: Any) -> Any:
+def _dtype_name(value: Any) -> str:
     """Any spelling of a dtype that numpy knows, as its name; numpy is only imported for the unusual ones."""
     if isinstance(value, str) and value in ITEM_BYTES:
         return value
+    if value is None:  # numpy takes it for float64
+        raise ValueError("not a dtype")
     import numpy as np
 
     try:
-        return np.dtype(value).name
-    except TypeError as error:
+        name: str = np.dtype(value).name
+    except (TypeError, ValueError, SyntaxError, OverflowError) as error:
         raise ValueError(f"not a dtype: {error}") from error
+    if name not in ITEM_BYTES:
+        raise ValueError(f"pixels of dtype {name} can't be stored; it is one of {', '.join(ITEM_BYTES)}")
+    return name
 
 
 class StreamSpec(BaseModel):
@@ -50,7 +53,7 @@ class StreamSpec(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     output: Annotated[str, Field(min_length=1, max_length=4096)] = ""
     dimensions: Annotated[tuple[Dimension, ...], Field(min_length=2, max_length=5)]
-    dtype: Annotated[DType, BeforeValidator(_dtype_name)] = "uint16"
+    dtype: Annotated[str, BeforeValidator(_dtype_name)] = "uint16"
     backend: Backend = "auto"
     compression: Annotated[Compression | None, BeforeValidator(lambda v: None if v == "none" else v)] = None
     backpressure: Backpressure = "block"
@@ -92,6 +95,9 @@ class StreamSpec(BaseModel):
             )
         if self.frame_bytes > MAX_FRAME_BYTES:
             raise ValueError(f"dimensions: a frame of {self.frame_bytes} bytes is over the limit of {MAX_FRAME_BYTES}")
+        frames = math.prod(d.count or 1 for d in dims[:-2])
+        if frames > MAX_FRAMES:
+            raise ValueError(f"dimensions: {frames} frames are over the limit of {MAX_FRAMES}")
         return self
 
     @classmethod

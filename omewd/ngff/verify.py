@@ -114,7 +114,7 @@ def _check_pixels(
         return
     if array.shape != expected:
         report.problems.append(f"the array's shape is {array.shape}, {report.frames} frames make {expected}")
-    total = plan.unit_of(report.frames - 1) + 1 if report.frames else 0
+    total = plan.units_with(report.frames)
     expected_keys: set[str] = set()
     end = plan.last_frame(total - 1) + 1 if total else 0
     written = np.zeros(max(end, len(status)), bool)

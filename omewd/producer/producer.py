@@ -17,7 +17,7 @@ from omewd.control.connection import Connection
 from omewd.control.messages import close_all
 from omewd.errors import OmewdError, ring_full, stream_failed, stream_stopped
 from omewd.ring import pixels
-from omewd.ring.layout import GAP_DROPPED, GAP_SKIPPED, STATE_FAILED, STATE_OPEN, UNSET
+from omewd.ring.layout import GAP_DROPPED, GAP_SKIPPED, STATE_DONE, STATE_FAILED, STATE_OPEN, UNSET
 from omewd.ring.ring import ProducerRing
 from omewd.ring.segment import Segment
 
@@ -303,9 +303,11 @@ class Producer:
         except TimeoutError as error:
             raise OmewdError("timeout", f"stream {self.name!r} was not done after {timeout} s") from error
         except OmewdError as error:
-            if error.code == "unreachable":
-                raise self._daemon_gone() from error
-            raise
+            if error.code not in ("unreachable", "daemon_gone"):
+                raise
+            if self._ring.state == STATE_DONE:  # it has drained before it went
+                return {"name": self.name, "state": "DONE"}
+            raise self._daemon_gone() from error
         finally:
             self._let_go()
 

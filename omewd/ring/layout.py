@@ -63,7 +63,7 @@ METADATA = 64  # bytes from the start of a slot header to its metadata
 
 UNSET = 2**64 - 1
 
-STATE_OPEN, STATE_STOPPED, STATE_FAILED = 1, 2, 3
+STATE_OPEN, STATE_STOPPED, STATE_FAILED, STATE_DONE = 1, 2, 3, 4
 GAP_SKIPPED, GAP_DROPPED = 1, 2
 GAP_NAMES = {GAP_SKIPPED: "skipped", GAP_DROPPED: "dropped"}
 POLICIES = ("block", "drop", "fail")
@@ -160,11 +160,11 @@ class Geometry:
             raise _bad(f"it is of version {version}, this omewd reads version {VERSION}")
         if _CRC.unpack_from(head, _GEOMETRY.size)[0] != zlib.crc32(fields):
             raise _bad("its header's checksum does not fit: the header is damaged")
-        dtype_name = dtype.rstrip(b"\0").decode()
+        dtype_name = dtype.rstrip(b"\0").decode(errors="replace")
         if dtype_name not in ITEM_BYTES or policy >= len(POLICIES):
             raise _bad(f"dtype {dtype_name!r} or policy {policy} is unknown")
         geometry = cls(
-            name.rstrip(b"\0").decode(),
+            name.rstrip(b"\0").decode(errors="replace"),
             epoch,
             capacity,
             height,
@@ -175,8 +175,10 @@ class Geometry:
             None if frames_total == UNSET else frames_total,
         )
         derived = (geometry.frame_bytes, geometry.slot_stride, geometry.pixels_offset, geometry.total_bytes)
-        if derived != (frame_bytes, slot, pixels, total) or capacity < 1:
+        if derived != (frame_bytes, slot, pixels, total) or capacity < 1 or frame_bytes < 1:
             raise _bad(f"its sizes {(frame_bytes, slot, pixels, total)} should be {derived}")
+        if stride < METADATA or stride % 8:
+            raise _bad(f"its slot headers of {stride} bytes are too short, or no whole words")
         if segment_bytes != total:
             raise _bad(f"the segment has {segment_bytes} bytes, its header says {total}")
         return geometry

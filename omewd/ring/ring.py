@@ -110,12 +110,15 @@ class ProducerRing:
 
     @property
     def failure(self) -> OmewdError | None:
-        """The error the daemon left when it failed the stream."""
+        """The error the daemon left when it failed the stream; None also while it puts a later one in its place."""
         length = self._words[layout.FAILURE // 8]
         if not 0 < length <= layout.FAILURE_MAX_BYTES:
             return None
         start = layout.FAILURE + 8
-        return OmewdError.from_dict(json.loads(bytes(self._memory[start : start + length])))
+        try:
+            return OmewdError.from_dict(json.loads(bytes(self._memory[start : start + length])))
+        except ValueError:
+            return None
 
     def publish(self, monotonic_ns: int, wall_ns: int, metadata: bytes) -> int:
         """Make the next slot visible as the next frame; returns its frame index.
@@ -229,6 +232,10 @@ class DaemonRing:
         read, written = self._words[GAP_KINDS_READ], self._words[GAP_KINDS]
         if read == written:
             return
+        if not 0 < written - read <= GAP_TABLE_ENTRIES:
+            raise OmewdError(
+                "bad_ring", f"the ring's gap kinds are damaged: {written} of them, {read} read, {GAP_TABLE_ENTRIES} fit"
+            )
         for number in range(read, written):
             entry = GAP_TABLE + number % GAP_TABLE_ENTRIES * 2
             self._kinds.append((self._words[entry], self._words[entry + 1]))
@@ -282,16 +289,27 @@ class DaemonRing:
         self.poll()
         self._words[FINAL_PUBLISHED] = self.map.published
 
+    def finish(self) -> None:
+        """The dataset is complete: a producer can see it here even when the daemon has gone since."""
+        self._words[STATE] = layout.STATE_DONE
+
     def fail(self, error: OmewdError) -> None:
         """Leave the reason for the producer and take no more frames."""
         text = json.dumps(error.to_dict()).encode()
+        kept = max(len(error.message), len(error.remedy))
         while len(text) > layout.FAILURE_MAX_BYTES:
-            error = type(error)(error.code, error.message[: len(error.message) * 3 // 4] + " …", error.remedy[:400])
-            text = json.dumps(error.to_dict()).encode()
+            kept = kept * 3 // 4
+            short = type(error)(error.code, _cut(error.message, kept), _cut(error.remedy, min(kept, 400)))
+            text = json.dumps(short.to_dict()).encode()
         start = layout.FAILURE + 8
+        self._words[layout.FAILURE // 8] = 0
         self._segment.memory[start : start + len(text)] = text
         self._words[layout.FAILURE // 8] = len(text)
         self._words[STATE] = layout.STATE_FAILED
         self._fence()
         if self._words[FINAL_PUBLISHED] == UNSET:
             self._words[FINAL_PUBLISHED] = self._words[PUBLISHED]
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length] + " …"

@@ -15,7 +15,7 @@ import mmap
 import os
 import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from omewd.writer.backends.base import Buffer
@@ -25,6 +25,8 @@ _BOUNCE_BYTES = 8 << 20
 # Small files are bound by the latency of their sync: 16 in flight reached 1.0 GB/s with 128 KiB, one 0.36.
 _SMALL_FILES_AT_ONCE = 16
 SMALL_FILE_BYTES = 1 << 20
+# A unit has folders of its own, and an acquisition has no end; to forget one costs a sync of its parent.
+_FOLDERS_REMEMBERED = 10_000
 
 
 class Bounce:
@@ -64,10 +66,7 @@ class Publisher:
         ``small``: many small files, written several at once.
         """
         numbered = ((self._staging / f"{label}-{n}", path, pieces) for n, (path, pieces) in enumerate(files))
-        if small:
-            written = list(self._workers().map(self._write_aside, numbered))
-        else:
-            written = [self._write_aside(item) for item in numbered]
+        written = self._write_at_once(numbered) if small else [self._write_aside(item) for item in numbered]
         folders: dict[Path, None] = {}
         for aside, path, _ in written:
             target = self.root / path
@@ -77,6 +76,16 @@ class Publisher:
         if self._durable:
             self.sync_folders(list(folders))
         return sum(size for _, _, size in written)
+
+    def _write_at_once(self, numbered: Iterable[tuple[Path, str, Iterable[Buffer]]]) -> list[tuple[Path, str, int]]:
+        """Write files aside in threads; none of them is at it any more when this returns or raises."""
+        futures: list[Future[tuple[Path, str, int]]] = []
+        try:
+            for item in numbered:
+                futures.append(self._workers().submit(self._write_aside, item))
+        finally:
+            wait(futures)
+        return [future.result() for future in futures]
 
     def sync_folders(self, folders: list[Path]) -> None:
         if len(folders) == 1:
@@ -111,6 +120,8 @@ class Publisher:
         folder.mkdir(exist_ok=True)
         if self._durable:
             sync_folder(folder.parent)
+        if len(self._synced_folders) >= _FOLDERS_REMEMBERED:
+            self._synced_folders.clear()
         self._synced_folders.add(folder)
 
     def _write_aside(self, item: tuple[Path, str, Iterable[Buffer]]) -> tuple[Path, str, int]:

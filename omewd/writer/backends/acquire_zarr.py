@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import struct
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,14 +11,12 @@ from typing import Any
 import numpy as np
 
 from omewd.errors import OmewdError
+from omewd.model.dtypes import ITEM_BYTES
 from omewd.ngff.codecs import BLOSC_LEVELS
-from omewd.writer.backends.base import Block, Encoded, UnitArray
-from omewd.writer.backends.files import take
+from omewd.writer.backends.base import Block, Buffer, Encoded, UnitArray
+from omewd.writer.backends.files import in_order, inner_chunks, take, zero_key
 
 _DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64")
-
-# Zarr v3 sharding codec, "index": (offset, length) as little-endian u64 for each inner chunk, then CRC-32C.
-_ONE_CHUNK_INDEX = struct.Struct("<QQ4x")
 
 
 class AcquireZarrBackend:
@@ -74,7 +71,7 @@ class AcquireZarrSink:
                 compressor=aqz.Compressor.BLOSC1,
                 codec=aqz.CompressionCodec.BLOSC_LZ4 if codec == "lz4" else aqz.CompressionCodec.BLOSC_ZSTD,
                 level=BLOSC_LEVELS[codec],
-                shuffle=int(np.dtype(array.dtype).itemsize > 1),
+                shuffle=int(ITEM_BYTES[array.dtype] > 1),
             )
         settings = aqz.StreamSettings(
             store_path=str(self._folder / "unit"),
@@ -105,15 +102,15 @@ class AcquireZarrSink:
             folder /= "c"
         for place in array.frame_keys:
             key = array.key(place) if len(array.shape) > 2 else f"0/{place[0]}/{place[1]}"
-            pieces = take(folder / key)
-            yield Encoded(place, pieces if array.sharded else _single_chunk(pieces))
+            yield Encoded(place, self._pieces(folder / key))
+
+    def _pieces(self, path: Path) -> Iterator[Buffer]:
+        shard = take(path)
+        if self._array.sharded:
+            yield from in_order(shard, self._array.chunks_per_key)
+        else:  # it always writes shards: a plain chunk is the one in it, or was all zero and left out
+            [chunk] = inner_chunks(shard, 1)
+            yield zero_key(self._array) if chunk is None else chunk
 
     def close(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _single_chunk(pieces: Iterator[memoryview]) -> Iterator[memoryview]:
-    """A plain chunk out of a shard that holds one: acquire-zarr always writes shards."""
-    for shard in pieces:
-        offset, length = _ONE_CHUNK_INDEX.unpack_from(shard, len(shard) - _ONE_CHUNK_INDEX.size)
-        yield shard[offset : offset + length]

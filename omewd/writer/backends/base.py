@@ -68,6 +68,11 @@ class UnitArray:
         """Bytes of one key before compression."""
         return math.prod(self.key_shape) * ITEM_BYTES[self.dtype]
 
+    @property
+    def chunks_per_key(self) -> int:
+        """Inner chunks of a shard; 1 without sharding."""
+        return math.prod(self.key_shape) // math.prod(self.chunk_shape)
+
     def key(self, place: tuple[int, int]) -> str:
         """The chunk key ("default" encoding) of a place within this unit's array."""
         return "/".join(["c", *["0"] * (len(self.shape) - 2), str(place[0]), str(place[1])])
@@ -75,6 +80,11 @@ class UnitArray:
     def region(self, block: Block) -> tuple[slice, ...]:
         """Where a block lies in the array: at the origin, shorter at a ragged end."""
         return tuple(slice(0, n) for n in block.shape)
+
+    def pixels(self, block: Block, place: tuple[int, int]) -> Block:
+        """The part of a block that the key at a place holds."""
+        y, x = (slice(p * k, (p + 1) * k) for p, k in zip(place, self.key_shape[-2:], strict=True))
+        return block[..., y, x]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from omewd.errors import OmewdError
 from omewd.writer.backends.base import Block, Encoded, UnitArray
 
 # The encoded key is taken over in pieces that fit in the same touched memory again and again: for 128 MiB
@@ -42,8 +43,10 @@ class TensorStoreSink:
         context = tensorstore.Context({"data_copy_concurrency": {"limit": threads}})
         self._store: Any = tensorstore.open(spec, context=context).result()
         self._keys: Any = self._store.kvstore
+        self._all_keys: Any = tensorstore.KvStore.KeyRange("c/", "c0")
 
     def encode(self, block: Block) -> Iterator[Encoded]:
+        self._keys.delete_range(self._all_keys).result()  # what a unit that failed has left
         # The block stays as it is until the caller is through with us, so it may be referenced.
         target = self._store[self._array.region(block)]
         target.write(block, can_reference_source_data_indefinitely=True).result()
@@ -61,7 +64,10 @@ class TensorStoreSink:
                 break
             yield piece
             start += len(piece)
-        yield self._keys.read(key, byte_range=slice(start, None)).result().value
+        rest = self._keys.read(key, byte_range=slice(start, None)).result()
+        if rest.state != "value":
+            raise OmewdError("backend_error", f"tensorstore made no key {key}")
+        yield rest.value
         del self._keys[key]
 
     def close(self) -> None:

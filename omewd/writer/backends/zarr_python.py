@@ -33,12 +33,17 @@ class ZarrPythonSink:
         self._array = array
         document = json.dumps(array.document).encode()
         self._values: dict[str, Any] = {"zarr.json": default_buffer_prototype().buffer.from_bytes(document)}
-        with zarr.config.set({"async.concurrency": threads, "threading.max_workers": threads}):
-            self._store: Any = zarr.open_array(
-                MemoryStore(self._values), mode="r+", zarr_format=3, config={"write_empty_chunks": True}
-            )
+        settings = {
+            "array.write_empty_chunks": True,
+            "threading.max_workers": threads,
+            "async.concurrency": threads,
+        }
+        with zarr.config.set(settings):
+            self._store: Any = zarr.open_array(MemoryStore(self._values), mode="r+", zarr_format=3)
 
     def encode(self, block: Block) -> Iterator[Encoded]:
+        for left in set(self._values) - {"zarr.json"}:  # by a unit that failed
+            del self._values[left]
         self._store[self._array.region(block)] = block
         for place in self._array.frame_keys:
             value = self._values.pop(self._array.key(place))

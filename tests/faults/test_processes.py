@@ -1,0 +1,264 @@
+"""Writers and producers that die or hang, disks that fill. Named after the rows of the list of faults."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import omewd
+from omewd.writer.backends import BACKENDS
+from tests.support import DaemonProcess, check_dataset, daemon, make_frame, make_spec, start_python
+
+CAMERA = """
+import sys, omewd
+from tests.support import make_frame
+socket, name, frames, then = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+producer = omewd.connect(name, socket=socket)
+for index in range(frames):
+    producer.append(make_frame(index, producer.shape, str(producer.dtype)))
+print("appended", flush=True)
+if then == "fill":
+    context = producer.claim()
+    slot = context.__enter__()
+    slot.array[:] = 77
+if then == "close":
+    producer.close()
+else:
+    sys.stdin.read()
+"""
+
+
+def wait_for_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def start_camera(daemon: DaemonProcess, name: str, frames: int, then: str) -> subprocess.Popen[str]:
+    return start_python(CAMERA, str(daemon.socket), name, str(frames), then)
+
+
+@pytest.fixture
+def cameras() -> Iterator[list[subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("moment", ["appended", "fill"])
+def test_row_01_producer_killed(omewd_daemon: DaemonProcess, cameras: list[subprocess.Popen[str]], moment: str) -> None:
+    """What was published is written; a frame in the filling never becomes visible; the status says what ended it."""
+    spec = make_spec("cam", "t:100:1:8,y:16,x:16")
+    omewd_daemon.client.start_stream(spec)
+    cameras.append(start_camera(omewd_daemon, "cam", 13, moment))
+    assert wait_for_line(cameras[0]) == "appended"
+    time.sleep(0.2)
+    cameras[0].kill()
+    final = omewd_daemon.client.wait("cam", timeout=10)
+    assert final["state"] == "DONE"
+    assert final["ended_by"] == "the producer was lost"
+    check_dataset(omewd_daemon.data / "cam.ome.zarr", spec, 13)
+
+
+def test_row_04_producer_stopped_harms_nobody(
+    omewd_daemon: DaemonProcess, cameras: list[subprocess.Popen[str]]
+) -> None:
+    slow, quick = make_spec("slow", "t:100,y:16,x:16"), make_spec("quick", "t:50,y:16,x:16")
+    omewd_daemon.client.start_stream(slow)
+    omewd_daemon.client.start_stream(quick)
+    cameras.append(start_camera(omewd_daemon, "slow", 5, "fill"))
+    assert wait_for_line(cameras[0]) == "appended"
+    os.kill(cameras[0].pid, signal.SIGSTOP)
+    with omewd_daemon.connect("quick") as producer:
+        for index in range(50):
+            producer.append(make_frame(index, quick.frame_shape, quick.dtype))
+    check_dataset(omewd_daemon.data / "quick.ome.zarr", quick, 50)
+    omewd_daemon.client.stop_stream("slow")
+    assert omewd_daemon.client.wait("slow", timeout=10)["frames"]["received"] == 5
+    check_dataset(omewd_daemon.data / "slow.ome.zarr", slow, 5)
+
+
+@pytest.mark.parametrize("backend", list(BACKENDS))
+def test_row_06_writers_killed_in_mid_stream(omewd_daemon: DaemonProcess, backend: str) -> None:
+    """Each job of a killed writer is run again; staging is swept; no scratch files stay."""
+    spec = make_spec("cam", "t:120:2:2,y:128:32:2,x:128:32:4", backend=backend, ring_slots=32)
+    omewd_daemon.client.start_stream(spec)
+    killed = 0
+    with omewd_daemon.connect("cam") as producer:
+        for index in range(120):
+            producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+            if index % 25 == 20:
+                os.kill(omewd_daemon.writer_pids()[0], signal.SIGKILL)
+                killed += 1
+    deadline = time.monotonic() + 5
+    while omewd_daemon.log().count("writer died") < killed and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert omewd_daemon.log().count("writer died") == killed
+    check_dataset(omewd_daemon.data / "cam.ome.zarr", spec, 120)
+    assert len(omewd_daemon.writer_pids()) == 2
+
+
+def test_row_08_hung_writer_is_killed_and_its_job_given_away(tmp_path: Path) -> None:
+    with daemon(tmp_path, "--writers", "2", "--job-timeout", "1", "--memory", "512MiB") as process:
+        spec = make_spec("cam", "t:40:1:2,y:64,x:64", ring_slots=8)
+        process.client.start_stream(spec)
+        with process.connect("cam") as producer:
+            for index in range(40):
+                if index == 10:
+                    hung = process.writer_pids()[0]
+                    os.kill(hung, signal.SIGSTOP)
+                producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+        assert hung not in process.writer_pids()
+        assert "past its deadline" in process.log()
+        check_dataset(process.data / "cam.ome.zarr", spec, 40)
+
+
+def test_row_07_a_job_that_kills_each_writer_fails_its_stream(omewd_daemon: DaemonProcess) -> None:
+    """After a few deaths the stream is FAILED with the reason and the missing frames; others go on."""
+    spec = make_spec("cam", "t:20:1:4,y:16,x:16")
+    other = make_spec("other", "t:8,y:16,x:16")
+    omewd_daemon.client.start_stream(other)
+    omewd_daemon.client.start_stream(spec)
+    # A library that dies at this stream: its staging folder is a pipe nobody reads, so each writer hangs in open().
+    producer = omewd_daemon.connect("cam")
+    staging = omewd_daemon.data / "cam.ome.zarr" / "omewd" / "staging"
+    os.mkfifo(staging / "unit0-0")
+    for index in range(4):
+        producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+    deadline = time.monotonic() + 30
+    while omewd_daemon.client.status("cam")["state"] != "FAILED" and time.monotonic() < deadline:
+        for writer in omewd_daemon.client.status()["writers"]:
+            if writer["jobs"] and "fifo_open" in Path(f"/proc/{writer['pid']}/stack").read_text():
+                os.kill(writer["pid"], signal.SIGKILL)
+        time.sleep(0.02)
+    with pytest.raises(omewd.OmewdError, match="frames are missing: 0-3") as caught:
+        omewd_daemon.client.wait("cam", timeout=10)
+    assert caught.value.code == "stream_failed"
+    with pytest.raises(omewd.OmewdError, match="write unit 0 could not be written"):
+        producer.append(make_frame(4, spec.frame_shape, spec.dtype))
+    with pytest.raises(omewd.OmewdError, match="write unit 0"):
+        producer.close()
+    with omewd_daemon.connect("other") as fine:
+        for index in range(8):
+            fine.append(make_frame(index, other.frame_shape, other.dtype))
+    check_dataset(omewd_daemon.data / "other.ome.zarr", other, 8)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.getuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_row_18_disk_full_is_told(tmp_path: Path, small_disk: Path) -> None:
+    """The stream fails with the reason; what is on disk reads back; the producer hears of it."""
+    with daemon(tmp_path / "d", "--data-root", str(small_disk), "--memory", "512MiB", "--writers", "1") as process:
+        spec = make_spec("cam", "t:100:1:2,y:512,x:512", output=str(small_disk / "cam.ome.zarr"), ring_slots=8)
+        process.client.start_stream(spec)
+        producer = process.connect("cam")
+        with pytest.raises(omewd.OmewdError, match="disk is full") as caught:
+            for index in range(100):
+                producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+        assert caught.value.code == "stream_failed"
+        with pytest.raises(omewd.OmewdError, match="Free space"):
+            producer.close()
+        status = process.client.status("cam")
+        frames = status["frames"]
+        assert status["error"]["code"] == "disk_full"
+        assert frames["lost"] > 0
+        assert frames["received"] == frames["written"] + frames["lost"]
+        assert frames["durable"] == frames["written"]
+
+
+def test_row_21_dataset_removed_in_mid_stream(omewd_daemon: DaemonProcess) -> None:
+    spec = make_spec("cam", "t:100,y:16,x:16", ring_slots=8)
+    omewd_daemon.client.start_stream(spec)
+    producer = omewd_daemon.connect("cam")
+    producer.append(make_frame(0, spec.frame_shape, spec.dtype))
+    subprocess.run(["rm", "-rf", str(omewd_daemon.data / "cam.ome.zarr")], check=True)
+    with pytest.raises(omewd.OmewdError, match="No such file") as caught:
+        for index in range(1, 100):
+            producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+            time.sleep(0.01)
+    assert caught.value.code == "stream_failed"
+    with pytest.raises(omewd.OmewdError):
+        producer.close()
+
+
+SMALL_SHARED_MEMORY = 'mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "$@"'
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a daemon a small /dev/shm")
+def test_row_22_shared_memory_too_small(tmp_path: Path) -> None:
+    """Within the budget but not within /dev/shm: a clean refusal, nothing left behind."""
+    prefix = ("unshare", "--mount", "sh", "-c", SMALL_SHARED_MEMORY, "sh")
+    with daemon(tmp_path, "--memory", "1GiB", "--writers", "1", prefix=prefix) as process:
+        with pytest.raises(omewd.OmewdError, match="MiB are free") as caught:
+            process.client.start_stream(make_spec("cam", "t:inf,y:512,x:512", ring_slots=32))
+        assert caught.value.code == "no_shared_memory"
+        assert not (process.data / "cam.ome.zarr").exists()
+        assert process.client.status()["memory"]["ring_bytes"] == 0
+        spec = make_spec("cam", "t:4,y:16,x:16")
+        process.client.start_stream(spec)
+        with process.connect("cam") as producer:
+            for index in range(4):
+                producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+        check_dataset(process.data / "cam.ome.zarr", spec, 4)
+
+
+def test_row_22_more_than_the_machine_has(tmp_path: Path) -> None:
+    """A budget over the memory of the machine ends in the kernel's hands; it is refused at the start."""
+    command = [sys.executable, "-m", "omewd", "serve", "--memory", "100TB", "--data-root", str(tmp_path)]
+    command += ["--socket", str(tmp_path / "s"), "--state-dir", str(tmp_path / "state")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 3
+    assert "the machine has" in done.stderr
+
+
+def test_row_13_sigterm_drains(tmp_path: Path) -> None:
+    with daemon(tmp_path, "--writers", "1") as process:
+        spec = make_spec("cam", "t:inf:1:8,y:64,x:64")
+        process.client.start_stream(spec)
+        producer = process.connect("cam")
+        for index in range(50):
+            producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+        assert process.stop() == 0
+        with pytest.raises(omewd.OmewdError, match="takes no more frames"):
+            producer.append(make_frame(50, spec.frame_shape, spec.dtype))
+        assert producer.close()["state"] == "DONE"
+        check_dataset(process.data / "cam.ome.zarr", spec, 50)
+
+
+def test_daemon_killed_is_heard_and_leaves_nothing_for_the_next(tmp_path: Path) -> None:
+    """Taking the streams of a killed daemon up again is another capability; here it must be loud and clean."""
+    first = DaemonProcess(tmp_path, "--writers", "2")
+    spec = make_spec("cam", "t:inf,y:16,x:16")
+    first.client.start_stream(spec)
+    producer = first.connect("cam")
+    producer.append(make_frame(0, spec.frame_shape, spec.dtype))
+    writers = first.writer_pids()
+    first.kill()
+    with pytest.raises(omewd.OmewdError, match="daemon of stream 'cam' is gone"):
+        producer.append(make_frame(1, spec.frame_shape, spec.dtype))
+    with pytest.raises(omewd.OmewdError, match="is gone"):
+        producer.close()
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}").exists() for pid in writers) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in writers)
+    with daemon(tmp_path, "--writers", "2") as second:
+        assert "was killed while this stream was open" in second.log()
+        assert second.client.status()["streams"] == []
