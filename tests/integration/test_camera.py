@@ -85,14 +85,14 @@ def test_the_example_of_the_readme(omewd_daemon: DaemonProcess, tmp_path: Path) 
     """The README's camera program, as it stands there; what its camera gives is noted beside it."""
     block = README.read_text().split("<!-- example: pymmcore-plus -->\n```python\n")[1].split("```")[0]
     note_frames = (
-        "import hashlib\n"
-        "from pymmcore_plus import CMMCorePlus\n"
-        "given, pop = [], CMMCorePlus.popNextImage\n"
-        "def noting(core, *arguments, **options):\n"
-        "    frame = pop(core, *arguments, **options)\n"
-        "    given.append(hashlib.sha256(frame).hexdigest())\n"
-        "    return frame\n"
-        "CMMCorePlus.popNextImage = noting\n"
+        "import hashlib, pymmcore_plus\n"
+        "given = []\n"
+        "class Noting(pymmcore_plus.CMMCorePlus):\n"
+        "    def popNextImage(self):\n"
+        "        frame = super().popNextImage()\n"
+        "        given.append(hashlib.sha256(frame).hexdigest())\n"
+        "        return frame\n"
+        "pymmcore_plus.CMMCorePlus = Noting\n"
     )
     program = tmp_path / "example.py"
     program.write_text(f"{note_frames}{block}\nimport json\nprint(json.dumps(given))\n")
