@@ -83,4 +83,6 @@ def _render(status: dict[str, Any]) -> RenderableType:
             + ("; stopping" if status["stopping"] else "")
         )
     parts.append(table if streams else "no streams")
+    if status.get("streams_not_shown"):
+        notes.append(f"and {status['streams_not_shown']} more; name one to see it")
     return Group(*parts, *notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from omewd.errors import OmewdError
 
 # The daemon's loop answers in milliseconds; this only ends the wait for one that hangs.
 REPLY_TIMEOUT_S = 60.0
+_UCRED = struct.Struct("3i")
 
 
 class Connection:
@@ -57,6 +59,13 @@ class Connection:
             close_all(descriptors)
             raise OmewdError.from_dict(message["error"])
         return message["ok"], descriptors
+
+    @property
+    def daemon_user(self) -> int:
+        """The user id that the daemon runs as."""
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        _, uid, _ = _UCRED.unpack(credentials)
+        return int(uid)
 
     def fileno(self) -> int:
         return self._socket.fileno()

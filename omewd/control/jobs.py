@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-JobKind = Literal["check", "create", "write", "grow", "finalize"]
+JobKind = Literal["check", "create", "sweep", "write", "grow", "finalize"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Job:
     ``check``: see whether the dataset of ``spec`` could be made at ``dataset``; the only job for a stream that
     the writer has not been told of.
     ``create``: make the dataset's metadata; ``root`` is the data root it must lie under.
+    ``sweep``: remove what was replaced by the dataset.
     ``write``: store ``unit`` from the slots [``sequence``, ``sequence_end``); frame indexes below
     ``frontier`` that no slot holds are gaps, named by ``gap_kinds`` ((from frame index on, name) pairs).
     ``grow``: let an unbounded array's metadata claim the first ``frames`` frames.
-    ``finalize``: write the final metadata for ``frames`` frames, of which ``written`` are on disk and ``gaps``
-    hold none; ``lost`` lists runs (first, count) of
-    frames that were handed over and could not be written, ``ended_by`` says what ended the stream, and
-    ``failed`` whether it failed.
+    ``finalize``: write the final metadata for ``frames`` frames, of which ``written`` are on disk, ``gaps``
+    hold none, and ``lost_frames`` were handed over and could not be written; ``lost`` lists the first runs
+    (first, count) of those, ``ended_by`` says what ended the stream, ``failed`` whether it failed.
     """
 
     id: int
@@ -49,6 +49,7 @@ class Job:
     written: int = 0
     gaps: int = 0
     lost: tuple[tuple[int, int], ...] = ()
+    lost_frames: int = 0
     ended_by: str = ""
     failed: bool = False
     root: str = ""

@@ -52,10 +52,10 @@ def receive(connection: socket.socket) -> tuple[Message, list[int]] | None:
 
     Raises OmewdError ``too_large`` or ``bad_message``, BlockingIOError if nothing is there.
     """
-    data, descriptors, flags, _ = socket.recv_fds(
-        connection, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-    )
+    data, descriptors, flags, _ = socket.recv_fds(connection, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
     try:
+        for descriptor in descriptors:  # recv_fds of Python 3.11 ignores MSG_CMSG_CLOEXEC
+            os.set_inheritable(descriptor, False)
         if flags & socket.MSG_TRUNC:
             raise OmewdError("too_large", f"a control message is over the limit of {MAX_MESSAGE_BYTES} bytes")
         if not data:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import structlog
@@ -190,27 +192,44 @@ class Lifecycle:
     # -- the turn of the loop --------------------------------------------------------------------
 
     def step(self, holding: Holding, now_ns: int) -> None:
-        stream = holding.stream
-        try:
+        """Take a stream as far as it has come. What goes wrong in one stream ends that one."""
+        with self._failing(holding, now_ns):
             if holding.wants_memory and self._streams.allocate(holding):
                 self._ring_is_there(holding)
-            before = stream.state
-            stream.poll(now_ns)
-            if before is State.ACTIVE and stream.state is State.DRAINING:
+            before = holding.stream.state
+            holding.stream.poll(now_ns)
+            if before is State.ACTIVE and holding.stream.state is State.DRAINING:
                 holding.ring_producer()
+        with self._failing(holding, now_ns):
+            self._end_if_done(holding, now_ns)
+
+    @contextlib.contextmanager
+    def _failing(self, holding: Holding, now_ns: int) -> Iterator[None]:
+        """An error in the block fails the stream."""
+        try:
+            yield
         except OmewdError as error:
             self.fail(holding, error, now_ns)
-        self._end_if_done(holding, now_ns)
+        except Exception as error:
+            log.exception("a stream can't go on: this is a bug", stream=holding.stream.spec.name)
+            self.fail(
+                holding, OmewdError("internal", f"the daemon can't go on with it: {error!r}", "Report it"), now_ns
+            )
 
     def give_jobs(self, now_ns: int) -> None:
+        """Hand out the jobs that can be done now."""
         ready = [w.id for w in self._supervisor.writers.values() if w.ready and not w.killed_for]
         sources = [holding.stream for holding in self._streams.open.values()]
         for lease in self._dispatcher.assign(ready, sources, now_ns):
-            writer = self._supervisor.writers[lease.writer]
-            job = lease.task.job
-            if job.kind != "check":
-                self._introduce(writer, self._streams.open[job.stream])
-            self._supervisor.give(writer, job)
+            writer, job = self._supervisor.writers[lease.writer], lease.task.job
+            holding = self._streams.open[job.stream]
+            try:
+                if job.kind != "check":
+                    self._introduce(writer, holding)
+                self._supervisor.give(writer, job)
+            except OmewdError as error:  # it does not fit in a message
+                self._dispatcher.finish(job.id, now_ns)
+                self.fail(holding, error, now_ns)
 
     def _introduce(self, writer: Writer, holding: Holding) -> None:
         """Tell a writer of a stream and give it the ring, once."""
@@ -235,18 +254,19 @@ class Lifecycle:
         now = time.monotonic_ns()
         if "done" in message:
             task = self._dispatcher.finish(message["done"], now)
-            if task is not None:
-                self._job_done(task, message["result"], now)
+            holding = None if task is None else self._streams.open.get(task.job.stream)
+            if task is not None and holding is not None:
+                with self._failing(holding, now):
+                    self._job_done(holding, task, message["result"], now)
         elif "failed" in message:
             task = self._dispatcher.finish(message["failed"], now)
-            if task is not None:
-                self._job_failed(task, OmewdError.from_dict(message["error"]), now, writer)
+            holding = None if task is None else self._streams.open.get(task.job.stream)
+            if task is not None and holding is not None:
+                with self._failing(holding, now):
+                    self._job_failed(holding, task, OmewdError.from_dict(message["error"]), now, writer)
         self.give_jobs(now)
 
-    def _job_done(self, task: Task, result: dict[str, Any], now_ns: int) -> None:
-        holding = self._streams.open.get(task.job.stream)
-        if holding is None:
-            return
+    def _job_done(self, holding: Holding, task: Task, result: dict[str, Any], now_ns: int) -> None:
         stream = holding.stream
         match task.job.kind:
             case "check" if stream.state is State.STARTING:
@@ -255,6 +275,8 @@ class Lifecycle:
             case "create" if stream.state is State.STARTING:
                 stream.was_active = True
                 self._is_active(holding)
+                if result["leftovers"]:
+                    self._dispatcher.submit(Job(id=self._dispatcher.number(), stream=stream.id, kind="sweep"))
             case "write":
                 released = stream.unit_done(task.job.unit, result["frames"], result["stored_bytes"])
                 if released and stream.ring is not None and stream.ring.producer_waits:
@@ -278,10 +300,7 @@ class Lifecycle:
                 stream.ring.finish()
         self._settle(holding)
 
-    def _job_failed(self, task: Task, error: OmewdError, now_ns: int, writer: Writer) -> None:
-        holding = self._streams.open.get(task.job.stream)
-        if holding is None:
-            return
+    def _job_failed(self, holding: Holding, task: Task, error: OmewdError, now_ns: int, writer: Writer) -> None:
         stream = holding.stream
         job = task.job
         log.warning(
@@ -316,6 +335,8 @@ class Lifecycle:
         match task.job.kind:
             case "grow":
                 log.warning("the shape on disk lags behind", stream=stream.spec.name)
+            case "sweep":
+                log.warning("what the dataset replaced is still beside it", dataset=str(stream.dataset))
             case "finalize" if stream.state is State.FAILED:
                 log.error("the failed dataset could not be finalized", stream=stream.spec.name, reason=error.message)
                 self._settle(holding)

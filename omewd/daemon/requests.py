@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
 import structlog
 
 from omewd import __version__
-from omewd.control.messages import Message
+from omewd.control.messages import MAX_MESSAGE_BYTES, Message
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.dispatcher import Dispatcher
 from omewd.daemon.lifecycle import Lifecycle
@@ -19,6 +20,9 @@ from omewd.daemon.supervisor import Supervisor
 from omewd.errors import OmewdError
 
 log = structlog.get_logger("requests")
+
+# All streams in one message, beside what else the status says; the oldest that ended are left out first.
+_STATUS_BYTES = MAX_MESSAGE_BYTES * 3 // 4
 
 
 class Requests:
@@ -68,6 +72,14 @@ class Requests:
         if name is not None:
             return self._fresh(self._streams.named(name), now_ns)
         live = [holding.stream for holding in self._streams.open.values()]
+        shown: list[Message] = []
+        size = 0
+        for stream in (*live, *reversed(self._streams.ended.values())):
+            entry = self._fresh(stream, now_ns)
+            size += len(json.dumps(entry))
+            if size > _STATUS_BYTES:
+                break
+            shown.append(entry)
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -80,7 +92,8 @@ class Requests:
                 {"id": w.id, "pid": w.process.pid, "ready": w.ready, "jobs": self._dispatcher.jobs_of(w.id)}
                 for w in self._supervisor.writers.values()
             ],
-            "streams": [self._fresh(stream, now_ns) for stream in (*live, *self._streams.ended.values())],
+            "streams": shown,
+            "streams_not_shown": len(live) + len(self._streams.ended) - len(shown),
         }
 
     def _fresh(self, stream: Stream, now_ns: int) -> Message:

@@ -153,6 +153,9 @@ class ControlServer:
         except OmewdError as error:
             log.info("refused a request", op=str(message.get("op"))[:40], code=error.code, reason=error.message)
             self.reply_error(peer, error)
+        except Exception as error:
+            log.exception("a request failed: this is a bug", op=str(message.get("op"))[:40])
+            self.reply_error(peer, OmewdError("internal", f"the daemon could not handle this: {error!r}", "Report it"))
         else:
             if result is not None:
                 self.reply(peer, result)

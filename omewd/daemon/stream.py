@@ -73,6 +73,7 @@ class Stream:
     retries: int = 0
 
     next_unit: int = 0
+    incomplete_unit: int = 0
     done_below: int = 0
     done: set[int] = field(default_factory=set)
 
@@ -91,7 +92,11 @@ class Stream:
         if self.received == self.plan.frames_total:
             self.stop("", now_ns)
         else:
-            self.ring.ring_at(self.plan.last_frame(self.next_unit) + 1)
+            # Units that are complete already wait for a writer, not for the producer.
+            self.incomplete_unit = max(self.incomplete_unit, self.next_unit)
+            while self.plan.last_frame(self.incomplete_unit) < self.received:
+                self.incomplete_unit += 1
+            self.ring.ring_at(self.plan.last_frame(self.incomplete_unit) + 1)
 
     def _count(self, now_ns: int) -> None:
         assert self.ring is not None

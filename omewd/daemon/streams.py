@@ -17,9 +17,9 @@ from omewd.daemon.journal import Journal
 from omewd.daemon.server import Peer
 from omewd.daemon.stream import Stream
 from omewd.errors import OmewdError
-from omewd.model.plan import Plan, choose_capacity
+from omewd.model.plan import Budget, Plan, choose_capacity
 from omewd.model.spec import StreamSpec
-from omewd.ring.layout import Geometry, slot_header_stride, slot_stride
+from omewd.ring.layout import PAGE, Geometry, slot_header_stride, slot_stride
 from omewd.ring.ring import DaemonRing
 from omewd.ring.segment import PRODUCER_BYTE, Segment, try_lock
 
@@ -27,6 +27,10 @@ log = structlog.get_logger("streams")
 
 MAX_OPEN_STREAMS = 256
 KEPT_ENDED_STREAMS = 64
+# Header pages of a ring, and what rounding to pages adds.
+_FIXED_BYTES = 4 * PAGE
+# Which frames are lost follows from the ledger too; this many runs of them fit in a message.
+LOST_RUNS_ON_RECORD = 1000
 
 
 @dataclass
@@ -161,7 +165,7 @@ class Streams:
         return choose_capacity(
             plan,
             slot_bytes,
-            available_bytes=budget - self.ring_bytes - self.writer_bytes(unit_bytes) - 4 * 4096,
+            Budget(budget - self.ring_bytes - _FIXED_BYTES, self.writer_bytes(unit_bytes)),
             target_bytes=min(RING_TARGET_BYTES, budget // 8),
             writers=self._config.writers,
             wanted_slots=spec.ring_slots,
@@ -254,7 +258,8 @@ def finalize_job(stream: Stream, number: int) -> Job:
         frames=stream.received,
         written=stream.written,
         gaps=sum(stream.gaps.values()),
-        lost=stream.lost,
+        lost=stream.lost[:LOST_RUNS_ON_RECORD],
+        lost_frames=sum(count for _, count in stream.lost),
         ended_by=stream.ended_by,
         failed=stream.error is not None,
     )

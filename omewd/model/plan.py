@@ -168,58 +168,54 @@ class Plan:
         return tuple(shape)
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What a stream may take of the daemon's memory: ``free_bytes`` for its ring and ``writer_bytes`` together."""
+
+    free_bytes: int
+    writer_bytes: int
+
+
 def choose_capacity(
-    plan: Plan,
-    slot_bytes: int,
-    *,
-    available_bytes: int,
-    target_bytes: int,
-    writers: int,
-    wanted_slots: int | None = None,
+    plan: Plan, slot_bytes: int, budget: Budget, *, target_bytes: int, writers: int, wanted_slots: int | None = None
 ) -> int:
     """How many slots a stream's ring gets. Pure.
 
     At best a group of units for each writer and two more (one filling, one to absorb a stall of the
-    disk), and ``target_bytes``; at least two groups, then one. Always a multiple of the group, so that
-    units lie contiguous; never more than the acquisition has. ``wanted_slots`` is taken as it is if a
-    unit can complete in it. Raises OmewdError ``bad_spec`` or ``no_memory`` with the numbers and a remedy.
+    disk), and ``target_bytes``; else two groups, else one: multiples of the group, so that units lie
+    contiguous. At least the window, in which a unit can complete. No more than the acquisition needs.
+    ``wanted_slots`` is taken as it is if a unit can complete in it.
+    Raises OmewdError ``bad_spec`` or ``no_memory`` with the numbers and a remedy.
     """
-    group = plan.group_frames
-    affordable = available_bytes // slot_bytes
+    group, window = plan.group_frames, plan.window_frames
+    affordable = max(budget.free_bytes - budget.writer_bytes, 0) // slot_bytes
+    if wanted_slots is not None and wanted_slots < window:
+        raise OmewdError(
+            "bad_spec",
+            f"a ring of {wanted_slots} slots can't complete a write unit, which spans {window} frames",
+            f"Ask for at least {window} ring slots (best a multiple of {group}), or use smaller shards",
+        )
+    if affordable < window:
+        raise _no_memory(window, slot_bytes, budget)
     if wanted_slots is not None:
-        if wanted_slots < plan.window_frames:
-            raise OmewdError(
-                "bad_spec",
-                f"a ring of {wanted_slots} slots can't complete a write unit, which spans {plan.window_frames} frames",
-                f"Ask for at least {plan.window_frames} ring slots (best a multiple of {group}), or use smaller shards",
-            )
         if wanted_slots > affordable:
-            raise _no_memory(wanted_slots, slot_bytes, available_bytes, "Ask for fewer ring slots")
+            raise _no_memory(wanted_slots, slot_bytes, budget, f"Ask for {affordable} ring slots or fewer")
         return wanted_slots
     best = max((writers + 2) * group, target_bytes // slot_bytes, 16)
     if plan.frames_total is not None:
         best = min(best, plan.frames_total)
-    for slots in (best, 2 * group, group):
+    for slots in (best, (writers + 2) * group, 2 * group, group):
         rounded = -(-slots // group) * group
         if rounded <= affordable:
             return rounded
-    if group <= affordable < best:
-        return affordable // group * group
-    if plan.window_frames <= affordable:
-        return plan.window_frames
-    raise _no_memory(
-        plan.window_frames,
-        slot_bytes,
-        available_bytes,
-        "Use fewer frames a shard (a smaller chunk or shard in the outer dimensions)",
-    )
+    return window
 
 
-def _no_memory(slots: int, slot_bytes: int, available_bytes: int, remedy: str) -> OmewdError:
-    need, have = slots * slot_bytes, max(available_bytes, 0)
+def _no_memory(slots: int, slot_bytes: int, budget: Budget, remedy: str = "") -> OmewdError:
+    smaller = "Use a smaller chunk or shard in the outer dimensions" if slots > 1 else "Use fewer writers"
     return OmewdError(
         "no_memory",
-        f"the ring needs {slots} slots of {slot_bytes} bytes = {need / 2**20:.1f} MiB, and "
-        f"{have / 2**20:.1f} MiB of the daemon's memory budget are free",
-        f"{remedy}, or give the daemon more: omewd serve --memory",
+        f"a ring of {slots} slots of {slot_bytes} bytes needs {slots * slot_bytes / 2**20:.1f} MiB and the writers "
+        f"{budget.writer_bytes / 2**20:.1f} MiB; {budget.free_bytes / 2**20:.1f} MiB of the daemon's budget are free",
+        f"{remedy or smaller}, or give the daemon more: omewd serve --memory",
     )

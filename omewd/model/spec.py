@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from typing import Annotated, Any, Literal
@@ -20,6 +21,8 @@ Durability = Literal["fsync", "none"]
 MAX_FRAME_BYTES = 2**34
 # Frame indexes are kept in 64 bits, signed in numpy.
 MAX_FRAMES = 2**62
+# A spec goes to the writers in one control message, with paths beside it.
+MAX_SPEC_BYTES = 2**16
 
 # OME-Zarr 0.5, "axes" metadata: time first, then channel or a custom axis, then space.
 _STORAGE_RANK = {"time": 0, "channel": 1, "other": 1, "space": 2}
@@ -87,6 +90,11 @@ class StreamSpec(BaseModel):
         for dim in dims[-2:]:
             if dim.type != "space":
                 raise ValueError(f"dimensions: the last two are the frame's y and x, in space; {dim.name!r} is not")
+            pixels, chunk, shard = dim.count or 1, dim.chunk_size or dim.count or 1, dim.shard_size_chunks or 1
+            if chunk > pixels or shard > -(-pixels // chunk):
+                raise ValueError(
+                    f"dimensions: {shard} chunks of {chunk} reach past the frame's {pixels} pixels along {dim.name!r}"
+                )
         kinds = Counter(d.type for d in dims)
         if kinds["space"] > 3 or kinds["time"] > 1 or kinds["channel"] + kinds["other"] > 1:
             raise ValueError(
@@ -98,6 +106,9 @@ class StreamSpec(BaseModel):
         frames = math.prod(d.count or 1 for d in dims[:-2])
         if frames > MAX_FRAMES:
             raise ValueError(f"dimensions: {frames} frames are over the limit of {MAX_FRAMES}")
+        size = len(json.dumps(self.model_dump(mode="json")))
+        if size > MAX_SPEC_BYTES:
+            raise ValueError(f"a stream's specification of {size} bytes is over the limit of {MAX_SPEC_BYTES}")
         return self
 
     @classmethod

@@ -37,11 +37,9 @@ def frame_line(frame: int, wall_ns: int, monotonic_ns: int, metadata: bytes) -> 
 def _checked(metadata: bytes) -> str:
     """Metadata comes out of shared memory: one that is no JSON must not spoil the line."""
     try:
-        text = metadata.decode()
-        json.loads(text)
-    except ValueError:
+        return json.dumps(json.loads(metadata), separators=(",", ":"))
+    except (ValueError, RecursionError):
         return json.dumps({"omewd_unreadable": metadata.decode(errors="replace")})
-    return text
 
 
 def gap_line(frame: int, count: int, kind: str) -> str:
@@ -62,12 +60,13 @@ def summary_json(
     written: int = 0,
     gaps: int = 0,
     lost: tuple[tuple[int, int], ...] = (),
+    lost_frames: int = 0,
     ended_by: str = "",
 ) -> dict[str, Any]:
     """The zarr.json of the group ``omewd``: what was acquired, and the totals of the ledger.
 
-    ``state``: "writing", "complete" or "failed". received = written + gaps + lost, in frames;
-    ``lost`` are runs (first frame index, count) that were handed over and are not in the dataset.
+    ``state``: "writing", "complete" or "failed". received = written + gaps + lost_frames; ``lost`` are the
+    first runs (first frame index, count) of frames that were handed over and are not in the dataset.
     """
     totals = {
         "ledger": FILE,
@@ -77,6 +76,7 @@ def summary_json(
         "received": received,
         "written": written,
         "gaps": gaps,
+        "lost_frames": lost_frames,
         "lost": [list(run) for run in lost],
         "stream": spec.model_dump(mode="json"),
     }
@@ -118,6 +118,8 @@ def rows(dataset: Path) -> Iterator[dict[str, Any] | None]:
                 continue
             try:
                 row = json.loads(line)
-                yield row if isinstance(row["frame"], int) and isinstance(row.get("count", 1), int) else None
-            except (ValueError, TypeError, KeyError):
+                numbers = row["frame"], row.get("count", 1)
+                is_row = all(isinstance(n, int) for n in numbers) and isinstance(row.get("gap", ""), str)
+                yield row if is_row else None
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 yield None

@@ -24,10 +24,16 @@ def outer_shape_on_disk(spec: StreamSpec, frames: int) -> tuple[int, ...]:
     return tuple(shape[i] for i in plan.order)
 
 
+def shape_on_disk(spec: StreamSpec, frames: int) -> tuple[int, ...]:
+    """The array's shape when it holds the first ``frames`` frames; without any, its first axis is empty."""
+    shape = (*outer_shape_on_disk(spec, frames), *spec.frame_shape)
+    return shape if frames or len(shape) > 2 else (0, shape[1])
+
+
 def array_json(spec: StreamSpec, frames: int) -> dict[str, Any]:
     """The zarr.json of the image array, claiming the first ``frames`` frames."""
     return array_document(
-        shape=(*outer_shape_on_disk(spec, frames), *spec.frame_shape),
+        shape=shape_on_disk(spec, frames),
         key_shape=spec.stored(spec.key_shape),
         chunk_shape=spec.stored(spec.chunk_shape),
         dtype=spec.dtype,

@@ -27,6 +27,8 @@ Frame = np.ndarray[Any, Any]
 _LOOK_AGAIN_MS = 100
 # The daemon stores "final" microseconds after "stopped"; only its death in between makes this matter.
 _FINAL_TIMEOUT_S = 5.0
+# Each write unit of gaps is put on record: more at once is a mistake of the program.
+_MAX_SKIP = 1_000_000
 
 
 def connect(name: str, *, socket: str | os.PathLike[str] | None = None) -> Producer:
@@ -47,7 +49,7 @@ def connect(name: str, *, socket: str | os.PathLike[str] | None = None) -> Produ
         raise OmewdError("bad_message", f"the daemon sent {len(descriptors)} descriptors instead of 3")
     ring, to_daemon, to_producer = descriptors
     try:
-        segment = Segment.open(ring, writable=True, populate=True)
+        segment = Segment.open(ring, owner=connection.daemon_user, writable=True, populate=True)
     except BaseException:
         close_all([to_daemon, to_producer])
         connection.close()
@@ -147,8 +149,8 @@ class Producer:
 
     def skip(self, frames: int = 1) -> None:
         """The next ``frames`` frame indexes hold no frame; they read as the fill value and are on record."""
-        if frames < 1:
-            raise OmewdError("bad_frame", f"skip takes a number of frames from 1, not {frames}")
+        if not 1 <= frames <= _MAX_SKIP:
+            raise OmewdError("bad_frame", f"skip takes a number of frames from 1 to {_MAX_SKIP}, not {frames}")
         self._check_open(frames)
         self._ring.add_gap(frames, GAP_SKIPPED)
         if self._ring.wants_doorbell:

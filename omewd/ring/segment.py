@@ -30,8 +30,8 @@ class Segment:
         self.words = memoryview(self.memory).cast("Q")
 
     @classmethod
-    def open(cls, fd: int, *, writable: bool, populate: bool = False) -> Segment:
-        """Map a descriptor that came from the daemon, after checking what it is.
+    def open(cls, fd: int, *, owner: int, writable: bool, populate: bool = False) -> Segment:
+        """Map a descriptor that came from the daemon, which runs as user ``owner``, after checking what it is.
 
         Takes the descriptor over. Raises OmewdError ``bad_ring``.
         """
@@ -39,6 +39,8 @@ class Segment:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise OmewdError("bad_ring", "the ring's descriptor is not shared memory")
+            if info.st_uid != owner:
+                raise OmewdError("bad_ring", f"the ring belongs to user {info.st_uid}, the daemon is user {owner}")
             if info.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise OmewdError(
                     "bad_ring", f"the ring is open to other users (mode {stat.S_IMODE(info.st_mode):o}), expected 600"

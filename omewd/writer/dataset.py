@@ -41,7 +41,6 @@ def create(spec: StreamSpec, dataset: Path, root: Path) -> None:
     dataset.parent.mkdir(parents=True, exist_ok=True)
     check(spec, dataset, root)
     aside = dataset.with_name(f".{dataset.name}.omewd-new-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
         (aside / STAGING).mkdir(parents=True)
@@ -62,12 +61,34 @@ def create(spec: StreamSpec, dataset: Path, root: Path) -> None:
                 replaced.rename(dataset)
             raise
         if spec.durability == "fsync":
-            sync_folder(dataset.parent)
-        if replaced is not None:
-            shutil.rmtree(replaced)
+            for folder in _folders_between(dataset.parent, root):
+                sync_folder(folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def sweep(dataset: Path) -> None:
+    """Remove what making a dataset has left beside it: the one it replaced, and what killed writers began."""
+    for leftover in _leftovers(dataset):
+        shutil.rmtree(leftover)
+
+
+def has_leftovers(dataset: Path) -> bool:
+    return bool(_leftovers(dataset))
+
+
+def _leftovers(dataset: Path) -> list[Path]:
+    prefixes = tuple(f".{dataset.name}.omewd-{which}-" for which in ("new", "old"))
+    return [path for path in dataset.parent.iterdir() if path.name.startswith(prefixes)]
+
+
+def _folders_between(folder: Path, root: Path) -> Iterable[Path]:
+    """A folder and its parents, up to the data root."""
+    yield folder
+    while folder != root and root in folder.parents:
+        folder = folder.parent
+        yield folder
 
 
 def grow(spec: StreamSpec, dataset: Path, frames: int) -> None:
@@ -86,6 +107,7 @@ def finalize(
     written: int,
     gaps: int,
     lost: tuple[tuple[int, int], ...],
+    lost_frames: int,
     ended_by: str,
     failed: bool,
 ) -> None:
@@ -96,7 +118,14 @@ def finalize(
     documents = _image_documents(spec, frames)
     state = "failed" if failed else "complete"
     documents[f"{ledger.FOLDER}/zarr.json"] = ledger.summary_json(
-        spec, state=state, received=frames, written=written, gaps=gaps, lost=lost, ended_by=ended_by
+        spec,
+        state=state,
+        received=frames,
+        written=written,
+        gaps=gaps,
+        lost=lost,
+        lost_frames=lost_frames,
+        ended_by=ended_by,
     )
     (dataset / STAGING).mkdir(exist_ok=True)
     publisher = _publisher(dataset, spec)

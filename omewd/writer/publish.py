@@ -55,7 +55,7 @@ class Publisher:
         self._staging = staging
         self._durable = durable
         self._direct = True
-        self._synced_folders: set[Path] = set()
+        self._known_folders: set[Path] = set()
         self._bounce = Bounce()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -67,14 +67,15 @@ class Publisher:
         """
         numbered = ((self._staging / f"{label}-{n}", path, pieces) for n, (path, pieces) in enumerate(files))
         written = self._write_at_once(numbered) if small else [self._write_aside(item) for item in numbered]
-        folders: dict[Path, None] = {}
+        unsynced: dict[Path, None] = {}
         for aside, path, _ in written:
             target = self.root / path
-            self._make_folder(target.parent)
+            self._make_folder(target.parent, unsynced)
             aside.rename(target)
-            folders[target.parent] = None
+            unsynced[target.parent] = None
         if self._durable:
-            self.sync_folders(list(folders))
+            self.sync_folders(list(unsynced))
+        self._remember(unsynced)
         return sum(size for _, _, size in written)
 
     def _write_at_once(self, numbered: Iterable[tuple[Path, str, Iterable[Buffer]]]) -> list[tuple[Path, str, int]]:
@@ -112,17 +113,23 @@ class Publisher:
             self._pool = ThreadPoolExecutor(_SMALL_FILES_AT_ONCE, thread_name_prefix="publish")
         return self._pool
 
-    def _make_folder(self, folder: Path) -> None:
-        """Make a folder and its parents, and sync each parent once: another writer may have made it unsynced."""
-        if folder in self._synced_folders or folder == self.root:
+    def _make_folder(self, folder: Path, unsynced: dict[Path, None]) -> None:
+        """Make a folder and its parents.
+
+        What is seen for the first time has its parent synced, even if it is there: another writer may have
+        made it and not synced it yet. All syncs of a unit go out together, and share the disk's latency.
+        """
+        if folder in self._known_folders or folder in unsynced or folder == self.root:
             return
-        self._make_folder(folder.parent)
+        self._make_folder(folder.parent, unsynced)
         folder.mkdir(exist_ok=True)
-        if self._durable:
-            sync_folder(folder.parent)
-        if len(self._synced_folders) >= _FOLDERS_REMEMBERED:
-            self._synced_folders.clear()
-        self._synced_folders.add(folder)
+        unsynced[folder.parent] = None
+
+    def _remember(self, folders: Iterable[Path]) -> None:
+        """Folders whose way down from the root is on disk."""
+        if len(self._known_folders) >= _FOLDERS_REMEMBERED:
+            self._known_folders.clear()
+        self._known_folders.update(folders)
 
     def _write_aside(self, item: tuple[Path, str, Iterable[Buffer]]) -> tuple[Path, str, int]:
         aside, path, pieces = item

@@ -78,7 +78,7 @@ class Worker:
         folder = Path(message["dataset"])
         plan = Plan.of(spec)
         # Touch the whole ring now: the first touch of a page costs more than the copy of it.
-        segment = Segment.open(descriptors[0], writable=False, populate=True)
+        segment = Segment.open(descriptors[0], owner=os.geteuid(), writable=False, populate=True)
         self._streams[message["stream"]] = OpenStream(
             spec=spec,
             plan=plan,
@@ -111,6 +111,9 @@ class Worker:
             case "create":
                 dataset.create(stream.spec, stream.folder, Path(job.root))
                 self._sink(job.stream, stream)  # import the library now, not with the first frames
+                return {"leftovers": dataset.has_leftovers(stream.folder)}
+            case "sweep":
+                dataset.sweep(stream.folder)
                 return {}
             case "write":
                 return self._write(job, stream)
@@ -125,6 +128,7 @@ class Worker:
                     written=job.written,
                     gaps=job.gaps,
                     lost=job.lost,
+                    lost_frames=job.lost_frames,
                     ended_by=job.ended_by,
                     failed=job.failed,
                 )

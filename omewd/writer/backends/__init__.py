@@ -27,7 +27,7 @@ def select(name: str, array: UnitArray) -> Backend:
     reasons = []
     for candidate in candidates:
         backend = BACKENDS[candidate]
-        reason = backend.unusable() or backend.incompatible(array)
+        reason = array.unencodable or backend.unusable() or backend.incompatible(array)
         if reason is None:
             return backend
         reasons.append(reason)

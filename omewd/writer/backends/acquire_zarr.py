@@ -80,7 +80,7 @@ class AcquireZarrSink:
                     output_key="0", dimensions=dimensions, data_type=np.dtype(array.dtype), compression=compression
                 )
             ],
-            max_threads=self._threads,
+            max_threads=self._threads,  # its pool has two at least, and one thread more feeds that
             overwrite=True,
         )
         return aqz.ZarrStream(settings)

@@ -19,6 +19,9 @@ from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.spec import StreamSpec
 from omewd.ngff.codecs import array_document
 
+# c-blosc 1, BLOSC_MAX_BUFFERSIZE: what one chunk may hold.
+_BLOSC_MAX_BYTES = 2**31 - 17
+
 Block = np.ndarray[Any, Any]
 Buffer = bytes | memoryview
 
@@ -72,6 +75,14 @@ class UnitArray:
     def chunks_per_key(self) -> int:
         """Inner chunks of a shard; 1 without sharding."""
         return math.prod(self.key_shape) // math.prod(self.chunk_shape)
+
+    @property
+    def unencodable(self) -> str | None:
+        """Why no backend can encode this array, None if one may."""
+        chunk_bytes = math.prod(self.chunk_shape) * ITEM_BYTES[self.dtype]
+        if chunk_bytes > _BLOSC_MAX_BYTES and str(self.compression).startswith("blosc"):
+            return f"a chunk of {chunk_bytes} bytes is more than blosc takes, {_BLOSC_MAX_BYTES}: use smaller chunks"
+        return None
 
     def key(self, place: tuple[int, int]) -> str:
         """The chunk key ("default" encoding) of a place within this unit's array."""

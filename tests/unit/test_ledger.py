@@ -1,0 +1,178 @@
+"""The frame ledger: its lines, and reading it back after a crash."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omewd.model.dimensions import parse_dims
+from omewd.model.spec import StreamSpec
+from omewd.ngff import ledger
+from omewd.ngff.ledger import DROPPED, SKIPPED, UNACCOUNTED, WRITTEN, Ledger
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    (tmp_path / ledger.FOLDER).mkdir()
+    return tmp_path
+
+
+def append(dataset: Path, data: bytes) -> None:
+    with (dataset / ledger.FOLDER / ledger.FILE).open("ab") as file:
+        file.write(data)
+
+
+def test_a_written_frame_is_one_json_object_on_a_line() -> None:
+    line = ledger.frame_line(17, 1_700_000_000_000_000_000, 123, b'{"exposure_time":0.01}')
+    assert line.endswith("\n")
+    assert line.count("\n") == 1
+    assert json.loads(line) == {
+        "frame": 17,
+        "wall_ns": 1_700_000_000_000_000_000,
+        "monotonic_ns": 123,
+        "metadata": {"exposure_time": 0.01},
+    }
+
+
+def test_a_frame_without_metadata_has_no_such_field() -> None:
+    assert json.loads(ledger.frame_line(0, 1, 2, b"")) == {"frame": 0, "wall_ns": 1, "monotonic_ns": 2}
+
+
+def test_a_gap_is_one_json_object_on_a_line() -> None:
+    line = ledger.gap_line(18, 3, "skipped")
+    assert json.loads(line) == {"frame": 18, "count": 3, "gap": "skipped"}
+    assert line.count("\n") == 1
+
+
+@given(st.dictionaries(st.text(), st.text() | st.integers() | st.lists(st.booleans()), max_size=4))
+def test_a_camera_s_metadata_comes_through(tags: dict[str, object]) -> None:
+    text = json.dumps(tags, separators=(",", ":")).encode()
+    assert json.loads(ledger.frame_line(0, 1, 2, text))["metadata"] == tags
+
+
+@given(st.binary(min_size=1, max_size=60))
+def test_no_metadata_in_shared_memory_spoils_a_line(metadata: bytes) -> None:
+    line = ledger.frame_line(5, 1, 2, metadata)
+    row = json.loads(line)
+    assert (row["frame"], row["wall_ns"], row["monotonic_ns"]) == (5, 1, 2)
+    assert set(row) == {"frame", "wall_ns", "monotonic_ns", "metadata"}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        b"{",
+        b'{"a":1}}',
+        b'1},"frame":9,"x":{"a":2}',
+        b"\xff\xfe\x00",
+        b"\xef\xbb\xbf{}",
+        pytest.param(
+            b'{"a":\n1}',
+        ),
+        pytest.param(
+            b"[" * 2000 + b"]" * 2000,
+        ),
+    ],
+)
+def test_metadata_that_would_spoil_the_line_is_kept_as_text(dataset: Path, metadata: bytes) -> None:
+    line = ledger.frame_line(5, 1, 2, metadata)
+    assert line.count("\n") == 1
+    append(dataset, ledger.batch([line]))
+    [row] = ledger.rows(dataset)
+    assert row is not None
+    assert row["frame"] == 5
+
+
+def test_rows_come_back_in_file_order(dataset: Path) -> None:
+    append(dataset, ledger.batch([ledger.frame_line(1, 1, 2, b""), ledger.gap_line(0, 1, "dropped")]))
+    append(dataset, ledger.batch([ledger.frame_line(2, 3, 4, b'{"\xc2\xb5":1}')]))
+    frames = [row["frame"] for row in ledger.rows(dataset) if row is not None]
+    assert frames == [1, 0, 2]
+
+
+def test_a_torn_line_costs_itself_only(dataset: Path) -> None:
+    first, second = ledger.batch([ledger.frame_line(0, 1, 2, b"")]), ledger.batch([ledger.frame_line(1, 1, 2, b"")])
+    for kept in range(len(first)):
+        path = dataset / ledger.FOLDER / ledger.FILE
+        path.write_bytes(first[:kept] + second)
+        read = Ledger.read(dataset, 2)
+        assert read.status[1] == WRITTEN
+        whole = kept >= len(first) - 1  # all but the newline
+        assert read.status[0] == (WRITTEN if whole else UNACCOUNTED)
+        assert read.unreadable_lines == (0 if whole or kept <= 1 else 1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"not JSON",
+        b"[]",
+        b"5",
+        b'"frame"',
+        b"{}",
+        b'{"frame":"1"}',
+        b'{"frame":1.5}',
+        b'{"frame":null}',
+        b'{"frame":1,"count":"2","gap":"skipped"}',
+        b"\xff\xff",
+        b"9" * 5000,
+        pytest.param(b'{"frame":1,"gap":[]}'),
+        pytest.param(b"[" * 100_000),
+    ],
+)
+def test_a_line_that_is_no_row_is_counted_and_passed_over(dataset: Path, line: bytes) -> None:
+    append(dataset, line + b"\n" + ledger.batch([ledger.frame_line(1, 1, 2, b"")]))
+    read = Ledger.read(dataset, 3)
+    assert list(read.status) == [UNACCOUNTED, WRITTEN, UNACCOUNTED]
+    assert read.unreadable_lines == 1
+
+
+def test_the_last_line_of_a_frame_counts(dataset: Path) -> None:
+    append(dataset, ledger.batch([ledger.gap_line(0, 4, "skipped"), ledger.frame_line(1, 1, 2, b"")]))
+    append(dataset, ledger.batch([ledger.gap_line(2, 1, "dropped"), ledger.frame_line(3, 1, 2, b"")]))
+    append(dataset, ledger.batch([ledger.gap_line(3, 1, "skipped")]))
+    assert list(Ledger.read(dataset, 5).status) == [SKIPPED, WRITTEN, DROPPED, SKIPPED, UNACCOUNTED]
+
+
+rows = st.lists(
+    st.tuples(st.integers(-3, 25), st.integers(-2, 9) | st.just(2**70), st.sampled_from(["", "skipped", "dropped"])),
+    max_size=20,
+)
+
+
+@given(rows, st.integers(0, 20))
+def test_each_frame_has_the_status_of_its_last_line(lines: list[tuple[int, int, str]], frames: int) -> None:
+    expected = [UNACCOUNTED] * frames
+    texts = []
+    for frame, count, gap in lines:
+        texts.append(ledger.gap_line(frame, count, gap) if gap else ledger.frame_line(frame, 1, 2, b""))
+        for place in range(frame, min(frame + (count if gap else 1), frames)):
+            if frame >= 0:
+                expected[place] = {"": WRITTEN, "skipped": SKIPPED, "dropped": DROPPED}[gap]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / ledger.FOLDER).mkdir()
+        append(Path(folder), ledger.batch(texts))
+        assert list(Ledger.read(Path(folder), frames).status) == expected
+
+
+def test_a_dataset_without_a_ledger_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Ledger.read(tmp_path, 3)
+
+
+def test_the_totals_are_json_with_the_whole_spec() -> None:
+    spec = StreamSpec(name="s", dimensions=parse_dims("t:inf:2,y:4,x:5"))
+    document = ledger.summary_json(
+        spec, state="failed", received=9, written=5, gaps=1, lost=((3, 2), (8, 1)), ended_by="failure"
+    )
+    document = json.loads(json.dumps(document, allow_nan=False))
+    totals = document["attributes"]["omewd"]
+    assert (document["zarr_format"], document["node_type"]) == (3, "group")
+    assert (totals["state"], totals["lost"]) == ("failed", [[3, 2], [8, 1]])
+    assert totals["received"] == totals["written"] + totals["gaps"] + sum(n for _, n in totals["lost"])
+    assert StreamSpec.parse(totals["stream"]) == spec

@@ -1,0 +1,416 @@
+"""One stream's bookkeeping, with a real ring in anonymous memory and jobs that end in any order."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omewd.control.jobs import Job
+from omewd.control.messages import MAX_MESSAGE_BYTES
+from omewd.daemon.stream import State, Stream
+from omewd.daemon.streams import finalize_job
+from omewd.errors import OmewdError
+from omewd.model.dimensions import parse_dims
+from omewd.model.plan import Plan
+from omewd.model.spec import StreamSpec
+from omewd.ring.layout import FRONTIER, GAP_DROPPED, GAP_SKIPPED, PUBLISHED, STATE_FAILED
+from tests.unit.rings import Ends, open_ring, plans
+
+KINDS = {"skipped": GAP_SKIPPED, "dropped": GAP_DROPPED}
+
+
+class Camera:
+    """A stream with its ring, and a record of what became of each frame index."""
+
+    def __init__(self, stream: Stream, ends: Ends) -> None:
+        self.stream = stream
+        self.ends = ends
+        self.fates: list[str] = []
+        self.out: list[Job] = []
+        self.done_units: set[int] = set()
+        self.numbers = itertools.count(1)
+        self.durable_before = 0
+
+    @property
+    def room(self) -> int:
+        total = self.stream.plan.frames_total
+        return 10**9 if total is None else total - len(self.fates)
+
+    def publish(self, count: int = 1) -> None:
+        slots = self.stream.geometry.capacity - (self.ends.producer.published - self.ends.daemon.released)
+        count = min(count, slots, self.room)
+        self.ends.publish(count)
+        self.fates += ["frame"] * count
+
+    def gap(self, kind: str, count: int = 1) -> None:
+        count = min(count, self.room)
+        if count:
+            self.ends.producer.add_gap(count, KINDS[kind])
+            self.fates += [kind] * count
+
+    def poll(self) -> None:
+        self.stream.poll(5)
+
+    def take(self) -> Job | None:
+        job = self.stream.take_job(lambda: next(self.numbers))
+        if job is not None:
+            self.out.append(job)
+        return job
+
+    def frames_of(self, unit: int) -> list[int]:
+        return [
+            frame
+            for frame, fate in enumerate(self.fates[: self.stream.received])
+            if fate == "frame" and self.stream.plan.unit_of(frame) == unit
+        ]
+
+    def finish(self, place: int = 0) -> None:
+        if self.out:
+            job = self.out.pop(place % len(self.out))
+            self.done_units.add(job.unit)
+            self.stream.unit_done(job.unit, len(self.frames_of(job.unit)), stored_bytes=10)
+
+    def work(self) -> None:
+        """Write all that can be written."""
+        while self.take() or self.out:
+            self.finish()
+
+    def check(self) -> None:
+        stream, received = self.stream, self.stream.received
+        fates = self.fates[:received]
+        lost = sum(count for _, count in stream.lost)
+        assert received == stream.written + sum(stream.gaps.values()) + stream.in_flight + lost
+        assert 0 <= stream.in_flight <= received
+        assert stream.gaps == {kind: fates.count(kind) for kind in KINDS}
+        durable = self.ends.producer.durable
+        assert self.durable_before <= durable <= stream.safe_below <= received
+        self.durable_before = durable
+        safe = range(stream.safe_below)
+        assert all(stream.plan.unit_of(f) in self.done_units for f in safe if fates[f] == "frame")
+        assert self.ends.daemon.released <= fates[: stream.safe_below].count("frame")
+
+
+@contextlib.contextmanager
+def camera(plan: Plan, capacity: int = 200, dims: str = "", **fields: Any) -> Iterator[Camera]:
+    spec = StreamSpec(name="s", dimensions=parse_dims(dims or "t:inf,y:2,x:3"), **fields)
+    with open_ring(capacity, frames_total=plan.frames_total) as ends:
+        stream = Stream(1, spec, plan, ends.segment.geometry, Path("s.ome.zarr"), Path(), started_ns=0)
+        stream.ring = ends.daemon
+        stream.state = State.ACTIVE
+        yield Camera(stream, ends)
+
+
+def camera_of(dims: str, **fields: Any) -> contextlib.AbstractContextManager[Camera]:
+    capacity = fields.pop("capacity", 200)
+    return camera(Plan.of(StreamSpec(name="s", dimensions=parse_dims(dims))), capacity, dims, **fields)
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["publish", "publish", "skipped", "dropped", "poll", "take", "finish"]), st.integers(1, 9)
+    ),
+    max_size=60,
+)
+
+
+def act(it: Camera, step: str, number: int) -> None:
+    match step:
+        case "publish":
+            it.publish(number)
+        case "skipped" | "dropped":
+            it.gap(step, number)
+        case "poll":
+            it.poll()
+        case "take":
+            it.take()
+        case "finish":
+            it.finish(number)
+
+
+@given(plans(), steps, st.integers(0, 20), st.sampled_from(["stop", "fail", "all"]))
+def test_the_books_balance_at_every_moment(plan: Plan, history: list[tuple[str, int]], spare: int, end: str) -> None:
+    with camera(plan, plan.window_frames + spare) as it:
+        for step, number in history:
+            if not it.stream.takes_frames and step not in ("take", "finish", "poll"):
+                continue
+            act(it, step, number)
+            it.check()
+        if end == "all" and plan.frames_total is not None:
+            while it.stream.takes_frames:
+                it.publish(10**6)
+                it.poll()
+                it.work()
+                it.check()
+            assert it.stream.received == plan.frames_total
+        if end == "fail":
+            it.stream.fail(OmewdError("disk_full", "no space"), 9)
+            assert it.take() is None
+            while it.out and spare % 2:
+                it.finish()
+            it.stream.find_lost()
+            check_loss(it)
+        else:
+            it.stream.stop("asked", 9)
+            it.work()
+            assert it.stream.received == len(it.fates)
+            assert it.stream.drained
+            assert it.stream.in_flight == 0
+            assert it.stream.written == it.fates.count("frame")
+            assert it.stream.safe_below == it.ends.producer.durable == it.stream.received
+            assert it.ends.daemon.released == it.ends.producer.published
+        it.check()
+
+
+def check_loss(it: Camera) -> None:
+    lost = [first + i for first, count in it.stream.lost for i in range(count)]
+    fates = it.fates[: it.stream.received]
+    expected = [f for f, fate in enumerate(fates) if fate == "frame" and it.stream.plan.unit_of(f) not in it.done_units]
+    assert lost == expected
+    runs = it.stream.lost
+    assert all(sum(a) < b[0] for a, b in itertools.pairwise(runs)), "runs that touch are one"
+    assert it.stream.in_flight == 0
+    assert it.stream.written + len(lost) == fates.count("frame")
+
+
+@given(plans(), steps)
+def test_a_unit_is_given_out_once_when_its_last_frame_is_there(plan: Plan, history: list[tuple[str, int]]) -> None:
+    with camera(plan, plan.window_frames + 10) as it:
+        units = []
+        for step, number in history:
+            if not it.stream.takes_frames and step in ("publish", "skipped", "dropped"):
+                continue
+            if step != "take":
+                act(it, step, number)
+                continue
+            due = it.stream.next_unit
+            ready = (plan.units_total is None or due < plan.units_total) and plan.last_frame(due) < it.stream.received
+            job = it.take()
+            assert (job is not None) == ready
+            if job is not None:
+                units.append(job.unit)
+                check_job(it, job)
+        assert units == list(range(len(units)))
+
+
+def check_job(it: Camera, job: Job) -> None:
+    plan, fates = it.stream.plan, it.fates
+    first, stop = plan.first_frame(job.unit), min(plan.last_frame(job.unit) + 1, it.stream.received)
+    assert job.sequence == fates[:first].count("frame")
+    assert job.sequence_end == fates[:stop].count("frame")
+    assert job.frontier == it.stream.received
+    for frame in range(first, stop):
+        if fates[frame] != "frame":
+            named = [kind for start, kind in job.gap_kinds if start <= frame]
+            assert named[-1] == fates[frame]
+
+
+def test_the_last_declared_frame_starts_the_drain() -> None:
+    with camera_of("t:3:2,y:2,x:3") as it:
+        it.publish(3)
+        it.poll()
+        assert (it.stream.state, it.stream.ended_by) == (State.DRAINING, "all frames received")
+        it.work()
+        assert it.stream.drained
+
+
+def test_a_gap_as_the_last_declared_frame_starts_the_drain_too() -> None:
+    with camera_of("t:3,y:2,x:3") as it:
+        it.publish(2)
+        it.gap("dropped")
+        it.poll()
+        assert it.stream.state is State.DRAINING
+
+
+def test_a_unit_that_is_complete_waits_for_no_other_frame() -> None:
+    with camera_of("t:inf:4,y:2,x:3") as it:
+        it.publish(3)
+        it.poll()
+        assert it.take() is None
+        it.publish(1)
+        it.poll()
+        assert it.take() is not None
+        assert it.take() is None
+
+
+def test_an_early_stop_writes_the_units_that_have_begun() -> None:
+    with camera_of("t:100:4,y:2,x:3") as it:
+        it.publish(5)
+        it.stream.stop("asked", 1)
+        assert [job.unit for job in (it.take(), it.take()) if job] == [0, 1]
+        assert it.take() is None
+        drained = [it.stream.drained]
+        it.work()
+        assert [*drained, it.stream.drained] == [False, True]
+        assert (it.stream.ended_by, it.stream.safe_below) == ("asked", 5)
+
+
+def test_a_stop_without_frames_is_drained_at_once() -> None:
+    with camera_of("t:100:4,y:2,x:3") as it:
+        it.stream.stop("asked", 1)
+        assert it.stream.drained
+        assert it.take() is None
+
+
+def test_a_stop_takes_in_what_no_poll_has_seen() -> None:
+    with camera_of("t:inf,y:2,x:3") as it:
+        it.publish(2)
+        it.gap("skipped", 3)
+        it.stream.stop("asked", 1)
+        assert (it.stream.received, it.stream.gaps["skipped"]) == (5, 3)
+
+
+def test_frames_after_a_stop_do_not_count() -> None:
+    with camera_of("t:inf,y:2,x:3") as it:
+        it.publish(2)
+        it.stream.stop("asked", 1)
+        it.ends.publish(3)
+        it.poll()
+        it.work()
+        assert (it.stream.received, it.stream.written, it.stream.in_flight) == (2, 2, 0)
+
+
+def test_the_doorbell_is_set_to_the_end_of_the_next_unit() -> None:
+    with camera_of("t:inf:4,y:2,x:3") as it:
+        it.poll()
+        wanted = []
+        for _ in range(4):
+            it.publish(1)
+            wanted.append(it.ends.producer.wants_doorbell)
+        assert wanted == [False, False, False, True]
+        it.poll()
+        it.take()
+        it.poll()
+        it.publish(3)
+        assert not it.ends.producer.wants_doorbell
+
+
+def test_more_frames_than_declared_are_a_damaged_ring() -> None:
+    with camera_of("t:3,y:2,x:3") as it:
+        it.ends.segment.words[FRONTIER] = 4
+        with pytest.raises(OmewdError, match="4 frames in the ring, 3 were declared"):
+            it.poll()
+
+
+@pytest.mark.parametrize("code", ["bad_ring", "disk_full"])
+def test_a_damaged_ring_does_not_keep_a_stream_from_failing(code: str) -> None:
+    with camera_of("t:inf,y:2,x:3") as it:
+        it.publish(2)
+        it.poll()
+        it.ends.segment.words[PUBLISHED] = 10**6
+        it.stream.fail(OmewdError(code, "first reason"), 3)
+        assert it.stream.state is State.FAILED
+        assert it.ends.producer.state == STATE_FAILED
+        failure = it.ends.producer.failure
+        assert failure is not None
+        assert failure.message == "first reason"
+        it.stream.find_lost()
+        assert (it.stream.lost, it.stream.in_flight) == (((0, 2),), 0)
+
+
+def test_the_first_failure_is_the_one_that_is_told() -> None:
+    with camera_of("t:inf,y:2,x:3") as it:
+        it.stream.fail(OmewdError("disk_full", "first"), 1)
+        it.stream.fail(OmewdError("bad_ring", "second"), 2)
+        assert it.stream.error is not None
+        assert it.stream.error.message == "first"
+
+
+def test_a_stream_that_is_done_does_not_fail_any_more() -> None:
+    with camera_of("t:inf,y:2,x:3") as it:
+        it.stream.state = State.DONE
+        it.stream.fail(OmewdError("disk_full", "late"), 1)
+        assert it.stream.error is None
+
+
+def test_units_done_out_of_order_free_slots_only_up_to_the_first_that_is_not() -> None:
+    with camera_of("t:inf:2,y:2,x:3") as it:
+        it.publish(6)
+        it.poll()
+        jobs = [it.take() for _ in range(3)]
+        assert all(jobs)
+        assert not it.stream.unit_done(2, 2, 0)
+        assert not it.stream.unit_done(1, 2, 0)
+        assert it.ends.producer.durable == 0
+        assert it.stream.unit_done(0, 2, 0)
+        assert (it.ends.producer.durable, it.ends.daemon.released) == (6, 6)
+
+
+def test_what_is_done_beyond_a_unit_that_failed_is_not_lost() -> None:
+    with camera_of("t:inf:2,c:2,y:2,x:3") as it:
+        it.publish(8)
+        it.poll()
+        for _ in range(4):
+            it.take()
+        for place in (0, 1, 1):  # units 0, 2 and 3
+            it.finish(place)
+        it.stream.fail(OmewdError("disk_full", "no space"), 1)
+        it.stream.find_lost()
+        assert it.done_units == {0, 2, 3}
+        assert it.stream.lost == ((1, 1), (3, 1))
+        check_loss(it)
+
+
+def test_without_fsync_slots_are_freed_and_nothing_is_called_durable() -> None:
+    with camera_of("t:inf:2,y:2,x:3", durability="none") as it:
+        it.publish(2)
+        it.poll()
+        it.work()
+        assert (it.ends.daemon.released, it.ends.producer.durable) == (2, 0)
+        assert it.stream.status(0)["frames"]["durable"] == 0
+
+
+def test_a_starting_stream_gives_no_jobs_and_takes_no_frames() -> None:
+    with camera_of("t:inf,y:2,x:3") as it:
+        it.stream.state = State.STARTING
+        it.publish(2)
+        it.poll()
+        assert (it.take(), it.stream.received) == (None, 0)
+        it.stream.ring = None
+        it.stream.stop("asked", 1)
+        assert it.stream.status(0)["ring"]["used"] == 0
+
+
+def test_each_kind_of_gap_of_a_unit_is_named_however_many_gaps_there_are() -> None:
+    with camera_of("t:4000:4000,y:2,x:3", capacity=4000) as it:
+        for kind in ("skipped", "dropped"):
+            for _ in range(600):
+                it.gap(kind)
+                it.publish()
+        it.stream.stop("asked", 1)
+        job = it.take()
+        assert job is not None
+        check_job(it, job)
+
+
+def test_many_lost_runs_still_fit_in_the_last_job() -> None:
+    with camera_of("t:inf,y:2,x:3", capacity=20_000) as it:
+        for _ in range(15_000):
+            it.ends.producer.add_gap(1, GAP_SKIPPED)
+            it.ends.producer.publish(0, 0, b"")
+        it.stream.fail(OmewdError("disk_full", "no space"), 1)
+        it.stream.find_lost()
+        assert it.stream.in_flight == 0
+        assert len(json.dumps({"do": "job", "job": finalize_job(it.stream, 1).to_dict()})) < MAX_MESSAGE_BYTES
+
+
+def test_a_status_is_json_and_its_figures_agree() -> None:
+    with camera_of("t:inf:2,c:2,y:2,x:3") as it:
+        it.publish(5)
+        it.gap("dropped", 2)
+        it.poll()
+        it.take()
+        it.finish()
+        status = json.loads(json.dumps(it.stream.status(5 + 10**9)))
+        frames = status["frames"]
+        assert frames["received"] == frames["written"] + frames["gaps"] + frames["in_flight"] + frames["lost"] == 7
+        assert frames["gaps"] == frames["skipped"] + frames["dropped"] == 2
+        assert status["throughput"]["frames_per_s"] == frames["written"] == 2
+        assert status["ring"]["used"] == it.ends.producer.published - it.ends.daemon.released
