@@ -48,7 +48,7 @@ def create(spec: StreamSpec, dataset: Path, root: Path) -> None:
         publisher = _publisher(aside, spec)
         documents = _image_documents(spec, frames)
         documents[f"{ledger.FOLDER}/zarr.json"] = ledger.summary_json(spec, state="writing")
-        publisher.publish(((path, _document(d)) for path, d in documents.items()), label="create", small=False)
+        publisher.publish(((path, _document(d)) for path, d in documents.items()), label="create", small=True)
         publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", b"")
         publisher.close()
         replaced = dataset.with_name(f".{dataset.name}.omewd-old-{os.getpid()}") if dataset.exists() else None
@@ -129,7 +129,7 @@ def finalize(
     )
     (dataset / STAGING).mkdir(exist_ok=True)
     publisher = _publisher(dataset, spec)
-    publisher.publish(((path, _document(d)) for path, d in documents.items()), label="finalize", small=False)
+    publisher.publish(((path, _document(d)) for path, d in documents.items()), label="finalize", small=True)
     shutil.rmtree(dataset / STAGING)
     if spec.durability == "fsync":
         publisher.sync_folders([dataset / ledger.FOLDER, dataset])

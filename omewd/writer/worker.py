@@ -55,6 +55,7 @@ class Worker:
 
     def run(self) -> None:
         send(self._channel, {"ready": backends.availability()})
+        backends.preload()
         while (received := receive(self._channel)) is not None:
             message, descriptors = received
             self._handle(message, descriptors)

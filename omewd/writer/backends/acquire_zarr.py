@@ -21,6 +21,7 @@ _DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int
 
 class AcquireZarrBackend:
     name = "acquire-zarr"
+    module = "acquire_zarr"
 
     def unusable(self) -> str | None:
         return None if find_spec("acquire_zarr") else "acquire-zarr is not installed: pip install acquire-zarr"

@@ -124,6 +124,7 @@ class Backend(Protocol):
     """A Zarr library as omewd uses it."""
 
     name: str
+    module: str
 
     def unusable(self) -> str | None:
         """Why this backend can't be used here, None if it can. Imports nothing heavy."""

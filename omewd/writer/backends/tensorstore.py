@@ -17,6 +17,7 @@ _PIECE_BYTES = 8 << 20
 
 class TensorStoreBackend:
     name = "tensorstore"
+    module = "tensorstore"
 
     def unusable(self) -> str | None:
         return None if find_spec("tensorstore") else "tensorstore is not installed: pip install tensorstore"

@@ -13,6 +13,7 @@ from omewd.writer.backends.base import Block, Encoded, UnitArray
 
 class ZarrPythonBackend:
     name = "zarr-python"
+    module = "zarr"
 
     def unusable(self) -> str | None:
         return None if find_spec("zarr") else "zarr is not installed: pip install 'zarr>=3'"

@@ -15,6 +15,7 @@ from omewd.writer.backends.files import in_order, take, zero_key
 
 class ZarrsPythonBackend:
     name = "zarrs-python"
+    module = "zarrs"
 
     def unusable(self) -> str | None:
         if not find_spec("zarr"):

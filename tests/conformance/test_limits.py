@@ -1,0 +1,110 @@
+"""What a writer may take of the machine: its cores, and the memory that the daemon counts on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from omewd.daemon.supervisor import _ALLOCATOR
+from omewd.writer.backends import BACKENDS
+
+# What a backend may hold at its peak for each byte of a unit: copies inside the library, and the encoded keys.
+COPIES = 3
+# Threads that run at a time, on average, when a writer may use one core; with two: 1.7 to 1.9, 1.5, 2.1, 2.4.
+# zarr-python copies chunks in its event loop beside the one thread that encodes; acquire-zarr has a pool of
+# two at least and a thread that feeds it.
+THREADS = {"tensorstore": 1.3, "zarrs-python": 1.25, "zarr-python": 1.85, "acquire-zarr": 3.1}
+# The interpreter's own, such as modules that are imported late.
+SLACK_BYTES = 16 << 20
+
+# Encodes units out of shared memory as a writer does, and tells what that took.
+_WRITER = """
+import json, mmap, sys, threading, time
+from pathlib import Path
+import numpy as np
+from omewd.writer.backends import BACKENDS
+from omewd.writer.backends.base import UnitArray
+from tests.support import make_spec
+
+backend, compression, threads, scratch = sys.argv[1], sys.argv[2] or None, int(sys.argv[3]), Path(sys.argv[4])
+spec = make_spec("cam", "t:8:1:8,y:1024:256:4,x:2048:256:8", compression=compression)
+array = UnitArray.of(spec)
+block = np.frombuffer(mmap.mmap(-1, array.key_bytes), spec.dtype).reshape(array.shape)
+for frame in block:
+    frame[:] = np.random.default_rng(0).integers(90, 130, frame.shape, np.uint16)
+
+def held_bytes():
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    files = sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
+    return int(status["RssAnon"].split()[0]) * 1024 + files
+
+def runnable_threads():
+    # Also those that wait for a core, so that a busy machine does not hide them; not the one that looks.
+    tasks = [task for task in Path("/proc/self/task").iterdir() if task.name != str(threading.get_native_id())]
+    return sum(")" in stat and stat.rsplit(")", 1)[1].split()[0] == "R" for stat in map(read_stat, tasks))
+
+def read_stat(task):
+    try:
+        return (task / "stat").read_text()
+    except OSError:  # it has ended
+        return ""
+
+def watch():
+    while not done.wait(0.002):
+        if count := runnable_threads():
+            running.append(count)
+        try:
+            held.append(held_bytes())
+        except OSError:  # a file went while it was looked at
+            pass
+
+def encode():
+    for encoded in sink.encode(block):
+        for piece in encoded.pieces:
+            view = memoryview(piece).cast("B")
+            for start in range(0, len(view), len(taken)):
+                part = view[start : start + len(taken)]
+                taken[: len(part)] = part
+
+taken = bytearray(1 << 20)
+sink = BACKENDS[backend].open(array, threads=threads, scratch=scratch)
+at_rest, held, running, done, peaks = held_bytes(), [], [], threading.Event(), []
+watcher = threading.Thread(target=watch)
+watcher.start()
+for _ in range(4):
+    for _ in range(4):
+        encode()
+    peaks.append(max(held) - at_rest)
+    held.clear()
+done.set()
+watcher.join()
+sink.close()
+print(json.dumps({"threads": sum(running) / len(running), "peaks": peaks, "unit": array.key_bytes}))
+"""
+
+
+@pytest.mark.parametrize("compression", ["", "blosc-zstd"], ids=["raw", "compressed"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_core_and_a_bounded_memory(backend: str, compression: str) -> None:
+    """``THREADS`` and ``COPIES``, and no growth from unit to unit."""
+    caps = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "BLOSC_NTHREADS"), "1")
+    scratch = Path("/dev/shm") / f"conformance-{os.getpid()}-{backend}"
+    ran = subprocess.run(
+        [sys.executable, "-c", _WRITER, backend, compression, "1", str(scratch)],
+        env={**os.environ, **_ALLOCATOR, **caps},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    took = json.loads(ran.stdout)
+    assert took["threads"] < THREADS[backend]
+    assert max(took["peaks"]) <= COPIES * took["unit"] + SLACK_BYTES
+    assert took["peaks"][-1] <= took["peaks"][0] + took["unit"], "it grows"

@@ -1,0 +1,362 @@
+"""Publisher: exact bytes, whole files or none, synced in the right order."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from omewd.writer import publish
+from omewd.writer.publish import Publisher
+
+MIB = 1 << 20
+
+Item = tuple[str, Iterable[bytes]]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "data" / "staging").mkdir(parents=True)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def publisher(root: Path) -> Iterator[Publisher]:
+    publisher = Publisher(root, root / "staging", durable=True)
+    yield publisher
+    publisher.close()
+
+
+def some_bytes(size: int, seed: int = 0) -> bytes:
+    return np.random.default_rng(seed).bytes(size)
+
+
+def path_of(descriptor: int) -> str:
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+
+def in_pieces(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
+    start = 0
+    for size in sizes:
+        yield data[start : start + size]
+        start += size
+    yield data[start:]
+
+
+@pytest.fixture(params=["direct", "through the cache"])
+def open_flags(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The flags of every open; in the second case the filesystem has no O_DIRECT."""
+    flags_seen: list[int] = []
+    real_open = os.open
+
+    def recording_open(path: Any, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_DIRECT and request.param != "direct":
+            os.close(real_open(path, flags & ~os.O_DIRECT, mode))  # Linux makes the file before it refuses
+            raise OSError(errno.EINVAL, "Invalid argument", str(path))
+        flags_seen.append(flags)
+        return real_open(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", recording_open)
+    return flags_seen
+
+
+SIZES = (0, 1, 511, 512, 4095, 4096, 4097, MIB, 8 * MIB - 1, 8 * MIB, 8 * MIB + 1)
+
+
+@pytest.mark.parametrize("durable", [True, False], ids=["durable", "not durable"])
+@pytest.mark.parametrize("small", [False, True], ids=["one by one", "at once"])
+def test_every_size_is_exact(open_flags: list[int], root: Path, small: bool, durable: bool) -> None:
+    publisher = Publisher(root, root / "staging", durable=durable)
+    files = {f"a/{size}": some_bytes(size, seed=size) for size in SIZES}
+    written = publisher.publish(((path, (data,)) for path, data in files.items()), label="unit0", small=small)
+    publisher.close()
+    assert written == sum(SIZES)
+    for path, data in files.items():
+        assert (root / path).read_bytes() == data, path
+    assert not list((root / "staging").iterdir())
+    assert open_flags
+
+
+def test_large_writes_go_round_the_page_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags_tried = []
+    real_open = os.open
+
+    def recording_open(path: Any, flags: int, mode: int = 0o777) -> int:
+        flags_tried.append(flags)
+        return real_open(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", recording_open)
+    publisher = Publisher(root, root / "staging", durable=False)
+    publisher.publish([("key", (some_bytes(5000),))], label="unit0", small=False)
+    assert flags_tried[0] & os.O_DIRECT
+
+
+def test_a_filesystem_without_direct_writes_is_asked_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = []
+    real_open = os.open
+
+    def refusing_open(path: Any, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_DIRECT:
+            refused.append(path)
+            raise OSError(errno.EINVAL, "Invalid argument", str(path))
+        return real_open(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", refusing_open)
+    publisher = Publisher(root, root / "staging", durable=True)
+    for unit in range(3):
+        publisher.publish([(f"{unit}", (some_bytes(5000),))], label=f"unit{unit}", small=False)
+    assert len(refused) == 1
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [1] * 5000,
+        [0, 4096, 0, 1, 4095, 0, 8 * MIB, 3],
+        [8 * MIB - 1, 1, 1],
+        [100_003] * 100,
+        [MIB + 1, 5, 9 * MIB, 4096, 7],
+    ],
+    ids=["single bytes", "empty ones", "just not aligned", "odd", "growing"],
+)
+@pytest.mark.parametrize("small", [False, True], ids=["one by one", "at once"])
+def test_pieces_of_any_size_make_the_file(open_flags: list[int], root: Path, sizes: list[int], small: bool) -> None:
+    publisher = Publisher(root, root / "staging", durable=True)
+    data = some_bytes(sum(sizes) + 77)
+    for unit in range(2):  # the second time out of a buffer that has been used
+        files = [(f"{unit}/{key}", in_pieces(data, sizes)) for key in range(2)]
+        publisher.publish(files, label=f"unit{unit}", small=small)
+    publisher.close()
+    assert open_flags
+    for path in ("0/0", "0/1", "1/0", "1/1"):
+        assert (root / path).read_bytes() == data
+
+
+def test_a_piece_may_be_any_buffer(root: Path, publisher: Publisher) -> None:
+    frame = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    pieces: Any = (frame.data, bytearray(b"ab"), memoryview(b"0123456789")[2:5])
+    publisher.publish([("key", pieces)], label="unit0", small=False)
+    assert (root / "key").read_bytes() == frame.tobytes() + b"ab" + b"234"
+
+
+def test_short_writes_are_gone_on_with(root: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real_write(descriptor, data[:8192]))
+    data = some_bytes(MIB + 1)
+    publisher.publish([("key", (data,))], label="unit0", small=False)
+    publisher.append("lines", data)
+    assert (root / "key").read_bytes() == data
+    assert (root / "lines").read_bytes() == data
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["one by one", "at once"])
+def test_what_a_killed_writer_left_is_overwritten(
+    open_flags: list[int], root: Path, publisher: Publisher, small: bool
+) -> None:
+    for n in range(3):
+        (root / "staging" / f"unit7-{n}").write_bytes(b"x" * 100_000)
+    files = {f"c/{size}": some_bytes(size) for size in (5000, 8192, 0)}
+    publisher.publish(((path, (data,)) for path, data in files.items()), label="unit7", small=small)
+    assert open_flags
+    for path, data in files.items():
+        assert (root / path).read_bytes() == data, path
+
+
+def fail(*_: Any) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def no_space(*_: Any) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["one by one", "at once"])
+@pytest.mark.parametrize(("call", "error"), [("fdatasync", fail), ("write", no_space), ("ftruncate", fail)])
+def test_a_failed_write_changes_nothing(
+    root: Path,
+    publisher: Publisher,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    error: Callable[..., Any],
+    small: bool,
+) -> None:
+    publisher.publish([("c/0/old", (b"old",))], label="unit0", small=False)
+    files = [("c/0/old", (some_bytes(5000),)), ("c/0/new", (some_bytes(5000),)), ("c/1/new", (some_bytes(5000),))]
+    with monkeypatch.context() as broken:
+        broken.setattr(os, call, error)
+        with pytest.raises(OSError, match=r"Input/output error|No space left"):
+            publisher.publish(files, label="unit1", small=small)
+    assert [path.relative_to(root) for path in sorted((root / "c").rglob("*"))] == [Path("c/0"), Path("c/0/old")]
+    assert (root / "c/0/old").read_bytes() == b"old"
+    publisher.publish(files, label="unit1", small=small)
+    assert (root / "c/0/old").read_bytes() == (root / "c/1/new").read_bytes() == some_bytes(5000)
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["one by one", "at once"])
+def test_one_bad_sync_of_many_is_enough(
+    root: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch, small: bool
+) -> None:
+    real_sync = os.fdatasync
+
+    def sync(descriptor: int) -> None:
+        if path_of(descriptor).endswith("unit0-5"):
+            fail()
+        real_sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    with pytest.raises(OSError, match="Input/output error"):
+        publisher.publish([(f"c/{n}", (b"1",)) for n in range(20)], label="unit0", small=small)
+    assert not (root / "c").exists()
+
+
+def test_a_failed_folder_sync_is_an_error(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher.publish([("c/0", (b"1",)), ("d/0", (b"1",))], label="unit0", small=False)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        publisher.publish([("c/1", (b"1",))], label="unit1", small=False)
+    with pytest.raises(OSError, match="Input/output error"):
+        publisher.publish([("c/1", (b"1",)), ("d/1", (b"1",))], label="unit1", small=False)
+
+
+def test_nobody_still_writes_after_a_failure(publisher: Publisher) -> None:
+    """The unit's job is given out again at once, to a writer that uses the same names aside."""
+    may_go_on, done = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[bytes]:
+        assert may_go_on.wait(10)
+        yield b"slow"
+        done.set()
+
+    def files() -> Iterator[Item]:
+        yield "slow", slow()
+        threading.Timer(0.1, may_go_on.set).start()
+        raise OSError(errno.EIO, "the third key failed")
+
+    with pytest.raises(OSError, match="the third key"):
+        publisher.publish(files(), label="unit0", small=True)
+    assert done.is_set()
+
+
+@pytest.mark.parametrize("old", [None, b"old"], ids=["new", "replaced"])
+def test_a_key_is_there_whole_or_not_at_all(
+    root: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch, old: bytes | None
+) -> None:
+    key, data = root / "c/0", some_bytes(20 * MIB)
+    if old is not None:
+        key.parent.mkdir()
+        key.write_bytes(old)
+    moments = []
+
+    def look() -> None:
+        moments.append(key.read_bytes() if key.exists() else None)
+
+    def pieces() -> Iterator[bytes]:
+        for piece in in_pieces(data, [MIB] * 19):
+            look()
+            yield piece
+
+    real_sync = os.fdatasync
+
+    def sync(descriptor: int) -> None:
+        look()
+        real_sync(descriptor)
+        look()
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    publisher.publish([("c/0", pieces())], label="unit0", small=False)
+    assert len(moments) == 22
+    assert set(moments) == {old}
+    assert key.read_bytes() == data
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Every sync and rename, in order."""
+    seen: list[tuple[str, str]] = []
+
+    def recorded(name: str, real: Callable[[int], None]) -> Callable[[int], None]:
+        def sync(descriptor: int) -> None:
+            real(descriptor)
+            seen.append((name, path_of(descriptor)))
+
+        return sync
+
+    real_rename = os.rename
+
+    def rename(source: Any, target: Any) -> None:
+        real_rename(source, target)
+        seen.append(("rename", str(target)))
+
+    monkeypatch.setattr(os, "fsync", recorded("fsync", os.fsync))
+    monkeypatch.setattr(os, "fdatasync", recorded("fdatasync", os.fdatasync))
+    monkeypatch.setattr(os, "rename", rename)
+    return seen
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["one by one", "at once"])
+def test_data_then_name_then_folders_are_synced(
+    root: Path, publisher: Publisher, events: list[tuple[str, str]], small: bool
+) -> None:
+    publisher.publish([("0/c/0/0", (b"1",)), ("0/c/1/0", (b"2",))], label="unit0", small=small)
+    for n, key in enumerate(("0/c/0/0", "0/c/1/0")):
+        data, name = events.index(("fdatasync", f"{root}/staging/unit0-{n}")), events.index(("rename", f"{root}/{key}"))
+        folder = events.index(("fsync", str((root / key).parent)), name)
+        assert data < name < folder
+    for folder_made in ("0", "0/c", "0/c/0", "0/c/1"):  # the name of a folder is in the one above
+        assert ("fsync", str((root / folder_made).parent)) in events
+
+
+def test_folders_that_another_writer_made_are_synced_too(
+    root: Path, publisher: Publisher, events: list[tuple[str, str]]
+) -> None:
+    (root / "0/c/0").mkdir(parents=True)
+    publisher.publish([("0/c/0/0", (b"1",))], label="unit0", small=False)
+    for folder in (root, root / "0", root / "0/c", root / "0/c/0"):
+        assert ("fsync", str(folder)) in events
+
+
+def test_known_folders_cost_no_more_than_their_own_sync(publisher: Publisher, events: list[tuple[str, str]]) -> None:
+    publisher.publish([("0/c/0/0", (b"1",))], label="unit0", small=False)
+    events.clear()
+    publisher.publish([("0/c/0/1", (b"1",))], label="unit1", small=False)
+    assert [name for name, _ in events] == ["fdatasync", "rename", "fsync"]
+
+
+def test_without_durability_nothing_is_synced(root: Path, events: list[tuple[str, str]]) -> None:
+    publisher = Publisher(root, root / "staging", durable=False)
+    publisher.publish([("c/0/0", (b"1",)), ("c/0/1", (b"1",))], label="unit0", small=False)
+    publisher.append("lines", b"line\n")
+    assert {name for name, _ in events} == {"rename"}
+
+
+def test_an_append_is_synced(root: Path, publisher: Publisher, events: list[tuple[str, str]]) -> None:
+    publisher.append("lines", b"one\n")
+    publisher.append("lines", b"two\n")
+    assert (root / "lines").read_bytes() == b"one\ntwo\n"
+    assert events == [("fdatasync", f"{root}/lines")] * 2
+
+
+def test_many_small_files_at_once(root: Path, publisher: Publisher) -> None:
+    files = {f"c/{n % 7}/{n}": some_bytes(3000 + n, seed=n) for n in range(300)}
+    written = publisher.publish(((path, (data,)) for path, data in files.items()), label="unit0", small=True)
+    assert written == sum(map(len, files.values()))
+    for path, data in files.items():
+        assert (root / path).read_bytes() == data
+
+
+def test_what_is_remembered_of_folders_is_bounded(
+    root: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "_FOLDERS_REMEMBERED", 5)
+    kept = [value for value in vars(publisher).values() if isinstance(value, set)]
+    assert kept
+    for n in range(20):
+        publisher.publish([(f"c/{n}/0/0", (b"1",))], label=f"unit{n}", small=False)
+        assert max(map(len, kept)) < 5 + 5  # those, and one unit's
+    assert len(list((root / "c").glob("*/0/0"))) == 20
