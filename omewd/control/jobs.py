@@ -29,8 +29,8 @@ class Job:
     the writer has not been told of.
     ``create``: make the dataset's metadata; ``root`` is the data root it must lie under.
     ``sweep``: remove what was replaced by the dataset.
-    ``write``: store ``unit`` from the slots [``sequence``, ``sequence_end``); frame indexes below
-    ``frontier`` that no slot holds are gaps, named by ``gap_kinds`` ((from frame index on, name) pairs).
+    ``write``: store ``units`` units from ``unit`` on, from the slots [``sequence``, ``sequence_end``); frame
+    indexes below ``frontier`` that no slot holds are gaps, named by ``gap_kinds`` ((from frame index on, name)).
     ``grow``: let an unbounded array's metadata claim the first ``frames`` frames.
     ``finalize``: write the final metadata for ``frames`` frames, of which ``written`` are on disk, ``gaps``
     hold none, and ``lost_frames`` were handed over and could not be written; ``lost`` lists the first runs
@@ -41,6 +41,7 @@ class Job:
     stream: int
     kind: JobKind
     unit: int = 0
+    units: int = 1
     sequence: int = 0
     sequence_end: int = 0
     frontier: int = 0

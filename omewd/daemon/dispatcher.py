@@ -22,7 +22,7 @@ QUEUE_BYTES = 16 << 20
 class Source(Protocol):
     """A stream, as far as the dispatcher knows."""
 
-    def take_job(self, number: Callable[[], int]) -> Job | None: ...
+    def take_job(self, number: Callable[[], int], writers: int) -> Job | None: ...
 
     def unit_bytes(self) -> int: ...
 
@@ -81,7 +81,7 @@ class Dispatcher:
                 queue = self._queues.setdefault(writer, [])
                 if len(queue) != depth or (depth and self._leases[queue[0]].task.size_bytes > QUEUE_BYTES):
                     continue
-                task = self._next(sources, now_ns, small=depth == 1)
+                task = self._next(sources, now_ns, len(writers), small=depth == 1)
                 if task is None:
                     break
                 lease = self._leases[task.job.id] = Lease(task, writer)
@@ -91,7 +91,7 @@ class Dispatcher:
                 assigned.append(lease)
         return assigned
 
-    def _next(self, sources: Sequence[Source], now_ns: int, *, small: bool) -> Task | None:
+    def _next(self, sources: Sequence[Source], now_ns: int, writers: int, *, small: bool) -> Task | None:
         for place, task in enumerate(self._waiting):
             if task.not_before_ns <= now_ns and not (small and task.size_bytes > QUEUE_BYTES):
                 del self._waiting[place]
@@ -99,10 +99,10 @@ class Dispatcher:
         for step in range(len(sources)):
             place = (self._turn + step) % len(sources)
             size_bytes = sources[place].unit_bytes()
-            job = None if small and size_bytes > QUEUE_BYTES else sources[place].take_job(self.number)
+            job = None if small and size_bytes > QUEUE_BYTES else sources[place].take_job(self.number, writers)
             if job is not None:
                 self._turn = place + 1
-                return Task(job, size_bytes)
+                return Task(job, size_bytes * job.units)
         return None
 
     def _start(self, lease: Lease, now_ns: int) -> None:

@@ -278,7 +278,7 @@ class Lifecycle:
                 if result["leftovers"]:
                     self._dispatcher.submit(Job(id=self._dispatcher.number(), stream=stream.id, kind="sweep"))
             case "write":
-                released = stream.unit_done(task.job.unit, result["frames"], result["stored_bytes"])
+                released = stream.written_to_disk(task.job, result["frames"], result["stored_bytes"])
                 if released and stream.ring is not None and stream.ring.producer_waits:
                     holding.ring_producer()
             case "finalize":

@@ -27,6 +27,9 @@ from omewd.ring.layout import Geometry
 from omewd.ring.ring import DaemonRing
 
 _RUNS_IN_STATUS = 50
+# Small units go to a writer several at once: 16 files of 128 KiB are 2 MiB, and a disk likes more in flight.
+_BATCH_BYTES = 16 << 20
+_BATCH_UNITS = 64
 # What keeps a job within a message; a unit with more changes than this has the last kind to its end.
 _KINDS_IN_JOB = 500
 
@@ -91,11 +94,7 @@ class Stream:
         self._count(now_ns)
         if self.received == self.plan.frames_total:
             self.stop("", now_ns)
-        else:
-            # Units that are complete already wait for a writer, not for the producer.
-            self.incomplete_unit = max(self.incomplete_unit, self.next_unit)
-            while self.plan.last_frame(self.incomplete_unit) < self.received:
-                self.incomplete_unit += 1
+        else:  # units before that one wait for a writer, not for the producer
             self.ring.ring_at(self.plan.last_frame(self.incomplete_unit) + 1)
 
     def _count(self, now_ns: int) -> None:
@@ -110,6 +109,11 @@ class Stream:
         for _, count, kind in self.ring.gaps(self.received, self.ring.frontier):
             self.gaps[kind] += count
         self.received = self.ring.frontier
+        units = self.plan.units_total
+        while (units is None or self.incomplete_unit < units) and (
+            self.plan.last_frame(self.incomplete_unit) < self.received
+        ):
+            self.incomplete_unit += 1
 
     def stop(self, why: str, now_ns: int) -> None:
         """Take no more frames; what has been published by now is written."""
@@ -118,6 +122,7 @@ class Stream:
         assert self.ring is not None
         self.ring.stop()
         self._count(now_ns)
+        self.incomplete_unit = self.plan.units_with(self.received)  # the last ones may stay short
         self.state = State.DRAINING
         self.ended_by = "all frames received" if self.received == self.plan.frames_total else why
 
@@ -142,14 +147,19 @@ class Stream:
         """Frames that were handed over and are neither on disk nor given up."""
         return self.received - self.written - sum(self.gaps.values()) - sum(count for _, count in self.lost)
 
-    def take_job(self, number: Callable[[], int]) -> Job | None:
-        """The next write unit that is complete (or will not get more), as a job."""
-        if self.state not in (State.ACTIVE, State.DRAINING) or not self._unit_is_ready():
+    def take_job(self, number: Callable[[], int], writers: int) -> Job | None:
+        """The next write units that are complete (or will not get more), as a job.
+
+        One unit; of small ones this writer's share of what is ready, so that they share the disk's latency.
+        """
+        ready = self.incomplete_unit - self.next_unit
+        if self.state not in (State.ACTIVE, State.DRAINING) or ready <= 0:
             return None
         assert self.ring is not None
+        units = max(1, min(ready // writers, _BATCH_BYTES // self.unit_bytes(), _BATCH_UNITS))
         unit = self.next_unit
-        self.next_unit += 1
-        first, last = self.plan.first_frame(unit), self.plan.last_frame(unit)
+        self.next_unit += units
+        first, last = self.plan.first_frame(unit), self.plan.last_frame(unit + units - 1)
         gaps = self.ring.gaps(first, min(last + 1, self.received))
         runs = groupby(gaps, key=itemgetter(2))  # a kind is named where it changes
         kinds = tuple((next(run)[0], kind) for kind, run in islice(runs, _KINDS_IN_JOB))
@@ -158,26 +168,19 @@ class Stream:
             stream=self.id,
             kind="write",
             unit=unit,
+            units=units,
             sequence=self.ring.map.released_below(first),
             sequence_end=self.ring.map.released_below(last + 1),
             frontier=self.received,
             gap_kinds=kinds,
         )
 
-    def _unit_is_ready(self) -> bool:
-        total = self.plan.units_total
-        if total is not None and self.next_unit >= total:
-            return False
-        if self.state is State.DRAINING:
-            return self.plan.first_frame(self.next_unit) < self.received
-        return self.plan.last_frame(self.next_unit) < self.received
-
-    def unit_done(self, unit: int, frames: int, stored_bytes: int) -> bool:
-        """A unit is on disk; returns whether slots were given back to the producer."""
+    def written_to_disk(self, job: Job, frames: int, stored_bytes: int) -> bool:
+        """A job's units are on disk; returns whether slots were given back to the producer."""
         assert self.ring is not None
         self.written += frames
         self.stored_bytes += stored_bytes
-        self.done.add(unit)
+        self.done.update(range(job.unit, job.unit + job.units))
         while self.done_below in self.done:
             self.done.remove(self.done_below)
             self.done_below += 1
@@ -194,7 +197,7 @@ class Stream:
     @property
     def drained(self) -> bool:
         """Nothing is left to write of a stream that takes no more frames."""
-        return self.state is State.DRAINING and not self._unit_is_ready() and self.done_below == self.next_unit
+        return self.state is State.DRAINING and self.done_below == self.next_unit == self.incomplete_unit
 
     def find_lost(self) -> None:
         """Of a failed stream: the frames in units that did not get done."""

@@ -48,9 +48,9 @@ class RingReader:
         )
         self._scratch: Array | None = None
 
-    def locate(self, job: Job) -> UnitFrames:
+    def locate(self, job: Job, unit: int) -> UnitFrames:
         """Find a unit's frames among the slots that the job names."""
-        grid = frame_indexes(self._plan, job.unit)
+        grid = frame_indexes(self._plan, unit)
         sequences = np.arange(job.sequence, job.sequence_end)
         present = self._frame_indexes[sequences % self._capacity].astype(np.int64)
         place = np.searchsorted(present, grid)

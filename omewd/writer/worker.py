@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from omewd.ngff.metadata import ARRAY_PATH
 from omewd.ring import pixels
 from omewd.ring.segment import Segment
 from omewd.writer import backends, dataset
-from omewd.writer.backends.base import Sink, UnitArray
+from omewd.writer.backends.base import Buffer, Sink, UnitArray
 from omewd.writer.block import RingReader, UnitFrames
 from omewd.writer.publish import SMALL_FILE_BYTES, Publisher
 
@@ -143,20 +144,38 @@ class Worker:
         return stream.sink
 
     def _write(self, job: Job, stream: OpenStream) -> dict[str, Any]:
-        """Store one unit: pixels first, then its lines in the ledger."""
+        """Store a job's units: pixels first, then their lines in the ledger."""
         started = time.monotonic_ns()
-        frames = stream.ring.locate(job)
+        units = {unit: stream.ring.locate(job, unit) for unit in range(job.unit, job.unit + job.units)}
+        small = stream.array.key_bytes <= SMALL_FILE_BYTES and job.units * len(stream.array.frame_keys) > 1
         stored_bytes = 0
-        if frames.count:
-            sink = self._sink(job.stream, stream)
-            block = stream.ring.block(frames)
-            place = "/".join([ARRAY_PATH, "c", *map(str, stream.plan.block_on_disk(job.unit))])
-            files = ((f"{place}/{e.place[0]}/{e.place[1]}", e.pieces) for e in sink.encode(block))
-            small = stream.array.key_bytes <= SMALL_FILE_BYTES and len(stream.array.frame_keys) > 1
+        if any(frames.count for frames in units.values()):
+            files = self._encoded(self._sink(job.stream, stream), stream, units, at_once=small)
             stored_bytes = stream.publisher.publish(files, label=f"unit{job.unit}", small=small)
-        lines = ledger.batch(_ledger_lines(stream.ring.segment, frames, job))
-        stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", lines)
-        return {"frames": frames.count, "stored_bytes": stored_bytes, "busy_ns": time.monotonic_ns() - started}
+        lines = (line for frames in units.values() for line in _ledger_lines(stream.ring.segment, frames, job))
+        stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines))
+        return {
+            "frames": sum(frames.count for frames in units.values()),
+            "stored_bytes": stored_bytes,
+            "busy_ns": time.monotonic_ns() - started,
+        }
+
+    @staticmethod
+    def _encoded(
+        sink: Sink, stream: OpenStream, units: dict[int, UnitFrames], *, at_once: bool
+    ) -> Iterator[tuple[str, Iterable[Buffer]]]:
+        """The files of units: (path in the dataset, bytes in pieces).
+
+        ``at_once``: the bytes are taken out of the sink here, so that threads can still be writing them when the
+        next unit is encoded; else they are valid until the next file is asked for.
+        """
+        for unit, frames in units.items():
+            if not frames.count:
+                continue
+            place = "/".join([ARRAY_PATH, "c", *map(str, stream.plan.block_on_disk(unit))])
+            for key in sink.encode(stream.ring.block(frames)):
+                pieces = tuple(bytes(piece) for piece in key.pieces) if at_once else key.pieces
+                yield f"{place}/{key.place[0]}/{key.place[1]}", pieces
 
     def close(self) -> None:
         for stream in self._streams.values():

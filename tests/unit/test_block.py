@@ -75,7 +75,7 @@ def test_every_unit_of_an_acquisition_with_gaps_is_what_was_published(
                     ends.producer.add_gap(1, GAP_SKIPPED)
                 else:
                     publish(ends)
-            located = reader.locate(write_job(ends, plan, unit))
+            located = reader.locate(write_job(ends, plan, unit), unit)
             members = set(expected.frames_of(unit))
             assert located.count == len(members & present)
             assert located.grid.tolist() == expected.grid(unit).tolist()
@@ -95,7 +95,7 @@ def test_in_a_ring_of_whole_groups_no_full_unit_is_copied(plan: Plan, groups: in
         for unit in range(len(expected.blocks)):
             while ends.producer.next_frame <= plan.last_frame(unit):
                 publish(ends)
-            block = reader.block(reader.locate(write_job(ends, plan, unit)))
+            block = reader.block(reader.locate(write_job(ends, plan, unit), unit))
             assert np.shares_memory(block, slots)
             assert not block.flags.writeable
             np.testing.assert_array_equal(block, expected_block(plan, unit, set(expected.frames_of(unit))))
@@ -113,7 +113,7 @@ def test_a_unit_that_wraps_round_the_end_is_gathered() -> None:
         for unit in range(5):
             for _ in range(3):
                 publish(ends)
-            block = reader.block(reader.locate(write_job(ends, plan, unit)))
+            block = reader.block(reader.locate(write_job(ends, plan, unit), unit))
             assert block[:, 0, 0].tolist() == [3 * unit + 1, 3 * unit + 2, 3 * unit + 3]
             assert np.shares_memory(block, pixels.slots(ends.segment)) == (unit * 3 % 4 <= 1)
             ends.daemon.release_below(3 * unit + 3, durable=True)
@@ -129,7 +129,7 @@ def test_a_gap_of_another_unit_between_the_frames_makes_no_difference() -> None:
             else:
                 publish(ends)
         reader = reader_of(ends, plan)
-        first, second = (reader.locate(write_job(ends, plan, unit)) for unit in range(2))
+        first, second = (reader.locate(write_job(ends, plan, unit), unit) for unit in range(2))
         assert (first.count, second.count) == (4, 3)
         assert reader.block(first)[..., 0, 0].tolist() == [[1], [3], [5], [7]]
         assert reader.block(second)[..., 0, 0].tolist() == [[2], [0], [6], [8]]
@@ -145,7 +145,7 @@ def test_what_a_unit_left_in_the_buffer_does_not_show_in_the_next() -> None:
                 ends.producer.add_gap(1, GAP_SKIPPED)
             else:
                 publish(ends)
-        blocks = [reader.block(reader.locate(write_job(ends, plan, unit))).copy() for unit in range(2)]
+        blocks = [reader.block(reader.locate(write_job(ends, plan, unit), unit)).copy() for unit in range(2)]
         assert blocks[0][:, 0, 0].tolist() == [1, 0, 3]
         assert blocks[1][:, 0, 0].tolist() == [0, 5, 6]
         del reader
@@ -156,7 +156,7 @@ def test_a_unit_of_gaps_only_has_no_frames() -> None:
     with open_ring(6) as ends:
         ends.producer.add_gap(4, GAP_SKIPPED)
         reader = reader_of(ends, plan)
-        located = reader.locate(write_job(ends, plan, 0))
+        located = reader.locate(write_job(ends, plan, 0), 0)
         assert located.count == 0
         assert (located.sequences == -1).all()
         del reader
@@ -167,7 +167,7 @@ def test_a_single_image_is_a_view() -> None:
     with open_ring(1) as ends:
         publish(ends)
         reader = reader_of(ends, plan)
-        block = reader.block(reader.locate(write_job(ends, plan, 0)))
+        block = reader.block(reader.locate(write_job(ends, plan, 0), 0))
         assert block.tolist() == [[1, 1, 1], [1, 1, 1]]
         assert np.shares_memory(block, pixels.slots(ends.segment))
         del reader, block
@@ -182,7 +182,7 @@ def test_pixels_come_through_bit_for_bit(dtype: str) -> None:
             pixels.slots(ends.segment)[ends.producer.slot] = frame
             ends.producer.publish(0, 0, b"")
         reader = reader_of(ends, plan)
-        block = reader.block(reader.locate(write_job(ends, plan, 0)))
+        block = reader.block(reader.locate(write_job(ends, plan, 0), 0))
         assert block.dtype == dtype
         assert block.tobytes() == frames.tobytes()
         del reader, block
@@ -194,7 +194,7 @@ def test_a_block_that_is_still_held_outlives_its_reader() -> None:
         publish(ends)
         publish(ends)
         reader = reader_of(ends, plan)
-        block = reader.block(reader.locate(write_job(ends, plan, 0)))
+        block = reader.block(reader.locate(write_job(ends, plan, 0), 0))
         del reader
         assert ends.producer.state == STATE_OPEN
     assert block[:, 0, 0].tolist() == [1, 2]

@@ -28,7 +28,8 @@ class Units:
         self.size_bytes = size_bytes
         self.taken = 0
 
-    def take_job(self, number: Callable[[], int]) -> Job | None:
+    def take_job(self, number: Callable[[], int], writers: int) -> Job | None:
+        assert writers >= 1
         if self.taken == self.ready:
             return None
         self.taken += 1

@@ -190,7 +190,7 @@ def test_a_job_comes_back_as_it_was(job: Job) -> None:
 def test_the_largest_write_job_fits_in_a_message() -> None:
     big = 2**62
     kinds = tuple((big + n, "skipped" if n % 2 else "dropped") for n in range(500))
-    job = Job(big, big, "write", big, big, big, big, kinds)
+    job = Job(big, big, "write", big, big, big, big, big, kinds)
     assert len(encode({"do": "job", "job": job.to_dict()})) < MAX_MESSAGE_BYTES
 
 

@@ -37,6 +37,7 @@ class Camera:
         self.out: list[Job] = []
         self.done_units: set[int] = set()
         self.numbers = itertools.count(1)
+        self.writers = 10**6  # so many share what is ready that a job is one unit
         self.durable_before = 0
 
     @property
@@ -60,7 +61,7 @@ class Camera:
         self.stream.poll(5)
 
     def take(self) -> Job | None:
-        job = self.stream.take_job(lambda: next(self.numbers))
+        job = self.stream.take_job(lambda: next(self.numbers), self.writers)
         if job is not None:
             self.out.append(job)
         return job
@@ -75,8 +76,9 @@ class Camera:
     def finish(self, place: int = 0) -> None:
         if self.out:
             job = self.out.pop(place % len(self.out))
-            self.done_units.add(job.unit)
-            self.stream.unit_done(job.unit, len(self.frames_of(job.unit)), stored_bytes=10)
+            units = range(job.unit, job.unit + job.units)
+            self.done_units.update(units)
+            self.stream.written_to_disk(job, sum(len(self.frames_of(unit)) for unit in units), stored_bytes=10)
 
     def work(self) -> None:
         """Write all that can be written."""
@@ -334,13 +336,42 @@ def test_units_done_out_of_order_free_slots_only_up_to_the_first_that_is_not() -
     with camera_of("t:inf:2,y:2,x:3") as it:
         it.publish(6)
         it.poll()
-        jobs = [it.take() for _ in range(3)]
-        assert all(jobs)
-        assert not it.stream.unit_done(2, 2, 0)
-        assert not it.stream.unit_done(1, 2, 0)
+        first, second, third = it.take(), it.take(), it.take()
+        assert first
+        assert second
+        assert third
+        assert not it.stream.written_to_disk(third, 2, 0)
+        assert not it.stream.written_to_disk(second, 2, 0)
         assert it.ends.producer.durable == 0
-        assert it.stream.unit_done(0, 2, 0)
+        assert it.stream.written_to_disk(first, 2, 0)
         assert (it.ends.producer.durable, it.ends.daemon.released) == (6, 6)
+
+
+def test_small_units_go_out_as_a_writers_share_of_what_is_ready() -> None:
+    with camera_of("t:inf:2,c:3,y:2,x:3", capacity=120) as it:
+        it.writers = 2
+        it.publish(6 * 10 + 5)
+        it.poll()
+        jobs = [it.take() for _ in range(6)]
+        assert [(job.unit, job.units) for job in jobs if job] == [(0, 16), (16, 8), (24, 4), (28, 2), (30, 1), (31, 1)]
+        it.finish()
+        assert it.stream.safe_below == it.ends.producer.durable == 31
+        it.stream.stop("enough", 1)
+        rest = [it.take() for _ in range(4)]
+        assert [(job.unit, job.units) for job in rest if job] == [(32, 1)]
+        while it.out:
+            it.finish()
+        assert it.stream.drained
+        assert it.stream.in_flight == 0
+
+
+def test_a_batch_has_a_limit_in_bytes() -> None:
+    with camera_of("t:inf:2,y:1024,x:1024", capacity=40) as it:
+        it.writers = 1
+        it.publish(40)
+        it.poll()
+        sizes = [job.units for job in iter(it.take, None)]
+        assert sizes == [4, 4, 4, 4, 4]
 
 
 def test_what_is_done_beyond_a_unit_that_failed_is_not_lost() -> None:
