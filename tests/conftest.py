@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import DaemonProcess, children, daemon, shared_memory_names
+from tests.support import DaemonProcess, children, daemon, shared_memory_names, started_instances
 
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
-    segments, processes = shared_memory_names(), children()
+    processes = children()
     yield
     deadline = time.monotonic() + 5
     while children() - processes and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not children() - processes, "processes are left"
-    assert not shared_memory_names() - segments, "shared memory is left"
+    assert not shared_memory_names(*started_instances), "shared memory is left"
 
 
 @pytest.fixture
 def omewd_daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
-    """A daemon with two writers and 1 GiB."""
-    with daemon(tmp_path, "--memory", "1GiB", "--writers", "2") as process:
+    """A daemon with two writers and 2 GiB."""
+    with daemon(tmp_path, "--memory", "2GiB", "--writers", "2") as process:
         yield process

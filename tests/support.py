@@ -106,6 +106,7 @@ class DaemonProcess:
         command += ["--data-root", str(self.data), "--state-dir", str(folder / "state"), *options]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **(env or {})})
+        started_instances.add(instance_name(folder / "state"))
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
@@ -123,7 +124,7 @@ class DaemonProcess:
 
     def shared_memory(self) -> set[str]:
         """What this daemon has in /dev/shm."""
-        return {n for n in shared_memory_names() if n.startswith(instance_name(self.folder / "state"))}
+        return shared_memory_names(instance_name(self.folder / "state"))
 
     def log(self) -> str:
         return self.log_path.read_text()
@@ -132,7 +133,12 @@ class DaemonProcess:
         return omewd.connect(name, socket=self.socket)
 
     def writer_pids(self) -> list[int]:
-        return [writer["pid"] for writer in self.client.status()["writers"]]
+        """The writers, once all are ready."""
+        while True:
+            writers = self.client.status()["writers"]
+            if all(writer["ready"] for writer in writers):
+                return [writer["pid"] for writer in writers]
+            time.sleep(0.01)
 
     def omewd(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run an ``omewd`` command against this daemon."""
@@ -171,8 +177,13 @@ def daemon(
         process.kill()
 
 
-def shared_memory_names() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("omewd-")}
+# The names by which the shared memory of this test run's daemons is known: others may run beside it.
+started_instances: set[str] = set()
+
+
+def shared_memory_names(*instances: str) -> set[str]:
+    """What is in /dev/shm of these daemons."""
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(instances)}
 
 
 def children() -> set[int]:

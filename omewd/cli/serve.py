@@ -32,6 +32,13 @@ from omewd.cli.options import socket_option
     help="Seconds after which a writer that hangs is killed.",
 )
 @click.option(
+    "--start-timeout",
+    type=click.FloatRange(min=0.1),
+    default=60.0,
+    show_default=True,
+    help="Seconds in which a writer must get ready.",
+)
+@click.option(
     "--drain-timeout",
     type=click.FloatRange(min=0),
     default=300.0,
@@ -50,6 +57,7 @@ def command(
     log_format: str,
     log_level: str,
     job_timeout: float,
+    start_timeout: float,
     drain_timeout: float,
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C; then write what has arrived and exit."""
@@ -73,6 +81,7 @@ def command(
         log_format=log_format,
         group=group,
         job_timeout_s=job_timeout,
+        start_timeout_s=start_timeout,
         drain_timeout_s=drain_timeout,
     )
     sys.exit(Daemon(config).run())

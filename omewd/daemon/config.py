@@ -13,12 +13,15 @@ from omewd.errors import OmewdError
 JOB_TIMEOUT_S = 60.0
 SLOWEST_DISK_BYTES_PER_S = 5_000_000
 
+# A writer imports its libraries in half a second; on a machine that is booting it may take some more.
+START_TIMEOUT_S = 60.0
+
 # What a ring is given if memory allows: half a second at 1 GB/s, the longest stall seen of a busy disk.
 RING_TARGET_BYTES = 512 << 20
 
 # Bytes a writer holds beside the ring for each byte of a unit: gathered (1), and at the peak in the library and
-# encoded (measured with units of 64 MiB: tensorstore 1.5, zarr-python 2 to 3, acquire-zarr and zarrs 3).
-WRITER_COPIES = 4
+# encoded (measured with units of 32 and 64 MiB: 1.5, 2 to 3, 3, 3 to 4). "auto" is tensorstore, which is always there.
+WRITER_COPIES = {"auto": 3, "tensorstore": 3, "zarr-python": 4, "acquire-zarr": 4, "zarrs-python": 5}
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -35,6 +38,7 @@ class ServeConfig:
     log_format: str = "console"
     group: str | None = None
     job_timeout_s: float = JOB_TIMEOUT_S
+    start_timeout_s: float = START_TIMEOUT_S
     drain_timeout_s: float = 300.0
 
 

@@ -35,7 +35,6 @@ log = structlog.get_logger("daemon")
 # A lost doorbell costs at most this; it is also how old the figures of "status" may be.
 _TICK_S = 0.05
 _IDLE_TICK_S = 1.0
-_START_TIMEOUT_S = 60.0
 _NOTIFY_EVERY_NS = 500_000_000
 _DRAIN_EXTENSION_US = 10_000_000
 
@@ -62,7 +61,9 @@ class Daemon:
         self._streams = Streams(config, self._journal, instance)
         self._dispatcher = Dispatcher(config.job_timeout_s)
         self._server = ControlServer(self._loop)
-        self._supervisor = Supervisor(self._loop, writers=config.writers, scratch=scratch)
+        self._supervisor = Supervisor(
+            self._loop, writers=config.writers, scratch=scratch, start_timeout_s=config.start_timeout_s
+        )
         self._lifecycle = Lifecycle(self._loop, self._streams, self._dispatcher, self._supervisor, self._server)
         self._requests = Requests(
             config, self._streams, self._dispatcher, self._supervisor, self._lifecycle, self._server
@@ -112,7 +113,7 @@ class Daemon:
             self._close()
 
     def _await_first_writer(self) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT_S
+        deadline = time.monotonic() + self._config.start_timeout_s
         while not self._supervisor.any_ready and not self._lifecycle.stopping:
             if self._supervisor.broken or time.monotonic() > deadline:
                 raise OmewdError(
@@ -196,6 +197,7 @@ class Daemon:
             writer = self._supervisor.writers.get(lease.writer)
             if writer is not None and not writer.killed_for:
                 self._supervisor.kill(writer, f"job {lease.task.job.id} is past its deadline")
+        self._supervisor.end_late_starters(now_ns)
         self._lifecycle.give_jobs(now_ns)
         self._tell_systemd(now_ns)
 

@@ -101,10 +101,10 @@ class Streams:
     def ring_bytes(self) -> int:
         return sum(h.stream.geometry.total_bytes for h in self.open.values())
 
-    def writer_bytes(self, unit_bytes: int = 0) -> int:
+    def writer_bytes(self, of_one_more: int = 0) -> int:
         """What the writers may hold beside the rings: each one unit at a time, in a few copies."""
-        largest = max([unit_bytes, *(h.stream.unit_bytes() for h in self.open.values())], default=0)
-        return self._config.writers * WRITER_COPIES * largest
+        needs = (WRITER_COPIES[h.stream.spec.backend] * h.stream.unit_bytes() for h in self.open.values())
+        return self._config.writers * max([of_one_more, *needs])
 
     def memory(self) -> dict[str, int]:
         return {
@@ -165,7 +165,9 @@ class Streams:
         return choose_capacity(
             plan,
             slot_bytes,
-            Budget(budget - self.ring_bytes - _FIXED_BYTES, self.writer_bytes(unit_bytes)),
+            Budget(
+                budget - self.ring_bytes - _FIXED_BYTES, self.writer_bytes(WRITER_COPIES[spec.backend] * unit_bytes)
+            ),
             target_bytes=min(RING_TARGET_BYTES, budget // 8),
             writers=self._config.writers,
             wanted_slots=spec.ring_slots,

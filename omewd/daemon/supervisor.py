@@ -46,6 +46,7 @@ class Writer:
     pidfd: int
     channel: socket.socket
     scratch: Path
+    started_ns: int
     ready: bool = False
     streams: set[int] = field(default_factory=set)
     killed_for: str = ""
@@ -54,11 +55,12 @@ class Writer:
 class Supervisor:
     """The pool of writers. ``scratch``: a folder in memory, in which each writer gets a folder of its own."""
 
-    def __init__(self, loop: Loop, *, writers: int, scratch: Path) -> None:
+    def __init__(self, loop: Loop, *, writers: int, scratch: Path, start_timeout_s: float) -> None:
         self._loop = loop
         self._wanted = writers
         self._threads = max(1, len(os.sched_getaffinity(0)) // writers)
         self._scratch = scratch
+        self._start_timeout_ns = int(start_timeout_s * 1e9)
         self._last_id = 0
         self._failed_starts = 0
         self._closing = False
@@ -100,7 +102,7 @@ class Supervisor:
                 command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
             )
         ours.setblocking(False)
-        writer = Writer(self._last_id, process, os.pidfd_open(process.pid), ours, scratch)
+        writer = Writer(self._last_id, process, os.pidfd_open(process.pid), ours, scratch, time.monotonic_ns())
         self.writers[writer.id] = writer
         self._loop.watch(writer.pidfd, lambda: self._reap(writer))
         self._loop.watch(ours.fileno(), lambda: self._read(writer))
@@ -153,6 +155,12 @@ class Supervisor:
         """End a writer now; its death is reported like any other."""
         writer.killed_for = f"killed: {reason}"
         signal.pidfd_send_signal(writer.pidfd, signal.SIGKILL)
+
+    def end_late_starters(self, now_ns: int) -> None:
+        """Kill writers that have hung before they were ready."""
+        for writer in self.writers.values():
+            if not writer.ready and not writer.killed_for and now_ns - writer.started_ns > self._start_timeout_ns:
+                self.kill(writer, "it did not get ready")
 
     def tell(self, writer: Writer, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
         """Send a message; a writer that does not read is killed, so that the daemon never waits for one."""

@@ -10,8 +10,6 @@ import socket
 import sys
 from pathlib import Path
 
-from omewd.writer.worker import serve
-
 _PR_SET_PDEATHSIG = 1
 
 
@@ -30,6 +28,8 @@ def main() -> None:
     # Ctrl-C in the daemon's terminal reaches the whole group; the daemon decides when a writer ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    from omewd.writer.worker import serve  # it takes a while, and the precautions above come first
+
     serve(socket.socket(fileno=arguments.channel), threads=arguments.threads, scratch=arguments.scratch)
 
 

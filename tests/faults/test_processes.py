@@ -153,6 +153,20 @@ def test_row_07_a_job_that_kills_each_writer_fails_its_stream(omewd_daemon: Daem
     check_dataset(omewd_daemon.data / "other.ome.zarr", other, 8)
 
 
+def test_row_08_a_writer_that_hangs_before_it_is_ready_is_replaced(tmp_path: Path) -> None:
+    with daemon(tmp_path, "--writers", "2", "--memory", "512MiB", "--start-timeout", "1") as process:
+        first, second = process.writer_pids()
+        os.kill(first, signal.SIGKILL)
+        late = first
+        while late in (first, second):
+            late = process.client.status()["writers"][-1]["pid"]
+        os.kill(late, signal.SIGSTOP)
+        deadline = time.monotonic() + 10
+        while "did not get ready" not in process.log() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert late not in process.writer_pids()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.getuid() != 0:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import DaemonProcess, make_frame, make_spec
+from tests.support import DaemonProcess, make_frame, make_spec, shared_memory_names
 
 
 def record(daemon: DaemonProcess, name: str, frames: int) -> None:
@@ -167,7 +167,7 @@ def test_verify_finds_what_is_wrong(omewd_daemon: DaemonProcess) -> None:
     ledger = dataset / "omewd" / "ledger.jsonl"
     lines = ledger.read_text()
     ledger.write_text("".join(line + "\n" for line in lines.splitlines() if '"frame":7,' not in line))
-    assert "1 frames are not in the ledger: 7" in problems()
+    assert "1 received frames are not in the ledger: 7" in problems()
     ledger.write_text(lines)
     group = dataset / "zarr.json"
     text = group.read_text()
@@ -238,6 +238,7 @@ def test_watch_in_a_terminal(omewd_daemon: DaemonProcess) -> None:
 
 
 def test_demo(tmp_path: Path) -> None:
+    before = shared_memory_names("omewd-")
     done = subprocess.run(
         [sys.executable, "-m", "omewd", "demo", "--frames", "20", "--size", "128", "--fps", "0"],
         cwd=tmp_path,
@@ -250,3 +251,4 @@ def test_demo(tmp_path: Path) -> None:
     assert "demo: DONE, 20 frames written" in done.stdout
     assert "all is well" in done.stdout
     assert (tmp_path / "omewd-demo.ome.zarr" / "zarr.json").exists()
+    assert not shared_memory_names("omewd-") - before
