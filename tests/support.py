@@ -140,6 +140,14 @@ class DaemonProcess:
                 return [writer["pid"] for writer in writers]
             time.sleep(0.01)
 
+    def kill_a_writer(self) -> int:
+        """SIGKILL for a writer that lives; returns its pid."""
+        while True:
+            pid = self.writer_pids()[0]
+            with contextlib.suppress(ProcessLookupError):  # killed before, and not noticed yet
+                os.kill(pid, signal.SIGKILL)
+                return pid
+
     def omewd(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run an ``omewd`` command against this daemon."""
         return subprocess.run(

@@ -96,9 +96,7 @@ def test_row_06_writers_killed_in_mid_stream(omewd_daemon: DaemonProcess, backen
         for index in range(120):
             producer.append(make_frame(index, spec.frame_shape, spec.dtype))
             if index % 25 == 20:
-                victim = omewd_daemon.writer_pids()[0]
-                os.kill(victim, signal.SIGKILL)
-                killed.add(victim)
+                killed.add(omewd_daemon.kill_a_writer())
     deadline = time.monotonic() + 5
     while omewd_daemon.log().count("writer died") < len(killed) and time.monotonic() < deadline:
         time.sleep(0.01)

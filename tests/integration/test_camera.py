@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -73,7 +72,7 @@ def test_two_cameras_and_a_writer_killed_in_the_middle(omewd_daemon: DaemonProce
         if len(streams) == 2 and all(s["written"] > 0 for s in streams.values()):
             break
         time.sleep(0.01)
-    os.kill(omewd_daemon.writer_pids()[0], signal.SIGKILL)
+    omewd_daemon.kill_a_writer()
     for name, (camera, shape, dtype) in cameras.items():
         digests = digests_of(camera)
         assert len(set(digests)) == len(digests)
