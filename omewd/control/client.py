@@ -56,7 +56,7 @@ class Client:
         started = time.monotonic()
         connection = Connection(self._path)
         try:
-            return connection.request("wait", name=name, timeout=timeout and max(timeout, 0.001))[0]
+            return connection.request("wait", name=name, timeout=None if timeout is None else max(timeout, 0.001))[0]
         except TimeoutError as error:
             waited = time.monotonic() - started
             raise OmewdError("timeout", f"stream {name!r} was not done after {waited:.1f} s") from error

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-JobKind = Literal["check", "create", "sweep", "write", "grow", "finalize"]
+JobKind = Literal["check", "create", "undo", "sweep", "write", "grow", "finalize"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Job:
     ``check``: see whether the dataset of ``spec`` could be made at ``dataset``; the only job for a stream that
     the writer has not been told of.
     ``create``: make the dataset's metadata; ``root`` is the data root it must lie under.
-    ``sweep``: remove what was replaced by the dataset.
+    ``undo``: take the dataset away again, for a stream that never started.
+    ``sweep``: remove what was replaced by ``dataset``; of no stream.
     ``write``: store ``units`` units from ``unit`` on, from the slots [``sequence``, ``sequence_end``); frame
     indexes below ``frontier`` that no slot holds are gaps, named by ``gap_kinds`` ((from frame index on, name)).
     ``grow``: let an unbounded array's metadata claim the first ``frames`` frames.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -21,6 +21,9 @@ from omewd.daemon.supervisor import Supervisor, Writer
 from omewd.errors import OmewdError, stream_failed
 
 log = structlog.get_logger("streams")
+
+# The id of jobs that belong to no stream; streams count from 1.
+NO_STREAM = 0
 
 # The shape on disk of an unbounded stream follows its frames at this distance, for those who look.
 _GROW_EVERY_NS = 2_000_000_000
@@ -62,9 +65,9 @@ class Lifecycle:
         )
 
     def _ring_is_there(self, holding: Holding) -> None:
-        self._loop.watch(holding.to_daemon, lambda: os.eventfd_read(holding.to_daemon))
+        self._loop.watch(holding.to_daemon, holding.hush)
         for writer in self._supervisor.writers.values():
-            if writer.ready:
+            if writer.ready and not self._dispatcher.jobs_of(writer.id):
                 self._introduce(writer, holding)
         stream = holding.stream
         self._dispatcher.submit(
@@ -99,6 +102,9 @@ class Lifecycle:
     def _end_if_done(self, holding: Holding, now_ns: int) -> None:
         """Move a stream on towards its end, as far as it has come."""
         stream = holding.stream
+        if stream.state is State.ACTIVE:
+            self._grow(holding, now_ns)
+            return
         if self._dispatcher.is_busy(stream.id) or holding.wants_memory:
             return
         if stream.drained:
@@ -109,22 +115,17 @@ class Lifecycle:
             if stream.ring is None or not stream.was_active:
                 self._settle(holding)
                 return
-            stream.find_lost()
-            assert stream.error is not None
-            stream.error = _with_loss(stream.error, stream)
-            stream.ring.fail(stream.error)
+            stream.tell_loss()
             self._dispatcher.submit(finalize_job(stream, self._dispatcher.number()))
         elif stream.state in (State.DONE, State.FAILED):
             self._settle(holding)
-        elif stream.state is State.ACTIVE:
-            self._grow(holding, now_ns)
 
     def _grow(self, holding: Holding, now_ns: int) -> None:
         stream = holding.stream
-        if stream.plan.frames_total is not None or now_ns < holding.grown_ns + _GROW_EVERY_NS:
+        if stream.plan.frames_total is not None or holding.growing or now_ns < holding.grown_ns + _GROW_EVERY_NS:
             return
         if stream.safe_below > holding.grown_to:
-            holding.grown_ns, holding.grown_to = now_ns, stream.safe_below
+            holding.grown_ns, holding.grown_to, holding.growing = now_ns, stream.safe_below, True
             number = self._dispatcher.number()
             self._dispatcher.submit(Job(id=number, stream=stream.id, kind="grow", frames=holding.grown_to))
 
@@ -151,6 +152,9 @@ class Lifecycle:
             gaps=sum(stream.gaps.values()),
             ended_by=stream.ended_by,
         )
+        if holding.leftovers:
+            number = self._dispatcher.number()
+            self._dispatcher.submit(Job(id=number, stream=NO_STREAM, kind="sweep", dataset=str(stream.dataset)))
         self._answer_starter(holding)
         for peer in self._waiters.pop(stream.id, []):
             self._answer_waiter(peer, stream)
@@ -168,8 +172,9 @@ class Lifecycle:
             self.fail(holding, error, now_ns)
         holding.ring_producer()
 
-    def wait(self, peer: Peer, name: object) -> None:
-        stream = self._streams.named(name)
+    def wait(self, peer: Peer, name: object, number: object) -> None:
+        """Answer once the stream has ended; ``number``, its id, tells it from a later one of the same name."""
+        stream = self._streams.named(name, number)
         if stream.settled:
             self._answer_waiter(peer, stream)
         else:
@@ -185,9 +190,8 @@ class Lifecycle:
 
     def forget_waiter(self, peer: Peer) -> None:
         """A client that waited for a stream is gone."""
-        for waiting in self._waiters.values():
-            if peer in waiting:
-                waiting.remove(peer)
+        for stream, waiting in self._waiters.items():
+            self._waiters[stream] = [other for other in waiting if other is not peer]
 
     # -- the turn of the loop --------------------------------------------------------------------
 
@@ -222,14 +226,15 @@ class Lifecycle:
         sources = [holding.stream for holding in self._streams.open.values()]
         for lease in self._dispatcher.assign(ready, sources, now_ns):
             writer, job = self._supervisor.writers[lease.writer], lease.task.job
-            holding = self._streams.open[job.stream]
+            holding = self._streams.open.get(job.stream)
             try:
-                if job.kind != "check":
+                if job.kind not in ("check", "sweep") and holding is not None:
                     self._introduce(writer, holding)
                 self._supervisor.give(writer, job)
             except OmewdError as error:  # it does not fit in a message
                 self._dispatcher.finish(job.id, now_ns)
-                self.fail(holding, error, now_ns)
+                if holding is not None:
+                    self.fail(holding, error, now_ns)
 
     def _introduce(self, writer: Writer, holding: Holding) -> None:
         """Tell a writer of a stream and give it the ring, once."""
@@ -270,13 +275,17 @@ class Lifecycle:
         stream = holding.stream
         match task.job.kind:
             case "check" if stream.state is State.STARTING:
+                self._streams.settle_on(holding, Path(result["place"]))
                 stream.backend = result["backend"]
                 holding.wants_memory = True
             case "create" if stream.state is State.STARTING:
                 stream.was_active = True
+                holding.leftovers = result["leftovers"]
                 self._is_active(holding)
-                if result["leftovers"]:
-                    self._dispatcher.submit(Job(id=self._dispatcher.number(), stream=stream.id, kind="sweep"))
+            case "create":  # stopped while it was made
+                self._dispatcher.submit(Job(id=self._dispatcher.number(), stream=stream.id, kind="undo"))
+            case "grow":
+                holding.growing = False
             case "write":
                 released = stream.written_to_disk(task.job, result["frames"], result["stored_bytes"])
                 if released and stream.ring is not None and stream.ring.producer_waits:
@@ -307,7 +316,8 @@ class Lifecycle:
             "job failed", stream=stream.spec.name, kind=job.kind, unit=job.unit, writer=writer.id, **error.to_dict()
         )
         if job.kind in ("check", "create"):
-            if job.kind == "check" and error.code == "output_exists" and holding.auto_name:
+            taken = job.kind == "check" and error.code == "output_exists" and stream.state is State.STARTING
+            if taken and holding.auto_name:
                 self._try_next_name(holding, now_ns)
             else:
                 self.fail(holding, error, now_ns)
@@ -334,9 +344,10 @@ class Lifecycle:
         tries = task.errors + task.deaths
         match task.job.kind:
             case "grow":
+                holding.growing = False
                 log.warning("the shape on disk lags behind", stream=stream.spec.name)
-            case "sweep":
-                log.warning("what the dataset replaced is still beside it", dataset=str(stream.dataset))
+            case "undo":
+                log.warning("a dataset that never started is still there", dataset=str(stream.dataset))
             case "finalize" if stream.state is State.FAILED:
                 log.error("the failed dataset could not be finalized", stream=stream.spec.name, reason=error.message)
                 self._settle(holding)
@@ -363,22 +374,11 @@ class Lifecycle:
                     self.fail(holding, error, now)
                 else:
                     self._give_up(holding, task, error, now)
-        if self._supervisor.broken and not self._supervisor.writers:
-            log.error("writers die before they are ready; no more are started")
-            for holding in list(self._streams.open.values()):
-                self.fail(holding, OmewdError("no_writers", "writer processes can't be started any more"), now)
-                self._dispatcher.forget(holding.stream.id)
-                self._settle(holding)
 
-
-def _with_loss(error: OmewdError, stream: Stream) -> OmewdError:
-    """The error, saying which frames are missing."""
-    count = sum(n for _, n in stream.lost)
-    if not count:
-        return OmewdError(
-            error.code, f"{error.message}; all {stream.received} received frames are written", error.remedy
-        )
-    runs = ", ".join(f"{first}-{first + n - 1}" if n > 1 else str(first) for first, n in stream.lost[:10])
-    more = ", …" if len(stream.lost) > 10 else ""
-    text = f"{error.message}; {count} of {stream.received} received frames are missing: {runs}{more}"
-    return OmewdError(error.code, text, error.remedy)
+    def give_up_all(self, error: OmewdError, now_ns: int) -> None:
+        """Nothing can be written any more: end every stream, saying which frames are missing."""
+        for holding in list(self._streams.open.values()):
+            self.fail(holding, error, now_ns)
+            if holding.stream.ring is not None:
+                holding.stream.tell_loss()
+            self._settle(holding)

@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import select
 import sys
+from typing import TextIO, cast
 
 import structlog
+
+
+class PatientStream:
+    """Standard error for a daemon: a reader that is gone or does not read costs lines, never the daemon's time."""
+
+    # A pipe that polls as writable takes this much without blocking (pipe(7), PIPE_BUF).
+    _AT_ONCE = 4096
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+
+    def write(self, text: str) -> int:
+        data = text.encode(errors="replace")
+        if len(data) > self._AT_ONCE:
+            data = data[: self._AT_ONCE - 5] + b" ...\n"
+        with contextlib.suppress(OSError):
+            if self._poll.poll(0):
+                os.write(self._descriptor, data)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
 
 
 def configure(log_format: str, level: str = "info") -> None:
@@ -25,6 +53,6 @@ def configure(log_format: str, level: str = "info") -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, PatientStream(sys.stderr.fileno()))),
         cache_logger_on_first_use=True,
     )

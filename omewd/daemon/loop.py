@@ -5,6 +5,10 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 
+import structlog
+
+log = structlog.get_logger("loop")
+
 
 class Loop:
     """epoll with callbacks, called in the order the kernel gives. Level-triggered: nothing is missed."""
@@ -27,8 +31,12 @@ class Loop:
         """Wait for at most ``timeout_s`` and run the callbacks that are due."""
         for descriptor, _ in self._epoll.poll(timeout_s):
             callback = self._callbacks.get(descriptor)
-            if callback is not None:  # an earlier callback may have forgotten this one
+            if callback is None:  # an earlier callback has forgotten this one
+                continue
+            try:
                 callback()
+            except Exception:
+                log.exception("an event could not be handled: this is a bug")
 
     def close(self) -> None:
         self._epoll.close()

@@ -22,6 +22,7 @@ class Notifier:
             return
         text = "\n".join(f"{name}={value}" for name, value in fields.items())
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.setblocking(False)
             try:
                 channel.sendto(text.encode(), self._address)
             except OSError:

@@ -59,7 +59,7 @@ class Requests:
             case "finish":
                 return self._finish(peer, now)
             case "wait":
-                self._lifecycle.wait(peer, message.get("name"))
+                self._lifecycle.wait(peer, message.get("name"), message.get("id"))
             case other:
                 raise OmewdError(
                     "bad_message",

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import shutil
 import signal
 import socket
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,14 +22,14 @@ from omewd.daemon import shared_memory
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.dispatcher import Dispatcher
 from omewd.daemon.journal import InstanceLock, Journal
-from omewd.daemon.lifecycle import Lifecycle
+from omewd.daemon.lifecycle import NO_STREAM, Lifecycle
 from omewd.daemon.loop import Loop
 from omewd.daemon.notify import Notifier
 from omewd.daemon.requests import Requests
 from omewd.daemon.server import ControlServer
 from omewd.daemon.streams import Streams
 from omewd.daemon.supervisor import Supervisor
-from omewd.errors import EXIT_INCOMPLETE, OmewdError, stream_failed
+from omewd.errors import EXIT_ERROR, EXIT_INCOMPLETE, OmewdError, stream_failed
 from omewd.ring.layout import require_x86_64
 
 log = structlog.get_logger("daemon")
@@ -35,6 +37,8 @@ log = structlog.get_logger("daemon")
 # A lost doorbell costs at most this; it is also how old the figures of "status" may be.
 _TICK_S = 0.05
 _IDLE_TICK_S = 1.0
+# What fails at once at the start is not a passing shortage.
+_FAILED_FIRST_STARTS = 3
 _NOTIFY_EVERY_NS = 500_000_000
 _DRAIN_EXTENSION_US = 10_000_000
 
@@ -53,16 +57,17 @@ class Daemon:
         self._config = config
         self._lock = InstanceLock(config.state_dir)
         instance = instance_name(config.state_dir)
-        scratch = Path("/dev/shm") / f"{instance}-scratch"
         self._journal = Journal(config.state_dir)
-        self._clear_leftovers(instance, scratch)
+        self._clear_leftovers(instance)
+        self._scratch = Path(tempfile.mkdtemp(prefix=f"{instance}-scratch-", dir="/dev/shm"))
+        _allow_many_descriptors()
         self._loop = Loop()
         self._notifier = Notifier()
         self._streams = Streams(config, self._journal, instance)
         self._dispatcher = Dispatcher(config.job_timeout_s)
         self._server = ControlServer(self._loop)
         self._supervisor = Supervisor(
-            self._loop, writers=config.writers, scratch=scratch, start_timeout_s=config.start_timeout_s
+            self._loop, writers=config.writers, scratch=self._scratch, start_timeout_s=config.start_timeout_s
         )
         self._lifecycle = Lifecycle(self._loop, self._streams, self._dispatcher, self._supervisor, self._server)
         self._requests = Requests(
@@ -73,7 +78,7 @@ class Daemon:
         self._next_notify_ns = 0
         self._exit_status = 0
 
-    def _clear_leftovers(self, instance: str, scratch: Path) -> None:
+    def _clear_leftovers(self, instance: str) -> None:
         """Rings and scratch files of a daemon that was killed. Taking its streams up again is not done yet."""
         for name, entry in self._journal.entries():
             log.error(
@@ -83,9 +88,13 @@ class Daemon:
                 dataset=entry.get("dataset"),
             )
             self._journal.remove(name)
-        for path in Path("/dev/shm").glob(f"{instance}-[0-9]*"):
-            shared_memory.unlink(f"/{path.name}")
-        shutil.rmtree(scratch, ignore_errors=True)
+        for path in Path("/dev/shm").glob(f"{instance}-*"):
+            if path.lstat().st_uid != os.geteuid():
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                shared_memory.unlink(f"/{path.name}")
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -115,20 +124,21 @@ class Daemon:
     def _await_first_writer(self) -> None:
         deadline = time.monotonic() + self._config.start_timeout_s
         while not self._supervisor.any_ready and not self._lifecycle.stopping:
-            if self._supervisor.broken or time.monotonic() > deadline:
+            if self._supervisor.failed_starts >= _FAILED_FIRST_STARTS or time.monotonic() > deadline:
                 raise OmewdError(
                     "start_failed",
                     "no writer process could be started",
                     "Run python -m omewd.writer --help to see why",
                 )
             self._loop.wait(0.1)
+            self._supervisor.fill()
 
     def _catch_signals(self) -> None:
         """Signals become bytes on a socket that the loop watches."""
         self._signals.setblocking(False)
         self._signal_sink.setblocking(False)
         signal.set_wakeup_fd(self._signal_sink.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         self._loop.watch(self._signals.fileno(), self._signalled)
 
@@ -150,11 +160,16 @@ class Daemon:
                 self._drain_deadline_ns = now
 
     def _finished(self) -> bool:
+        now = time.monotonic_ns()
+        if self._supervisor.broken:
+            log.error("no writer can be started any more: giving up")
+            self._lifecycle.give_up_all(OmewdError("no_writers", "no writer process can be started any more"), now)
+            self._exit_status = EXIT_ERROR
+            return True
         if not self._lifecycle.stopping:
             return False
-        if not self._streams.open:
+        if not self._streams.open and not self._dispatcher.is_busy(NO_STREAM):
             return True
-        now = time.monotonic_ns()
         if now < self._drain_deadline_ns:
             return False
         for holding in self._streams.open.values():
@@ -198,6 +213,8 @@ class Daemon:
             if writer is not None and not writer.killed_for:
                 self._supervisor.kill(writer, f"job {lease.task.job.id} is past its deadline")
         self._supervisor.end_late_starters(now_ns)
+        self._supervisor.fill()
+        self._server.listen_again(now_ns)
         self._lifecycle.give_jobs(now_ns)
         self._tell_systemd(now_ns)
 
@@ -214,6 +231,12 @@ class Daemon:
         if self._lifecycle.stopping:
             fields["EXTEND_TIMEOUT_USEC"] = _DRAIN_EXTENSION_US
         self._notifier.send(**fields)
+
+
+def _allow_many_descriptors() -> None:
+    """A stream takes a handful of descriptors; the usual soft limit of 1024 is for select(2), not for us."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _require_memory(budget_bytes: int) -> None:

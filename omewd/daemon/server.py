@@ -8,19 +8,21 @@ import os
 import socket
 import stat
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from omewd.control.messages import Message, close_all, receive, send
+from omewd.control.messages import MAX_MESSAGE_BYTES, Message, close_all, receive, send
 from omewd.daemon.loop import Loop
 from omewd.errors import OmewdError
 
 log = structlog.get_logger("control")
 
 MAX_CONNECTIONS = 512
+_ACCEPT_PAUSE_NS = 1_000_000_000
 _SO_PEERGROUPS = 59
 _MAX_OPTION_BYTES = 1024  # Python's getsockopt takes no more: 256 groups
 _UCRED = struct.Struct("3i")
@@ -50,6 +52,7 @@ class ControlServer:
         self._loop = loop
         self._peers: set[Peer] = set()
         self._listener: socket.socket | None = None
+        self._deaf_until_ns = 0
 
     def start(self, path: Path, group: str | None, handle: Handler, on_gone: Callable[[Peer], None]) -> None:
         """Listen at ``path``, for this user, and for ``group`` if given. Raises OmewdError ``start_failed``."""
@@ -98,8 +101,16 @@ class ControlServer:
                 return
             except OSError as error:  # out of descriptors: those who are connected go on
                 log.error("can't accept a connection", error=str(error))
+                self._loop.forget(self._listener.fileno())
+                self._deaf_until_ns = time.monotonic_ns() + _ACCEPT_PAUSE_NS
                 return
             self._admit(channel)
+
+    def listen_again(self, now_ns: int) -> None:
+        """Accept connections again after a pause for want of descriptors."""
+        if self._deaf_until_ns and now_ns >= self._deaf_until_ns and self._listener is not None:
+            self._deaf_until_ns = 0
+            self._loop.watch(self._listener.fileno(), self._accept)
 
     def _admit(self, channel: socket.socket) -> None:
         channel.setblocking(False)
@@ -172,7 +183,8 @@ class ControlServer:
         try:
             send(peer.channel, message, descriptors)
         except OmewdError as error:
-            send(peer.channel, {"error": error.to_dict()})
+            if "ok" in message or len(str(message)) > MAX_MESSAGE_BYTES // 2:
+                self._send(peer, {"error": {"code": error.code, "message": error.message, "remedy": ""}}, ())
         except OSError:  # gone, or it never reads its replies
             self.drop(peer)
 

@@ -109,11 +109,7 @@ class Stream:
         for _, count, kind in self.ring.gaps(self.received, self.ring.frontier):
             self.gaps[kind] += count
         self.received = self.ring.frontier
-        units = self.plan.units_total
-        while (units is None or self.incomplete_unit < units) and (
-            self.plan.last_frame(self.incomplete_unit) < self.received
-        ):
-            self.incomplete_unit += 1
+        self.incomplete_unit = self.plan.units_complete(self.received)
 
     def stop(self, why: str, now_ns: int) -> None:
         """Take no more frames; what has been published by now is written."""
@@ -214,6 +210,20 @@ class Stream:
                     runs.append((frame, 1))
         self.lost = tuple(runs)
 
+    def tell_loss(self) -> None:
+        """Find what is lost of a failed stream, and say so in its error, also to the producer."""
+        assert self.ring is not None
+        assert self.error is not None
+        self.find_lost()
+        count = sum(n for _, n in self.lost)
+        text = f"{self.error.message}; all {self.received} received frames are written"
+        if count:
+            runs = ", ".join(f"{first}-{first + n - 1}" if n > 1 else str(first) for first, n in self.lost[:10])
+            more = ", …" if len(self.lost) > 10 else ""
+            text = f"{self.error.message}; {count} of {self.received} received frames are missing: {runs}{more}"
+        self.error = OmewdError(self.error.code, text, self.error.remedy)
+        self.ring.fail(self.error)
+
     def unit_bytes(self) -> int:
         return self.spec.frame_bytes * _product(self.plan.extents)
 
@@ -225,6 +235,7 @@ class Stream:
         written_bytes = self.written * self.spec.frame_bytes
         used = self.ring.map.published - self.ring.released if self.ring is not None else 0
         return {
+            "id": self.id,
             "name": self.spec.name,
             "state": self.state.value,
             "settled": self.settled,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ LOST_RUNS_ON_RECORD = 1000
 class Holding:
     """What the daemon holds for an open stream: its memory, its doorbells, its clients.
 
+    ``place``: where the dataset really is, symbolic links followed. ``leftovers``: it has replaced another one.
     ``auto_name``: the number in a name that the daemon chose, 0 if it did not.
     """
 
@@ -52,16 +54,25 @@ class Holding:
     segment: Segment | None = None
     starter: Peer | None = None
     producer: Peer | None = None
+    place: Path | None = None
+    leftovers: bool = False
+    growing: bool = False
     grown_to: int = 0
     grown_ns: int = 0
 
     def ring_producer(self) -> None:
         """Wake a producer that waits for room, or for the end."""
-        os.eventfd_write(self.to_producer, 1)
+        with contextlib.suppress(BlockingIOError):  # it rings already
+            os.eventfd_write(self.to_producer, 1)
+
+    def hush(self) -> None:
+        """Take note of the producer's doorbell."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.to_daemon)
 
 
 class Streams:
-    """``open_``: streams that still do something, by id; ``ended``: the last ones that ended, by name."""
+    """``open``: streams that still do something, by id; ``ended``: the last ones that ended, by name."""
 
     def __init__(self, config: ServeConfig, journal: Journal, instance: str) -> None:
         self._config = config
@@ -73,8 +84,14 @@ class Streams:
 
     # -- looking up ----------------------------------------------------------------------------
 
-    def named(self, name: object) -> Stream:
-        """The open stream of that name, else the last ended one; raises OmewdError ``unknown_stream``."""
+    def named(self, name: object, number: object = None) -> Stream:
+        """The open stream of that name, else the last ended one; with ``number`` the one of that id.
+
+        Raises OmewdError ``unknown_stream``.
+        """
+        for candidate in (*(h.stream for h in self.open.values()), *self.ended.values()):
+            if number is not None and candidate.id == number:
+                return candidate
         holding = self.holding(name)
         stream = holding.stream if holding else self.ended.get(str(name))
         if stream is None:
@@ -145,16 +162,34 @@ class Streams:
         )
         self._last_id += 1
         stream = Stream(self._last_id, spec, plan, geometry, dataset, root, started_ns=now_ns)
-        shm_name = f"/{self._instance}-{stream.id}-{spec.name}"
-        descriptor = shared_memory.create(shm_name, geometry)
-        flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
-        holding = Holding(stream, shm_name, descriptor, os.eventfd(0, flags), os.eventfd(0, flags))
+        holding = self._hold(stream)
         holding.request, holding.auto_name = fields, auto_name
-        self._journal.write(
-            spec.name, {"spec": spec.model_dump(mode="json"), "dataset": str(dataset), "shared_memory": shm_name}
-        )
         self.open[stream.id] = holding
         return holding
+
+    def _hold(self, stream: Stream) -> Holding:
+        """Make what an open stream holds, all of it or nothing."""
+        name = f"/{self._instance}-{stream.id}-{stream.spec.name}"
+        flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
+        with contextlib.ExitStack() as undo:
+            try:
+                descriptor = shared_memory.create(name, stream.geometry)
+                undo.callback(shared_memory.unlink, name)
+                undo.callback(os.close, descriptor)
+                to_daemon = os.eventfd(0, flags)
+                undo.callback(os.close, to_daemon)
+                to_producer = os.eventfd(0, flags)
+                undo.callback(os.close, to_producer)
+                entry = {"spec": stream.spec.model_dump(mode="json"), "dataset": str(stream.dataset)}
+                self._journal.write(stream.spec.name, {**entry, "shared_memory": name})
+            except OSError as error:
+                raise OmewdError(
+                    "no_resources",
+                    f"the stream can't be opened: {error.strerror or error}",
+                    "See the limit of open files and the state directory of the daemon",
+                ) from error
+            undo.pop_all()
+        return Holding(stream, name, descriptor, to_daemon, to_producer)
 
     def _capacity(self, spec: StreamSpec, plan: Plan) -> int:
         slot_bytes = slot_stride(spec.frame_bytes) + slot_header_stride(spec.frame_bytes)
@@ -188,14 +223,15 @@ class Streams:
                 "Choose an output inside one of them, or start the daemon with another --data-root",
             )
         for holding in self.open.values():
-            other = holding.stream.dataset
-            if dataset.is_relative_to(other) or other.is_relative_to(dataset):
-                raise OmewdError(
-                    "output_exists",
-                    f"{dataset} overlaps {other}, which the open stream {holding.stream.spec.name!r} writes",
-                    "Choose another output",
-                )
+            _refuse_overlap(dataset, holding.stream.dataset, holding)
         return dataset, root
+
+    def settle_on(self, holding: Holding, place: Path) -> None:
+        """Note where a stream's dataset really is; raises OmewdError ``output_exists`` if another is there."""
+        for other in self.open.values():
+            if other.place is not None and other is not holding:
+                _refuse_overlap(place, other.place, other)
+        holding.place = place
 
     def allocate(self, holding: Holding) -> bool:
         """Allocate a step of a ring's memory; True once the ring can be used."""
@@ -239,7 +275,10 @@ class Streams:
         shared_memory.unlink(holding.shared_memory)
         for descriptor in (holding.descriptor, holding.to_daemon, holding.to_producer):
             os.close(descriptor)
-        self._journal.remove(stream.spec.name)
+        try:
+            self._journal.remove(stream.spec.name)
+        except OSError as error:
+            log.error("the journal keeps a stream that has ended", stream=stream.spec.name, error=str(error))
 
     def release(self, holding: Holding) -> None:
         """Let go of an ended stream's ring, and keep the stream for status."""
@@ -250,6 +289,15 @@ class Streams:
         self.ended[stream.spec.name] = stream
         while len(self.ended) > KEPT_ENDED_STREAMS:
             del self.ended[next(iter(self.ended))]
+
+
+def _refuse_overlap(dataset: Path, other: Path, holding: Holding) -> None:
+    if dataset.is_relative_to(other) or other.is_relative_to(dataset):
+        raise OmewdError(
+            "output_exists",
+            f"{dataset} overlaps {other}, which the open stream {holding.stream.spec.name!r} writes",
+            "Choose another output",
+        )
 
 
 def finalize_job(stream: Stream, number: int) -> Job:

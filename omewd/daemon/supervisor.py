@@ -24,8 +24,10 @@ from omewd.errors import OmewdError
 
 log = structlog.get_logger("supervisor")
 
-# Writers that die before they are ready this many times in a row are not started again.
-MAX_FAILED_STARTS = 3
+# Writers that die before they are ready this many times in a row are not started again. Each time there is
+# a longer pause before the next, so that what stands in the way for a while does not end the streams.
+MAX_FAILED_STARTS = 8
+FAILED_START_PAUSE_NS = 250_000_000
 
 # glibc gives large blocks back to the kernel at once, and a fresh page is dear on a virtual machine: encoding
 # a 128 MiB shard with tensorstore took 0.15 s with the defaults, 0.03 s when the heap keeps its pages.
@@ -63,14 +65,20 @@ class Supervisor:
         self._start_timeout_ns = int(start_timeout_s * 1e9)
         self._last_id = 0
         self._failed_starts = 0
+        self._next_start_ns = 0
         self._closing = False
         self.writers: dict[int, Writer] = {}
         self.backends: dict[str, str | None] = {}
 
     @property
+    def failed_starts(self) -> int:
+        """How many writers in a row have died before they were ready."""
+        return self._failed_starts
+
+    @property
     def broken(self) -> bool:
-        """Writers can't be started here."""
-        return self._failed_starts >= MAX_FAILED_STARTS
+        """No writer lives, and none can be started."""
+        return self._failed_starts >= MAX_FAILED_STARTS and not self.any_ready
 
     @property
     def any_ready(self) -> bool:
@@ -85,11 +93,22 @@ class Supervisor:
     def fill(self) -> None:
         """Start writers until there are as many as wanted."""
         while len(self.writers) < self._wanted and not self.broken and not self._closing:
-            self._spawn()
+            if time.monotonic_ns() < self._next_start_ns:
+                return
+            try:
+                self._spawn()
+            except OSError as error:
+                log.error("a writer can't be started", error=str(error))
+                self._start_failed()
+
+    def _start_failed(self) -> None:
+        self._failed_starts += 1
+        self._next_start_ns = time.monotonic_ns() + FAILED_START_PAUSE_NS * 2**self._failed_starts
 
     def _spawn(self) -> None:
         self._last_id += 1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
         scratch = self._scratch / f"writer-{self._last_id}"
         command = [sys.executable, "-P", "-m", "omewd.writer"]
         command += ["--channel", str(theirs.fileno()), "--daemon", str(os.getpid())]
@@ -97,12 +116,26 @@ class Supervisor:
         caps = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "BLOSC_NTHREADS"), str(self._threads))
         environment = {**os.environ, **_ALLOCATOR, **caps}
         environment.pop("NOTIFY_SOCKET", None)
-        with theirs:
-            process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
-            )
-        ours.setblocking(False)
-        writer = Writer(self._last_id, process, os.pidfd_open(process.pid), ours, scratch, time.monotonic_ns())
+        try:
+            with theirs:
+                process = subprocess.Popen(
+                    command,
+                    pass_fds=[theirs.fileno()],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+        except OSError:
+            ours.close()
+            raise
+        try:
+            pidfd = os.pidfd_open(process.pid)
+        except OSError:
+            ours.close()
+            process.kill()
+            process.wait()
+            raise
+        writer = Writer(self._last_id, process, pidfd, ours, scratch, time.monotonic_ns())
         self.writers[writer.id] = writer
         self._loop.watch(writer.pidfd, lambda: self._reap(writer))
         self._loop.watch(ours.fileno(), lambda: self._read(writer))
@@ -131,12 +164,14 @@ class Supervisor:
         return True
 
     def _reap(self, writer: Writer) -> None:
-        status = writer.process.wait()
+        status = writer.process.poll()
+        if status is None:  # an event of a descriptor number that has been used again
+            return
         while self._read(writer):  # what it said before it died still counts
             pass
         self._forget(writer)
         if not writer.ready:
-            self._failed_starts += 1
+            self._start_failed()
         if not self._closing:
             reason = writer.killed_for or (f"signal {signal.Signals(-status).name}" if status < 0 else f"exit {status}")
             log.warning("writer died", writer=writer.id, pid=writer.process.pid, reason=reason)

@@ -1,5 +1,8 @@
 """The pixel types that OME-Zarr viewers read, in bytes. Imports nothing: the camera process needs it."""
 
+# Frame indexes are kept in 64 bits, signed in numpy.
+MAX_FRAMES = 2**62
+
 ITEM_BYTES = {
     "uint8": 1,
     "uint16": 2,

@@ -142,10 +142,31 @@ class Plan:
         """How many units hold any of the first ``frames`` frames; they are the ones with the lowest numbers."""
         if not frames:
             return 0
-        units = self.unit_of(frames - 1) + 1
-        while (self.units_total is None or units < self.units_total) and self.first_frame(units) < frames:
-            units += 1
-        return units
+        low = self.unit_of(frames - 1) + 1
+        high = self.unit_of(frames - 1) + self.group_frames + 1 if self.units_total is None else self.units_total
+        while low < high:
+            middle = (low + high) // 2
+            if self.first_frame(middle) < frames:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def units_complete(self, frames: int) -> int:
+        """How many units have all their frames among the first ``frames``; they are the ones with the lowest numbers.
+
+        Between the unit of the last frame and the last unit that has begun lie at most one round of units.
+        """
+        if not frames:
+            return 0
+        low, high = 0, self.units_with(frames)
+        while low < high:
+            middle = (low + high) // 2
+            if self.last_frame(middle) < frames:
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
     def place(self, frame: int) -> tuple[int, ...]:
         """The outer index on disk (storage order) of a frame."""

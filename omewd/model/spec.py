@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from omewd.errors import OmewdError
 from omewd.model.dimensions import Dimension
-from omewd.model.dtypes import ITEM_BYTES
+from omewd.model.dtypes import ITEM_BYTES, MAX_FRAMES
 
 Backend = Literal["auto", "tensorstore", "zarr-python", "zarrs-python", "acquire-zarr"]
 Compression = Literal["blosc-lz4", "blosc-zstd", "zstd"]
@@ -19,8 +19,7 @@ Backpressure = Literal["block", "drop", "fail"]
 Durability = Literal["fsync", "none"]
 
 MAX_FRAME_BYTES = 2**34
-# Frame indexes are kept in 64 bits, signed in numpy.
-MAX_FRAMES = 2**62
+_COMPLAINT_LENGTH = 2000
 # A spec goes to the writers in one control message, with paths beside it.
 MAX_SPEC_BYTES = 2**16
 
@@ -175,4 +174,5 @@ def _one_line(error: ValidationError) -> str:
             "" if isinstance(item["input"], dict | list | tuple) or not where else f" (given: {item['input']!r:.80})"
         )
         complaints.append(f"{where}: {text}{given}" if where else text)
-    return "; ".join(complaints)
+    text = "; ".join(complaints)
+    return text if len(text) <= _COMPLAINT_LENGTH else f"{text[:_COMPLAINT_LENGTH]} … ({len(complaints)} complaints)"

@@ -56,6 +56,7 @@ def summary_json(
     spec: StreamSpec,
     *,
     state: str,
+    epoch: int = 0,
     received: int = 0,
     written: int = 0,
     gaps: int = 0,
@@ -65,13 +66,15 @@ def summary_json(
 ) -> dict[str, Any]:
     """The zarr.json of the group ``omewd``: what was acquired, and the totals of the ledger.
 
-    ``state``: "writing", "complete" or "failed". received = written + gaps + lost_frames; ``lost`` are the
+    ``state``: "writing", "complete" or "failed"; ``epoch``: the number of the stream's ring while it is written.
+    received = written + gaps + lost_frames; ``lost`` are the
     first runs (first frame index, count) of frames that were handed over and are not in the dataset.
     """
     totals = {
         "ledger": FILE,
         "version": VERSION,
         "state": state,
+        "epoch": epoch,
         "ended_by": ended_by,
         "received": received,
         "written": written,

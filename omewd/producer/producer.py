@@ -300,7 +300,8 @@ class Producer:
                 raise self._daemon_gone()
             status, _ = self._connection.request("finish")
             if wait:
-                status, _ = self._connection.request("wait", name=self.name, timeout=timeout)
+                limit = None if timeout is None else max(timeout, 0.001)
+                status, _ = self._connection.request("wait", name=self.name, id=status.get("id"), timeout=limit)
             return status
         except TimeoutError as error:
             raise OmewdError("timeout", f"stream {self.name!r} was not done after {timeout} s") from error

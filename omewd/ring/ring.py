@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 
 from omewd.errors import OmewdError
+from omewd.model.dtypes import MAX_FRAMES
 from omewd.ring import layout
 from omewd.ring.layout import (
     DOORBELL_AT,
@@ -218,10 +219,11 @@ class DaemonRing:
             return
         frontier = self._words[FRONTIER]
         published = self._words[PUBLISHED]
-        if not self.map.published <= published <= self.released + self.geometry.capacity:
+        if frontier > MAX_FRAMES or not self.map.published <= published <= self.released + self.geometry.capacity:
             raise OmewdError(
                 "bad_ring",
-                f"the ring's cursors are damaged: published {published}, seen {self.map.published}, "
+                f"the ring's cursors are damaged: frontier {frontier}, published {published}, "
+                f"seen {self.map.published}, "
                 f"released {self.released}, capacity {self.geometry.capacity}",
             )
         self.map.update(published, self._index_of)

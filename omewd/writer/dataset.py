@@ -26,17 +26,24 @@ def _publisher(folder: Path, spec: StreamSpec) -> Publisher:
     return Publisher(folder, folder / STAGING, durable=spec.durability == "fsync")
 
 
-def check(spec: StreamSpec, dataset: Path, root: Path) -> None:
-    """Whether a dataset may be made there; raises OmewdError (outside_roots, output_exists, not_a_dataset)."""
+def check(spec: StreamSpec, dataset: Path, root: Path) -> Path:
+    """Whether a dataset may be made there; returns where it really is, symbolic links followed.
+
+    Raises OmewdError (outside_roots, output_exists, not_a_dataset).
+    """
     _check_inside(dataset, root)
     _check_free(spec, dataset)
+    return dataset.resolve()
 
 
-def create(spec: StreamSpec, dataset: Path, root: Path) -> None:
+def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
     """Make a dataset's metadata, whole or not at all: it is made aside and renamed to its place.
 
-    Raises what :func:`check` raises; OSError.
+    ``epoch`` marks it as this stream's: running this again leaves it as it is. Raises what :func:`check`
+    raises; OSError.
     """
+    if _epoch(dataset) == epoch:
+        return
     check(spec, dataset, root)
     dataset.parent.mkdir(parents=True, exist_ok=True)
     check(spec, dataset, root)
@@ -47,9 +54,9 @@ def create(spec: StreamSpec, dataset: Path, root: Path) -> None:
         frames = Plan.of(spec).frames_total or 0
         publisher = _publisher(aside, spec)
         documents = _image_documents(spec, frames)
-        documents[f"{ledger.FOLDER}/zarr.json"] = ledger.summary_json(spec, state="writing")
-        publisher.publish(((path, _document(d)) for path, d in documents.items()), label="create", small=True)
+        documents[f"{ledger.FOLDER}/zarr.json"] = ledger.summary_json(spec, state="writing", epoch=epoch)
         publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", b"")
+        publisher.publish(((path, _document(d)) for path, d in documents.items()), label="create", small=True)
         publisher.close()
         replaced = dataset.with_name(f".{dataset.name}.omewd-old-{os.getpid()}") if dataset.exists() else None
         if replaced is not None:
@@ -66,6 +73,25 @@ def create(spec: StreamSpec, dataset: Path, root: Path) -> None:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def undo(dataset: Path, epoch: int) -> None:
+    """Take a dataset away that was made for a stream which never started, and put back what it had replaced."""
+    if _epoch(dataset) == epoch:
+        dataset.rename(dataset.with_name(f".{dataset.name}.omewd-new-{os.getpid()}"))
+        replaced = [path for path in _leftovers(dataset) if ".omewd-old-" in path.name]
+        if replaced:
+            replaced[0].rename(dataset)
+    sweep(dataset)
+
+
+def _epoch(dataset: Path) -> int | None:
+    """The epoch of the stream that a dataset is being written for, None if it is not being written."""
+    try:
+        totals = json.loads((dataset / ledger.FOLDER / "zarr.json").read_text())["attributes"]["omewd"]
+        return int(totals["epoch"]) if totals["state"] == "writing" else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def sweep(dataset: Path) -> None:

@@ -52,7 +52,7 @@ class Worker:
         self._channel = channel
         self._threads = threads
         self._scratch = scratch
-        self._streams: dict[int, OpenStream] = {}
+        self._streams: dict[int, OpenStream | OmewdError] = {}
 
     def run(self) -> None:
         send(self._channel, {"ready": backends.availability()})
@@ -64,10 +64,13 @@ class Worker:
     def _handle(self, message: Message, descriptors: list[int]) -> None:
         match message["do"]:
             case "open":
-                self._open(message, descriptors)
+                try:
+                    self._open(message, descriptors)
+                except OmewdError as error:  # its jobs fail with this; other streams go on
+                    self._streams[message["stream"]] = error
             case "close":
                 stream = self._streams.pop(message["stream"], None)
-                if stream is not None:
+                if isinstance(stream, OpenStream):
                     stream.close()
             case "job":
                 self._run(Job.from_dict(message["job"]))
@@ -106,16 +109,21 @@ class Worker:
     def _do(self, job: Job) -> dict[str, Any]:
         if job.kind == "check":
             spec = StreamSpec.model_validate(job.spec)
-            dataset.check(spec, Path(job.dataset), Path(job.root))
-            return {"backend": backends.select(spec.backend, UnitArray.of(spec)).name}
-        stream = self._streams[job.stream]
+            place = dataset.check(spec, Path(job.dataset), Path(job.root))
+            return {"backend": backends.select(spec.backend, UnitArray.of(spec)).name, "place": str(place)}
+        if job.kind == "sweep":
+            dataset.sweep(Path(job.dataset))
+            return {}
+        if isinstance(stream := self._streams[job.stream], OmewdError):
+            raise stream
+        epoch = stream.ring.segment.geometry.epoch
         match job.kind:
             case "create":
-                dataset.create(stream.spec, stream.folder, Path(job.root))
+                dataset.create(stream.spec, stream.folder, Path(job.root), epoch)
                 self._sink(job.stream, stream)  # import the library now, not with the first frames
                 return {"leftovers": dataset.has_leftovers(stream.folder)}
-            case "sweep":
-                dataset.sweep(stream.folder)
+            case "undo":
+                dataset.undo(stream.folder, epoch)
                 return {}
             case "write":
                 return self._write(job, stream)
@@ -179,7 +187,8 @@ class Worker:
 
     def close(self) -> None:
         for stream in self._streams.values():
-            stream.close()
+            if isinstance(stream, OpenStream):
+                stream.close()
         self._streams.clear()
 
 

@@ -73,7 +73,7 @@ def write_dataset(spec: StreamSpec, root: Path, frame: Frames, *, scratch: Path)
     """Write a whole acquisition as a writer process does, the units' memory in a different layout each."""
     plan, array = Plan.of(spec), UnitArray.of(spec)
     folder = root / spec.output
-    dataset.create(spec, folder, root)
+    dataset.create(spec, folder, root, epoch=1)
     sink = BACKENDS[spec.backend].open(array, threads=2, scratch=scratch)
     publisher = Publisher(folder, folder / dataset.STAGING, durable=spec.durability == "fsync")
     small = array.key_bytes <= SMALL_FILE_BYTES and len(array.frame_keys) > 1
