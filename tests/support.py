@@ -123,8 +123,9 @@ class DaemonProcess:
         raise AssertionError(f"omewd serve was not ready in 30 s: {self.log()}")
 
     def shared_memory(self) -> set[str]:
-        """What this daemon has in /dev/shm."""
-        return shared_memory_names(instance_name(self.folder / "state"))
+        """The ring segments that this daemon has."""
+        names = shared_memory_names(instance_name(self.folder / "state"))
+        return {name for name in names if (Path("/dev/shm") / name).is_file()}
 
     def log(self) -> str:
         return self.log_path.read_text()

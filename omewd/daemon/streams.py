@@ -92,8 +92,8 @@ class Streams:
         for candidate in (*(h.stream for h in self.open.values()), *self.ended.values()):
             if number is not None and candidate.id == number:
                 return candidate
-        holding = self.holding(name)
-        stream = holding.stream if holding else self.ended.get(str(name))
+        holding = self.holding(name) if number is None else None
+        stream = holding.stream if holding else self.ended.get(str(name)) if number is None else None
         if stream is None:
             names = ", ".join(sorted(h.stream.spec.name for h in self.open.values())) or "none"
             raise OmewdError(

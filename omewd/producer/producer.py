@@ -39,7 +39,7 @@ def connect(name: str, *, socket: str | os.PathLike[str] | None = None) -> Produ
     """
     connection = Connection(socket)
     try:
-        _, descriptors = connection.request("attach", name=name)
+        status, descriptors = connection.request("attach", name=name)
     except BaseException:
         connection.close()
         raise
@@ -54,7 +54,7 @@ def connect(name: str, *, socket: str | os.PathLike[str] | None = None) -> Produ
         close_all([to_daemon, to_producer])
         connection.close()
         raise
-    return Producer(segment, connection, to_daemon, to_producer)
+    return Producer(segment, connection, to_daemon, to_producer, stream_id=status["id"])
 
 
 class Slot:
@@ -77,7 +77,10 @@ class Producer:
     As a context manager it waits on leaving until the dataset is complete on disk.
     """
 
-    def __init__(self, segment: Segment, connection: Connection, to_daemon: int, to_producer: int) -> None:
+    def __init__(
+        self, segment: Segment, connection: Connection, to_daemon: int, to_producer: int, *, stream_id: int
+    ) -> None:
+        self._stream_id = stream_id
         self._segment = segment
         self._connection = connection
         self._to_daemon = to_daemon
@@ -301,14 +304,14 @@ class Producer:
             status, _ = self._connection.request("finish")
             if wait:
                 limit = None if timeout is None else max(timeout, 0.001)
-                status, _ = self._connection.request("wait", name=self.name, id=status.get("id"), timeout=limit)
+                status, _ = self._connection.request("wait", name=self.name, id=self._stream_id, timeout=limit)
             return status
         except TimeoutError as error:
             raise OmewdError("timeout", f"stream {self.name!r} was not done after {timeout} s") from error
         except OmewdError as error:
-            if error.code not in ("unreachable", "daemon_gone"):
+            if error.code not in ("unreachable", "daemon_gone", "unknown_stream"):
                 raise
-            if self._ring.state == STATE_DONE:  # it has drained before it went
+            if self._ring.state == STATE_DONE:  # it was complete before the daemon went, or forgot it
                 return {"name": self.name, "state": "DONE"}
             raise self._daemon_gone() from error
         finally:

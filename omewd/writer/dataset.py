@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,7 +46,8 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
     check(spec, dataset, root)
     dataset.parent.mkdir(parents=True, exist_ok=True)
     check(spec, dataset, root)
-    aside = dataset.with_name(f".{dataset.name}.omewd-new-{os.getpid()}")
+    aside, old = _beside(dataset, "new", epoch), _beside(dataset, "old", epoch)
+    shutil.rmtree(aside, ignore_errors=True)  # of a writer that was killed at this
     aside.mkdir()
     try:
         (aside / STAGING).mkdir(parents=True)
@@ -58,14 +58,13 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
         publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", b"")
         publisher.publish(((path, _document(d)) for path, d in documents.items()), label="create", small=True)
         publisher.close()
-        replaced = dataset.with_name(f".{dataset.name}.omewd-old-{os.getpid()}") if dataset.exists() else None
-        if replaced is not None:
-            dataset.rename(replaced)
+        if dataset.exists():
+            dataset.rename(old)
         try:
             aside.rename(dataset)
         except OSError:
-            if replaced is not None:
-                replaced.rename(dataset)
+            if old.exists():
+                old.rename(dataset)
             raise
         if spec.durability == "fsync":
             for folder in _folders_between(dataset.parent, root):
@@ -78,11 +77,15 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
 def undo(dataset: Path, epoch: int) -> None:
     """Take a dataset away that was made for a stream which never started, and put back what it had replaced."""
     if _epoch(dataset) == epoch:
-        dataset.rename(dataset.with_name(f".{dataset.name}.omewd-new-{os.getpid()}"))
-        replaced = [path for path in _leftovers(dataset) if ".omewd-old-" in path.name]
-        if replaced:
-            replaced[0].rename(dataset)
+        dataset.rename(_beside(dataset, "new", epoch))
+        if (old := _beside(dataset, "old", epoch)).exists():
+            old.rename(dataset)
     sweep(dataset)
+
+
+def _beside(dataset: Path, which: str, epoch: int) -> Path:
+    """Where a dataset is made ("new"), or what it replaces waits for its end ("old")."""
+    return dataset.with_name(f".{dataset.name}.omewd-{which}-{epoch:x}")
 
 
 def _epoch(dataset: Path) -> int | None:

@@ -223,3 +223,12 @@ def test_a_wanted_capacity_beyond_the_budget_is_refused() -> None:
         capacity(plan_of("t:100:4,y:4,x:4"), 50, wanted=51)
     assert refusal.value.code == "no_memory"
     assert capacity(plan_of("t:100:4,y:4,x:4"), 50, wanted=50) == 50
+
+
+@given(plans(), st.integers(0, 400))
+def test_units_with_and_units_complete_agree_with_counting(plan: Plan, frames: int) -> None:
+    frames = min(frames, plan.frames_total if plan.frames_total is not None else frames)
+    units = [plan.unit_of(frame) for frame in range(frames)]
+    assert plan.units_with(frames) == len(set(units))
+    whole = {u for u in set(units) if plan.last_frame(u) < frames}
+    assert plan.units_complete(frames) == len(whole)
