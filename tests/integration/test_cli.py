@@ -11,9 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.support import DaemonProcess, make_frame, make_spec, shared_memory_names
+from tests.support import DaemonProcess, make_frame, make_spec, read_zarr, shared_memory_names
 
 
 def record(daemon: DaemonProcess, name: str, frames: int) -> None:
@@ -252,3 +253,13 @@ def test_demo(tmp_path: Path) -> None:
     assert "all is well" in done.stdout
     assert (tmp_path / "omewd-demo.ome.zarr" / "zarr.json").exists()
     assert not shared_memory_names("omewd-") - before
+
+
+def test_the_producer_of_the_readme(omewd_daemon: DaemonProcess) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    program = readme.split("<!-- example: producer -->\n```python\n")[1].split("```")[0]
+    environment = {**os.environ, "OMEWD_SOCKET": str(omewd_daemon.socket)}
+    subprocess.run([sys.executable, "-W", "error", "-c", program], env=environment, check=True, timeout=60)
+    array = read_zarr(omewd_daemon.data / "cam0.ome.zarr")
+    assert array.shape == (100, 512, 512)
+    assert (array == np.arange(100, dtype=np.uint16)[:, None, None]).all()
