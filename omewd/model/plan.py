@@ -12,6 +12,7 @@ and their first frames ascend too. That gives every answer here in closed form.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -139,34 +140,16 @@ class Plan:
         return unit
 
     def units_with(self, frames: int) -> int:
-        """How many units hold any of the first ``frames`` frames; they are the ones with the lowest numbers."""
+        """How many units hold any of the first ``frames`` frames: those with the lowest numbers."""
         if not frames:
             return 0
-        low = self.unit_of(frames - 1) + 1
-        high = self.unit_of(frames - 1) + self.group_frames + 1 if self.units_total is None else self.units_total
-        while low < high:
-            middle = (low + high) // 2
-            if self.first_frame(middle) < frames:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        begun = self.unit_of(frames - 1) + 1
+        most = begun + self.group_frames if self.units_total is None else self.units_total
+        return bisect_left(range(most), frames, lo=begun, key=self.first_frame)
 
     def units_complete(self, frames: int) -> int:
-        """How many units have all their frames among the first ``frames``; they are the ones with the lowest numbers.
-
-        Between the unit of the last frame and the last unit that has begun lie at most one round of units.
-        """
-        if not frames:
-            return 0
-        low, high = 0, self.units_with(frames)
-        while low < high:
-            middle = (low + high) // 2
-            if self.last_frame(middle) < frames:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        """How many units have all their frames among the first ``frames``: those with the lowest numbers."""
+        return bisect_left(range(self.units_with(frames)), frames, key=self.last_frame)
 
     def place(self, frame: int) -> tuple[int, ...]:
         """The outer index on disk (storage order) of a frame."""
