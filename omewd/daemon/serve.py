@@ -176,7 +176,7 @@ class Daemon:
             stream = holding.stream
             log.error("given up: not drained in time", stream=stream.spec.name, in_flight=stream.in_flight)
             stream.fail(stream_failed(f"the daemon was stopped with {stream.in_flight} frames not on disk"), now)
-        self._exit_status = EXIT_INCOMPLETE
+            self._exit_status = EXIT_INCOMPLETE
         return True
 
     def _close(self) -> None:

@@ -313,6 +313,8 @@ class Producer:
                 raise
             if self._ring.state == STATE_DONE:  # it was complete before the daemon went, or forgot it
                 return {"name": self.name, "state": "DONE"}
+            if self._ring.state == STATE_FAILED:
+                raise self._ended() from error
             raise self._daemon_gone() from error
         finally:
             self._let_go()
