@@ -269,6 +269,8 @@ class Lifecycle:
             if task is not None and holding is not None:
                 with self._failing(holding, now):
                     self._job_failed(holding, task, OmewdError.from_dict(message["error"]), now, writer)
+            elif task is not None:  # of no stream: what a dataset replaced stays beside it
+                log.warning("job failed", kind=task.job.kind, dataset=task.job.dataset, **message["error"])
         self.give_jobs(now)
 
     def _job_done(self, holding: Holding, task: Task, result: dict[str, Any], now_ns: int) -> None:

@@ -119,8 +119,8 @@ class Worker:
         epoch = stream.ring.segment.geometry.epoch
         match job.kind:
             case "create":
+                self._sink(job.stream, stream)  # a library that fails does so before anything is made
                 dataset.create(stream.spec, stream.folder, Path(job.root), epoch)
-                self._sink(job.stream, stream)  # import the library now, not with the first frames
                 return {"leftovers": dataset.has_leftovers(stream.folder)}
             case "undo":
                 dataset.undo(stream.folder, epoch)
