@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from omewd.cli.options import client, json_option, socket_option
+from omewd.cli.waits import duration, slowest_stage, waits_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+_PIPE_WIDTH = 200
 
 
 @click.command("status")
@@ -33,6 +36,8 @@ def command(name: str | None, as_json: bool, watch: bool, socket: Path | None) -
     from rich.console import Console
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PIPE_WIDTH)  # who reads a pipe wants all of it
     if not watch:
         console.print(_render(daemon.status(name)))
         return
@@ -52,7 +57,7 @@ def _render(status: dict[str, Any]) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("stream", "state", "received", "written", "gaps", "in flight", "durable", "ring", "throughput"):
         table.add_column(title, justify="left" if title in ("stream", "state") else "right", no_wrap=True)
-    notes = []
+    notes: list[RenderableType] = []
     for stream in streams:
         frames, ring, throughput = stream["frames"], stream["ring"], stream["throughput"]
         declared = f"/{frames['declared']}" if frames["declared"] is not None else ""
@@ -71,6 +76,15 @@ def _render(status: dict[str, Any]) -> RenderableType:
             notes.append(f"{stream['name']}: {stream['error']['message']}")
         elif "streams" not in status:
             notes.append(f"{stream['path']} ({stream['backend']}, {stream['ended_by'] or 'open'})")
+        if "streams" in status:
+            if (stage := slowest_stage(stream["recent_waits"])) and not stream["settled"]:
+                wait = duration(stream["recent_waits"][stage]["p50_ns"])
+                notes.append(f"{stream['name']}: frames wait longest in {stage}, {wait}")
+        else:
+            live = not stream["settled"] and stream["recent_waits"]
+            if waits := live or stream["waits"]:
+                notes += ["", f"where frames waited {'in the last seconds' if live else 'on their way'}:"]
+                notes.append(waits_table(waits))
     parts: list[RenderableType] = []
     if "streams" in status:
         memory = status["memory"]

@@ -11,6 +11,9 @@ Writer to daemon::
     {"ready": {backend: why it is unusable, or null}}
     {"done": id, "result": {…}}
     {"failed": id, "error": {"code", "message", "remedy"}}
+
+The result of a ``write``: ``frames`` written, ``stored_bytes``, ``waits`` (packed histograms by stage, see
+:mod:`omewd.model.waits`) and ``done_ns``, the monotonic time of the answer.
 """
 
 from __future__ import annotations

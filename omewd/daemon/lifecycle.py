@@ -290,6 +290,7 @@ class Lifecycle:
                 holding.growing = False
             case "write":
                 released = stream.written_to_disk(task.job, result["frames"], result["stored_bytes"])
+                stream.note_waits(result["waits"], result["done_ns"], now_ns)
                 if released and stream.ring is not None and stream.ring.producer_waits:
                     holding.ring_producer()
             case "finalize":

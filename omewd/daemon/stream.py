@@ -23,6 +23,7 @@ from omewd.control.jobs import Job
 from omewd.errors import OmewdError
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
+from omewd.model.waits import Histogram, RecentWaits, Waits, summary
 from omewd.ring.layout import Geometry
 from omewd.ring.ring import DaemonRing
 
@@ -74,6 +75,7 @@ class Stream:
     stored_bytes: int = 0
     lost: tuple[tuple[int, int], ...] = ()
     retries: int = 0
+    waits: RecentWaits = field(default_factory=RecentWaits)
 
     next_unit: int = 0
     incomplete_unit: int = 0
@@ -182,6 +184,14 @@ class Stream:
             self.done_below += 1
         return self.ring.release_below(self.safe_below, durable=self.spec.durability == "fsync")
 
+    def note_waits(self, packed: dict[str, Any], done_ns: int, now_ns: int) -> None:
+        """Take in where a job's frames have waited; the job was done at ``done_ns``."""
+        waits: Waits = {stage: Histogram.unpack(histogram) for stage, histogram in packed.items()}
+        frames = waits["dispatch"].frames
+        waits["report"] = Histogram()
+        waits["report"].add(now_ns - done_ns, frames)
+        self.waits.add(waits, now_ns)
+
     @property
     def safe_below(self) -> int:
         """All frame indexes below are in units that are done."""
@@ -271,6 +281,8 @@ class Stream:
                 "written_bytes": written_bytes,
                 "stored_bytes": self.stored_bytes,
             },
+            "waits": summary(self.waits.all),
+            "recent_waits": summary(self.waits.recent(now_ns)),
             "retries": self.retries,
             "producer": self.producer_pid,
             "ended_by": self.ended_by,

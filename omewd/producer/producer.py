@@ -89,6 +89,7 @@ class Producer:
         self._slots = pixels.slots(segment)
         self._geometry = segment.geometry
         self._claimed = False
+        self._waited_ns = 0
         self._last_durable = 0
         self._scratch: Frame | None = None
         self._closed = False
@@ -196,6 +197,7 @@ class Producer:
     def _room(self, frames: int, timeout: float | None) -> bool:
         """Whether there is room for a frame, waiting for it by the policy; False: it was dropped."""
         self._check_open(frames)
+        self._waited_ns = 0
         if self._ring.has_room:
             return True
         self._ring_doorbell()
@@ -212,13 +214,13 @@ class Producer:
         return True
 
     def _wait_for_room(self, timeout: float | None) -> None:
-        started = time.monotonic()
+        started_ns = time.monotonic_ns()
         self._ring.wait_for_room(True)
         try:
             while not self._ring.has_room:
                 if self._ring.state != STATE_OPEN:
                     raise self._ended()
-                if timeout is not None and time.monotonic() - started >= timeout:
+                if timeout is not None and time.monotonic_ns() - started_ns >= timeout * 1e9:
                     raise ring_full(
                         f"the ring of stream {self.name!r} stayed full for {timeout} s: "
                         f"{self._geometry.capacity} frames wait for the disk",
@@ -233,10 +235,11 @@ class Producer:
                     raise self._daemon_gone()
         finally:
             self._ring.wait_for_room(False)
+            self._waited_ns = time.monotonic_ns() - started_ns
 
     def _publish(self, metadata: bytes) -> int:
         sequence = self._ring.published
-        frame = self._ring.publish(time.monotonic_ns(), time.time_ns(), metadata)
+        frame = self._ring.publish(time.monotonic_ns(), time.time_ns(), metadata, self._waited_ns)
         if self._ring.wants_doorbell:
             self._ring_doorbell()
         if self._ring.state != STATE_OPEN:

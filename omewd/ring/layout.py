@@ -1,4 +1,4 @@
-"""The layout of a ring segment, version 1. All numbers are little-endian u64 unless said otherwise.
+"""The layout of a ring segment, version 2. All numbers are little-endian u64 unless said otherwise.
 
     0      ┌───────────────────────────────────────────────────────────────┐
            │ geometry: magic, version, epoch, sizes, dtype, name, CRC-32   │ written once, at creation
@@ -13,7 +13,7 @@
     8192   ├───────────────────────────────────────────────────────────────┤
            │ slot headers: capacity × slot_header_stride                   │ producer, before "published"
            │   frame index, monotonic ns, wall-clock ns, metadata length,  │
-           │   then the frame's metadata as JSON                           │
+           │   ns waited for room; then the frame's metadata as JSON       │
     pixels ├───────────────────────────────────────────────────────────────┤ page-aligned
            │ slots: capacity × slot_stride; a frame, C order, native bytes │ producer, before "published"
            └───────────────────────────────────────────────────────────────┘
@@ -34,7 +34,7 @@ from omewd.errors import OmewdError
 from omewd.model.dtypes import ITEM_BYTES
 
 MAGIC = b"OMEWDRNG"
-VERSION = 1
+VERSION = 2
 PAGE = 4096
 
 # Indexes of 8-byte words, for memoryview(...).cast("Q").
@@ -58,7 +58,7 @@ GAP_TABLE_ENTRIES = 256
 
 SLOT_HEADERS = 8192
 # Words of a slot header.
-FRAME_INDEX, MONOTONIC_NS, WALL_NS, METADATA_BYTES = range(4)
+FRAME_INDEX, MONOTONIC_NS, WALL_NS, METADATA_BYTES, WAITED_NS = range(5)
 METADATA = 64  # bytes from the start of a slot header to its metadata
 
 UNSET = 2**64 - 1

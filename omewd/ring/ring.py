@@ -37,6 +37,7 @@ from omewd.ring.layout import (
     SLOT_HEADERS,
     STATE,
     UNSET,
+    WAITED_NS,
     WALL_NS,
 )
 from omewd.ring.segment import Segment
@@ -121,10 +122,11 @@ class ProducerRing:
         except ValueError:
             return None
 
-    def publish(self, monotonic_ns: int, wall_ns: int, metadata: bytes) -> int:
+    def publish(self, monotonic_ns: int, wall_ns: int, metadata: bytes, waited_ns: int = 0) -> int:
         """Make the next slot visible as the next frame; returns its frame index.
 
-        The slot's pixels must be written, and there must be room. Check :attr:`state` afterwards.
+        ``waited_ns``: how long the camera waited for the slot. The slot's pixels must be written, and there must
+        be room. Check :attr:`state` afterwards.
         """
         words, header, frame = self._words, self._header(self.published), self.next_frame
         if metadata:
@@ -134,6 +136,7 @@ class ProducerRing:
         words[header + MONOTONIC_NS] = monotonic_ns
         words[header + WALL_NS] = wall_ns
         words[header + METADATA_BYTES] = len(metadata)
+        words[header + WAITED_NS] = waited_ns
         self.published += 1
         self.next_frame = frame + 1
         words[PUBLISHED] = self.published

@@ -11,7 +11,7 @@ from omewd.control.jobs import Job
 from omewd.model.grid import frame_indexes
 from omewd.model.plan import Plan
 from omewd.ring import pixels
-from omewd.ring.layout import FRAME_INDEX, SLOT_HEADERS
+from omewd.ring.layout import FRAME_INDEX, MONOTONIC_NS, SLOT_HEADERS, WAITED_NS
 from omewd.ring.segment import Segment
 
 Array = np.ndarray[Any, Any]
@@ -39,12 +39,12 @@ class RingReader:
         geometry = segment.geometry
         self._capacity = geometry.capacity
         self._slots = pixels.slots(segment)
-        self._frame_indexes: Array = np.ndarray(
-            (geometry.capacity,),
+        self._headers: Array = np.ndarray(
+            (geometry.capacity, 8),
             np.uint64,
             buffer=segment.memory,
-            offset=SLOT_HEADERS + FRAME_INDEX * 8,
-            strides=(geometry.slot_header_stride,),
+            offset=SLOT_HEADERS,
+            strides=(geometry.slot_header_stride, 8),
         )
         self._scratch: Array | None = None
 
@@ -52,11 +52,16 @@ class RingReader:
         """Find a unit's frames among the slots that the job names."""
         grid = frame_indexes(self._plan, unit)
         sequences = np.arange(job.sequence, job.sequence_end)
-        present = self._frame_indexes[sequences % self._capacity].astype(np.int64)
+        present = self._headers[sequences % self._capacity, FRAME_INDEX].astype(np.int64)
         place = np.searchsorted(present, grid)
         clipped = np.minimum(place, max(len(present) - 1, 0))
         found = (place < len(present)) & (present[clipped] == grid) if len(present) else np.zeros(grid.shape, bool)
         return UnitFrames(grid, np.where(found, job.sequence + clipped, -1))
+
+    def stamps(self, frames: UnitFrames) -> tuple[Array, Array]:
+        """Of a unit's frames that are there: (monotonic ns of their publishing, ns that the camera waited for room)."""
+        slots = frames.sequences[frames.sequences >= 0] % self._capacity
+        return self._headers[slots, MONOTONIC_NS].astype(np.int64), self._headers[slots, WAITED_NS].astype(np.int64)
 
     def block(self, frames: UnitFrames) -> Array:
         """The unit's pixels, (…, Y, X); zero where a frame is absent. Valid while the job is leased.
@@ -82,7 +87,7 @@ class RingReader:
         return block
 
     def close(self) -> None:
-        del self._slots, self._frame_indexes
+        del self._slots, self._headers
         self._scratch = None
         self.segment.close()
 

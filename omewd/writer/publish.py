@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from omewd.writer.backends.base import Buffer
+from omewd.writer.stopwatch import Stopwatch
 
 _ALIGNMENT = 4096
 _BOUNCE_BYTES = 8 << 20
@@ -47,11 +48,12 @@ class Bounce:
 class Publisher:
     """Writes the files of one dataset. ``durable``: with fsync; else files are only renamed into place.
 
-    All errors are OSError; nothing that was in place before is harmed by one.
+    ``clock`` gets the time of each stage. All errors are OSError; nothing that was in place before is harmed by one.
     """
 
-    def __init__(self, root: Path, staging: Path, *, durable: bool) -> None:
+    def __init__(self, root: Path, staging: Path, *, durable: bool, clock: Stopwatch | None = None) -> None:
         self.root = root
+        self._clock = clock or Stopwatch()
         self._staging = staging
         self._durable = durable
         self._direct = True
@@ -68,11 +70,12 @@ class Publisher:
         numbered = ((self._staging / f"{label}-{n}", path, pieces) for n, (path, pieces) in enumerate(files))
         written = self._write_at_once(numbered) if small else [self._write_aside(item) for item in numbered]
         unsynced: dict[Path, None] = {}
-        for aside, path, _ in written:
-            target = self.root / path
-            self._make_folder(target.parent, unsynced)
-            aside.rename(target)
-            unsynced[target.parent] = None
+        with self._clock.stage("rename"):
+            for aside, path, _ in written:
+                target = self.root / path
+                self._make_folder(target.parent, unsynced)
+                aside.rename(target)
+                unsynced[target.parent] = None
         if self._durable:
             self.sync_folders(list(unsynced))
         self._remember(unsynced)
@@ -81,28 +84,35 @@ class Publisher:
     def _write_at_once(self, numbered: Iterable[tuple[Path, str, Iterable[Buffer]]]) -> list[tuple[Path, str, int]]:
         """Write files aside in threads; none of them is at it any more when this returns or raises."""
         futures: list[Future[tuple[Path, str, int]]] = []
-        try:
-            for item in numbered:
-                futures.append(self._workers().submit(self._write_aside, item))
-        finally:
-            wait(futures)
+        with self._clock.pooled():
+            try:
+                for item in numbered:
+                    futures.append(self._workers().submit(self._write_aside, item))
+            finally:
+                wait(futures)
         return [future.result() for future in futures]
 
     def sync_folders(self, folders: list[Path]) -> None:
-        if len(folders) == 1:
-            sync_folder(folders[0])
-        else:
-            list(self._workers().map(sync_folder, folders))
+        with self._clock.stage("fsync"):
+            if len(folders) == 1:
+                sync_folder(folders[0])
+            else:
+                list(self._workers().map(sync_folder, folders))
 
     def append(self, path: str, data: bytes) -> None:
         """Append to a file in one write, durably if this publisher is."""
-        descriptor = os.open(self.root / path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            _write_all(descriptor, memoryview(data))
-            if self._durable:
+        with self._clock.stage("write"):
+            descriptor = os.open(self.root / path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                _write_all(descriptor, memoryview(data))
+                self._sync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _sync(self, descriptor: int) -> None:
+        if self._durable:
+            with self._clock.stage("fsync"):
                 os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def close(self) -> None:
         if self._pool is not None:
@@ -133,13 +143,13 @@ class Publisher:
 
     def _write_aside(self, item: tuple[Path, str, Iterable[Buffer]]) -> tuple[Path, str, int]:
         aside, path, pieces = item
-        descriptor = self._open(aside)
-        try:
-            size = self._write(descriptor, pieces)
-            if self._durable:
-                os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
+        with self._clock.stage("write"):
+            descriptor = self._open(aside)
+            try:
+                size = self._write(descriptor, pieces)
+                self._sync(descriptor)
+            finally:
+                os.close(descriptor)
         return aside, path, size
 
     def _open(self, path: Path) -> int:

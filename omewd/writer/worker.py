@@ -16,6 +16,7 @@ from omewd.control.messages import Message, close_all, receive, send
 from omewd.errors import OmewdError
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
+from omewd.model.waits import Histogram, Waits, histogram_of
 from omewd.ngff import ledger
 from omewd.ngff.metadata import ARRAY_PATH
 from omewd.ring import pixels
@@ -24,6 +25,7 @@ from omewd.writer import backends, dataset
 from omewd.writer.backends.base import Buffer, Sink, UnitArray
 from omewd.writer.block import RingReader, UnitFrames
 from omewd.writer.publish import SMALL_FILE_BYTES, Publisher
+from omewd.writer.stopwatch import Stopwatch
 
 
 @dataclass
@@ -53,6 +55,7 @@ class Worker:
         self._threads = threads
         self._scratch = scratch
         self._streams: dict[int, OpenStream | OmewdError] = {}
+        self._clock = Stopwatch()
 
     def run(self) -> None:
         send(self._channel, {"ready": backends.availability()})
@@ -89,7 +92,9 @@ class Worker:
             plan=plan,
             folder=folder,
             ring=RingReader(segment, plan),
-            publisher=Publisher(folder, folder / dataset.STAGING, durable=spec.durability == "fsync"),
+            publisher=Publisher(
+                folder, folder / dataset.STAGING, durable=spec.durability == "fsync", clock=self._clock
+            ),
             array=UnitArray.of(spec),
         )
 
@@ -153,36 +158,49 @@ class Worker:
 
     def _write(self, job: Job, stream: OpenStream) -> dict[str, Any]:
         """Store a job's units: pixels first, then their lines in the ledger."""
-        started = time.monotonic_ns()
-        units = {unit: stream.ring.locate(job, unit) for unit in range(job.unit, job.unit + job.units)}
+        started_ns = time.monotonic_ns()
+        self._clock.take()
+        with self._clock.stage("read"):
+            units = {unit: stream.ring.locate(job, unit) for unit in range(job.unit, job.unit + job.units)}
         small = stream.array.key_bytes <= SMALL_FILE_BYTES and job.units * len(stream.array.frame_keys) > 1
         stored_bytes = 0
-        if any(frames.count for frames in units.values()):
+        frames_written = sum(frames.count for frames in units.values())
+        if frames_written:
             files = self._encoded(self._sink(job.stream, stream), stream, units, at_once=small)
             stored_bytes = stream.publisher.publish(files, label=f"unit{job.unit}", small=small)
-        lines = (line for frames in units.values() for line in _ledger_lines(stream.ring.segment, frames, job))
-        stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines))
+        with self._clock.stage("write"):
+            lines = (line for frames in units.values() for line in _ledger_lines(stream.ring.segment, frames, job))
+            stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines))
+        waits = _waits(stream.ring, units.values(), started_ns)
+        for stage, spent_ns in self._clock.take().items():
+            waits[stage] = Histogram()
+            waits[stage].add(spent_ns, frames_written)
         return {
-            "frames": sum(frames.count for frames in units.values()),
+            "frames": frames_written,
             "stored_bytes": stored_bytes,
-            "busy_ns": time.monotonic_ns() - started,
+            "waits": {stage: histogram.pack() for stage, histogram in waits.items()},
+            "done_ns": time.monotonic_ns(),
         }
 
-    @staticmethod
     def _encoded(
-        sink: Sink, stream: OpenStream, units: dict[int, UnitFrames], *, at_once: bool
+        self, sink: Sink, stream: OpenStream, units: dict[int, UnitFrames], *, at_once: bool
     ) -> Iterator[tuple[str, Iterable[Buffer]]]:
         """The files of units: (path in the dataset, bytes in pieces).
 
         ``at_once``: the bytes are taken out of the sink here, so that threads can still be writing them when the
         next unit is encoded; else they are valid until the next file is asked for.
         """
+        clock = self._clock
         for unit, frames in units.items():
             if not frames.count:
                 continue
             place = "/".join([ARRAY_PATH, "c", *map(str, stream.plan.block_on_disk(unit))])
-            for key in sink.encode(stream.ring.block(frames)):
-                pieces = tuple(bytes(piece) for piece in key.pieces) if at_once else key.pieces
+            with clock.stage("read"):
+                block = stream.ring.block(frames)
+            for key in clock.timed("encode", sink.encode(block)):
+                pieces = clock.timed("encode", key.pieces)
+                if at_once:
+                    pieces = iter([bytes(piece) for piece in pieces])
                 yield f"{place}/{key.place[0]}/{key.place[1]}", pieces
 
     def close(self) -> None:
@@ -190,6 +208,20 @@ class Worker:
             if isinstance(stream, OpenStream):
                 stream.close()
         self._streams.clear()
+
+
+def _waits(ring: RingReader, units: Iterable[UnitFrames], started_ns: int) -> Waits:
+    """What the slots' time stamps tell: how long frames waited until their job began."""
+    waits: Waits = {"producer": Histogram(), "ring": Histogram(), "dispatch": Histogram()}
+    for frames in units:
+        if not frames.count:
+            continue
+        published_ns, waited_ns = ring.stamps(frames)
+        complete_ns = int(published_ns.max())
+        waits["producer"].merge(histogram_of(waited_ns))
+        waits["ring"].merge(histogram_of(complete_ns - published_ns))
+        waits["dispatch"].add(started_ns - complete_ns, frames.count)
+    return waits
 
 
 def _ledger_lines(segment: Segment, frames: UnitFrames, job: Job) -> list[str]:

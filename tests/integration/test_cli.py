@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import DaemonProcess, make_frame, make_spec, read_zarr, shared_memory_names
+from omewd.model.waits import STAGES
+from tests.support import DaemonProcess, make_frame, make_spec, read_zarr, shared_memory_names, wait_for
 
 
 def record(daemon: DaemonProcess, name: str, frames: int) -> None:
@@ -57,6 +58,11 @@ def test_a_stream_from_start_to_verify(omewd_daemon: DaemonProcess) -> None:
         assert "15/40" in text
         assert "2 of 2 writers ready" in text
         assert "GB/s" in omewd_daemon.omewd("status", "cam").stdout
+        wait_for(lambda: omewd_daemon.client.status("cam")["frames"]["written"] > 0)
+        assert "cam: frames wait longest in " in omewd_daemon.omewd("status").stdout
+        named = omewd_daemon.omewd("status", "cam").stdout
+        assert "where frames waited in the last seconds" in named
+        assert all(stage in named for stage in STAGES)
         stopped = omewd_daemon.omewd("stop-stream", "cam")
         assert stopped.returncode == 0
         assert "DONE, 15 frames written" in stopped.stdout

@@ -97,7 +97,7 @@ _FIELDS = {
 }
 _VALUES: dict[str, list[Any]] = {
     "dtype": [b"", b"uint17", b"uint32", b"\xff" * 16],
-    "version": [0, 2, 2**32 - 1],
+    "version": [0, 1, 3, 2**32 - 1],
     "size": [0, 1, 2**32 - 1],
     "policy": [3, 2**64 - 1],
     "slot_header_stride": [0, 8, 63, 1021, 4096, 2**63],

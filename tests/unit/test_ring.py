@@ -309,7 +309,7 @@ def test_a_slot_is_stored_before_published_and_published_before_the_frontier() -
         ends.producer._words = recorder  # type: ignore[assignment]
         ends.producer.publish(1, 2, b"{}")
         header = layout.SLOT_HEADERS // 8
-        assert sorted(recorder.stored[:-2]) == [header + n for n in range(4)]
+        assert sorted(recorder.stored[:-2]) == [header + n for n in range(5)]
         assert recorder.stored[-2:] == [PUBLISHED, FRONTIER]
 
 

@@ -1,0 +1,139 @@
+"""Where frames wait on their way to disk: the stages, and a histogram of waits that is cheap to add up. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+# In the order in which a frame passes them. All but "report" are measured where the frame is:
+# by the time stamps in its slot, and by the writer's clock.
+STAGES = {
+    "producer": "held by its camera, which waits for room in the ring",
+    "ring": "in the ring, until the last frame of its write unit is too",
+    "dispatch": "in a complete unit that no writer has begun with",
+    "read": "looked up in the ring; gathered, if its unit is not contiguous there",
+    "encode": "in the backend",
+    "write": "written to a file aside",
+    "fsync": "synced: file, folders, the ledger's lines",
+    "rename": "renamed to its place in the dataset; folders are made here",
+    "report": "on disk, and the daemon has not moved the cursors yet",
+}
+
+# A bucket is a factor of 2^(1/16): a quantile read from one is within 2.2 % of the true one.
+_BUCKETS_PER_OCTAVE = 16
+
+
+def bucket_of(wait_ns: int) -> int:
+    """The bucket of a wait; bucket 0 holds what is no wait at all."""
+    return int(math.log2(wait_ns) * _BUCKETS_PER_OCTAVE) + 1 if wait_ns > 1 else 0
+
+
+def _middle_ns(bucket: int) -> float:
+    return 0.0 if bucket == 0 else 2 ** ((bucket - 0.5) / _BUCKETS_PER_OCTAVE)
+
+
+@dataclass
+class Histogram:
+    """How many frames waited how long. ``longest_ns`` is exact, quantiles are within 2.2 %."""
+
+    counts: dict[int, int] = field(default_factory=dict)
+    longest_ns: int = 0
+
+    def add(self, wait_ns: int, frames: int) -> None:
+        """Note that so many frames have waited so long; less than nothing counts as nothing."""
+        if frames:
+            bucket = bucket_of(wait_ns)
+            self.counts[bucket] = self.counts.get(bucket, 0) + frames
+            self.longest_ns = max(self.longest_ns, wait_ns)
+
+    def merge(self, other: Histogram) -> None:
+        for bucket, frames in other.counts.items():
+            self.counts[bucket] = self.counts.get(bucket, 0) + frames
+        self.longest_ns = max(self.longest_ns, other.longest_ns)
+
+    @property
+    def frames(self) -> int:
+        return sum(self.counts.values())
+
+    def quantile_ns(self, fraction: float) -> int:
+        """The wait that this fraction of the frames did not exceed; 0 without any frames."""
+        below, wanted = 0, fraction * self.frames
+        for bucket in sorted(self.counts):
+            below += self.counts[bucket]
+            if below >= wanted:
+                return min(round(_middle_ns(bucket)), self.longest_ns)
+        return 0
+
+    def pack(self) -> list[Any]:
+        """As it goes into a message: [longest_ns, [bucket, frames], …]."""
+        return [self.longest_ns, *([bucket, frames] for bucket, frames in self.counts.items())]
+
+    @classmethod
+    def unpack(cls, packed: list[Any]) -> Histogram:
+        longest_ns, *counts = packed
+        return cls(dict(counts), longest_ns)
+
+
+Waits = dict[str, Histogram]
+
+
+def merge(into: Waits, other: Waits) -> None:
+    for stage, histogram in other.items():
+        into.setdefault(stage, Histogram()).merge(histogram)
+
+
+class RecentWaits:
+    """The waits of a whole stream, and those of about the last ten seconds."""
+
+    _WINDOW_NS = 5_000_000_000
+
+    def __init__(self) -> None:
+        self.all: Waits = {}
+        self._window: Waits = {}
+        self._before: Waits = {}
+        self._window_began_ns = 0
+
+    def add(self, waits: Waits, now_ns: int) -> None:
+        self._turn(now_ns)
+        merge(self.all, waits)
+        merge(self._window, waits)
+
+    def recent(self, now_ns: int) -> Waits:
+        """What came in during the last 5 to 10 seconds."""
+        self._turn(now_ns)
+        waits: Waits = {}
+        for window in (self._before, self._window):
+            merge(waits, window)
+        return waits
+
+    def _turn(self, now_ns: int) -> None:
+        if now_ns - self._window_began_ns < self._WINDOW_NS:
+            return
+        fresh = now_ns - self._window_began_ns < 2 * self._WINDOW_NS
+        self._before, self._window = (self._window if fresh else {}), {}
+        self._window_began_ns = now_ns
+
+
+def summary(waits: Waits) -> dict[str, dict[str, int]]:
+    """p50, p99 and max of each stage in nanoseconds, in the order of the stages."""
+    return {
+        stage: {
+            "p50_ns": waits[stage].quantile_ns(0.5),
+            "p99_ns": waits[stage].quantile_ns(0.99),
+            "max_ns": waits[stage].longest_ns,
+        }
+        for stage in STAGES
+        if stage in waits
+    }
+
+
+def histogram_of(waits_ns: Any) -> Histogram:
+    """The histogram of an array of single waits; numpy's, so that a writer can look at every frame."""
+    import numpy as np
+
+    waits_ns = np.clip(waits_ns, 1, 2**62)
+    buckets = (np.log2(waits_ns) * _BUCKETS_PER_OCTAVE).astype(int) + (waits_ns > 1)
+    found, counts = np.unique(buckets, return_counts=True)
+    longest_ns = int(waits_ns.max(initial=0))
+    return Histogram(dict(zip(found.tolist(), counts.tolist(), strict=True)), longest_ns if longest_ns > 1 else 0)
