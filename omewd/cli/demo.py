@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from omewd.control.client import Client
 from omewd.errors import OmewdError
-
-_READY_TIMEOUT_S = 60.0
 
 
 @click.command("demo")
@@ -32,6 +23,7 @@ _READY_TIMEOUT_S = 60.0
 )
 def command(frames: int, size: int, fps: float, output: Path | None) -> None:
     """Show it all: start a daemon of its own, record a simulated camera, read the dataset back."""
+    from omewd.bench.private_daemon import PrivateDaemon
     from omewd.cli.progress import follow
     from omewd.model.dimensions import parse_dims
     from omewd.model.spec import StreamSpec
@@ -43,11 +35,12 @@ def command(frames: int, size: int, fps: float, output: Path | None) -> None:
     chunk = max(size // 4, 64)
     dims = f"t:{frames}:1:16,y:{size}:{chunk}:{-(-size // chunk)},x:{size}:{chunk}:{-(-size // chunk)}"
     print(f"starting a daemon for {dataset.parent}")
-    with _daemon(dataset.parent) as client:
+    with PrivateDaemon(dataset.parent) as daemon:
+        client = daemon.client
         status = client.start_stream(StreamSpec(name="demo", output=str(dataset), dimensions=parse_dims(dims)))
         print(f"stream demo: --dims {dims}, ring of {status['ring']['slots']} slots, backend {status['backend']}")
         camera = subprocess.Popen(
-            [sys.executable, "-m", "omewd.cli.demo_camera", "demo", str(client.socket_path), str(frames), str(fps)]
+            [sys.executable, "-m", "omewd.cli.demo_camera", "demo", str(daemon.socket), str(frames), str(fps)]
         )
         try:
             follow(client, "demo", quiet=False)
@@ -70,44 +63,6 @@ def _free_output() -> Path:
     while (path := Path.cwd() / (f"omewd-demo-{number}.ome.zarr" if number > 1 else "omewd-demo.ome.zarr")).exists():
         number += 1
     return path
-
-
-class _DemoClient(Client):
-    def __init__(self, socket_path: Path) -> None:
-        super().__init__(socket_path)
-        self.socket_path = socket_path
-
-
-@contextmanager
-def _daemon(data_root: Path) -> Iterator[_DemoClient]:
-    """A daemon that serves nobody else; its log is shown if it fails."""
-    with tempfile.TemporaryDirectory(prefix="omewd-demo-") as folder:
-        socket, log = Path(folder) / "omewd.sock", Path(folder) / "log"
-        command = [sys.executable, "-m", "omewd", "serve", "--socket", str(socket), "--data-root", str(data_root)]
-        command += ["--state-dir", str(Path(folder) / "state")]
-        environment = {k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"}
-        with log.open("wb") as errors:
-            process = subprocess.Popen(command, stderr=errors, env=environment, start_new_session=True)
-        try:
-            client = _DemoClient(socket)
-            _await_ready(client, process, log)
-            yield client
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-
-
-def _await_ready(client: Client, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + _READY_TIMEOUT_S
-    while True:
-        try:
-            client.status()
-        except OmewdError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise OmewdError("start_failed", f"the daemon did not start: {log.read_text().strip()}") from None
-            time.sleep(0.02)
-        else:
-            return
 
 
 def _show_frame(dataset: Path, index: int) -> None:

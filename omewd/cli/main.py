@@ -23,6 +23,7 @@ _COMMANDS = {
     "verify": "Read a dataset back and say what is wrong.",
     "backends": "Show which backends can be used here, and why not.",
     "demo": "Show it all: daemon, simulated camera, dataset.",
+    "benchmark": "Time the settings that a stream could have.",
 }
 
 

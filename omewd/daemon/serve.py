@@ -18,6 +18,7 @@ from pathlib import Path
 
 import structlog
 
+from omewd.control.profiling import profiled
 from omewd.daemon import shared_memory
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.dispatcher import Dispatcher
@@ -114,9 +115,10 @@ class Daemon:
                 memory_mib=config.memory_bytes >> 20,
             )
             self._notifier.send(READY=1, STATUS="Ready; no streams")
-            while not self._finished():
-                self._loop.wait(self._timeout_s())
-                self._step(time.monotonic_ns())
+            with profiled("daemon"):
+                while not self._finished():
+                    self._loop.wait(self._timeout_s())
+                    self._step(time.monotonic_ns())
             return self._exit_status
         finally:
             self._close()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
-import os
 import signal
 import socket
-import sys
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
+from omewd.control.lifeline import tie_to
 
 
 def main() -> None:
@@ -22,9 +19,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     # A writer must not outlive its daemon: what it was doing is run again by the next one.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != arguments.daemon:
-        sys.exit("the daemon died before its writer started")
+    tie_to(arguments.daemon, signal.SIGKILL)
     # Ctrl-C in the daemon's terminal reaches the whole group; the daemon decides when a writer ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -13,6 +13,7 @@ from typing import Any
 
 from omewd.control.jobs import Job
 from omewd.control.messages import Message, close_all, receive, send
+from omewd.control.profiling import profiled
 from omewd.errors import OmewdError
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
@@ -60,9 +61,10 @@ class Worker:
     def run(self) -> None:
         send(self._channel, {"ready": backends.availability()})
         backends.preload()
-        while (received := receive(self._channel)) is not None:
-            message, descriptors = received
-            self._handle(message, descriptors)
+        with profiled("writer"):
+            while (received := receive(self._channel)) is not None:
+                message, descriptors = received
+                self._handle(message, descriptors)
 
     def _handle(self, message: Message, descriptors: list[int]) -> None:
         match message["do"]:

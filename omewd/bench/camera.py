@@ -1,0 +1,81 @@
+"""The benchmark's end of a feeder process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from omewd.bench.tied import command
+from omewd.control.messages import receive, send
+from omewd.errors import OmewdError
+
+
+class Camera:
+    """A process that makes frames and hands them over; see :mod:`omewd.bench.feeder`."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                command(os.getpid(), "omewd.bench.feeder", str(theirs.fileno())),
+                pass_fds=[theirs.fileno()],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+        self.prepared: dict[str, Any] = {}  # what the frames are, and what copying one costs
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def prepare(self, **settings: Any) -> None:
+        """Have the frames made."""
+        self.prepared = {**self._ask("prepare", **settings), "for": settings}
+
+    def open(self, **settings: Any) -> dict[str, Any]:
+        """Open a dataset."""
+        return self._ask("open", **settings)
+
+    def feed(self, **settings: Any) -> dict[str, Any]:
+        """Hand the frames over, and wait until the dataset is complete."""
+        return self._ask("feed", **settings)
+
+    def _ask(self, verb: str, **settings: Any) -> dict[str, Any]:
+        try:
+            send(self._channel, {"do": verb, **settings})
+            received = receive(self._channel)
+        except ConnectionError:
+            received = None
+        if received is None:
+            status = self._process.wait()
+            how = signal.Signals(-status).name if status < 0 else f"status {status}"
+            raise OmewdError("camera_died", f"the process that handed frames over ended with {how}")
+        reply, _ = received
+        if "error" in reply:
+            raise OmewdError.from_dict(reply["error"])
+        result: dict[str, Any] = reply["ok"]
+        return result
+
+    def close(self) -> None:
+        self._channel.close()
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Camera:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

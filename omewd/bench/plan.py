@@ -1,0 +1,175 @@
+"""What a benchmark times: geometries, and for each the columns of its table. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from omewd.errors import OmewdError
+from omewd.model.dimensions import Dimension
+from omewd.model.dtypes import ITEM_BYTES
+from omewd.model.plan import Plan
+from omewd.model.spec import StreamSpec
+
+OMEWD, IN_PROCESS, OME_WRITERS = "omewd", "in-process", "ome-writers"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is the same for every column. ``fps`` 0: frames come as fast as they are taken."""
+
+    dtype: str = "uint16"
+    durability: str = "fsync"
+    data: str = "random"
+    fps: float = 0.0
+    warmups: int = 1
+    iterations: int = 5
+    memory: str = "4GiB"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One acquisition that is timed: its dimensions, slowest first."""
+
+    dims: str
+    dimensions: tuple[Dimension, ...]
+    dtype: str
+
+    def spec(self, column: Column, options: Options) -> StreamSpec:
+        """The stream of a column; raises OmewdError ``bad_spec``."""
+        fields: dict[str, Any] = {
+            "name": "benchmark",
+            "dimensions": [d.model_dump(mode="json") for d in self.dimensions],
+            "dtype": self.dtype,
+            "backend": column.backend,
+            "compression": column.compression,
+            "durability": options.durability,
+        }
+        return StreamSpec.parse(fields)
+
+    @property
+    def frames(self) -> int:
+        return Plan.of(self._any_spec()).frames_total or 0
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        return self._any_spec().frame_shape
+
+    @property
+    def frame_bytes(self) -> int:
+        return self._any_spec().frame_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        return self.frames * self.frame_bytes
+
+    def _any_spec(self) -> StreamSpec:
+        return self.spec(Column(OMEWD, "auto", None, 1), Options())
+
+    def check(self) -> None:
+        """Raise OmewdError ``bad_spec`` if this can't be timed."""
+        if not self.frames:
+            raise OmewdError(
+                "bad_spec", f"a benchmark needs a number of frames, and {self.dims!r} is unbounded", "Give a count"
+            )
+
+    def conditions(self, options: Options) -> list[tuple[str, str]]:
+        """The test conditions, as (what, value)."""
+        spec = self._any_spec()
+        chunk_bytes = math.prod(spec.chunk_shape) * ITEM_BYTES[self.dtype]
+        lines = [
+            ("Total shape", str(tuple(d.count for d in self.dimensions))),
+            ("Frame shape", str(self.frame_shape)),
+            ("Number of frames", f"{self.frames:,}"),
+            ("Data type", self.dtype),
+            ("Chunk shape", str(spec.chunk_shape)),
+        ]
+        if spec.sharded:
+            lines.append(("Shard shape (chunks/shard)", str(tuple(d.shard_size_chunks or 1 for d in self.dimensions))))
+        lines += [
+            ("MB per chunk", f"{chunk_bytes / 1e6:.3f}"),
+            ("Total data", f"{self.total_bytes / 1e9:.3f} GB"),
+            ("Pixels", {"random": "random (incompressible)", "camera": "camera-like, with shot noise"}[options.data]),
+            ("Clock", _CLOCK[options.durability]),
+        ]
+        if options.fps:
+            lines.append(("Camera", f"{options.fps:g} frames a second"))
+        return lines
+
+
+_CLOCK = {
+    "fsync": "from the first append until all is on disk; fsync of every file and folder is inside",
+    "none": "from the first append until all files are written; without fsync",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table: who writes, through which backend, how compressed, with how many writers."""
+
+    kind: str
+    backend: str
+    compression: str | None
+    writers: int
+
+    def label(self, others: Sequence[Column]) -> str:
+        """The column's name: what tells it from the others."""
+        text = self.backend if self.kind == OMEWD else f"{self.kind}: {self.backend}"
+        if len({c.compression for c in others}) > 1:
+            text += f" {self.compression or 'none'}"
+        if self.kind == OMEWD and len({c.writers for c in others if c.kind == OMEWD}) > 1:
+            text += f" ×{self.writers}"
+        return text
+
+
+def columns(
+    backends: Sequence[str], compressions: Sequence[str | None], writers: Sequence[int], kinds: Sequence[str]
+) -> list[Column]:
+    """Every combination; what does not run omewd's writers has one column whatever their number."""
+    made = [Column(OMEWD, b, c, w) for c, b, w in product(compressions, backends, writers)]
+    made += [Column(k, b, c, 0) for k, c, b in product(kinds, compressions, backends)]
+    return made
+
+
+@dataclass
+class Sample:
+    """What one iteration measured. Times in seconds; CPU seconds by process; ``appends_ns`` one a frame.
+
+    ``closed_s``: until the library said it was done; ``write_s``: until all was synced too, if that was asked for.
+    """
+
+    create_s: float
+    write_s: float
+    closed_s: float
+    cpu_s: dict[str, float]
+    peak_bytes: int
+    stored_bytes: int
+    files: int
+    appends_ns: list[int]
+
+
+@dataclass
+class Timed:
+    """A column and what came of it: samples, or the reason why there are none."""
+
+    column: Column
+    samples: list[Sample] = field(default_factory=list)
+    error: OmewdError | None = None
+
+
+@dataclass
+class Outcome:
+    """All of one geometry: its columns, and what the disk and memory could do in the same run.
+
+    ``disk_s``: seconds of plain writes of the same volume, one for each round.
+    """
+
+    geometry: Geometry
+    timed: list[Timed]
+    disk_s: list[float] = field(default_factory=list)
+    disk_direct: bool = True
+    disk_error: str = ""
+    memcpy_ns: int = 0

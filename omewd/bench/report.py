@@ -1,0 +1,152 @@
+"""Figures as people and programs read them: a table, JSON, CSV, Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING
+
+from omewd.bench.plan import Column, Geometry, Options, Outcome
+from omewd.bench.results import METRICS, Metric, disk_bandwidth, labels, shown_metrics, to_dict, values, write_s
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+FORMATS = ("table", "json", "csv", "markdown")
+
+
+def print_configuration(
+    console: Console, geometries: list[Geometry], columns: list[Column], options: Options, folder: str
+) -> None:
+    """What will be run."""
+    distinct = {c.backend: None for c in columns}
+    lines = [
+        ("Backends", ", ".join(distinct)),
+        *(
+            (
+                "Dimensions",
+                f"{''.join(d.name for d in g.dimensions)!r} {tuple(d.count for d in g.dimensions)}, "
+                f"chunk shape {g.spec(columns[0], options).chunk_shape}, {g.frames:,} frames in total",
+            )
+            for g in geometries
+        ),
+        ("Dtype", geometries[0].dtype),
+        ("Compression", ", ".join({c.compression or "none": None for c in columns})),
+        ("Writers", ", ".join({str(c.writers): None for c in columns if c.writers})),
+        ("Durability", options.durability),
+        ("Output", folder),
+        ("Warm-ups", str(options.warmups)),
+        ("Iterations", f"{options.iterations}, all columns in turn"),
+    ]
+    others = {c.kind: None for c in columns if c.writers == 0}
+    if others:
+        lines.insert(1, ("Compared with", ", ".join(others)))
+    _print_lines(console, "Benchmark configuration", lines)
+
+
+def _print_lines(console: Console, title: str, lines: list[tuple[str, str]]) -> None:
+    console.print(f"\n[bold cyan]{title}[/]")
+    for what, value in lines:
+        console.print(f"  {what}: {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_outcome(console: Console, outcome: Outcome, options: Options) -> None:
+    """The test conditions and the table of one geometry."""
+    lines = [*outcome.geometry.conditions(options), *_references(outcome), *_compression(outcome)]
+    _print_lines(console, "Test conditions", lines)
+    console.print()
+    console.print(_table(outcome))
+    for timed, label in zip(outcome.timed, labels(outcome), strict=True):
+        if timed.error is not None:
+            console.print(f"{label}: {timed.error}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _compression(outcome: Outcome) -> list[tuple[str, str]]:
+    return [("Compression", ", ".join({t.column.compression or "none": None for t in outcome.timed}))]
+
+
+def _references(outcome: Outcome) -> list[tuple[str, str]]:
+    """What the disk and the memory did in the same run."""
+    disk = disk_bandwidth(outcome)
+    how = "aligned O_DIRECT writes" if outcome.disk_direct else "plain writes (no O_DIRECT here)"
+    lines = []
+    if disk is not None:
+        lines.append(("Disk", f"{disk:.3f} GB/s of {how} of the same volume, in the same run"))
+    elif outcome.disk_error:
+        lines.append(("Disk", outcome.disk_error))
+    if outcome.memcpy_ns:
+        lines.append(("memcpy of a frame", f"{outcome.memcpy_ns / 1e6:.3f} ms"))
+    return lines
+
+
+def _cells(outcome: Outcome, metric: Metric) -> list[str]:
+    cells = []
+    for timed in outcome.timed:
+        value = values(timed, outcome).get(metric.key)
+        cells.append("ERROR" if not timed.samples else "–" if value is None else metric.show(value))
+    return cells
+
+
+def _title(metric: Metric) -> str:
+    return f"{metric.title} ({metric.unit})" if metric.unit else metric.title
+
+
+def _table(outcome: Outcome) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("Metric", style="cyan", no_wrap=True)
+    times = {i: write_s(t) for i, t in enumerate(outcome.timed) if t.samples}
+    for number, (label, timed) in enumerate(zip(labels(outcome), outcome.timed, strict=True)):
+        style = "dim" if not timed.samples else "bold white"
+        if len(times) > 1 and number in times:
+            best, worst = min(times.values()), max(times.values())
+            style = {best: "bold green", worst: "bold red"}.get(times[number], style)
+        table.add_column(label, justify="right", header_style=style)
+    for metric in shown_metrics(outcome):
+        table.add_row(_title(metric), *_cells(outcome, metric))
+    return table
+
+
+def as_markdown(outcomes: list[Outcome], options: Options) -> str:
+    """A section for each geometry: conditions as a list, figures as a pipe table."""
+    sections = []
+    for outcome in outcomes:
+        lines = [f"### `{outcome.geometry.dims}`", ""]
+        conditions = [*outcome.geometry.conditions(options), *_references(outcome), *_compression(outcome)]
+        lines += [f"- {what}: {value}" for what, value in conditions]
+        lines += ["", f"| | {' | '.join(labels(outcome))} |", f"|---|{'---:|' * len(outcome.timed)}"]
+        lines += [f"| {_title(m)} | {' | '.join(_cells(outcome, m))} |" for m in shown_metrics(outcome)]
+        for timed, label in zip(outcome.timed, labels(outcome), strict=True):
+            if timed.error is not None:
+                lines += ["", f"{label}: {timed.error}"]
+        sections.append("\n".join(lines))
+    return "\n\n".join(sections)
+
+
+def as_json(outcomes: list[Outcome], options: Options) -> str:
+    return json.dumps({"benchmarks": [to_dict(outcome, options) for outcome in outcomes]}, indent=2)
+
+
+def as_csv(outcomes: list[Outcome], options: Options) -> str:
+    """A line for each column of each geometry; base units."""
+    keys = ["dims", "dtype", "data", "durability", "label", "kind", "backend", "compression", "writers", "error"]
+    figures: list[str] = []
+    for metric in METRICS:
+        figures += [f"{metric.key}_mean", f"{metric.key}_std"] if metric.unit == "mean±std s" else [metric.key]
+    text = io.StringIO()
+    table = csv.DictWriter(text, [*keys, *figures, "disk_gb_per_s"], extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    for outcome in outcomes:
+        result = to_dict(outcome, options)
+        for column in result["columns"]:
+            flat = {k: v for k, v in column.items() if not isinstance(v, dict | list)}
+            for key in ("create_s", "write_s"):
+                for which, value in (column.get(key) or {}).items():
+                    flat[f"{key}_{which}"] = value
+            shared = {key: result[key] for key in ("dims", "dtype", "data", "durability")}
+            error = column["error"]["message"] if column["error"] else None
+            table.writerow({**shared, **flat, "error": error, "disk_gb_per_s": result["disk"]["gb_per_s"]})
+    return text.getvalue().rstrip("\n")

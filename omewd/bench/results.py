@@ -1,0 +1,184 @@
+"""From samples to figures. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omewd.bench.plan import Options, Outcome, Sample, Timed
+
+Number = float
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table. ``of``: its value(s) for a column, None where it has none; ``show``: as text."""
+
+    key: str
+    title: str
+    unit: str
+    of: Callable[[Timed, Outcome], Any]
+    show: Callable[[Any], str]
+
+
+def mean_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and population standard deviation, as numpy's defaults."""
+    return statistics.fmean(values), statistics.pstdev(values)
+
+
+def write_s(timed: Timed) -> float:
+    """The median time of an iteration."""
+    return statistics.median(sample.write_s for sample in timed.samples)
+
+
+def bandwidth(timed: Timed, outcome: Outcome) -> float:
+    """GB/s of pixels, uncompressed, by the median time."""
+    return outcome.geometry.total_bytes / 1e9 / write_s(timed)
+
+
+def disk_bandwidth(outcome: Outcome) -> float | None:
+    """GB/s of plain writes, by the median time; None if they could not be measured."""
+    return outcome.geometry.total_bytes / 1e9 / statistics.median(outcome.disk_s) if outcome.disk_s else None
+
+
+def quantile_ns(timed: Timed, fraction: float) -> int:
+    """The nearest-rank quantile of all appends of all iterations."""
+    appends = sorted(ns for sample in timed.samples for ns in sample.appends_ns)
+    return appends[min(len(appends) - 1, max(0, -int(-fraction * len(appends) // 1) - 1))]
+
+
+def _over_samples(of: Callable[[Sample], float]) -> Callable[[Timed, Outcome], tuple[float, float]]:
+    return lambda timed, _: mean_std([of(sample) for sample in timed.samples])
+
+
+def _cpu(*roles: str) -> Callable[[Timed, Outcome], float | None]:
+    """Median CPU seconds per GB of pixels of processes."""
+
+    def of(timed: Timed, outcome: Outcome) -> float | None:
+        used = [sum(s.cpu_s[role] for role in roles) for s in timed.samples if all(r in s.cpu_s for r in roles)]
+        return statistics.median(used) / (outcome.geometry.total_bytes / 1e9) if used else None
+
+    return of
+
+
+def _share_of_disk(timed: Timed, outcome: Outcome) -> float | None:
+    disk = disk_bandwidth(outcome)
+    return bandwidth(timed, outcome) / disk if disk else None
+
+
+def _unsynced_s(timed: Timed, _: Outcome) -> float | None:
+    """How long it took without the fsync that omewd's benchmark adds; None where nothing was added."""
+    if all(sample.closed_s == sample.write_s for sample in timed.samples) or "process" not in timed.samples[0].cpu_s:
+        return None
+    return statistics.median(sample.closed_s for sample in timed.samples)
+
+
+def _plus_minus(value: tuple[float, float]) -> str:
+    return f"{value[0]:.3f} ± {value[1]:.3f}"
+
+
+def _ms(ns: float) -> str:
+    return f"{ns / 1e6:.3f}"
+
+
+def _median_bytes(of: Callable[[Sample], int]) -> Callable[[Timed, Outcome], float]:
+    return lambda timed, _: statistics.median(of(sample) for sample in timed.samples)
+
+
+METRICS = (
+    Metric("create_s", "create", "mean±std s", _over_samples(lambda s: s.create_s), _plus_minus),
+    Metric("write_s", "write", "mean±std s", _over_samples(lambda s: s.write_s), _plus_minus),
+    Metric("write_median_s", "write", "median s", lambda t, _: write_s(t), lambda v: f"{v:.3f}"),
+    Metric("unsynced_s", "write, before fsync", "median s", _unsynced_s, lambda v: f"{v:.3f}"),
+    Metric("fps", "throughput", "fps", lambda t, o: o.geometry.frames / write_s(t), lambda v: f"{v:,.1f}"),
+    Metric("gb_per_s", "bandwidth", "GB/s", bandwidth, lambda v: f"{v:.3f}"),
+    Metric("disk_fraction", "fraction of the disk", "", _share_of_disk, lambda v: f"{v:.2f}"),
+    Metric("append_p50_ns", "append p50", "ms", lambda t, _: quantile_ns(t, 0.5), _ms),
+    Metric("append_p99_ns", "append p99", "ms", lambda t, _: quantile_ns(t, 0.99), _ms),
+    Metric("append_max_ns", "append max", "ms", lambda t, _: quantile_ns(t, 1.0), _ms),
+    Metric("cpu_producer", "CPU producer", "s/GB", _cpu("producer"), lambda v: f"{v:.3f}"),
+    Metric("cpu_daemon", "CPU daemon", "s/GB", _cpu("daemon"), lambda v: f"{v:.3f}"),
+    Metric("cpu_writers", "CPU writers", "s/GB", _cpu("writers"), lambda v: f"{v:.3f}"),
+    Metric("cpu_process", "CPU, one process", "s/GB", _cpu("process"), lambda v: f"{v:.3f}"),
+    Metric("peak_bytes", "peak memory", "MB", _median_bytes(lambda s: s.peak_bytes), lambda v: f"{v / 1e6:,.0f}"),
+    Metric(
+        "compression_ratio",
+        "compression ratio",
+        "",
+        lambda t, o: o.geometry.total_bytes / statistics.median(s.stored_bytes for s in t.samples),
+        lambda v: f"{v:.2f}",
+    ),
+    Metric("files", "files", "", _median_bytes(lambda s: s.files), lambda v: f"{v:,.0f}"),
+)
+
+
+def values(timed: Timed, outcome: Outcome) -> dict[str, Any]:
+    """Every metric of a column by key; empty for one that failed."""
+    return {metric.key: metric.of(timed, outcome) for metric in METRICS} if timed.samples else {}
+
+
+def shown_metrics(outcome: Outcome) -> list[Metric]:
+    """The metrics that at least one column has."""
+    found = [values(timed, outcome) for timed in outcome.timed]
+    return [metric for metric in METRICS if any(v.get(metric.key) is not None for v in found)] or list(METRICS[:6])
+
+
+def labels(outcome: Outcome) -> list[str]:
+    columns = [timed.column for timed in outcome.timed]
+    return [column.label(columns) for column in columns]
+
+
+def to_dict(outcome: Outcome, options: Options) -> dict[str, Any]:
+    """All figures of a geometry, single samples too (appends as quantiles), in base units."""
+    geometry = outcome.geometry
+    columns = []
+    for timed, label in zip(outcome.timed, labels(outcome), strict=True):
+        figures = values(timed, outcome)
+        for key in ("create_s", "write_s"):
+            if key in figures:
+                figures[key] = dict(zip(("mean", "std"), figures[key], strict=True))
+        columns.append(
+            {
+                "label": label,
+                "kind": timed.column.kind,
+                "backend": timed.column.backend,
+                "compression": timed.column.compression,
+                "writers": timed.column.writers or None,
+                "error": timed.error.to_dict() if timed.error else None,
+                **figures,
+                "samples": [
+                    {
+                        "create_s": s.create_s,
+                        "write_s": s.write_s,
+                        "closed_s": s.closed_s,
+                        "cpu_s": s.cpu_s,
+                        "peak_bytes": s.peak_bytes,
+                        "stored_bytes": s.stored_bytes,
+                        "files": s.files,
+                    }
+                    for s in timed.samples
+                ],
+            }
+        )
+    return {
+        "dims": geometry.dims,
+        "dtype": geometry.dtype,
+        "frames": geometry.frames,
+        "frame_shape": list(geometry.frame_shape),
+        "total_bytes": geometry.total_bytes,
+        "data": options.data,
+        "durability": options.durability,
+        "fps": options.fps or None,
+        "warmups": options.warmups,
+        "iterations": options.iterations,
+        "disk": {
+            "gb_per_s": disk_bandwidth(outcome),
+            "samples_s": outcome.disk_s,
+            "direct": outcome.disk_direct,
+            "error": outcome.disk_error or None,
+        },
+        "memcpy_ns": outcome.memcpy_ns,
+        "columns": columns,
+    }
