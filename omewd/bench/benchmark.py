@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,14 @@ _ROOM = 1.1
 
 
 class Bench:
-    """What columns run on: a folder on the drive that is tested, camera processes, daemons. A context manager."""
+    """What columns run on: a folder on the drive that is tested, camera processes, daemons. A context manager.
 
-    def __init__(self, output_dir: Path, options: Options) -> None:
+    ``environment``: variables for these processes.
+    """
+
+    def __init__(self, output_dir: Path, options: Options, environment: Mapping[str, str] | None = None) -> None:
         self.options = options
+        self._environment = environment
         self._resources = ExitStack()
         try:
             self.folder = Path(tempfile.mkdtemp(prefix="omewd-benchmark-", dir=output_dir))
@@ -92,7 +96,7 @@ class Bench:
         """What the drive takes at best, measured in the same round as the columns."""
         if outcome.disk_error:
             return
-        os.sync()
+        _sync()
         try:
             seconds = self._disk.seconds(
                 self.folder / "disk", outcome.geometry.total_bytes, sync=self.options.durability == "fsync"
@@ -104,6 +108,14 @@ class Bench:
         if kept:
             outcome.disk_s.append(seconds)
 
+    @property
+    def roles(self) -> dict[int, str]:
+        """What the processes at work are, by process id."""
+        roles = {camera.pid: "producer" for camera in self._cameras.values()}
+        for daemon in self._daemons.values():
+            roles |= processes_of(daemon)
+        return roles
+
     def iterate(self, geometry: Geometry, column: Column) -> Sample:
         """One iteration of one column: make the dataset, measure, remove it. Raises OmewdError with what went wrong."""
         spec = geometry.spec(column, self.options)
@@ -112,7 +124,7 @@ class Bench:
             daemon = self._daemon(key) if column.kind == OMEWD else None
             camera = self._camera(geometry, column)
             with _dataset(self.folder) as folder:
-                os.sync()  # what others have left in the page cache must not be written in our time
+                _sync()
                 return self._measure(daemon, camera, column, spec.model_copy(update={"output": str(folder)}), folder)
         except OSError as error:
             raise OmewdError("error", f"the processes could not be measured: {error}") from error
@@ -125,7 +137,9 @@ class Bench:
         """The daemon of a column: one for each backend, so that no library is in another one's memory."""
         if key not in self._daemons:
             arguments = ["--writers", str(key[0]), "--memory", self.options.memory]
-            self._daemons[key] = self._resources.enter_context(PrivateDaemon(self.folder, *arguments))
+            self._daemons[key] = self._resources.enter_context(
+                PrivateDaemon(self.folder, *arguments, environment=self._environment)
+            )
         return self._daemons[key]
 
     def _camera(self, geometry: Geometry, column: Column) -> Camera:
@@ -133,7 +147,7 @@ class Bench:
         key = (OMEWD, "") if column.kind == OMEWD else (column.kind, column.backend)
         camera = self._cameras.get(key)
         if camera is None or not camera.is_alive:
-            camera = self._cameras[key] = self._resources.enter_context(Camera())
+            camera = self._cameras[key] = self._resources.enter_context(Camera(self._environment))
         wanted = {
             "shape": list(geometry.frame_shape),
             "dtype": geometry.dtype,
@@ -148,7 +162,7 @@ class Bench:
         self, daemon: PrivateDaemon | None, camera: Camera, column: Column, spec: StreamSpec, folder: Path
     ) -> Sample:
         frames = Plan.of(spec).frames_total or 0
-        before = _processes(daemon)
+        before = processes_of(daemon)
         for pid in (camera.pid, *before):
             processes.reset_peak(pid)
         base_bytes = processes.resident_bytes(camera.pid)
@@ -168,14 +182,17 @@ class Bench:
             sync=self.options.durability == "fsync" and daemon is None,
             appends=str(appends),
         )
-        if _processes(daemon) != before:
+        if processes_of(daemon) != before:
             raise OmewdError("writer_died", "a writer process died, and its work was done again: no figure to rely on")
         cpu_s: dict[str, float] = {}
         for pid, role in pids.items():
             cpu_s[role] = cpu_s.get(role, 0.0) + processes.cpu_seconds(pid) - used[pid]
+        waits = {}
         if daemon is not None:
+            status = daemon.client.status(spec.name)
+            _check_whole(status, frames)
+            waits = status["waits"]
             peak_bytes = ring_bytes + sum(max(0, processes.peak_bytes(pid) - ring_bytes) for pid in before)
-            _check_whole(daemon.client.status(spec.name), frames)
         else:
             peak_bytes = processes.peak_bytes(camera.pid) - base_bytes
         files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
@@ -190,10 +207,11 @@ class Bench:
             stored_bytes=sum(files),
             files=len(files),
             appends_ns=np.load(appends).tolist(),
+            waits=waits,
         )
 
 
-def _processes(daemon: PrivateDaemon | None) -> dict[int, str]:
+def processes_of(daemon: PrivateDaemon | None) -> dict[int, str]:
     """The daemon and its writers: role by process id."""
     if daemon is None:
         return {}
@@ -214,4 +232,12 @@ def _dataset(folder: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        subprocess.run(["rm", "-rf", "--", path], check=False)
+
+
+# Clean-up is done by other programs, which are no part of what a profiler sees of this one.
+
+
+def _sync() -> None:
+    """What others have left in the page cache must not be written in the time of the next."""
+    subprocess.run(["sync"], check=False)

@@ -138,7 +138,8 @@ def columns(
 class Sample:
     """What one iteration measured. Times in seconds; CPU seconds by process; ``appends_ns`` one a frame.
 
-    ``closed_s``: until the library said it was done; ``write_s``: until all was synced too, if that was asked for.
+    ``waits``: where frames waited, as in a stream's status. ``closed_s``: until the library said it was done;
+    ``write_s``: until all was synced too, if that was asked for.
     """
 
     create_s: float
@@ -149,6 +150,7 @@ class Sample:
     stored_bytes: int
     files: int
     appends_ns: list[int]
+    waits: dict[str, dict[str, int]]
 
 
 @dataclass

@@ -157,6 +157,7 @@ def to_dict(outcome: Outcome, options: Options) -> dict[str, Any]:
                         "peak_bytes": s.peak_bytes,
                         "stored_bytes": s.stored_bytes,
                         "files": s.files,
+                        "waits": s.waits,
                     }
                     for s in timed.samples
                 ],

@@ -78,13 +78,13 @@ def command(
     from omewd.daemon.config import default_writers
 
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # clean up after either
-    fields = _settings(settings_file)
+    fields = settings_of(settings_file)
     options = Options(
         dtype=dtype or fields.get("dtype") or "uint16",
         data=data or ("camera" if recommend else "random"),
         **settings,
     )
-    geometries = _geometries(dims, fields, options.dtype)
+    geometries = geometries_of(dims, fields, options.dtype)
     chosen = columns(
         _backends(backend or _listed(fields.get("backend"))),
         _compressions(compression or _listed(fields.get("compression"))),
@@ -114,7 +114,7 @@ def command(
     _check(outcomes)
 
 
-def _settings(path: Path | None) -> dict[str, Any]:
+def settings_of(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
@@ -133,7 +133,7 @@ def _listed(value: Any) -> tuple[str, ...]:
     return () if value is None else tuple(value) if isinstance(value, list) else (value,)
 
 
-def _geometries(dims: tuple[str, ...], fields: dict[str, Any], dtype: str) -> list[Geometry]:
+def geometries_of(dims: tuple[str, ...], fields: dict[str, Any], dtype: str) -> list[Geometry]:
     from pydantic import ValidationError
 
     from omewd.bench.candidates import as_dims

@@ -24,6 +24,7 @@ _COMMANDS = {
     "backends": "Show which backends can be used here, and why not.",
     "demo": "Show it all: daemon, simulated camera, dataset.",
     "benchmark": "Time the settings that a stream could have.",
+    "profile": "Show where the time goes, in every process.",
 }
 
 

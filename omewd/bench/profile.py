@@ -1,0 +1,218 @@
+"""What ``omewd profile`` runs: one stream with cProfile in every process, or sampled by py-spy."""
+
+from __future__ import annotations
+
+import json
+import os
+import pstats
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omewd.bench.benchmark import Bench
+from omewd.bench.plan import Column, Geometry, Options, Sample
+from omewd.control.profiling import SAMPLING, VARIABLE
+from omewd.errors import OmewdError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROLES = ("producer", "daemon", "writer")
+SORTS = {"time": "tottime", "cumulative": "cumulative", "calls": "calls"}
+
+# Often enough for runs of seconds; each sample stops the process for about a tenth of a millisecond.
+_RATE_HZ = 200
+_SPY_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Function:
+    """One line of a profile; times in seconds over all calls. ``primitive_calls``: those that are no recursion."""
+
+    calls: int
+    primitive_calls: int
+    time_s: float
+    cumulative_s: float
+    location: str
+
+
+@dataclass
+class Profile:
+    """The functions of all processes of one role together."""
+
+    role: str
+    processes: int
+    stats: pstats.Stats
+
+    def functions(self, sort: str) -> list[Function]:
+        """All functions, the most by ``sort`` ("time", "cumulative" or "calls") first."""
+        rows = [
+            Function(calls, primitive, own, cumulative, _location(*where))
+            for where, (primitive, calls, own, cumulative, _) in self.stats.stats.items()  # type: ignore[attr-defined]
+        ]
+        keys = {"time": lambda f: f.time_s, "cumulative": lambda f: f.cumulative_s, "calls": lambda f: f.calls}
+        return sorted(rows, key=keys[sort], reverse=True)
+
+
+def with_cprofile(
+    folder: Path, geometry: Geometry, column: Column, options: Options
+) -> tuple[list[Sample], list[Profile]]:
+    """Run a stream ``options.iterations`` times with cProfile in the producer, the daemon and the writers."""
+    with tempfile.TemporaryDirectory(prefix="omewd-profile-") as stats:
+        with Bench(folder, options, {VARIABLE: stats}) as bench:
+            samples = [bench.iterate(geometry, column) for _ in range(options.iterations)]
+        return samples, [_collect(Path(stats), role) for role in ROLES]  # each process has left its own at its end
+
+
+def _collect(folder: Path, role: str) -> Profile:
+    paths = [str(path) for path in sorted(folder.glob(f"{role}-*.prof"))]
+    if not paths:
+        raise OmewdError("error", f"the {role} process left no profile", "It may have been killed; try again")
+    return Profile(role, len({Path(p).name.split("-")[1] for p in paths}), pstats.Stats(*paths))
+
+
+def _location(file: str, line: int, name: str) -> str:
+    if file == "~":  # built in
+        return name
+    for prefix, short in _SHORT.items():
+        if file.startswith(prefix):
+            return f"{short}{file.removeprefix(prefix)}:{line}({name})"
+    return f"{file}:{line}({name})"
+
+
+_SHORT = {
+    f"{Path(__file__).parents[2]}/omewd/": "omewd/",
+    f"{sysconfig.get_path('platlib')}/": "<site-packages>/",
+    f"{sysconfig.get_path('purelib')}/": "<site-packages>/",
+    f"{sysconfig.get_path('stdlib')}/": "<stdlib>/",
+}
+
+
+def spy() -> str:
+    """The py-spy command; raises OmewdError ``usage`` if it is not installed."""
+    beside = Path(sys.executable).with_name("py-spy")
+    found = str(beside) if beside.is_file() else shutil.which("py-spy")
+    if found is None:
+        raise OmewdError("usage", "sampling needs py-spy, which is not installed", "pip install 'omewd[profile]'")
+    return found
+
+
+def sampled(
+    path: Path, form: str, folder: Path, geometry: Geometry, column: Column, options: Options, seconds: float
+) -> int:
+    """Run a stream again and again for ``seconds`` and sample all its processes; returns how often it ran.
+
+    ``form``: "flamegraph" (SVG) or "speedscope" (JSON). Set-up is left out of the picture.
+    """
+    runs = 0
+    with Bench(folder, options, {VARIABLE: SAMPLING}) as bench:
+        bench.iterate(geometry, column)
+        with _recording(os.getpid(), path, form, native=True):
+            began = time.monotonic()
+            while time.monotonic() - began < seconds:
+                bench.iterate(geometry, column)
+                runs += 1
+        name_processes(path, {os.getpid(): "omewd profile", **bench.roles})
+    return runs
+
+
+def sample_daemon(daemon: int, path: Path, form: str, seconds: float) -> None:
+    """Sample a running daemon and its writers without stopping them."""
+    with _recording(daemon, path, form, native=False):
+        time.sleep(seconds)
+
+
+@contextmanager
+def _recording(pid: int, path: Path, form: str, *, native: bool) -> Iterator[None]:
+    """py-spy at work on a process and its descendants during the block.
+
+    ``native``: with the frames of C libraries, for which it has to stop the processes for each sample.
+    """
+    command = [spy(), "record", "--pid", str(pid), "--subprocesses", "--rate", str(_RATE_HZ)]
+    command += ["--format", form, "--output", str(path), "--native" if native else "--nonblocking"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        said = _await_start(process)
+        yield
+        process.send_signal(signal.SIGINT)
+        said += process.communicate(timeout=_SPY_TIMEOUT_S)[0]
+    except subprocess.TimeoutExpired as error:
+        raise OmewdError("error", "py-spy does not end") from error
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    if process.returncode or not path.is_file():
+        raise _spy_failed(said)
+
+
+def _await_start(process: subprocess.Popen[str]) -> str:
+    """Read what py-spy says until it says that it samples; anything else is why it can't."""
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if "Sampling process" in line:
+            return said
+    process.wait()
+    raise _spy_failed(said)
+
+
+def _spy_failed(said: str) -> OmewdError:
+    reason = next((line.strip() for line in said.splitlines() if line.strip()), "it said nothing")
+    remedy = "Run the command as root: this kernel lets only root look into other processes"
+    return OmewdError("error", f"py-spy could not record: {reason}", remedy if "ermission" in said else "")
+
+
+def name_processes(path: Path, roles: Mapping[int, str]) -> None:
+    """Put names in the place of command lines in what py-spy wrote."""
+    text = path.read_text()
+    if path.suffix == ".json" or text.lstrip().startswith("{"):
+        document = json.loads(text)
+        for profile in document["profiles"]:
+            profile["name"] = re.sub(r"^Process (\d+)", lambda m: _named(m[1], roles), profile["name"])
+        path.write_text(json.dumps(document))
+        return
+    path.write_text(re.sub(r"process (\d+):(&quot;|\").*?(\2|\.\.)", lambda m: _named(m[1], roles), text))
+
+
+def _named(pid: str, roles: Mapping[int, str]) -> str:
+    return f"{roles.get(int(pid), 'process').removesuffix('s')} {pid}"
+
+
+def sampled_functions(path: Path) -> dict[str, list[tuple[int, str]]]:
+    """From py-spy's raw output: for each process that was sampled, (samples, function) by its own time, most first."""
+    found: dict[str, dict[str, int]] = {}
+    for line in path.read_text().splitlines():
+        stack, _, count = line.rpartition(" ")
+        frames = stack.split(";")
+        owner = [frame for frame in frames if frame.startswith("process ")]
+        if not owner:
+            continue
+        where = re.sub(r":\d+\)$", ")", frames[-1])
+        functions = found.setdefault(owner[-1], {})
+        functions[where] = functions.get(where, 0) + int(count)
+    return {
+        process: sorted(((count, name) for name, count in functions.items()), reverse=True)
+        for process, functions in found.items()
+    }
+
+
+def profile_paths(output: Path) -> dict[str, Path]:
+    """Where ``--output`` puts the profile of each role: its name before the suffix."""
+    return {role: output.with_name(f"{output.stem}.{role}{output.suffix or '.prof'}") for role in ROLES}
+
+
+def roles_of(status: dict[str, Any]) -> dict[int, str]:
+    """A daemon's processes by id, out of its status."""
+    return {status["pid"]: "daemon", **{writer["pid"]: "writer" for writer in status["writers"]}}
