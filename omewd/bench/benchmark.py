@@ -21,8 +21,12 @@ from omewd.errors import OmewdError
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
 
-# A dataset is removed before the next is made; metadata, and the disk's own needs, come on top.
+# Room for one dataset: metadata, and the disk's own needs, come on top of the pixels.
 _ROOM = 1.1
+# ext4 gives no inode out again for up to 300 s after its file was deleted (fs/ext4/ialloc.c, recently_deleted), and
+# looks at each of them whenever a file is made: after some hundred deleted files, making one took four times
+# the CPU. So datasets of many files are kept until all is measured, or room is needed.
+_FEW_FILES = 64
 
 
 class Bench:
@@ -46,6 +50,8 @@ class Bench:
         self._resources.callback(self._disk.close)
         self._daemons: dict[tuple[int, str], PrivateDaemon] = {}
         self._cameras: dict[tuple[str, str], Camera] = {}
+        self._kept: list[Path] = []
+        self._last_dataset = 0
 
     def __enter__(self) -> Bench:
         return self
@@ -123,7 +129,7 @@ class Bench:
         try:
             daemon = self._daemon(key) if column.kind == OMEWD else None
             camera = self._camera(geometry, column)
-            with _dataset(self.folder) as folder:
+            with self._dataset(geometry) as folder:
                 _sync()
                 return self._measure(daemon, camera, column, spec.model_copy(update={"output": str(folder)}), folder)
         except OSError as error:
@@ -132,6 +138,23 @@ class Bench:
             if column.kind == OMEWD and key in self._daemons:  # what it has open must not go on beside others
                 self._daemons.pop(key).stop()
             raise
+
+    @contextmanager
+    def _dataset(self, geometry: Geometry) -> Iterator[Path]:
+        """A place for a dataset, and room for it."""
+        while self._kept and shutil.disk_usage(self.folder).free < geometry.total_bytes * _ROOM:
+            _remove(self._kept.pop(0))
+        self._last_dataset += 1
+        path = self.folder / f"{self._last_dataset}.ome.zarr"
+        try:
+            yield path
+        except BaseException:
+            _remove(path)
+            raise
+        if sum(entry.is_file() for entry in path.rglob("*")) > _FEW_FILES:
+            self._kept.append(path)
+        else:
+            _remove(path)
 
     def _daemon(self, key: tuple[int, str]) -> PrivateDaemon:
         """The daemon of a column: one for each backend, so that no library is in another one's memory."""
@@ -226,16 +249,11 @@ def _check_whole(status: dict[str, Any], frames: int) -> None:
         raise OmewdError("error", f"{retries} jobs failed and were run again: no figure to rely on")
 
 
-@contextmanager
-def _dataset(folder: Path) -> Iterator[Path]:
-    path = folder / "benchmark.ome.zarr"
-    try:
-        yield path
-    finally:
-        subprocess.run(["rm", "-rf", "--", path], check=False)
+# Clean-up is done by other programs: they are no part of what a profiler sees of this one.
 
 
-# Clean-up is done by other programs, which are no part of what a profiler sees of this one.
+def _remove(path: Path) -> None:
+    subprocess.run(["rm", "-rf", "--", path], check=False)
 
 
 def _sync() -> None:

@@ -56,7 +56,7 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
         documents = _image_documents(spec, frames)
         documents[f"{ledger.FOLDER}/zarr.json"] = ledger.summary_json(spec, state="writing", epoch=epoch)
         publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", b"")
-        publisher.publish(((path, _document(d)) for path, d in documents.items()), label="create", small=True)
+        publisher.publish(((path, _document(d)) for path, d in documents.items()), label="create")
         publisher.close()
         if dataset.exists():
             dataset.rename(old)
@@ -124,7 +124,7 @@ def grow(spec: StreamSpec, dataset: Path, frames: int) -> None:
     """Let the metadata of an unbounded array claim the first ``frames`` frames."""
     publisher = _publisher(dataset, spec)
     documents = {f"{metadata.ARRAY_PATH}/zarr.json": metadata.array_json(spec, frames)}
-    publisher.publish(((path, _document(d)) for path, d in documents.items()), label="grow", small=False)
+    publisher.publish(((path, _document(d)) for path, d in documents.items()), label="grow")
     publisher.close()
 
 
@@ -158,7 +158,7 @@ def finalize(
     )
     (dataset / STAGING).mkdir(exist_ok=True)
     publisher = _publisher(dataset, spec)
-    publisher.publish(((path, _document(d)) for path, d in documents.items()), label="finalize", small=True)
+    publisher.publish(((path, _document(d)) for path, d in documents.items()), label="finalize")
     shutil.rmtree(dataset / STAGING)
     if spec.durability == "fsync":
         publisher.sync_folders([dataset / ledger.FOLDER, dataset])

@@ -1,8 +1,9 @@
 """Getting bytes to disk: every file of a dataset is written here.
 
-A file is written aside on the same filesystem, synced, and renamed to its place; then its folder is
-synced. So a key is there whole or not at all, whoever is killed, and a write is done only when fsync has
-said so. A failed sync is an error of the whole write: the caller starts again from its own data.
+A file, or the folder with all files of a write unit, is written aside on the same filesystem, synced, and
+renamed to its place; then the folder that it is in now is synced. So it is there whole or not at all, whoever
+is killed, and a write is done only when fsync has said so. A failed sync is an error of the whole write: the
+caller starts again from its own data.
 
 Writes go round the page cache (O_DIRECT) where the filesystem takes that: on a virtual ext4 disk 128 MiB
 took 0.04 s this way, 0.4 s through the cache and fsync; 128 KiB files, 16 at once, 1.0 against 0.75 GB/s.
@@ -13,9 +14,11 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 
 from omewd.writer.backends.base import Buffer
@@ -45,6 +48,18 @@ class Bounce:
         return buffer
 
 
+@dataclass(frozen=True)
+class Folder:
+    """A folder of a dataset (``path`` in it) with files (name in the folder, bytes in pieces).
+
+    ``label`` is its name aside: the same one again overwrites what a killed writer left.
+    """
+
+    path: str
+    label: str
+    files: Iterable[tuple[str, Iterable[Buffer]]]
+
+
 class Publisher:
     """Writes the files of one dataset. ``durable``: with fsync; else files are only renamed into place.
 
@@ -61,33 +76,91 @@ class Publisher:
         self._bounce = Bounce()
         self._pool: ThreadPoolExecutor | None = None
 
-    def publish(self, files: Iterable[tuple[str, Iterable[Buffer]]], *, label: str, small: bool) -> int:
-        """Put files (path in the dataset, bytes in pieces) in place; returns how many bytes.
+    def publish(self, files: Iterable[tuple[str, Iterable[Buffer]]], *, label: str) -> None:
+        """Put files (path in the dataset, bytes in pieces) in place, one by one.
 
         ``label`` makes the names aside: the same label again overwrites what a killed writer left.
-        ``small``: many small files, written several at once.
         """
-        numbered = ((self._staging / f"{label}-{n}", path, pieces) for n, (path, pieces) in enumerate(files))
-        written = self._write_at_once(numbered) if small else [self._write_aside(item) for item in numbered]
+        asides: list[tuple[Path, Path]] = []
+        for number, (path, pieces) in enumerate(files):
+            asides.append((self._staging / f"{label}-{number}", self.root / path))
+            self._write_aside(str(asides[-1][0]), pieces)
         unsynced: dict[Path, None] = {}
         with self._clock.stage("rename"):
-            for aside, path, _ in written:
-                target = self.root / path
+            for aside, target in asides:
                 self._make_folder(target.parent, unsynced)
                 aside.rename(target)
                 unsynced[target.parent] = None
         if self._durable:
             self.sync_folders(list(unsynced))
         self._remember(unsynced)
-        return sum(size for _, _, size in written)
 
-    def _write_at_once(self, numbered: Iterable[tuple[Path, str, Iterable[Buffer]]]) -> list[tuple[Path, str, int]]:
-        """Write files aside in threads; none of them is at it any more when this returns or raises."""
-        futures: list[Future[tuple[Path, str, int]]] = []
+    def publish_folders(self, folders: Iterable[Folder], *, small: bool) -> int:
+        """Put folders in place, each as a whole; returns how many bytes their files have.
+
+        Nobody else may write into them. One that is there already, as a killed writer may have left it, gets
+        the files one by one. ``small``: many small files, written several at once.
+        """
+        asides: list[tuple[Path, Path]] = []
+        inner: list[Path] = []
+        files = self._laid_out(folders, asides, inner)
+        sizes = self._write_at_once(files) if small else [self._write_aside(*file) for file in files]
+        if self._durable:
+            self.sync_folders(inner)
+        unsynced: dict[Path, None] = {}
+        with self._clock.stage("rename"):
+            for aside, target in asides:
+                self._make_folder(target.parent, unsynced)
+                try:
+                    aside.rename(target)
+                    unsynced[target.parent] = None
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    self._merge(aside, target, unsynced)
+        if self._durable:
+            self.sync_folders(list(unsynced))
+        self._remember(unsynced)
+        return sum(sizes)
+
+    def _laid_out(
+        self, folders: Iterable[Folder], asides: list[tuple[Path, Path]], inner: list[Path]
+    ) -> Iterator[tuple[str, Iterable[Buffer]]]:
+        """The files of folders as (path aside, bytes), their folders made; notes those that are renamed, and all."""
+        for folder in folders:
+            aside = self._staging / folder.label
+            asides.append((aside, self.root / folder.path))
+            made: set[str] = set()
+            for name, pieces in folder.files:
+                parent = name.rpartition("/")[0]
+                if parent not in made:
+                    with self._clock.stage("rename"):
+                        parents = [aside / parent, *(aside / parent).parents]
+                        for path in reversed(parents[: parents.index(self._staging)]):
+                            if str(path) not in made:
+                                path.mkdir(exist_ok=True)
+                                made.add(str(path))
+                                inner.append(path)
+                    made.add(parent)
+                yield f"{aside}/{name}", pieces
+
+    def _merge(self, aside: Path, target: Path, unsynced: dict[Path, None]) -> None:
+        for path in sorted(aside.rglob("*")):  # folders come before what is in them
+            place = target / path.relative_to(aside)
+            if path.is_dir():
+                place.mkdir(exist_ok=True)
+            else:
+                path.rename(place)
+            unsynced[place.parent] = None
+        shutil.rmtree(aside)
+
+    def _write_at_once(self, files: Iterable[tuple[str, Iterable[Buffer]]]) -> list[int]:
+        """Write files in threads; none of them is at it any more when this returns or raises."""
+        futures: list[Future[int]] = []
         with self._clock.pooled():
             try:
-                for item in numbered:
-                    futures.append(self._workers().submit(self._write_aside, item))
+                for path, pieces in files:
+                    futures.append(self._workers().submit(self._write_aside, path, pieces))
             finally:
                 wait(futures)
         return [future.result() for future in futures]
@@ -141,18 +214,18 @@ class Publisher:
             self._known_folders.clear()
         self._known_folders.update(folders)
 
-    def _write_aside(self, item: tuple[Path, str, Iterable[Buffer]]) -> tuple[Path, str, int]:
-        aside, path, pieces = item
+    def _write_aside(self, path: str, pieces: Iterable[Buffer]) -> int:
+        """Write and sync a file; returns its size."""
         with self._clock.stage("write"):
-            descriptor = self._open(aside)
+            descriptor = self._open(path)
             try:
                 size = self._write(descriptor, pieces)
                 self._sync(descriptor)
             finally:
                 os.close(descriptor)
-        return aside, path, size
+        return size
 
-    def _open(self, path: Path) -> int:
+    def _open(self, path: str) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         if self._direct:
             try:

@@ -25,7 +25,7 @@ from omewd.ring.segment import Segment
 from omewd.writer import backends, dataset
 from omewd.writer.backends.base import Buffer, Sink, UnitArray
 from omewd.writer.block import RingReader, UnitFrames
-from omewd.writer.publish import SMALL_FILE_BYTES, Publisher
+from omewd.writer.publish import SMALL_FILE_BYTES, Folder, Publisher
 from omewd.writer.stopwatch import Stopwatch
 
 
@@ -168,8 +168,8 @@ class Worker:
         stored_bytes = 0
         frames_written = sum(frames.count for frames in units.values())
         if frames_written:
-            files = self._encoded(self._sink(job.stream, stream), stream, units, at_once=small)
-            stored_bytes = stream.publisher.publish(files, label=f"unit{job.unit}", small=small)
+            folders = self._encoded(self._sink(job.stream, stream), stream, units, at_once=small)
+            stored_bytes = stream.publisher.publish_folders(folders, small=small)
         with self._clock.stage("write"):
             lines = (line for frames in units.values() for line in _ledger_lines(stream.ring.segment, frames, job))
             stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines))
@@ -186,24 +186,28 @@ class Worker:
 
     def _encoded(
         self, sink: Sink, stream: OpenStream, units: dict[int, UnitFrames], *, at_once: bool
-    ) -> Iterator[tuple[str, Iterable[Buffer]]]:
-        """The files of units: (path in the dataset, bytes in pieces).
+    ) -> Iterator[Folder]:
+        """The folder of each unit: all keys across the frame, at one place along the outer axes.
 
         ``at_once``: the bytes are taken out of the sink here, so that threads can still be writing them when the
         next unit is encoded; else they are valid until the next file is asked for.
         """
-        clock = self._clock
         for unit, frames in units.items():
-            if not frames.count:
-                continue
-            place = "/".join([ARRAY_PATH, "c", *map(str, stream.plan.block_on_disk(unit))])
-            with clock.stage("read"):
-                block = stream.ring.block(frames)
-            for key in clock.timed("encode", sink.encode(block)):
-                pieces = clock.timed("encode", key.pieces)
-                if at_once:
-                    pieces = iter([bytes(piece) for piece in pieces])
-                yield f"{place}/{key.place[0]}/{key.place[1]}", pieces
+            if frames.count:
+                place = "/".join([ARRAY_PATH, "c", *map(str, stream.plan.block_on_disk(unit))])
+                yield Folder(place, f"unit{unit}", self._keys(sink, stream, frames, at_once=at_once))
+
+    def _keys(
+        self, sink: Sink, stream: OpenStream, frames: UnitFrames, *, at_once: bool
+    ) -> Iterator[tuple[str, Iterable[Buffer]]]:
+        clock = self._clock
+        with clock.stage("read"):
+            block = stream.ring.block(frames)
+        for key in clock.timed("encode", sink.encode(block)):
+            pieces = clock.timed("encode", key.pieces)
+            if at_once:
+                pieces = iter([bytes(piece) for piece in pieces])
+            yield f"{key.place[0]}/{key.place[1]}", pieces
 
     def close(self) -> None:
         for stream in self._streams.values():

@@ -14,7 +14,7 @@ from omewd.ngff.metadata import ARRAY_PATH
 from omewd.writer import dataset
 from omewd.writer.backends import BACKENDS
 from omewd.writer.backends.base import Sink, UnitArray
-from omewd.writer.publish import SMALL_FILE_BYTES, Publisher
+from omewd.writer.publish import SMALL_FILE_BYTES, Folder, Publisher
 from tests.support import Array, make_frame, read_tensorstore, read_zarr
 
 # Who reads what a backend has written: never the library itself.
@@ -83,8 +83,8 @@ def write_dataset(spec: StreamSpec, root: Path, frame: Frames, *, scratch: Path)
         for unit in range(plan.units_total):
             block = LAYOUTS[unit % len(LAYOUTS)](unit_block(spec, unit, frame))
             place = "/".join([ARRAY_PATH, "c", *map(str, plan.block_on_disk(unit))])
-            files = ((f"{place}/{e.place[0]}/{e.place[1]}", e.pieces) for e in sink.encode(block))
-            publisher.publish(files, label=f"unit{unit}", small=small)
+            files = ((f"{e.place[0]}/{e.place[1]}", e.pieces) for e in sink.encode(block))
+            publisher.publish_folders([Folder(place, f"unit{unit}", files)], small=small)
     finally:
         sink.close()
         publisher.close()

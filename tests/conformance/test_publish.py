@@ -13,11 +13,28 @@ import numpy as np
 import pytest
 
 from omewd.writer import publish
-from omewd.writer.publish import Publisher
+from omewd.writer.publish import Folder, Publisher
 
 MIB = 1 << 20
 
 Item = tuple[str, Iterable[bytes]]
+
+# The ways by which files get to their place.
+WAYS = ("files", "folder", "folder, at once")
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def put(publisher: Publisher, way: str, files: Iterable[Item], *, label: str = "unit0", folder: str = "0") -> None:
+    """Publish files (path in the folder, bytes in pieces) in a folder of the dataset."""
+    if way == "files":
+        publisher.publish(((f"{folder}/{path}", pieces) for path, pieces in files), label=label)
+    else:
+        publisher.publish_folders([Folder(folder, label, files)], small=way == "folder, at once")
 
 
 @pytest.fixture
@@ -70,15 +87,13 @@ SIZES = (0, 1, 511, 512, 4095, 4096, 4097, MIB, 8 * MIB - 1, 8 * MIB, 8 * MIB + 
 
 
 @pytest.mark.parametrize("durable", [True, False], ids=["durable", "not durable"])
-@pytest.mark.parametrize("small", [False, True], ids=["one by one", "at once"])
-def test_every_size_is_exact(open_flags: list[int], root: Path, small: bool, durable: bool) -> None:
+def test_every_size_is_exact(open_flags: list[int], root: Path, way: str, durable: bool) -> None:
     publisher = Publisher(root, root / "staging", durable=durable)
     files = {f"a/{size}": some_bytes(size, seed=size) for size in SIZES}
-    written = publisher.publish(((path, (data,)) for path, data in files.items()), label="unit0", small=small)
+    put(publisher, way, ((path, (data,)) for path, data in files.items()))
     publisher.close()
-    assert written == sum(SIZES)
     for path, data in files.items():
-        assert (root / path).read_bytes() == data, path
+        assert (root / "0" / path).read_bytes() == data, path
     assert not list((root / "staging").iterdir())
     assert open_flags
 
@@ -93,7 +108,7 @@ def test_large_writes_go_round_the_page_cache(root: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "open", recording_open)
     publisher = Publisher(root, root / "staging", durable=False)
-    publisher.publish([("key", (some_bytes(5000),))], label="unit0", small=False)
+    publisher.publish([("key", (some_bytes(5000),))], label="unit0")
     assert flags_tried[0] & os.O_DIRECT
 
 
@@ -110,7 +125,7 @@ def test_a_filesystem_without_direct_writes_is_asked_once(root: Path, monkeypatc
     monkeypatch.setattr(os, "open", refusing_open)
     publisher = Publisher(root, root / "staging", durable=True)
     for unit in range(3):
-        publisher.publish([(f"{unit}", (some_bytes(5000),))], label=f"unit{unit}", small=False)
+        publisher.publish([(f"{unit}", (some_bytes(5000),))], label=f"unit{unit}")
     assert len(refused) == 1
 
 
@@ -125,13 +140,12 @@ def test_a_filesystem_without_direct_writes_is_asked_once(root: Path, monkeypatc
     ],
     ids=["single bytes", "empty ones", "just not aligned", "odd", "growing"],
 )
-@pytest.mark.parametrize("small", [False, True], ids=["one by one", "at once"])
-def test_pieces_of_any_size_make_the_file(open_flags: list[int], root: Path, sizes: list[int], small: bool) -> None:
+def test_pieces_of_any_size_make_the_file(open_flags: list[int], root: Path, sizes: list[int], way: str) -> None:
     publisher = Publisher(root, root / "staging", durable=True)
     data = some_bytes(sum(sizes) + 77)
     for unit in range(2):  # the second time out of a buffer that has been used
-        files = [(f"{unit}/{key}", in_pieces(data, sizes)) for key in range(2)]
-        publisher.publish(files, label=f"unit{unit}", small=small)
+        files = [(f"{key}", in_pieces(data, sizes)) for key in range(2)]
+        put(publisher, way, files, label=f"unit{unit}", folder=f"{unit}")
     publisher.close()
     assert open_flags
     for path in ("0/0", "0/1", "1/0", "1/1"):
@@ -141,7 +155,7 @@ def test_pieces_of_any_size_make_the_file(open_flags: list[int], root: Path, siz
 def test_a_piece_may_be_any_buffer(root: Path, publisher: Publisher) -> None:
     frame = np.arange(12, dtype=np.uint16).reshape(3, 4)
     pieces: Any = (frame.data, bytearray(b"ab"), memoryview(b"0123456789")[2:5])
-    publisher.publish([("key", pieces)], label="unit0", small=False)
+    publisher.publish([("key", pieces)], label="unit0")
     assert (root / "key").read_bytes() == frame.tobytes() + b"ab" + b"234"
 
 
@@ -149,23 +163,23 @@ def test_short_writes_are_gone_on_with(root: Path, publisher: Publisher, monkeyp
     real_write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real_write(descriptor, data[:8192]))
     data = some_bytes(MIB + 1)
-    publisher.publish([("key", (data,))], label="unit0", small=False)
+    publisher.publish([("key", (data,))], label="unit0")
     publisher.append("lines", data)
     assert (root / "key").read_bytes() == data
     assert (root / "lines").read_bytes() == data
 
 
-@pytest.mark.parametrize("small", [False, True], ids=["one by one", "at once"])
 def test_what_a_killed_writer_left_is_overwritten(
-    open_flags: list[int], root: Path, publisher: Publisher, small: bool
+    open_flags: list[int], root: Path, publisher: Publisher, way: str
 ) -> None:
-    for n in range(3):
-        (root / "staging" / f"unit7-{n}").write_bytes(b"x" * 100_000)
+    for left in ("unit7-0", "unit7-1", "unit7/c/5000") if way == "files" else ("unit7/c/5000", "unit7/c/8192"):
+        (root / "staging" / left).parent.mkdir(parents=True, exist_ok=True)
+        (root / "staging" / left).write_bytes(b"x" * 100_000)
     files = {f"c/{size}": some_bytes(size) for size in (5000, 8192, 0)}
-    publisher.publish(((path, (data,)) for path, data in files.items()), label="unit7", small=small)
+    put(publisher, way, ((path, (data,)) for path, data in files.items()), label="unit7")
     assert open_flags
     for path, data in files.items():
-        assert (root / path).read_bytes() == data, path
+        assert (root / "0" / path).read_bytes() == data, path
 
 
 def fail(*_: Any) -> None:
@@ -176,7 +190,6 @@ def no_space(*_: Any) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("small", [False, True], ids=["one by one", "at once"])
 @pytest.mark.parametrize(("call", "error"), [("fdatasync", fail), ("write", no_space), ("ftruncate", fail)])
 def test_a_failed_write_changes_nothing(
     root: Path,
@@ -184,44 +197,63 @@ def test_a_failed_write_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     call: str,
     error: Callable[..., Any],
-    small: bool,
+    way: str,
 ) -> None:
-    publisher.publish([("c/0/old", (b"old",))], label="unit0", small=False)
+    put(publisher, way, [("c/0/old", (b"old",))])
     files = [("c/0/old", (some_bytes(5000),)), ("c/0/new", (some_bytes(5000),)), ("c/1/new", (some_bytes(5000),))]
     with monkeypatch.context() as broken:
         broken.setattr(os, call, error)
         with pytest.raises(OSError, match=r"Input/output error|No space left"):
-            publisher.publish(files, label="unit1", small=small)
-    assert [path.relative_to(root) for path in sorted((root / "c").rglob("*"))] == [Path("c/0"), Path("c/0/old")]
-    assert (root / "c/0/old").read_bytes() == b"old"
-    publisher.publish(files, label="unit1", small=small)
-    assert (root / "c/0/old").read_bytes() == (root / "c/1/new").read_bytes() == some_bytes(5000)
+            put(publisher, way, files, label="unit1")
+    place = root / "0"
+    assert [path.relative_to(place) for path in sorted((place / "c").rglob("*"))] == [Path("c/0"), Path("c/0/old")]
+    assert (place / "c/0/old").read_bytes() == b"old"
+    put(publisher, way, files, label="unit1")
+    assert (place / "c/0/old").read_bytes() == (place / "c/1/new").read_bytes() == some_bytes(5000)
+    assert not list((root / "staging").iterdir())
 
 
-@pytest.mark.parametrize("small", [False, True], ids=["one by one", "at once"])
 def test_one_bad_sync_of_many_is_enough(
-    root: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch, small: bool
+    root: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     real_sync = os.fdatasync
 
     def sync(descriptor: int) -> None:
-        if path_of(descriptor).endswith("unit0-5"):
+        if path_of(descriptor).endswith(("unit0-5", "unit0/5")):
             fail()
         real_sync(descriptor)
 
     monkeypatch.setattr(os, "fdatasync", sync)
     with pytest.raises(OSError, match="Input/output error"):
-        publisher.publish([(f"c/{n}", (b"1",)) for n in range(20)], label="unit0", small=small)
-    assert not (root / "c").exists()
+        put(publisher, way, [(f"{n}", (b"1",)) for n in range(20)])
+    assert not (root / "0").exists()
+
+
+def test_a_folder_whose_own_sync_fails_does_not_appear(
+    root: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        put(publisher, "folder", [("c/0", (b"1",))])
+    assert not (root / "0").exists()
+
+
+def test_a_folder_that_a_killed_writer_put_in_place_is_written_again(root: Path, publisher: Publisher) -> None:
+    """It was killed between the rename and its report: the same files again, each whole at any time."""
+    files = {f"{y}/{x}": some_bytes(3000, seed=10 * y + x) for y in range(3) for x in range(3)}
+    for _ in range(2):
+        put(publisher, "folder", ((path, (data,)) for path, data in files.items()), folder="0/c/5")
+        assert {str(p.relative_to(root / "0/c/5")): p.read_bytes() for p in (root / "0/c/5").glob("*/*")} == files
+        assert not list((root / "staging").iterdir())
 
 
 def test_a_failed_folder_sync_is_an_error(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
-    publisher.publish([("c/0", (b"1",)), ("d/0", (b"1",))], label="unit0", small=False)
+    publisher.publish([("c/0", (b"1",)), ("d/0", (b"1",))], label="unit0")
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        publisher.publish([("c/1", (b"1",))], label="unit1", small=False)
+        publisher.publish([("c/1", (b"1",))], label="unit1")
     with pytest.raises(OSError, match="Input/output error"):
-        publisher.publish([("c/1", (b"1",)), ("d/1", (b"1",))], label="unit1", small=False)
+        publisher.publish([("c/1", (b"1",)), ("d/1", (b"1",))], label="unit1")
 
 
 def test_nobody_still_writes_after_a_failure(publisher: Publisher) -> None:
@@ -239,7 +271,7 @@ def test_nobody_still_writes_after_a_failure(publisher: Publisher) -> None:
         raise OSError(errno.EIO, "the third key failed")
 
     with pytest.raises(OSError, match="the third key"):
-        publisher.publish(files(), label="unit0", small=True)
+        put(publisher, "folder, at once", files())
     assert done.is_set()
 
 
@@ -269,7 +301,7 @@ def test_a_key_is_there_whole_or_not_at_all(
         look()
 
     monkeypatch.setattr(os, "fdatasync", sync)
-    publisher.publish([("c/0", pieces())], label="unit0", small=False)
+    publisher.publish([("c/0", pieces())], label="unit0")
     assert len(moments) == 22
     assert set(moments) == {old}
     assert key.read_bytes() == data
@@ -299,11 +331,10 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return seen
 
 
-@pytest.mark.parametrize("small", [False, True], ids=["one by one", "at once"])
 def test_data_then_name_then_folders_are_synced(
-    root: Path, publisher: Publisher, events: list[tuple[str, str]], small: bool
+    root: Path, publisher: Publisher, events: list[tuple[str, str]]
 ) -> None:
-    publisher.publish([("0/c/0/0", (b"1",)), ("0/c/1/0", (b"2",))], label="unit0", small=small)
+    publisher.publish([("0/c/0/0", (b"1",)), ("0/c/1/0", (b"2",))], label="unit0")
     for n, key in enumerate(("0/c/0/0", "0/c/1/0")):
         data, name = events.index(("fdatasync", f"{root}/staging/unit0-{n}")), events.index(("rename", f"{root}/{key}"))
         folder = events.index(("fsync", str((root / key).parent)), name)
@@ -312,25 +343,42 @@ def test_data_then_name_then_folders_are_synced(
         assert ("fsync", str((root / folder_made).parent)) in events
 
 
+@pytest.mark.parametrize("small", [False, True], ids=["one by one", "at once"])
+def test_a_folder_is_synced_inside_before_it_gets_its_name(
+    root: Path, publisher: Publisher, events: list[tuple[str, str]], small: bool
+) -> None:
+    folders = [Folder(f"0/c/{unit}", f"unit{unit}", [("0/0", (b"1",)), ("1/0", (b"2",))]) for unit in range(2)]
+    assert publisher.publish_folders(folders, small=small) == 4
+    for unit in range(2):
+        aside = f"{root}/staging/unit{unit}"
+        name = events.index(("rename", f"{root}/0/c/{unit}"))
+        inside = [("fdatasync", f"{aside}/0/0"), ("fdatasync", f"{aside}/1/0")]
+        inside += [("fsync", f"{aside}/0"), ("fsync", f"{aside}/1"), ("fsync", aside)]
+        assert all(events.index(event) < name for event in inside)
+        assert events.index(("fsync", f"{root}/0/c")) > name
+    assert {("fsync", str(root)), ("fsync", f"{root}/0")} <= set(events)
+    assert len([name for name, _ in events if name == "rename"]) == 2
+
+
 def test_folders_that_another_writer_made_are_synced_too(
     root: Path, publisher: Publisher, events: list[tuple[str, str]]
 ) -> None:
     (root / "0/c/0").mkdir(parents=True)
-    publisher.publish([("0/c/0/0", (b"1",))], label="unit0", small=False)
+    publisher.publish([("0/c/0/0", (b"1",))], label="unit0")
     for folder in (root, root / "0", root / "0/c", root / "0/c/0"):
         assert ("fsync", str(folder)) in events
 
 
 def test_known_folders_cost_no_more_than_their_own_sync(publisher: Publisher, events: list[tuple[str, str]]) -> None:
-    publisher.publish([("0/c/0/0", (b"1",))], label="unit0", small=False)
+    publisher.publish([("0/c/0/0", (b"1",))], label="unit0")
     events.clear()
-    publisher.publish([("0/c/0/1", (b"1",))], label="unit1", small=False)
+    publisher.publish([("0/c/0/1", (b"1",))], label="unit1")
     assert [name for name, _ in events] == ["fdatasync", "rename", "fsync"]
 
 
 def test_without_durability_nothing_is_synced(root: Path, events: list[tuple[str, str]]) -> None:
     publisher = Publisher(root, root / "staging", durable=False)
-    publisher.publish([("c/0/0", (b"1",)), ("c/0/1", (b"1",))], label="unit0", small=False)
+    publisher.publish([("c/0/0", (b"1",)), ("c/0/1", (b"1",))], label="unit0")
     publisher.append("lines", b"line\n")
     assert {name for name, _ in events} == {"rename"}
 
@@ -344,10 +392,10 @@ def test_an_append_is_synced(root: Path, publisher: Publisher, events: list[tupl
 
 def test_many_small_files_at_once(root: Path, publisher: Publisher) -> None:
     files = {f"c/{n % 7}/{n}": some_bytes(3000 + n, seed=n) for n in range(300)}
-    written = publisher.publish(((path, (data,)) for path, data in files.items()), label="unit0", small=True)
-    assert written == sum(map(len, files.values()))
+    folder = Folder("0", "unit0", ((path, (data,)) for path, data in files.items()))
+    assert publisher.publish_folders([folder], small=True) == sum(map(len, files.values()))
     for path, data in files.items():
-        assert (root / path).read_bytes() == data
+        assert (root / "0" / path).read_bytes() == data
 
 
 def test_what_is_remembered_of_folders_is_bounded(
@@ -357,6 +405,6 @@ def test_what_is_remembered_of_folders_is_bounded(
     kept = [value for value in vars(publisher).values() if isinstance(value, set)]
     assert kept
     for n in range(20):
-        publisher.publish([(f"c/{n}/0/0", (b"1",))], label=f"unit{n}", small=False)
+        publisher.publish([(f"c/{n}/0/0", (b"1",))], label=f"unit{n}")
         assert max(map(len, kept)) < 5 + 5  # those, and one unit's
     assert len(list((root / "c").glob("*/0/0"))) == 20
