@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +58,11 @@ class Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._resources.close()
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave processes or files
+        try:
+            self._resources.close()
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def run(
         self, geometry: Geometry, columns: list[Column], progress: Callable[[Timed, int], None] = lambda *_: None
@@ -134,7 +139,7 @@ class Bench:
                 return self._measure(daemon, camera, column, spec.model_copy(update={"output": str(folder)}), folder)
         except OSError as error:
             raise OmewdError("error", f"the processes could not be measured: {error}") from error
-        except BaseException:
+        except OmewdError:
             if column.kind == OMEWD and key in self._daemons:  # what it has open must not go on beside others
                 self._daemons.pop(key).stop()
             raise

@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -175,37 +176,38 @@ def _spy_failed(said: str) -> OmewdError:
 
 
 def name_processes(path: Path, roles: Mapping[int, str]) -> None:
-    """Put names in the place of command lines in what py-spy wrote."""
+    """Put names in the place of command lines in a picture that py-spy made, SVG or speedscope JSON."""
     text = path.read_text()
-    if path.suffix == ".json" or text.lstrip().startswith("{"):
-        document = json.loads(text)
-        for profile in document["profiles"]:
-            profile["name"] = re.sub(r"^Process (\d+)", lambda m: _named(m[1], roles), profile["name"])
-        path.write_text(json.dumps(document))
+    if not text.startswith("{"):
+        path.write_text(_with_names(text, roles))
         return
-    path.write_text(re.sub(r"process (\d+):(&quot;|\").*?(\2|\.\.)", lambda m: _named(m[1], roles), text))
+    document = json.loads(text)
+    for profile in document["profiles"]:
+        profile["name"] = re.sub(r"^Process (\d+)", lambda m: _name(m[1], roles), profile["name"])
+    path.write_text(json.dumps(document))
 
 
-def _named(pid: str, roles: Mapping[int, str]) -> str:
+def _with_names(text: str, roles: Mapping[int, str]) -> str:
+    """Without command lines, which py-spy quotes and may cut short."""
+    return re.sub(r"process (\d+):(&quot;|\").*?(\2|\.\.)", lambda m: _name(m[1], roles), text)
+
+
+def _name(pid: str, roles: Mapping[int, str]) -> str:
     return f"{roles.get(int(pid), 'process').removesuffix('s')} {pid}"
 
 
-def sampled_functions(path: Path) -> dict[str, list[tuple[int, str]]]:
-    """From py-spy's raw output: for each process that was sampled, (samples, function) by its own time, most first."""
-    found: dict[str, dict[str, int]] = {}
+def sampled_functions(path: Path, roles: Mapping[int, str]) -> dict[str, list[tuple[int, str]]]:
+    """From py-spy's raw output: for each process, (samples, function) by the function's own time, most first."""
+    names = {_name(str(pid), roles) for pid in roles}
+    found: dict[str, Counter[str]] = {}
     for line in path.read_text().splitlines():
-        stack, _, count = line.rpartition(" ")
+        stack, _, count = _with_names(line, roles).rpartition(" ")
         frames = stack.split(";")
-        owner = [frame for frame in frames if frame.startswith("process ")]
-        if not owner:
-            continue
-        where = re.sub(r":\d+\)$", ")", frames[-1])
-        functions = found.setdefault(owner[-1], {})
-        functions[where] = functions.get(where, 0) + int(count)
-    return {
-        process: sorted(((count, name) for name, count in functions.items()), reverse=True)
-        for process, functions in found.items()
-    }
+        owners = [frame for frame in frames if frame in names]
+        if owners:
+            where = re.sub(r":\d+\)$", ")", frames[-1])
+            found.setdefault(owners[-1], Counter())[where] += int(count)
+    return {name: [(n, where) for where, n in found[name].most_common()] for name in sorted(found)}
 
 
 def profile_paths(output: Path) -> dict[str, Path]:

@@ -18,6 +18,7 @@ from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
 from omewd.ngff.codecs import BLOSC_LEVELS
 from omewd.ngff.metadata import array_json
+from omewd.writer.backends import BACKENDS
 
 Frame = np.ndarray[Any, Any]
 
@@ -26,7 +27,7 @@ class Target(Protocol):
     """A dataset in the making."""
 
     def append(self, frame: Frame) -> object:
-        """Hand a frame over; it may be changed when this returns."""
+        """Hand a frame over; it may be changed when this returns (with ome-writers' tensorstore it may not)."""
 
     def close(self) -> None:
         """Return when the dataset is complete, as far as the library says."""
@@ -188,8 +189,10 @@ class OmeWritersTarget:
     """ome-writers, with the backend of the same name."""
 
     def __init__(self, spec: StreamSpec, folder: Path) -> None:
-        import ome_writers
-
+        try:
+            import ome_writers
+        except ModuleNotFoundError as error:
+            raise OmewdError("backend_unusable", "ome-writers is not installed", "pip install ome-writers") from error
         dimensions = [
             ome_writers.Dimension(
                 name=d.name,
@@ -222,6 +225,8 @@ def open_target(kind: str, spec: StreamSpec, folder: Path, socket: str) -> Targe
         return OmewdTarget(spec, socket)
     if kind == "ome-writers":
         return OmeWritersTarget(spec, folder)
+    if (reason := BACKENDS[spec.backend].unusable()) is not None:
+        raise OmewdError("backend_unusable", reason)
     match spec.backend:
         case "tensorstore":
             return TensorstoreTarget(spec, folder)

@@ -204,23 +204,23 @@ def _look_at(
     before = daemon.status(stream)
     if before["settled"]:
         raise OmewdError("stream_stopped", f"stream {stream!r} has ended: there is nothing to look at")
-    roles = roles_of(daemon.status())
+    status = daemon.status()
+    roles = roles_of(status)
     console.print(f"[bold]Sampling[/] the daemon of {stream} and {len(roles) - 1} writers for {seconds:g} s")
     for form, path in pictures.items():
-        sample_daemon(min(p for p, r in roles.items() if r == "daemon"), path, form, seconds)
+        sample_daemon(status["pid"], path, form, seconds)
         name_processes(path, roles)
         console.print(f"{form}: {path}", highlight=False)
     if not pictures:
         with tempfile.TemporaryDirectory(prefix="omewd-profile-") as folder:
             raw = Path(folder) / "raw"
-            sample_daemon(min(p for p, r in roles.items() if r == "daemon"), raw, "raw", seconds)
-            name_processes(raw, roles)
-            for process, functions in sampled_functions(raw).items():
+            sample_daemon(status["pid"], raw, "raw", seconds)
+            for process, functions in sampled_functions(raw, roles).items():
                 _print_samples(console, process, functions, top)
-    status = daemon.status(stream)
-    arrived = status["frames"]["received"] - before["frames"]["received"]
+    after = daemon.status(stream)
+    arrived = after["frames"]["received"] - before["frames"]["received"]
     console.print(f"\n{arrived} frames arrived meanwhile", highlight=False)
-    _print_waits(console, status["recent_waits"] or status["waits"], "of the last seconds")
+    _print_waits(console, after["recent_waits"] or after["waits"], "of the last seconds")
 
 
 def _print_samples(console: Console, process: str, functions: list[tuple[int, str]], top: int) -> None:

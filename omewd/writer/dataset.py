@@ -57,7 +57,6 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
         documents[f"{ledger.FOLDER}/zarr.json"] = ledger.summary_json(spec, state="writing", epoch=epoch)
         publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", b"")
         publisher.publish(((path, _document(d)) for path, d in documents.items()), label="create")
-        publisher.close()
         if dataset.exists():
             dataset.rename(old)
         try:
@@ -125,7 +124,6 @@ def grow(spec: StreamSpec, dataset: Path, frames: int) -> None:
     publisher = _publisher(dataset, spec)
     documents = {f"{metadata.ARRAY_PATH}/zarr.json": metadata.array_json(spec, frames)}
     publisher.publish(((path, _document(d)) for path, d in documents.items()), label="grow")
-    publisher.close()
 
 
 def finalize(
@@ -162,7 +160,6 @@ def finalize(
     shutil.rmtree(dataset / STAGING)
     if spec.durability == "fsync":
         publisher.sync_folders([dataset / ledger.FOLDER, dataset])
-    publisher.close()
 
 
 def _image_documents(spec: StreamSpec, frames: int) -> dict[str, dict[str, object]]:

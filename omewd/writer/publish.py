@@ -27,7 +27,7 @@ from omewd.writer.stopwatch import Stopwatch
 _ALIGNMENT = 4096
 _BOUNCE_BYTES = 8 << 20
 # Small files are bound by the latency of their sync: 16 in flight reached 1.0 GB/s with 128 KiB, one 0.36.
-_SMALL_FILES_AT_ONCE = 16
+SMALL_FILES_AT_ONCE = 16
 SMALL_FILE_BYTES = 1 << 20
 # A unit has folders of its own, and an acquisition has no end; to forget one costs a sync of its parent.
 _FOLDERS_REMEMBERED = 10_000
@@ -63,10 +63,19 @@ class Folder:
 class Publisher:
     """Writes the files of one dataset. ``durable``: with fsync; else files are only renamed into place.
 
-    ``clock`` gets the time of each stage. All errors are OSError; nothing that was in place before is harmed by one.
+    ``pool``: threads for what is better done several at once, else it is done one by one; ``clock`` gets the time
+    of each stage. All errors are OSError; nothing that was in place before is harmed by one.
     """
 
-    def __init__(self, root: Path, staging: Path, *, durable: bool, clock: Stopwatch | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        staging: Path,
+        *,
+        durable: bool,
+        pool: ThreadPoolExecutor | None = None,
+        clock: Stopwatch | None = None,
+    ) -> None:
         self.root = root
         self._clock = clock or Stopwatch()
         self._staging = staging
@@ -74,7 +83,7 @@ class Publisher:
         self._direct = True
         self._known_folders: set[Path] = set()
         self._bounce = Bounce()
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = pool
 
     def publish(self, files: Iterable[tuple[str, Iterable[Buffer]]], *, label: str) -> None:
         """Put files (path in the dataset, bytes in pieces) in place, one by one.
@@ -104,7 +113,11 @@ class Publisher:
         asides: list[tuple[Path, Path]] = []
         inner: list[Path] = []
         files = self._laid_out(folders, asides, inner)
-        sizes = self._write_at_once(files) if small else [self._write_aside(*file) for file in files]
+        sizes = (
+            self._write_at_once(self._pool, files)
+            if small and self._pool
+            else [self._write_aside(*file) for file in files]
+        )
         if self._durable:
             self.sync_folders(inner)
         unsynced: dict[Path, None] = {}
@@ -154,23 +167,21 @@ class Publisher:
             unsynced[place.parent] = None
         shutil.rmtree(aside)
 
-    def _write_at_once(self, files: Iterable[tuple[str, Iterable[Buffer]]]) -> list[int]:
+    def _write_at_once(self, pool: ThreadPoolExecutor, files: Iterable[tuple[str, Iterable[Buffer]]]) -> list[int]:
         """Write files in threads; none of them is at it any more when this returns or raises."""
         futures: list[Future[int]] = []
         with self._clock.pooled():
             try:
                 for path, pieces in files:
-                    futures.append(self._workers().submit(self._write_aside, path, pieces))
+                    futures.append(pool.submit(self._write_aside, path, pieces))
             finally:
                 wait(futures)
         return [future.result() for future in futures]
 
     def sync_folders(self, folders: list[Path]) -> None:
         with self._clock.stage("fsync"):
-            if len(folders) == 1:
-                sync_folder(folders[0])
-            else:
-                list(self._workers().map(sync_folder, folders))
+            sync = map if self._pool is None or len(folders) == 1 else self._pool.map
+            list(sync(sync_folder, folders))
 
     def append(self, path: str, data: bytes) -> None:
         """Append to a file in one write, durably if this publisher is."""
@@ -186,15 +197,6 @@ class Publisher:
         if self._durable:
             with self._clock.stage("fsync"):
                 os.fdatasync(descriptor)
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def _workers(self) -> ThreadPoolExecutor:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(_SMALL_FILES_AT_ONCE, thread_name_prefix="publish")
-        return self._pool
 
     def _make_folder(self, folder: Path, unsynced: dict[Path, None]) -> None:
         """Make a folder and its parents.

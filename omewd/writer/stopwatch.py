@@ -4,12 +4,45 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
+
+
+class _Thread:
+    """One thread's account: nanoseconds by stage, and for each stage it is in, what stages within it took."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, int] = {}
+        self.inner: list[int] = []
+
+    def take(self) -> dict[str, int]:
+        spent, self.spent = self.spent, {}
+        return spent
+
+
+class _Stage:
+    """A block that is charged to a stage. A class, as it is entered several times for every file."""
+
+    __slots__ = ("_began", "_name", "_thread")
+
+    def __init__(self, thread: _Thread, name: str) -> None:
+        self._thread = thread
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._thread.inner.append(0)
+        self._began = time.monotonic_ns()
+
+    def __exit__(self, *_: object) -> None:
+        whole = time.monotonic_ns() - self._began
+        thread = self._thread
+        own = whole - thread.inner.pop()
+        thread.spent[self._name] = thread.spent.get(self._name, 0) + own
+        if thread.inner:
+            thread.inner[-1] += whole
 
 
 class Stopwatch:
@@ -20,25 +53,17 @@ class Stopwatch:
     """
 
     def __init__(self) -> None:
-        self._owner = threading.get_ident()
-        self._lock = threading.Lock()
-        self._threads = threading.local()
-        self._spent: Counter[str] = Counter()
-        self._in_pool: Counter[str] = Counter()
+        self._local = threading.local()
+        self._others: list[_Thread] = []
+        self._owner = self._local.thread = _Thread()
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> _Stage:
         """Charge the time in the block to a stage."""
-        inner: list[int] = self._threads.__dict__.setdefault("inner", [])
-        began = time.monotonic_ns()
-        inner.append(0)
-        try:
-            yield
-        finally:
-            whole = time.monotonic_ns() - began
-            self._charge(name, whole - inner.pop())
-            if inner:
-                inner[-1] += whole
+        thread: _Thread | None = getattr(self._local, "thread", None)
+        if thread is None:
+            thread = self._local.thread = _Thread()
+            self._others.append(thread)
+        return _Stage(thread, name)
 
     def timed(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
         """Charge the time that it takes to make each item to a stage."""
@@ -53,29 +78,29 @@ class Stopwatch:
 
     @contextmanager
     def pooled(self) -> Iterator[None]:
-        """A block in which other threads work too, each at a stage of its own.
+        """A block in which other threads work too, each at a stage of its own; they are done when it ends.
 
         The block's time, but for the owner's own stages in it, is shared out among the stages of the
         threads, in proportion to the time they spent in each.
         """
+        self._take_others()
         try:
             with self.stage(""):
                 yield
         finally:
-            with self._lock:
-                wall_ns = self._spent.pop("", 0)
-                whole_ns = self._in_pool.total() or 1
-                for name, ns in self._in_pool.items():
-                    self._spent[name] += wall_ns * ns // whole_ns
-                self._in_pool.clear()
+            spent = self._owner.spent
+            wall_ns, others = spent.pop("", 0), self._take_others()
+            whole_ns = sum(others.values()) or 1
+            for name, ns in others.items():
+                spent[name] = spent.get(name, 0) + wall_ns * ns // whole_ns
 
-    def _charge(self, name: str, ns: int) -> None:
-        spent = self._spent if threading.get_ident() == self._owner else self._in_pool
-        with self._lock:
-            spent[name] += ns
+    def _take_others(self) -> dict[str, int]:
+        spent: dict[str, int] = {}
+        for thread in self._others:
+            for name, ns in thread.take().items():
+                spent[name] = spent.get(name, 0) + ns
+        return spent
 
     def take(self) -> dict[str, int]:
         """The nanoseconds of each stage since the last call."""
-        with self._lock:
-            spent, self._spent = dict(self._spent), Counter()
-            return spent
+        return self._owner.take()

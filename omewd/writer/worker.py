@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from omewd.ring.segment import Segment
 from omewd.writer import backends, dataset
 from omewd.writer.backends.base import Buffer, Sink, UnitArray
 from omewd.writer.block import RingReader, UnitFrames
-from omewd.writer.publish import SMALL_FILE_BYTES, Folder, Publisher
+from omewd.writer.publish import SMALL_FILE_BYTES, SMALL_FILES_AT_ONCE, Folder, Publisher
 from omewd.writer.stopwatch import Stopwatch
 
 
@@ -44,7 +45,6 @@ class OpenStream:
     def close(self) -> None:
         if self.sink is not None:
             self.sink.close()
-        self.publisher.close()
         self.ring.close()
 
 
@@ -57,6 +57,7 @@ class Worker:
         self._scratch = scratch
         self._streams: dict[int, OpenStream | OmewdError] = {}
         self._clock = Stopwatch()
+        self._pool = ThreadPoolExecutor(SMALL_FILES_AT_ONCE, thread_name_prefix="publish")
 
     def run(self) -> None:
         send(self._channel, {"ready": backends.availability()})
@@ -95,7 +96,11 @@ class Worker:
             folder=folder,
             ring=RingReader(segment, plan),
             publisher=Publisher(
-                folder, folder / dataset.STAGING, durable=spec.durability == "fsync", clock=self._clock
+                folder,
+                folder / dataset.STAGING,
+                durable=spec.durability == "fsync",
+                pool=self._pool,
+                clock=self._clock,
             ),
             array=UnitArray.of(spec),
         )
@@ -214,6 +219,7 @@ class Worker:
             if isinstance(stream, OpenStream):
                 stream.close()
         self._streams.clear()
+        self._pool.shutdown()
 
 
 def _waits(ring: RingReader, units: Iterable[UnitFrames], started_ns: int) -> Waits:

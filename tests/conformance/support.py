@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from omewd.ngff.metadata import ARRAY_PATH
 from omewd.writer import dataset
 from omewd.writer.backends import BACKENDS
 from omewd.writer.backends.base import Sink, UnitArray
-from omewd.writer.publish import SMALL_FILE_BYTES, Folder, Publisher
+from omewd.writer.publish import SMALL_FILE_BYTES, SMALL_FILES_AT_ONCE, Folder, Publisher
 from tests.support import Array, make_frame, read_tensorstore, read_zarr
 
 # Who reads what a backend has written: never the library itself.
@@ -75,7 +76,8 @@ def write_dataset(spec: StreamSpec, root: Path, frame: Frames, *, scratch: Path)
     folder = root / spec.output
     dataset.create(spec, folder, root, epoch=1)
     sink = BACKENDS[spec.backend].open(array, threads=2, scratch=scratch)
-    publisher = Publisher(folder, folder / dataset.STAGING, durable=spec.durability == "fsync")
+    pool = ThreadPoolExecutor(SMALL_FILES_AT_ONCE)
+    publisher = Publisher(folder, folder / dataset.STAGING, durable=spec.durability == "fsync", pool=pool)
     small = array.key_bytes <= SMALL_FILE_BYTES and len(array.frame_keys) > 1
     assert plan.units_total is not None
     assert plan.frames_total is not None
@@ -87,7 +89,7 @@ def write_dataset(spec: StreamSpec, root: Path, frame: Frames, *, scratch: Path)
             publisher.publish_folders([Folder(place, f"unit{unit}", files)], small=small)
     finally:
         sink.close()
-        publisher.close()
+        pool.shutdown()
     frames = plan.frames_total
     dataset.finalize(
         spec, folder, frames=frames, written=frames, gaps=0, lost=(), lost_frames=0, ended_by="test", failed=False

@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from omewd.writer import publish
-from omewd.writer.publish import Folder, Publisher
+from omewd.writer.publish import SMALL_FILES_AT_ONCE, Folder, Publisher
 
 MIB = 1 << 20
 
@@ -44,10 +45,14 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def publisher(root: Path) -> Iterator[Publisher]:
-    publisher = Publisher(root, root / "staging", durable=True)
-    yield publisher
-    publisher.close()
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(SMALL_FILES_AT_ONCE) as pool:
+        yield pool
+
+
+@pytest.fixture
+def publisher(root: Path, pool: ThreadPoolExecutor) -> Publisher:
+    return Publisher(root, root / "staging", durable=True, pool=pool)
 
 
 def some_bytes(size: int, seed: int = 0) -> bytes:
@@ -87,11 +92,12 @@ SIZES = (0, 1, 511, 512, 4095, 4096, 4097, MIB, 8 * MIB - 1, 8 * MIB, 8 * MIB + 
 
 
 @pytest.mark.parametrize("durable", [True, False], ids=["durable", "not durable"])
-def test_every_size_is_exact(open_flags: list[int], root: Path, way: str, durable: bool) -> None:
-    publisher = Publisher(root, root / "staging", durable=durable)
+def test_every_size_is_exact(
+    open_flags: list[int], root: Path, pool: ThreadPoolExecutor, way: str, durable: bool
+) -> None:
+    publisher = Publisher(root, root / "staging", durable=durable, pool=pool)
     files = {f"a/{size}": some_bytes(size, seed=size) for size in SIZES}
     put(publisher, way, ((path, (data,)) for path, data in files.items()))
-    publisher.close()
     for path, data in files.items():
         assert (root / "0" / path).read_bytes() == data, path
     assert not list((root / "staging").iterdir())
@@ -140,13 +146,13 @@ def test_a_filesystem_without_direct_writes_is_asked_once(root: Path, monkeypatc
     ],
     ids=["single bytes", "empty ones", "just not aligned", "odd", "growing"],
 )
-def test_pieces_of_any_size_make_the_file(open_flags: list[int], root: Path, sizes: list[int], way: str) -> None:
-    publisher = Publisher(root, root / "staging", durable=True)
+def test_pieces_of_any_size_make_the_file(
+    open_flags: list[int], root: Path, publisher: Publisher, sizes: list[int], way: str
+) -> None:
     data = some_bytes(sum(sizes) + 77)
     for unit in range(2):  # the second time out of a buffer that has been used
         files = [(f"{key}", in_pieces(data, sizes)) for key in range(2)]
         put(publisher, way, files, label=f"unit{unit}", folder=f"{unit}")
-    publisher.close()
     assert open_flags
     for path in ("0/0", "0/1", "1/0", "1/1"):
         assert (root / path).read_bytes() == data
