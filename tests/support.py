@@ -195,6 +195,11 @@ def shared_memory_names(*instances: str) -> set[str]:
     return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(instances)}
 
 
+def in_shared_memory() -> set[str]:
+    """All that any omewd has in /dev/shm."""
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("omewd-")}
+
+
 def children() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)}
 

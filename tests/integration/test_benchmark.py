@@ -1,0 +1,259 @@
+"""``omewd benchmark`` as a user runs it: figures, failures, interruptions; and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import omewd
+from tests.support import wait_for
+
+DIMS = "t:8:1:4,y:64:32:2,x:64:32:2"
+pytestmark = pytest.mark.usefixtures("nothing_in_shared_memory")
+BACKENDS = ["-b", "tensorstore", "-b", "acquire-zarr", "-b", "zarrs-python"]
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "omewd", "benchmark", "--output-dir", str(folder), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(folder: Path, *arguments: str, status: int = 0) -> tuple[str, str]:
+    """Run it to its end: (standard output, standard error); nothing may be left in the folder."""
+    process = start(folder, *arguments)
+    out, err = process.communicate(timeout=110)
+    assert process.returncode == status, (out, err)
+    assert not list(folder.iterdir()), "files are left"
+    return out, err
+
+
+def columns(text: str) -> dict[str, Any]:
+    [benchmark] = json.loads(text)["benchmarks"]
+    return {column["label"]: column for column in benchmark["columns"]}
+
+
+def test_the_table_has_what_was_asked_for(tmp_path: Path) -> None:
+    out, err = run(tmp_path, "-d", DIMS, *BACKENDS, "-i", "2")
+    for line in ("Backends: tensorstore, acquire-zarr, zarrs-python", "Dtype: uint16", "Warm-ups: 1", "Iterations: 2"):
+        assert line in out
+    for line in ("Total shape: (8, 64, 64)", "Shard shape (chunks/shard): (4, 2, 2)", "MB per chunk: 0.002"):
+        assert line in out
+    for name in ("tensorstore", "acquire-zarr", "zarrs-python"):
+        assert f"✓ {name} complete" in out
+    for row in ("create (mean±std s)", "write (mean±std s)", "throughput (fps)", "bandwidth (GB/s)", "append p99"):
+        assert row in out
+    for row in ("fraction of the disk", "CPU producer", "CPU daemon", "CPU writers", "peak memory", "files"):
+        assert row in out
+    assert not err
+
+
+def test_the_figures_are_those_of_the_samples(tmp_path: Path) -> None:
+    out, _ = run(tmp_path, "-d", DIMS, "-b", "tensorstore", "-i", "3", "--format", "json", "--in-process")
+    total = 8 * 64 * 64 * 2
+    ours, in_process = columns(out).values()
+    for column in (ours, in_process):
+        times = sorted(sample["write_s"] for sample in column["samples"])
+        assert len(times) == 3
+        assert column["fps"] == pytest.approx(8 / times[1])
+        assert column["gb_per_s"] == pytest.approx(total / 1e9 / times[1])
+        assert column["append_p50_ns"] <= column["append_p99_ns"] <= column["append_max_ns"]
+        assert column["append_max_ns"] / 1e9 < times[-1]
+    assert ours["files"] == 2 + 4  # two shards; three zarr.json and the ledger
+    assert in_process["files"] == 2 + 1
+    assert ours["peak_bytes"] > 20_000_000
+    sample = ours["samples"][0]
+    assert set(sample["cpu_s"]) == {"producer", "daemon", "writers"}
+    assert sum(w["p50_ns"] for w in sample["waits"].values()) / 1e9 < sample["write_s"] * 3
+
+
+def test_every_combination_in_every_format(tmp_path: Path) -> None:
+    arguments = ["-d", DIMS, "-d", "t:6,y:64:32,x:64:32", "-b", "tensorstore", "-c", "none", "-c", "blosc-zstd"]
+    arguments += ["--writers", "1", "--writers", "2", "-i", "1", "-w", "0", "--data", "camera", "--durability", "none"]
+    picture = tmp_path / "out" / "p.png"
+    picture.parent.mkdir()
+    work = tmp_path / "work"
+    work.mkdir()
+    out, err = run(work, *arguments, "--format", "csv", "--plot", str(picture))
+    rows = out.splitlines()
+    assert len(rows) == 1 + 2 * 4
+    assert f"drawn: {picture}" in err
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    out, _ = run(work, *arguments[:8], "-i", "1", "-w", "0", "--format", "markdown")
+    assert "| fraction of the disk |" in out
+    assert "### `t:6,y:64:32,x:64:32`" in out
+
+
+def test_the_peer_is_timed_beside_us(tmp_path: Path) -> None:
+    backends = ["-b", "tensorstore", "-b", "acquire-zarr", "-b", "zarr-python", "-b", "zarrs-python"]
+    out, _ = run(tmp_path, "-d", DIMS, *backends, "-i", "1", "--peer", "ome-writers", "--format", "json")
+    found = columns(out)
+    assert len(found) == 8
+    for label, column in found.items():
+        assert column["error"] is None, label
+        assert column["fps"] > 0
+    peer = found["ome-writers: acquire-zarr"]["samples"][0]
+    assert peer["closed_s"] < peer["write_s"]  # its files are synced after it has closed
+    assert set(peer["cpu_s"]) == {"process"}
+
+
+def test_settings_come_from_a_file(tmp_path: Path) -> None:
+    settings = tmp_path / "settings.json"
+    work = tmp_path / "work"
+    work.mkdir()
+    dimensions = [
+        {"name": "t", "count": 4},
+        {"name": "y", "count": 64, "chunk_size": 32},
+        {"name": "x", "count": 64, "chunk_size": 32},
+    ]
+    settings.write_text(json.dumps({"dimensions": dimensions, "dtype": "uint8", "compression": "zstd"}))
+    out, _ = run(work, "-f", str(settings), "-b", "tensorstore", "-i", "1", "--format", "json")
+    [benchmark] = json.loads(out)["benchmarks"]
+    assert (benchmark["dims"], benchmark["dtype"]) == ("t:4,y:64:32,x:64:32", "uint8")
+    assert benchmark["columns"][0]["compression"] == "zstd"
+    settings.write_text(json.dumps({"dimension": []}))
+    assert "'dimension'" in run(work, "-f", str(settings), status=2)[1]
+
+
+def test_a_paced_camera_finds_room(tmp_path: Path) -> None:
+    out, _ = run(tmp_path, "-d", DIMS, "-b", "tensorstore", "-i", "1", "--fps", "40", "--format", "json")
+    [column] = columns(out).values()
+    assert column["write_s"]["mean"] >= 7 / 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "--dims is missing"),
+        (["-d", "t:inf,y:8,x:8"], "unbounded"),
+        (["-d", "t:4,y:8"], "the last two are the frame's y and x"),
+        (["-d", DIMS, "-b", "nosuch"], "there is no backend 'nosuch'"),
+        (["-d", DIMS, "--recommend"], "--fps"),
+        (["-d", DIMS, "-c", "gzip"], "compression"),
+    ],
+)
+def test_what_can_not_be_timed_is_refused_before_anything_starts(
+    tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    out, err = run(tmp_path, *arguments, status=2)
+    assert says in err
+    assert len(err.splitlines()) == 1
+    assert "Benchmarking" not in out
+
+
+def test_more_than_the_drive_holds_is_refused(tmp_path: Path) -> None:
+    assert "are free in" in run(tmp_path, "-d", "t:100000000,y:2048,x:2048", status=1)[1]
+
+
+def test_a_backend_that_fails_is_a_column_with_its_reason(tmp_path: Path) -> None:
+    out, err = run(tmp_path, "-d", DIMS, *BACKENDS[:4], "-c", "zstd", "-i", "1", status=1)
+    assert "✓ tensorstore complete" in out
+    assert "✗ acquire-zarr failed: " in out
+    assert "acquire-zarr has no plain zstd" in out
+    assert "ERROR" in out
+    assert "1 of 2 columns failed" in err
+    out, _ = run(tmp_path, "-d", DIMS, *BACKENDS[:4], "-c", "zstd", "-i", "1", "--format", "json", status=1)
+    good, bad = columns(out).values()
+    assert good["fps"] > 0
+    assert bad["error"]["code"] == "backend_unusable"
+
+
+# -- interrupted -----------------------------------------------------------------------------------
+
+LONG = ["-d", "t:100000,y:64:32,x:64:32", "-b", "tensorstore", "-i", "50", "--fps", "500"]
+
+
+def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    found: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+    return found
+
+
+def writers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return [child for child in descendants(process) if "omewd.writer" in child.cmdline()]
+
+
+def is_recording(folder: Path) -> bool:
+    return any(folder.glob("*/*.ome.zarr/0/c/*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_says_so_and_cleans_up(tmp_path: Path, number: signal.Signals) -> None:
+    process = start(tmp_path, *LONG)
+    wait_for(lambda: is_recording(tmp_path), 30)
+    started = descendants(process)
+    assert len(started) >= 4
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert err.strip() == "omewd: interrupted"
+    assert not list(tmp_path.iterdir())
+    assert not [child for child in started if child.is_running()]
+
+
+def test_its_processes_end_with_it(tmp_path: Path) -> None:
+    process = start(tmp_path, *LONG)
+    wait_for(lambda: is_recording(tmp_path), 30)
+    started = descendants(process)
+    process.kill()
+    process.communicate(timeout=10)
+    wait_for(lambda: not [child for child in started if child.is_running()], 30)
+
+
+def test_a_killed_writer_voids_its_column(tmp_path: Path) -> None:
+    process = start(tmp_path, "-d", "t:1500,y:64:32,x:64:32", "-b", "tensorstore", "-i", "1", "-w", "0", "--fps", "500")
+    wait_for(lambda: is_recording(tmp_path), 30)
+    os.kill(writers(process)[0].pid, signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "✗ tensorstore failed: a writer process died" in out
+    assert "1 of 1 columns failed" in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small drive needs root")
+def test_a_full_drive_is_told(tmp_path: Path) -> None:
+    drive = tmp_path / "drive"
+    drive.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", drive], check=True)
+    try:
+        process = start(drive, "-d", "t:400,y:256,x:256", "-b", "tensorstore", "-i", "1", "-w", "0", "--fps", "400")
+        wait_for(lambda: is_recording(drive), 30)
+        (drive / "other").write_bytes(bytes(30_000_000))
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "the disk is full" in out
+        assert "columns failed" in err
+        assert [path.name for path in drive.iterdir()] == ["other"]
+    finally:
+        subprocess.run(["umount", drive], check=True)
+
+
+# -- recommend -------------------------------------------------------------------------------------
+
+
+def test_a_recommendation_works_when_followed(tmp_path: Path) -> None:
+    arguments = ["-d", "t:200,y:256,x:256", "-b", "tensorstore", "--recommend", "--fps", "20", "--time-limit", "8"]
+    started = time.monotonic()
+    out, _ = run(tmp_path, *arguments)
+    assert time.monotonic() - started < 40
+    line = out.splitlines()[-1].split()
+    assert line[:3] == ["omewd", "start-stream", "--dims"]
+    dims = omewd.parse_dims(line[3])
+    assert [d.count for d in dims] == [200, 256, 256]
+    assert "times the camera's rate" in out
+    options = dict(zip(line[4::2], line[5::2], strict=True))
+    fields = {key.removeprefix("--"): value for key, value in options.items()}
+    omewd.StreamSpec.parse({"name": "x", "dimensions": [d.model_dump() for d in dims], **fields})
+
+
+def test_a_camera_too_fast_for_everything_is_told(tmp_path: Path) -> None:
+    arguments = ["-d", "t:2000,y:256,x:256", "-b", "tensorstore", "-c", "none", "--recommend", "--fps", "10000000"]
+    assert "nothing keeps up" in run(tmp_path, *arguments, "--time-limit", "2", status=1)[1]
