@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _OURS, _OTHERS, _DISK, _TEXT, _FAINT = "#0b7a75", "#b8b2a7", "#d1495b", "#2b2d42", "#8d99ae"
-_PARTS = {"cpu_producer": "#edae49", "cpu_daemon": "#7d5ba6", "cpu_writers": "#0b7a75", "cpu_process": "#b8b2a7"}
+_PARTS = {
+    "cpu_producer_s_per_gb": "#edae49",
+    "cpu_daemon_s_per_gb": "#7d5ba6",
+    "cpu_writers_s_per_gb": "#0b7a75",
+    "cpu_process_s_per_gb": "#b8b2a7",
+}
 
 
 def draw(outcomes: list[Outcome], options: Options, path: Path) -> None:
@@ -54,6 +59,13 @@ def _colour(timed: Timed) -> str:
     return _OURS if timed.column.kind == OMEWD else _OTHERS
 
 
+def _halo() -> dict[str, Any]:
+    """Keeps text legible where it crosses a line."""
+    from matplotlib.patheffects import withStroke
+
+    return {"path_effects": [withStroke(linewidth=3, foreground="white")]}
+
+
 def _title(axis: Axes, text: str) -> None:
     axis.set_title(text, loc="left", fontsize=9, color=_TEXT)
 
@@ -72,7 +84,7 @@ def _draw_bandwidth(axis: Any, outcome: Outcome, names: list[str], options: Opti
         singles = [total_gb / sample.write_s for sample in timed.samples]
         axis.scatter(singles, [row] * len(singles), s=9, color=_TEXT, alpha=0.55, zorder=3, linewidths=0)
         text = f"  {median:.2f}" + (f"  ({median / disk:.0%} of the disk)" if disk else "")
-        axis.text(max(median, *singles), row, text, va="center", fontsize=8.5, color=_TEXT, zorder=4)
+        axis.text(max(median, *singles), row, text, va="center", fontsize=8.5, color=_TEXT, zorder=4, **_halo())
     if disk:
         axis.axvline(disk, color=_DISK, lw=1.4, ls="--", zorder=1)
         axis.text(disk, -0.58, f" the disk, {disk:.2f} ", color=_DISK, fontsize=8, va="bottom", ha="center")
@@ -96,6 +108,8 @@ def _draw_appends(axis: Any, outcome: Outcome) -> None:
     if outcome.memcpy_ns:
         axis.axvline(outcome.memcpy_ns / 1e6, color=_DISK, lw=1.2, ls="--", zorder=1)
     axis.set_xscale("log")
+    axis.use_sticky_edges = False
+    axis.margins(x=0.08)
     axis.set_xlabel("ms, log scale; dashed: memcpy of a frame")
     _title(axis, "append: p50 ●▬ p99, longest |\n")
 
@@ -110,7 +124,7 @@ def _draw_cpu(axis: Any, outcome: Outcome) -> None:
             if seconds:
                 seen.setdefault(key, axis.barh(row, seconds, 0.5, left=left, color=colour, zorder=2))
                 left += seconds
-    names = {key: key.removeprefix("cpu_").replace("process", "one process") for key in seen}
+    names = {key: key.removeprefix("cpu_").removesuffix("_s_per_gb").replace("process", "one process") for key in seen}
     if seen:
         axis.legend(
             seen.values(), names.values(), fontsize=7.5, frameon=False, ncols=len(seen), loc="lower left",

@@ -101,8 +101,8 @@ def test_the_figures_agree_with_each_other() -> None:
     assert figures["gb_per_s"] == pytest.approx(gb / 2)
     assert figures["disk_fraction"] == pytest.approx(0.5 / 2)  # by the medians
     assert figures["write_s"] == pytest.approx((2.0, np.std([1, 2, 3])))
-    assert figures["cpu_writers"] == pytest.approx(0.5 / gb)
-    assert figures["cpu_process"] is None
+    assert figures["cpu_writers_s_per_gb"] == pytest.approx(0.5 / gb)
+    assert figures["cpu_process_s_per_gb"] is None
     assert figures["compression_ratio"] == pytest.approx(1.0)
 
 
