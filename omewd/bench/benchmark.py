@@ -16,8 +16,10 @@ import numpy as np
 from omewd.bench import processes
 from omewd.bench.camera import Camera
 from omewd.bench.disk import DiskProbe
+from omewd.bench.memory import MemoryPeak, shared_bytes
 from omewd.bench.plan import OMEWD, Column, Geometry, Options, Outcome, Sample, Timed
 from omewd.bench.private_daemon import PrivateDaemon
+from omewd.daemon.config import JOB_TIMEOUT_S, SLOWEST_DISK_BYTES_PER_S
 from omewd.errors import OmewdError
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
@@ -28,6 +30,11 @@ _ROOM = 1.1
 # looks at each of them whenever a file is made: after some hundred deleted files, making one took four times
 # the CPU. So datasets of many files are kept until all is measured, or room is needed.
 _FEW_FILES = 64
+# Of the room that is free at the start; others write to the drive too.
+_KEPT_SHARE = 0.1
+
+# What ends a run early.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Bench:
@@ -51,69 +58,71 @@ class Bench:
         self._resources.callback(self._disk.close)
         self._daemons: dict[tuple[int, str], PrivateDaemon] = {}
         self._cameras: dict[tuple[str, str], Camera] = {}
-        self._kept: list[Path] = []
+        self._kept: list[tuple[Path, int]] = []
+        self._may_keep_bytes = int(shutil.disk_usage(self.folder).free * _KEPT_SHARE)
         self._last_dataset = 0
 
     def __enter__(self) -> Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave processes or files
+        # A second Ctrl-C must not leave processes or files.
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTS}
         try:
+            for camera in self._cameras.values():
+                camera.close()
+            for daemon in self._daemons.values():
+                daemon.close()
             self._resources.close()
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def run(
         self, geometry: Geometry, columns: list[Column], progress: Callable[[Timed, int], None] = lambda *_: None
     ) -> Outcome:
         """Time every column; one that fails has its reason, and the others go on.
 
-        ``progress`` is told of each column after each of its iterations, warm-ups counted.
+        ``progress`` is told of each column after each of its iterations, warm-ups counted. Each round begins one
+        column later, so that none always comes after the same other.
         """
-        options = self.options
-        self._check_room(geometry)
         timed = [Timed(column) for column in columns]
         outcome = Outcome(geometry, timed)
-        for number in range(options.warmups + options.iterations):
-            kept = number >= options.warmups
-            self._time_disk(outcome, kept=kept)
-            for one in timed:
-                if one.error is None:
-                    try:
-                        sample = self.iterate(geometry, one.column)
-                    except OmewdError as error:
-                        one.error = error
-                        one.samples.clear()
-                    else:
-                        if kept:
-                            one.samples.append(sample)
-                progress(one, number + 1)
-        outcome.memcpy_ns = next((c.prepared["memcpy_ns"] for c in self._cameras.values()), 0)
+        turns: list[Timed | None] = [None, *timed]  # None: the disk
+        rounds = self.options.warmups + self.options.iterations
+        for number in range(rounds):
+            first = number % len(turns)
+            for turn in (*turns[first:], *turns[:first]):
+                self._take_turn(outcome, turn, kept=number >= self.options.warmups)
+                if turn is not None:
+                    progress(turn, number + 1)
+        outcome.memcpy_ns = next((c.prepared["memcpy_ns"] for c in self._cameras.values() if c.prepared), 0)
         return outcome
 
-    def _check_room(self, geometry: Geometry) -> None:
-        free = shutil.disk_usage(self.folder).free
-        needed = int(geometry.total_bytes * _ROOM)
-        if needed > free:
-            raise OmewdError(
-                "disk_full",
-                f"{geometry.dims!r} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free in "
-                f"{self.folder.parent}",
-                "Choose fewer frames, or another --output-dir",
-            )
+    def _take_turn(self, outcome: Outcome, turn: Timed | None, *, kept: bool) -> None:
+        if turn is None:
+            self._time_disk(outcome, kept=kept)
+        elif turn.error is None:
+            try:
+                sample = self.iterate(outcome.geometry, turn.column)
+            except OmewdError as error:
+                turn.error = error
+                turn.samples.clear()
+            else:
+                if kept:
+                    turn.samples.append(sample)
 
     def _time_disk(self, outcome: Outcome, *, kept: bool) -> None:
-        """What the drive takes at best, measured in the same round as the columns."""
+        """What the drive takes at best, measured in the same rounds as the columns."""
         if outcome.disk_error:
             return
-        _sync()
+        total_bytes = outcome.geometry.total_bytes
         try:
-            seconds = self._disk.seconds(
-                self.folder / "disk", outcome.geometry.total_bytes, sync=self.options.durability == "fsync"
-            )
-        except OSError as error:
-            outcome.disk_error = f"plain writes failed: {error.strerror}"
+            self._make_room(total_bytes)
+            _sync()
+            seconds = self._disk.seconds(self.folder / "disk", total_bytes, sync=self.options.durability == "fsync")
+        except (OSError, OmewdError) as error:
+            outcome.disk_error = f"plain writes failed: {error}"
             return
         outcome.disk_direct = self._disk.direct
         if kept:
@@ -130,52 +139,65 @@ class Bench:
     def iterate(self, geometry: Geometry, column: Column) -> Sample:
         """One iteration of one column: make the dataset, measure, remove it. Raises OmewdError with what went wrong."""
         spec = geometry.spec(column, self.options)
-        key = (column.writers, column.backend)
         try:
-            daemon = self._daemon(key) if column.kind == OMEWD else None
+            self._make_room(geometry.total_bytes)
+            daemon = self._daemon(column) if column.kind == OMEWD else None
             camera = self._camera(geometry, column)
-            with self._dataset(geometry) as folder:
+            with self._dataset() as folder:
                 _sync()
                 return self._measure(daemon, camera, column, spec.model_copy(update={"output": str(folder)}), folder)
-        except OSError as error:
+        except (OmewdError, OSError) as error:
+            self._end(column)
+            _remove(self._dataset_path)
+            if isinstance(error, OmewdError):
+                raise
             raise OmewdError("error", f"the processes could not be measured: {error}") from error
-        except OmewdError:
-            if column.kind == OMEWD and key in self._daemons:  # what it has open must not go on beside others
-                self._daemons.pop(key).stop()
-            raise
+
+    def _end(self, column: Column) -> None:
+        """What a failed column has open must not go on beside others."""
+        if daemon := self._daemons.pop(_daemon_key(column), None):
+            daemon.close()
+        if camera := self._cameras.pop(_camera_key(column), None):
+            camera.close()
+
+    def _make_room(self, total_bytes: int) -> None:
+        """Raises OmewdError ``disk_full`` if there is none for another dataset."""
+        while (free := shutil.disk_usage(self.folder).free) < total_bytes * _ROOM and self._kept:
+            _remove(self._kept.pop(0)[0])
+        _require_room(self.folder.parent, free, total_bytes)
+
+    @property
+    def _dataset_path(self) -> Path:
+        return self.folder / f"{self._last_dataset}.ome.zarr"
 
     @contextmanager
-    def _dataset(self, geometry: Geometry) -> Iterator[Path]:
-        """A place for a dataset, and room for it."""
-        while self._kept and shutil.disk_usage(self.folder).free < geometry.total_bytes * _ROOM:
-            _remove(self._kept.pop(0))
+    def _dataset(self) -> Iterator[Path]:
+        """A place for a dataset, which is removed after success, or kept for a while."""
         self._last_dataset += 1
-        path = self.folder / f"{self._last_dataset}.ome.zarr"
-        try:
-            yield path
-        except BaseException:
+        path = self._dataset_path
+        yield path
+        sizes = [entry.stat().st_size for entry in path.rglob("*") if entry.is_file()]
+        if len(sizes) <= _FEW_FILES:
             _remove(path)
-            raise
-        if sum(entry.is_file() for entry in path.rglob("*")) > _FEW_FILES:
-            self._kept.append(path)
-        else:
-            _remove(path)
+            return
+        self._kept.append((path, sum(sizes)))
+        while sum(size for _, size in self._kept) > self._may_keep_bytes:
+            _remove(self._kept.pop(0)[0])
 
-    def _daemon(self, key: tuple[int, str]) -> PrivateDaemon:
+    def _daemon(self, column: Column) -> PrivateDaemon:
         """The daemon of a column: one for each backend, so that no library is in another one's memory."""
+        key = _daemon_key(column)
         if key not in self._daemons:
-            arguments = ["--writers", str(key[0]), "--memory", self.options.memory]
-            self._daemons[key] = self._resources.enter_context(
-                PrivateDaemon(self.folder, *arguments, environment=self._environment)
-            )
+            arguments = ["--writers", str(column.writers), "--memory", self.options.memory]
+            self._daemons[key] = PrivateDaemon(self.folder, *arguments, environment=self._environment)
         return self._daemons[key]
 
     def _camera(self, geometry: Geometry, column: Column) -> Camera:
-        """The process that hands frames over: one for all of omewd, else one with the library in it."""
-        key = (OMEWD, "") if column.kind == OMEWD else (column.kind, column.backend)
-        camera = self._cameras.get(key)
-        if camera is None or not camera.is_alive:
-            camera = self._cameras[key] = self._resources.enter_context(Camera(self._environment))
+        """The process that hands frames over, with its frames made."""
+        key = _camera_key(column)
+        if key not in self._cameras:
+            self._cameras[key] = Camera(self._environment)
+        camera = self._cameras[key]
         wanted = {
             "shape": list(geometry.frame_shape),
             "dtype": geometry.dtype,
@@ -189,40 +211,33 @@ class Bench:
     def _measure(
         self, daemon: PrivateDaemon | None, camera: Camera, column: Column, spec: StreamSpec, folder: Path
     ) -> Sample:
-        frames = Plan.of(spec).frames_total or 0
+        options, frames = self.options, Plan.of(spec).frames_total or 0
         before = processes_of(daemon)
-        for pid in (camera.pid, *before):
-            processes.reset_peak(pid)
-        base_bytes = processes.resident_bytes(camera.pid)
+        shared_before = shared_bytes()
         opened = camera.open(
             kind=column.kind,
             spec=spec.model_dump(mode="json"),
             folder=str(folder),
             socket=str(daemon.socket) if daemon else "",
         )
-        ring_bytes = daemon.client.status(spec.name)["ring"]["bytes"] if daemon else 0
         pids = {**before, camera.pid: "producer" if daemon else "process"}
         used = {pid: processes.cpu_seconds(pid) for pid in pids}
         appends = self.folder / "appends.npy"
-        fed = camera.feed(
-            frames=frames,
-            fps=self.options.fps,
-            sync=self.options.durability == "fsync" and daemon is None,
-            appends=str(appends),
-        )
+        pace_s = frames / options.fps if options.fps else 0.0
+        with MemoryPeak(list(pids), camera.prepared["own_bytes"], shared_before) as memory:
+            fed = camera.feed(
+                timeout_s=JOB_TIMEOUT_S + pace_s + frames * spec.frame_bytes / SLOWEST_DISK_BYTES_PER_S,
+                frames=frames,
+                fps=options.fps,
+                sync=options.durability == "fsync" and daemon is None,
+                appends=str(appends),
+            )
         if processes_of(daemon) != before:
             raise OmewdError("writer_died", "a writer process died, and its work was done again: no figure to rely on")
         cpu_s: dict[str, float] = {}
         for pid, role in pids.items():
             cpu_s[role] = cpu_s.get(role, 0.0) + processes.cpu_seconds(pid) - used[pid]
-        waits = {}
-        if daemon is not None:
-            status = daemon.client.status(spec.name)
-            _check_whole(status, frames)
-            waits = status["waits"]
-            peak_bytes = ring_bytes + sum(max(0, processes.peak_bytes(pid) - ring_bytes) for pid in before)
-        else:
-            peak_bytes = processes.peak_bytes(camera.pid) - base_bytes
+        waits = _waits(daemon.client.status(spec.name), frames) if daemon else {}
         files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
         if spec.compression is None and sum(files) < frames * spec.frame_bytes:
             raise OmewdError("incomplete", f"{sum(files)} bytes were written of {frames * spec.frame_bytes}")
@@ -231,12 +246,35 @@ class Bench:
             write_s=fed["write_s"],
             closed_s=fed["closed_s"],
             cpu_s=cpu_s,
-            peak_bytes=peak_bytes,
+            peak_bytes=memory.bytes,
             stored_bytes=sum(files),
             files=len(files),
             appends_ns=np.load(appends).tolist(),
             waits=waits,
         )
+
+
+def check_room(folder: Path, geometry: Geometry) -> None:
+    """Raise OmewdError ``disk_full`` if an acquisition does not fit on the drive of a folder."""
+    _require_room(folder, shutil.disk_usage(folder).free, geometry.total_bytes)
+
+
+def _require_room(folder: Path, free_bytes: int, total_bytes: int) -> None:
+    if free_bytes < total_bytes * _ROOM:
+        raise OmewdError(
+            "disk_full",
+            f"{total_bytes * _ROOM / 1e9:.2f} GB are needed, and {free_bytes / 1e9:.2f} GB are free in {folder}",
+            "Choose fewer frames, or another --output-dir",
+        )
+
+
+def _daemon_key(column: Column) -> tuple[int, str]:
+    return column.writers, column.backend
+
+
+def _camera_key(column: Column) -> tuple[str, str]:
+    """One camera for all of omewd; else one with the library in it."""
+    return (OMEWD, "") if column.kind == OMEWD else (column.kind, column.backend)
 
 
 def processes_of(daemon: PrivateDaemon | None) -> dict[int, str]:
@@ -246,12 +284,15 @@ def processes_of(daemon: PrivateDaemon | None) -> dict[int, str]:
     return {daemon.pid: "daemon", **{writer["pid"]: "writers" for writer in daemon.client.status()["writers"]}}
 
 
-def _check_whole(status: dict[str, Any], frames: int) -> None:
+def _waits(status: dict[str, Any], frames: int) -> dict[str, dict[str, int]]:
+    """Where a stream's frames waited; raises OmewdError if it was not written in one go."""
     written, retries = status["frames"]["written"], status["retries"]
     if written != frames:
         raise OmewdError("incomplete", f"{written} of {frames} frames were written")
     if retries:
         raise OmewdError("error", f"{retries} jobs failed and were run again: no figure to rely on")
+    waits: dict[str, dict[str, int]] = status["waits"]
+    return waits
 
 
 # Clean-up is done by other programs: they are no part of what a profiler sees of this one.

@@ -14,6 +14,9 @@ from omewd.bench.tied import command
 from omewd.control.messages import receive, send
 from omewd.errors import OmewdError
 
+# Importing a library and making the frames takes seconds.
+_SET_UP_TIMEOUT_S = 300.0
+
 
 class Camera:
     """A process that makes frames and hands them over; see :mod:`omewd.bench.feeder`."""
@@ -41,20 +44,24 @@ class Camera:
 
     def prepare(self, **settings: Any) -> None:
         """Have the frames made."""
-        self.prepared = {**self._ask("prepare", **settings), "for": settings}
+        self.prepared = {**self._ask("prepare", _SET_UP_TIMEOUT_S, **settings), "for": settings}
 
     def open(self, **settings: Any) -> dict[str, Any]:
         """Open a dataset."""
-        return self._ask("open", **settings)
+        return self._ask("open", _SET_UP_TIMEOUT_S, **settings)
 
-    def feed(self, **settings: Any) -> dict[str, Any]:
+    def feed(self, *, timeout_s: float, **settings: Any) -> dict[str, Any]:
         """Hand the frames over, and wait until the dataset is complete."""
-        return self._ask("feed", **settings)
+        return self._ask("feed", timeout_s, **settings)
 
-    def _ask(self, verb: str, **settings: Any) -> dict[str, Any]:
+    def _ask(self, verb: str, timeout_s: float, **settings: Any) -> dict[str, Any]:
+        self._channel.settimeout(timeout_s)
         try:
             send(self._channel, {"do": verb, **settings})
             received = receive(self._channel)
+        except TimeoutError as error:
+            self._process.kill()
+            raise OmewdError("timeout", f"it hangs: no answer to {verb} in {timeout_s:.0f} s") from error
         except ConnectionError:
             received = None
         if received is None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import product
 
 from omewd.bench.plan import OMEWD, Column, Geometry
-from omewd.errors import OmewdError
 from omewd.model.dimensions import Dimension
 from omewd.model.dtypes import ITEM_BYTES
 
@@ -16,8 +15,9 @@ from omewd.model.dtypes import ITEM_BYTES
 _TILES = (256, 512)
 # Shards: smaller ones cost a file and a sync each, larger ones a larger ring.
 _SHARD_BYTES = (64 << 20, 256 << 20)
-# A file of a whole frame is worth trying without shards; of a tile it is not: too many files.
+# Long enough for the ring and the writers to be at work.
 _TRIAL_BYTES = 512 << 20
+_TRIAL_SHARDS = 4
 # The camera's rate times this is what a setting should reach: disks have slow minutes.
 COMFORTABLE = 1.5
 # Stored sizes that differ by less are the same.
@@ -82,6 +82,7 @@ def _shapes(dimensions: Sequence[Dimension], dtype: str) -> list[tuple[int, int 
     fastest = dimensions[-3].count if len(dimensions) > 2 else 1
     depths = dict.fromkeys(min(depth, fastest or depth) for depth in depths)
     sharded = [(tile, depth) for depth in depths for tile in tiles]
+    # A file of a whole frame is worth trying without shards; of a tile it is not: too many files.
     return [*sharded, (0, None)]
 
 
@@ -105,17 +106,18 @@ def _candidate(dimensions: Sequence[Dimension], dtype: str, shape: tuple[int, in
 
 
 def _trial(dimensions: list[Dimension], dtype: str) -> Geometry:
-    """The same acquisition, cut short in its slowest dimension."""
+    """The same acquisition, cut short to some shards; from the slowest dimension on, as far as that takes."""
     frame_bytes = math.prod(d.count or 1 for d in dimensions[-2:]) * ITEM_BYTES[dtype]
-    if len(dimensions) == 2:
-        return Geometry(as_dims(dimensions), tuple(dimensions), dtype)
-    inner = math.prod(d.count or 1 for d in dimensions[1:-2])
-    depth = dimensions[0].shard_size_chunks or 1
-    rounds = max(1, _TRIAL_BYTES // (frame_bytes * inner))
-    rounds = max(4 * depth, rounds // depth * depth)
-    short = dimensions[0].model_copy(update={"count": min(rounds, dimensions[0].count or rounds)})
-    cut = (short, *dimensions[1:])
-    return Geometry(as_dims(cut), cut, dtype)
+    depth = math.prod(d.shard_size_chunks or 1 for d in dimensions[:-2])
+    wanted = max(_TRIAL_SHARDS * depth, _TRIAL_BYTES // frame_bytes)
+    cut = list(dimensions)
+    for axis in reversed(range(len(dimensions) - 2)):
+        d = dimensions[axis]
+        extent = d.shard_size_chunks or 1
+        count = min(d.count or wanted, max(extent, wanted // extent * extent))
+        cut[axis] = d.model_copy(update={"count": count})
+        wanted = max(1, wanted // count)
+    return Geometry(as_dims(cut), tuple(cut), dtype)
 
 
 def as_dims(dimensions: Sequence[Dimension]) -> str:
@@ -133,10 +135,8 @@ def best(trials: Sequence[Trial], fps: float) -> Trial:
     """The settings to recommend for a camera of that rate.
 
     Of those that are comfortably faster than the camera the one that stores the least, then in the fewest files, then
-    the fastest. If none is, the fastest.
+    the fastest. If none is, the fastest. ``trials`` is not empty.
     """
-    if not trials:
-        raise OmewdError("error", "nothing could be tried", "Give it more time: --time-limit")
     enough = [trial for trial in trials if trial.fps >= COMFORTABLE * fps]
     if not enough:
         return max(trials, key=lambda trial: trial.fps)

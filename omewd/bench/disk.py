@@ -36,9 +36,10 @@ class DiskProbe:
         try:
             offsets = itertools.count(0, _BLOCK_BYTES)
             lock = threading.Lock()
+            given_up = threading.Event()
 
             def write(buffer: mmap.mmap) -> None:
-                while True:
+                while not given_up.is_set():
                     with lock:
                         offset = next(offsets)
                     if offset >= pages:
@@ -49,11 +50,14 @@ class DiskProbe:
                         block, offset = block[count:], offset + count
 
             with ThreadPoolExecutor(_DEPTH) as pool:
-                began = time.perf_counter()
-                list(pool.map(write, self._buffers))
-                if sync:
-                    os.fdatasync(descriptor)
-                return time.perf_counter() - began
+                try:
+                    began = time.perf_counter()
+                    list(pool.map(write, self._buffers))
+                    if sync:
+                        os.fdatasync(descriptor)
+                    return time.perf_counter() - began
+                finally:
+                    given_up.set()
         finally:
             os.close(descriptor)
             path.unlink()

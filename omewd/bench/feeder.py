@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from omewd.bench.frames import Frames, make_pool
+from omewd.bench.processes import own_bytes
 from omewd.bench.targets import Target, open_target, sync_tree
 from omewd.control.messages import Message, receive, send
 from omewd.control.profiling import profiled
@@ -50,7 +51,7 @@ class Feeder:
                 return self._feed(message)
 
     def _prepare(self, message: Message) -> Any:
-        """Frames, and what copying one of them costs."""
+        """Frames; what copying one of them costs, and the memory of this process with nothing else in it."""
         shape = (message["shape"][0], message["shape"][1])
         self._pool = make_pool(shape, message["dtype"], message["data"], message["frames"])
         copy = np.ones_like(self._pool[0])
@@ -59,7 +60,7 @@ class Feeder:
             began = time.perf_counter_ns()
             copy[...] = self._pool[number % len(self._pool)]
             times.append(time.perf_counter_ns() - began)
-        return {"memcpy_ns": int(np.median(times)), "pool_bytes": self._pool.nbytes}
+        return {"memcpy_ns": int(np.median(times)), "own_bytes": own_bytes(os.getpid())}
 
     def _open(self, message: Message) -> Any:
         spec = StreamSpec.model_validate(message["spec"])

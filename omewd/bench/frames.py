@@ -20,8 +20,8 @@ _BLOBS = 40
 def make_pool(shape: tuple[int, int], dtype: str, data: str, frames: int) -> Frames:
     """Up to ``frames`` different frames, as one (n, Y, X) array.
 
-    ``random``: every bit is noise; nothing compresses it. ``camera``: a fluorescence image as an sCMOS camera
-    sees it, which compresses as such images do.
+    ``random``: every bit of integers is noise, which nothing compresses; floats are in [0, 1).
+    ``camera``: a fluorescence image as an sCMOS camera sees it, which compresses as such images do.
     """
     kind = np.dtype(dtype)
     frame_bytes = math.prod(shape) * kind.itemsize
@@ -39,9 +39,10 @@ def make_pool(shape: tuple[int, int], dtype: str, data: str, frames: int) -> Fra
     photons = _photons(shape, noise)
     spread = np.sqrt(photons + _READ_NOISE**2)
     limit = np.iinfo(kind).max if kind.kind in "iu" else np.inf
+    counts = min(1.0, limit / (_OFFSET + 1.5 * _GAIN * float(photons.max())))  # an 8-bit camera has a lower gain
     for frame in pool:
         signal = photons + spread * noise.standard_normal(shape, np.float32)
-        frame[...] = np.clip(_OFFSET + _GAIN * signal, 0, limit)
+        frame[...] = np.clip(counts * (_OFFSET + _GAIN * signal), 0, limit)
     return pool
 
 

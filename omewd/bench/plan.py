@@ -69,6 +69,10 @@ class Geometry:
     def _any_spec(self) -> StreamSpec:
         return self.spec(Column(OMEWD, "auto", None, 1), Options())
 
+    def check_dimensions(self) -> None:
+        """Raise OmewdError ``bad_spec`` if no stream can have these dimensions and pixels."""
+        self._any_spec()
+
     def check(self) -> None:
         """Raise OmewdError ``bad_spec`` if this can't be timed."""
         if not self.frames:

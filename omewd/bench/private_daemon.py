@@ -21,20 +21,29 @@ _STOP_TIMEOUT_S = 60.0
 class PrivateDaemon:
     """``omewd serve`` with a socket and a state of its own, over one data root; its log is shown if it fails.
 
-    It does not drain: what is not on disk when it is told to stop is given up.
+    What is not on disk ``drain_timeout_s`` after it was told to stop is given up.
     """
 
-    def __init__(self, data_root: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_root: Path,
+        *options: str,
+        drain_timeout_s: float = 0.0,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._stop_timeout_s = drain_timeout_s + _STOP_TIMEOUT_S
         self._folder = tempfile.TemporaryDirectory(prefix="omewd-private-")
         folder = Path(self._folder.name)
         self.socket = folder / "omewd.sock"
         self._log = folder / "log"
         arguments = ["serve", "--socket", str(self.socket), "--data-root", str(data_root)]
-        arguments += ["--state-dir", str(folder / "state"), "--drain-timeout", "0", *options]
+        arguments += ["--state-dir", str(folder / "state"), "--drain-timeout", str(drain_timeout_s), *options]
         inherited = {k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET" and not k.startswith("OMEWD_SERVE_")}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command(os.getpid(), "omewd", *arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
                 stderr=log,
                 env={**inherited, **(environment or {})},
                 start_new_session=True,
@@ -43,7 +52,7 @@ class PrivateDaemon:
         try:
             self._await_writers()
         except BaseException:
-            self.stop()
+            self.close()
             raise
 
     @property
@@ -55,20 +64,24 @@ class PrivateDaemon:
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while True:
             try:
-                if all(writer["ready"] for writer in self.client.status()["writers"]):
+                writers = self.client.status()["writers"]
+                if writers and all(writer["ready"] for writer in writers):
                     return
             except OmewdError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    log = self._log.read_text(errors="replace").strip()
-                    raise OmewdError("start_failed", f"the daemon did not start: {log}") from None
+                if self._process.poll() is not None:
+                    break
+            if time.monotonic() > deadline:
+                break
             time.sleep(0.02)
+        log = self._log.read_text(errors="replace").strip()
+        raise OmewdError("start_failed", f"the daemon did not start: {log}")
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End the daemon, and all it has in memory."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
-                self._process.wait(_STOP_TIMEOUT_S)
+                self._process.wait(self._stop_timeout_s)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
@@ -78,4 +91,4 @@ class PrivateDaemon:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self.close()

@@ -14,22 +14,10 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
 
 
-def reset_peak(pid: int) -> None:
-    """Let the peak of a process begin anew at what it has now (proc(5), "clear_refs")."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
-
-
-def peak_bytes(pid: int) -> int:
-    """The most memory that a process has had resident, shared memory included."""
-    return _field(pid, "VmHWM")
-
-
-def resident_bytes(pid: int) -> int:
-    return _field(pid, "VmRSS")
-
-
-def _field(pid: int, name: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def own_bytes(pid: int) -> int:
+    """The memory that is a process's own (proc(5), RssAnon): no shared memory, no files; 0 if it is not there."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)

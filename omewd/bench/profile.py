@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from omewd.bench.benchmark import Bench
 from omewd.bench.plan import Column, Geometry, Options, Sample
@@ -135,38 +135,41 @@ def sample_daemon(daemon: int, path: Path, form: str, seconds: float) -> None:
 
 @contextmanager
 def _recording(pid: int, path: Path, form: str, *, native: bool) -> Iterator[None]:
-    """py-spy at work on a process and its descendants during the block.
+    """py-spy at work on a process and its descendants during the block; no file is left if it fails.
 
     ``native``: with the frames of C libraries, for which it has to stop the processes for each sample.
     """
     command = [spy(), "record", "--pid", str(pid), "--subprocesses", "--rate", str(_RATE_HZ)]
     command += ["--format", form, "--output", str(path), "--native" if native else "--nonblocking"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        said = _await_start(process)
-        yield
-        process.send_signal(signal.SIGINT)
-        said += process.communicate(timeout=_SPY_TIMEOUT_S)[0]
-    except subprocess.TimeoutExpired as error:
-        raise OmewdError("error", "py-spy does not end") from error
-    finally:
-        if process.poll() is None:
+    with tempfile.TemporaryFile() as said:  # a file: nobody reads a pipe meanwhile
+        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+        try:
+            _await_start(process, said)
+            yield
+            process.send_signal(signal.SIGINT)
+            process.wait(_SPY_TIMEOUT_S)
+            if process.returncode or not path.is_file():
+                raise _spy_failed(_content(said))
+        except BaseException as error:
             process.kill()
-            process.communicate()
-    if process.returncode or not path.is_file():
-        raise _spy_failed(said)
+            process.wait()
+            path.unlink(missing_ok=True)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise OmewdError("error", "py-spy does not end") from error
+            raise
 
 
-def _await_start(process: subprocess.Popen[str]) -> str:
-    """Read what py-spy says until it says that it samples; anything else is why it can't."""
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if "Sampling process" in line:
-            return said
-    process.wait()
-    raise _spy_failed(said)
+def _await_start(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
+    """py-spy says when it begins to sample; what it says before it ends is why it can't."""
+    deadline = time.monotonic() + _SPY_TIMEOUT_S
+    while "Sampling process" not in _content(said):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise _spy_failed(_content(said))
+        time.sleep(0.01)
+
+
+def _content(file: IO[bytes]) -> str:
+    return os.pread(file.fileno(), 1 << 16, 0).decode(errors="replace")
 
 
 def _spy_failed(said: str) -> OmewdError:

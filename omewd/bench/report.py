@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-FORMATS = ("table", "json", "csv", "markdown")
+_ANY_WIDTH = 10_000
 
 
 def print_configuration(
@@ -57,7 +57,8 @@ def print_outcome(console: Console, outcome: Outcome, options: Options) -> None:
     lines = [*outcome.geometry.conditions(options), *_references(outcome), *_compression(outcome)]
     _print_lines(console, "Test conditions", lines)
     console.print()
-    console.print(_table(outcome))
+    for columns in _blocks(console, outcome):
+        console.print(_table(outcome, columns))
     for timed, label in zip(outcome.timed, labels(outcome), strict=True):
         if timed.error is not None:
             console.print(f"{label}: {timed.error}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -93,20 +94,36 @@ def _title(metric: Metric) -> str:
     return f"{metric.title} ({metric.unit})" if metric.unit else metric.title
 
 
-def _table(outcome: Outcome) -> Table:
+def _blocks(console: Console, outcome: Outcome) -> list[list[int]]:
+    """The columns, by number, in tables that fit the console."""
+    from rich.measure import Measurement
+
+    everything = list(range(len(outcome.timed)))
+    unbounded = console.options.update(width=_ANY_WIDTH)
+    for size in range(len(everything), 1, -1):
+        blocks = [everything[at : at + size] for at in range(0, len(everything), size)]
+        tables = (_table(outcome, block) for block in blocks)
+        if all(Measurement.get(console, unbounded, table).maximum <= console.width for table in tables):
+            return blocks
+    return [[number] for number in everything]
+
+
+def _table(outcome: Outcome, columns: list[int]) -> Table:
     from rich.table import Table
 
     table = Table()
     table.add_column("Metric", style="cyan", no_wrap=True)
+    names = labels(outcome)
     times = {i: write_s(t) for i, t in enumerate(outcome.timed) if t.samples}
-    for number, (label, timed) in enumerate(zip(labels(outcome), outcome.timed, strict=True)):
-        style = "dim" if not timed.samples else "bold white"
+    for number in columns:
+        style = "dim" if number not in times else "bold white"
         if len(times) > 1 and number in times:
             best, worst = min(times.values()), max(times.values())
             style = {best: "bold green", worst: "bold red"}.get(times[number], style)
-        table.add_column(label, justify="right", header_style=style)
+        table.add_column(names[number], justify="right", header_style=style, no_wrap=True)
     for metric in shown_metrics(outcome):
-        table.add_row(_title(metric), *_cells(outcome, metric))
+        cells = _cells(outcome, metric)
+        table.add_row(_title(metric), *(cells[number] for number in columns))
     return table
 
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from omewd.model.spec import StreamSpec
 from omewd.ngff.codecs import BLOSC_LEVELS
 from omewd.ngff.metadata import array_json
 from omewd.writer.backends import BACKENDS
+from omewd.writer.publish import SMALL_FILES_AT_ONCE
 
 Frame = np.ndarray[Any, Any]
 
@@ -237,10 +239,14 @@ def open_target(kind: str, spec: StreamSpec, folder: Path, socket: str) -> Targe
 
 
 def sync_tree(folder: Path) -> None:
-    """fsync every file and folder of a dataset, as its own writer may not have."""
-    for path in [folder, *folder.rglob("*")]:
+    """fsync every file and folder of a dataset, as its own writer may not have; as many at once as omewd does."""
+
+    def sync(path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    with ThreadPoolExecutor(SMALL_FILES_AT_ONCE) as pool:
+        list(pool.map(sync, [folder, *folder.rglob("*")]))

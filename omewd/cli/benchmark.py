@@ -74,11 +74,13 @@ def command(
     """
     from rich.console import Console
 
+    from omewd.bench.benchmark import check_room
     from omewd.bench.plan import IN_PROCESS, Options, columns
-    from omewd.daemon.config import default_writers
+    from omewd.daemon.config import default_writers, parse_size
 
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # clean up after either
+    clean_up_when_interrupted()
     fields = settings_of(settings_file)
+    parse_size(settings["memory"])
     options = Options(
         dtype=dtype or fields.get("dtype") or "uint16",
         data=data or ("camera" if recommend else "random"),
@@ -95,15 +97,19 @@ def command(
     console = Console(stderr=form != "table")
     if not console.is_terminal:
         console = Console(stderr=form != "table", width=200)
-    if plot is not None:
-        _require_plots()
     if recommend:
         from omewd.cli.recommend import recommend as find
 
+        given = {"--format": form != "table", "--plot": plot, "--in-process": in_process, "--peer": peer}
+        if meaningless := [name for name, value in given.items() if value]:
+            raise OmewdError("usage", f"{meaningless[0]} has no meaning with --recommend", "Leave it out")
         find(console, geometries, chosen, options, folder, time_limit, explicit=bool(compression))
         return
+    if plot is not None:
+        _check_plot(plot)
     for geometry in geometries:
         geometry.check()
+        check_room(folder, geometry)
     outcomes = _run(console, geometries, chosen, options, folder, shown=form == "table")
     _print(form, outcomes, options)
     if plot is not None:
@@ -114,19 +120,34 @@ def command(
     _check(outcomes)
 
 
+def clean_up_when_interrupted() -> None:
+    """Have what asks to end raise KeyboardInterrupt, also where a shell has had it ignored."""
+    from omewd.bench.benchmark import INTERRUPTS
+
+    for number in INTERRUPTS:
+        signal.signal(number, signal.default_int_handler)
+
+
 def settings_of(path: Path | None) -> dict[str, Any]:
+    """The fields of a settings file; raises OmewdError ``usage`` for what can't be any."""
     if path is None:
         return {}
     try:
         fields = json.loads(path.read_text())
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise OmewdError("usage", f"{path} is not JSON: {error}") from error
-    known = {"dimensions", "dims", "dtype", "compression", "backend"}
-    if not isinstance(fields, dict) or set(fields) - known:
-        unknown = sorted(set(fields) - known)[:1] if isinstance(fields, dict) else []
-        what = f"has {unknown[0]!r}" if unknown else "holds no JSON object"
-        raise OmewdError("usage", f"{path} {what}", f"A benchmark's settings are {', '.join(sorted(known))}")
+    if not isinstance(fields, dict):
+        raise OmewdError("usage", f"{path} holds no JSON object")
+    for name, value in fields.items():
+        if name not in _SETTINGS:
+            raise OmewdError("usage", f"{path} has {name!r}", f"A benchmark's settings are {', '.join(_SETTINGS)}")
+        if not all(isinstance(item, _SETTINGS[name]) for item in _listed(value)):
+            raise OmewdError("usage", f"{path}: {name} can't be {value!r:.80}")
     return fields
+
+
+# What a settings file may have, and of what kind it is, or a list of which.
+_SETTINGS: dict[str, type] = {"dimensions": dict, "dims": str, "dtype": str, "compression": str, "backend": str}
 
 
 def _listed(value: Any) -> tuple[str, ...]:
@@ -134,22 +155,21 @@ def _listed(value: Any) -> tuple[str, ...]:
 
 
 def geometries_of(dims: tuple[str, ...], fields: dict[str, Any], dtype: str) -> list[Geometry]:
-    from pydantic import ValidationError
-
     from omewd.bench.candidates import as_dims
     from omewd.bench.plan import Geometry
-    from omewd.model.dimensions import Dimension, parse_dims
+    from omewd.model.dimensions import parse_dims
+    from omewd.model.spec import StreamSpec
 
     texts = list(dict.fromkeys((*dims, *_listed(fields.get("dims")))))
     geometries = [Geometry(text, parse_dims(text), dtype) for text in texts]
     if "dimensions" in fields:
-        try:
-            dimensions = tuple(Dimension.model_validate(d) for d in fields["dimensions"])
-        except (ValidationError, TypeError) as error:
-            raise OmewdError("bad_spec", f"the dimensions of the settings file are wrong: {error}") from error
-        geometries.append(Geometry(as_dims(dimensions), dimensions, dtype))
+        # Of the dimensions alone, so that what is wrong with them is said as for any stream.
+        spec = StreamSpec.parse({"name": "benchmark", "dimensions": fields["dimensions"], "dtype": dtype})
+        geometries.append(Geometry(as_dims(spec.dimensions), spec.dimensions, dtype))
     if not geometries:
         raise OmewdError("usage", "--dims is missing", _NO_DIMS)
+    for geometry in geometries:
+        geometry.check_dimensions()
     return geometries
 
 
@@ -170,11 +190,21 @@ def _compressions(asked: tuple[str, ...]) -> list[str | None]:
     return [None if name == "none" else name for name in dict.fromkeys(asked)] or [None]
 
 
-def _require_plots() -> None:
+def _check_plot(path: Path) -> None:
+    """Find out before the work is done whether a picture can be drawn."""
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
         raise OmewdError("usage", "--plot needs matplotlib, which is not installed", "pip install 'omewd[plot]'")
+    if path.suffix.lower() != ".png":
+        raise OmewdError("usage", f"--plot draws a PNG file, and {path.name!r} is named otherwise", "Name it .png")
+    check_folder_of(path)
+
+
+def check_folder_of(path: Path) -> None:
+    """Find out before the work is done whether its result can be written."""
+    if not path.absolute().parent.is_dir():
+        raise OmewdError("usage", f"{path.absolute().parent} is not a folder", "Make it, or choose another")
 
 
 def _run(

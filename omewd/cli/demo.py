@@ -35,7 +35,7 @@ def command(frames: int, size: int, fps: float, output: Path | None) -> None:
     chunk = max(size // 4, 64)
     dims = f"t:{frames}:1:16,y:{size}:{chunk}:{-(-size // chunk)},x:{size}:{chunk}:{-(-size // chunk)}"
     print(f"starting a daemon for {dataset.parent}")
-    with PrivateDaemon(dataset.parent) as daemon:
+    with PrivateDaemon(dataset.parent, drain_timeout_s=300.0) as daemon:
         client = daemon.client
         status = client.start_stream(StreamSpec(name="demo", output=str(dataset), dimensions=parse_dims(dims)))
         print(f"stream demo: --dims {dims}, ring of {status['ring']['slots']} slots, backend {status['backend']}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ _COLOURS = {"omewd/": "green", "<site-packages>/": "blue", "<stdlib>/": "dim"}
 @click.command("profile")
 @click.option("--dims", "-d", help="name:count[:chunk[:shard]],… as for start-stream.")
 @click.option("--settings-file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON.")
-@click.option("--backend", "-b", default="auto", show_default=True)
+@click.option("--backend", "-b", help="[default: auto]")
 @click.option("--compression", "-c", help="none, blosc-lz4, blosc-zstd or zstd.  [default: none]")
 @click.option("--dtype", help="Pixel type.  [default: uint16]")
 @click.option("--writers", type=click.IntRange(1, 64), help="[default: as omewd serve]")
@@ -51,7 +50,7 @@ _COLOURS = {"omewd/": "green", "<site-packages>/": "blue", "<stdlib>/": "dim"}
 def command(
     dims: str | None,
     settings_file: Path | None,
-    backend: str,
+    backend: str | None,
     compression: str | None,
     dtype: str | None,
     writers: int | None,
@@ -73,7 +72,11 @@ def command(
     """
     from rich.console import Console
 
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # clean up after either
+    from omewd.cli.benchmark import check_folder_of, clean_up_when_interrupted
+
+    clean_up_when_interrupted()
+    for path in filter(None, (output, flamegraph, speedscope)):
+        check_folder_of(path)
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
@@ -96,10 +99,11 @@ def command(
         raise OmewdError("usage", "profile takes one --dims")
     geometry = geometries[0]
     geometry.check()
-    compression = compression or fields.get("compression")
+    backend = backend or _only("backend", fields) or "auto"
+    compression = compression or _only("compression", fields)
     column = Column(
         OMEWD,
-        fields.get("backend") or backend,
+        backend,
         None if compression == "none" else compression,
         writers or default_writers(),
     )
@@ -112,6 +116,15 @@ def command(
 
         runs = sampled(path, form, folder, geometry, column, options, seconds)
         console.print(f"\n{form}: {path} (py-spy over {runs} runs of the stream)", highlight=False, soft_wrap=True)
+
+
+def _only(name: str, fields: dict[str, Any]) -> str | None:
+    """A setting of the file, which may be a list of one."""
+    values = [fields[name]] if isinstance(fields.get(name), str) else fields.get(name) or [None]
+    if len(values) > 1:
+        raise OmewdError("usage", f"profile takes one {name}, and the settings file has {len(values)}")
+    value: str | None = values[0]
+    return value
 
 
 def _print_run(console: Console, geometry: Geometry, column: Column, options: Options) -> None:

@@ -55,6 +55,8 @@ def recommend(
     search = _Search(console, geometry, options, time_limit_s)
     search.run(first, folder)
     trials = search.trials()
+    if not trials:
+        raise search.failure or OmewdError("error", "nothing could be tried")
     winner = best(trials, options.fps)
     _show(console, trials, winner, options.fps)
     headroom = winner.fps / options.fps
@@ -80,13 +82,14 @@ def recommend(
 
 
 class _Search:
-    """Tries settings while there is time; ``left_out``: how many were not tried at all."""
+    """Tries settings while there is time; ``left_out``: how many were not tried at all, ``failure``: the first."""
 
     def __init__(self, console: Console, geometry: Geometry, options: Options, time_limit_s: float) -> None:
         self._console, self._geometry, self._options = console, geometry, options
         self._began, self._limit_s = time.monotonic(), time_limit_s
         self._samples: dict[Candidate, list[Sample]] = {}
         self.left_out = 0
+        self.failure: OmewdError | None = None
 
     def run(self, first: list[Candidate], folder: Path) -> None:
         """Everything once, as far as the time goes; then the best few in turn until it is up."""
@@ -135,6 +138,7 @@ class _Search:
         try:
             samples.append(bench.iterate(candidate.trial, candidate.column))
         except OmewdError as error:
+            self.failure = self.failure or error
             column = candidate.column
             what = f"{candidate.dims} {column.backend} {column.compression or 'none'}"
             text = f"  ✗ {what}: {error}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -37,7 +38,10 @@ def profiled(role: str) -> Iterator[None]:
 
 
 def _with_cprofile(path: Path) -> Iterator[None]:
-    """cProfile sees one thread, so each thread that starts in the block gets one of its own; they are added up."""
+    """Up to Python 3.11 cProfile sees one thread, so each that starts in the block gets a profile of its own.
+
+    Later ones see all threads with one profile, and refuse a second.
+    """
     import cProfile
     import pstats
 
@@ -47,14 +51,17 @@ def _with_cprofile(path: Path) -> Iterator[None]:
         profiles.append(cProfile.Profile())
         profiles[-1].enable()
 
-    threading.setprofile(begin_thread)
+    if sys.version_info < (3, 12):
+        threading.setprofile(begin_thread)
     profiles[0].enable()
     try:
         yield
     finally:
         profiles[0].disable()
-        threading.setprofile(None)
+        if sys.version_info < (3, 12):
+            threading.setprofile(None)
         stats = pstats.Stats(profiles[0])
         for profile in profiles[1:]:
-            stats.add(profile)
+            if profile.getstats():
+                stats.add(profile)
         stats.dump_stats(path)

@@ -124,9 +124,9 @@ class Publisher:
         with self._clock.stage("rename"):
             for aside, target in asides:
                 self._make_folder(target.parent, unsynced)
+                unsynced[target.parent] = None  # merged too: whoever put the folder there may not have synced its name
                 try:
                     aside.rename(target)
-                    unsynced[target.parent] = None
                 except OSError as error:
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise

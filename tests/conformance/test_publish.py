@@ -382,6 +382,31 @@ def test_known_folders_cost_no_more_than_their_own_sync(publisher: Publisher, ev
     assert [name for name, _ in events] == ["fdatasync", "rename", "fsync"]
 
 
+@pytest.mark.parametrize("killed", [True, False], ids=["killed before the sync", "the sync failed"])
+def test_the_name_of_a_folder_that_was_there_is_synced_by_the_next_try(
+    root: Path, publisher: Publisher, events: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    if killed:
+        (root / "0/c/6/0").mkdir(parents=True)
+        (root / "0/c/6/0/0").write_bytes(b"1")
+    else:
+        real_sync = os.fsync
+
+        def sync(descriptor: int) -> None:
+            if path_of(descriptor) == f"{root}/0/c":
+                fail()
+            real_sync(descriptor)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fsync", sync)
+            with pytest.raises(OSError, match="Input/output error"):
+                put(publisher, "folder", [("0/0", (b"1",))], folder="0/c/6")
+    events.clear()
+    put(publisher, "folder", [("0/0", (b"1",))], folder="0/c/6")
+    for folder in ("0/c", "0/c/6", "0/c/6/0"):
+        assert ("fsync", str(root / folder)) in events
+
+
 def test_without_durability_nothing_is_synced(root: Path, events: list[tuple[str, str]]) -> None:
     publisher = Publisher(root, root / "staging", durable=False)
     publisher.publish([("c/0/0", (b"1",)), ("c/0/1", (b"1",))], label="unit0")

@@ -119,8 +119,18 @@ def test_settings_come_from_a_file(tmp_path: Path) -> None:
     [benchmark] = json.loads(out)["benchmarks"]
     assert (benchmark["dims"], benchmark["dtype"]) == ("t:4,y:64:32,x:64:32", "uint8")
     assert benchmark["columns"][0]["compression"] == "zstd"
-    settings.write_text(json.dumps({"dimension": []}))
-    assert "'dimension'" in run(work, "-f", str(settings), status=2)[1]
+    for bad, says in (
+        ({"dimension": []}, "'dimension'"),
+        ({"dims": 5}, "dims can't be 5"),
+        ({"compression": [{}], "dims": "y:8,x:8"}, "compression can't be"),
+        ({"dimensions": [], "dtype": "uint8"}, "dimensions"),
+        ({"dimensions": [{"name": "y", "count": -1}, {"name": "x", "count": 8}]}, "count"),
+        ([], "no JSON object"),
+    ):
+        settings.write_text(json.dumps(bad))
+        error = run(work, "-f", str(settings), status=2)[1]
+        assert says in error
+        assert len(error.splitlines()) == 1
 
 
 def test_a_paced_camera_finds_room(tmp_path: Path) -> None:
@@ -138,6 +148,12 @@ def test_a_paced_camera_finds_room(tmp_path: Path) -> None:
         (["-d", DIMS, "-b", "nosuch"], "there is no backend 'nosuch'"),
         (["-d", DIMS, "--recommend"], "--fps"),
         (["-d", DIMS, "-c", "gzip"], "compression"),
+        (["-d", DIMS, "--dtype", "foo", "--recommend", "--fps", "10"], "dtype"),
+        (["-d", "y:64", "--recommend", "--fps", "10"], "dimensions"),
+        (["-d", DIMS, "--recommend", "--fps", "10", "--format", "json"], "--format has no meaning"),
+        (["-d", DIMS, "--memory", "foo"], "not a size"),
+        (["-d", DIMS, "--plot", "/nowhere/p.png"], "/nowhere is not a folder"),
+        (["-d", DIMS, "--plot", "p.foo"], "PNG"),
     ],
 )
 def test_what_can_not_be_timed_is_refused_before_anything_starts(
@@ -153,6 +169,12 @@ def test_more_than_the_drive_holds_is_refused(tmp_path: Path) -> None:
     assert "are free in" in run(tmp_path, "-d", "t:100000000,y:2048,x:2048", status=1)[1]
 
 
+def test_a_second_geometry_that_does_not_fit_is_refused_before_the_first_is_timed(tmp_path: Path) -> None:
+    out, err = run(tmp_path, "-d", DIMS, "-d", "t:100000000,y:2048,x:2048", status=1)
+    assert "are free in" in err
+    assert "Benchmarking" not in out
+
+
 def test_a_backend_that_fails_is_a_column_with_its_reason(tmp_path: Path) -> None:
     out, err = run(tmp_path, "-d", DIMS, *BACKENDS[:4], "-c", "zstd", "-i", "1", status=1)
     assert "✓ tensorstore complete" in out
@@ -164,6 +186,29 @@ def test_a_backend_that_fails_is_a_column_with_its_reason(tmp_path: Path) -> Non
     good, bad = columns(out).values()
     assert good["fps"] > 0
     assert bad["error"]["code"] == "backend_unusable"
+
+
+def test_a_narrow_terminal_gets_several_tables(tmp_path: Path) -> None:
+    import pty
+
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "omewd", "benchmark", "--output-dir", str(tmp_path), "-d", DIMS, "-i", "1"]
+    command += [*BACKENDS, "--in-process"]
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "dumb"}
+    process = subprocess.Popen(command, stdout=slave, stderr=slave, stdin=slave, env=environment)
+    os.close(slave)
+    text = b""
+    while True:
+        try:
+            text += os.read(master, 1 << 16)
+        except OSError:
+            break
+    os.close(master)
+    assert process.wait(60) == 0, text
+    shown = text.decode()
+    assert shown.count("bandwidth (GB/s)") > 1
+    assert "…" not in shown.partition("Test conditions")[2]
+    assert "in-process: zarrs-python" in shown.partition("Test conditions")[2]
 
 
 # -- interrupted -----------------------------------------------------------------------------------
@@ -184,9 +229,13 @@ def is_recording(folder: Path) -> bool:
     return any(folder.glob("*/*.ome.zarr/0/c/*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_it_says_so_and_cleans_up(tmp_path: Path, number: signal.Signals) -> None:
-    process = start(tmp_path, *LONG)
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what it runs in the background
+    try:
+        process = start(tmp_path, *LONG)
+    finally:
+        signal.signal(signal.SIGINT, ignored)
     wait_for(lambda: is_recording(tmp_path), 30)
     started = descendants(process)
     assert len(started) >= 4

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from omewd.bench import processes
 from omewd.bench.candidates import Candidate, Trial, as_dims, best, first_look, second_look
 from omewd.bench.disk import DiskProbe
 from omewd.bench.frames import make_pool
+from omewd.bench.memory import MemoryPeak, shared_bytes
 from omewd.bench.plan import IN_PROCESS, OME_WRITERS, OMEWD, Column, Geometry, Options, Outcome, Sample, Timed, columns
 from omewd.bench.profile import name_processes, sampled_functions
 from omewd.bench.report import as_csv, as_json, as_markdown
@@ -272,12 +274,18 @@ def test_cpu_time_and_memory_of_another_process() -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdout.readline()
-        assert processes.peak_bytes(process.pid) > 80_000_000
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-        process.stdout.readline()
-        processes.reset_peak(process.pid)
-        assert processes.peak_bytes(process.pid) < 80_000_000
+        shared_before = shared_bytes()
+        with MemoryPeak([process.pid], 10_000_000, shared_before) as memory:
+            assert processes.own_bytes(process.pid) > 80_000_000
+            with tempfile.TemporaryFile(dir="/dev/shm") as shared:
+                shared.write(bytes(30_000_000))
+                shared.flush()
+                time.sleep(0.1)
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            process.stdout.readline()
+            assert processes.own_bytes(process.pid) < 80_000_000
+        assert 100_000_000 < memory.bytes < 125_000_000
         before = processes.cpu_seconds(process.pid)
         process.stdin.write(b"\n")
         process.stdin.flush()
