@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omewd.control.faultpoints import point
 from omewd.control.jobs import Job
 from omewd.control.messages import Message, close_all, receive, send
 from omewd.control.profiling import profiled
@@ -117,6 +118,7 @@ class Worker:
             send(self._channel, {"failed": job.id, "error": wrapped.to_dict()})
         else:
             send(self._channel, {"done": job.id, "result": result})
+            point("writer: reported")
 
     def _do(self, job: Job) -> dict[str, Any]:
         if job.kind == "check":
@@ -126,18 +128,20 @@ class Worker:
         if job.kind == "sweep":
             dataset.sweep(Path(job.dataset))
             return {}
+        if job.kind == "undo":
+            dataset.undo(Path(job.dataset), job.epoch)
+            return {}
+        if job.kind == "recover":
+            return dataset.recover(StreamSpec.model_validate(job.spec), Path(job.dataset), job.epoch)
         if isinstance(stream := self._streams[job.stream], OmewdError):
             raise stream
-        epoch = stream.ring.segment.geometry.epoch
         match job.kind:
             case "create":
                 self._sink(job.stream, stream)  # a library that fails does so before anything is made
-                dataset.create(stream.spec, stream.folder, Path(job.root), epoch)
+                dataset.create(stream.spec, stream.folder, Path(job.root), stream.ring.segment.geometry.epoch)
                 return {"leftovers": dataset.has_leftovers(stream.folder)}
-            case "undo":
-                dataset.undo(stream.folder, epoch)
-                return {}
             case "write":
+                point("writer: job begun")
                 return self._write(job, stream)
             case "grow":
                 dataset.grow(stream.spec, stream.folder, job.frames)
@@ -178,6 +182,7 @@ class Worker:
         with self._clock.stage("write"):
             lines = (line for frames in units.values() for line in _ledger_lines(stream.ring.segment, frames, job))
             stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines))
+        point("writer: ledger appended")
         waits = _waits(stream.ring, units.values(), started_ns)
         for stage, spent_ns in self._clock.take().items():
             waits[stage] = Histogram()

@@ -256,38 +256,3 @@ def test_row_13_sigterm_drains(tmp_path: Path) -> None:
             producer.append(make_frame(50, spec.frame_shape, spec.dtype))
         assert producer.close()["state"] == "DONE"
         check_dataset(process.data / "cam.ome.zarr", spec, 50)
-
-
-def test_row_13_a_drain_that_takes_too_long_is_told(tmp_path: Path) -> None:
-    """Exit status 5 in time, and the producer hears how many frames are not on disk."""
-    process = DaemonProcess(tmp_path, "--drain-timeout", "0.5", "--writers", "1", "--memory", "512MiB")
-    process.client.start_stream(make_spec("cam", "t:inf:1:4,y:16,x:16"))
-    producer = process.connect("cam")
-    os.kill(process.writer_pids()[0], signal.SIGSTOP)
-    for index in range(10):
-        producer.append(make_frame(index, (16, 16), "uint16"))
-    assert process.stop() == 5
-    with pytest.raises(omewd.OmewdError, match="stopped with 10 frames not on disk"):
-        producer.close()
-
-
-def test_daemon_killed_is_heard_and_leaves_nothing_for_the_next(tmp_path: Path) -> None:
-    """Taking the streams of a killed daemon up again is another capability; here it must be loud and clean."""
-    first = DaemonProcess(tmp_path, "--writers", "2")
-    spec = make_spec("cam", "t:inf,y:16,x:16")
-    first.client.start_stream(spec)
-    producer = first.connect("cam")
-    producer.append(make_frame(0, spec.frame_shape, spec.dtype))
-    writers = first.writer_pids()
-    first.kill()
-    with pytest.raises(omewd.OmewdError, match="daemon of stream 'cam' is gone"):
-        producer.append(make_frame(1, spec.frame_shape, spec.dtype))
-    with pytest.raises(omewd.OmewdError, match="is gone"):
-        producer.close()
-    deadline = time.monotonic() + 5
-    while any(Path(f"/proc/{pid}").exists() for pid in writers) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in writers)
-    with daemon(tmp_path, "--writers", "2") as second:
-        assert "was killed while this stream was open" in second.log()
-        assert second.client.status()["streams"] == []
