@@ -12,7 +12,6 @@ from pathlib import Path
 
 from omewd.bench.tied import command
 from omewd.control.client import Client
-from omewd.daemon.journal import instance_name
 from omewd.errors import OmewdError
 
 _READY_TIMEOUT_S = 60.0
@@ -37,8 +36,7 @@ class PrivateDaemon:
         folder = Path(self._folder.name)
         self.socket = folder / "omewd.sock"
         self._log = folder / "log"
-        self._instance = instance_name(folder / "state")
-        arguments = ["serve", "--socket", str(self.socket), "--data-root", str(data_root)]
+        arguments = ["serve", "--ephemeral", "--socket", str(self.socket), "--data-root", str(data_root)]
         arguments += ["--state-dir", str(folder / "state"), "--drain-timeout", str(drain_timeout_s), *options]
         inherited = {k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET" and not k.startswith("OMEWD_SERVE_")}
         with self._log.open("wb") as log:
@@ -87,8 +85,6 @@ class PrivateDaemon:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        for path in Path("/dev/shm").glob(f"{self._instance}-*"):  # rings that no other daemon will take over
-            path.unlink()
         self._folder.cleanup()
 
     def __enter__(self) -> PrivateDaemon:

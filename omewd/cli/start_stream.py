@@ -29,6 +29,7 @@ from omewd.errors import OmewdError
     "--on-producer-loss",
     help="When the camera's program dies: finalize the dataset, or wait for another one.  [default: finalize]",
 )
+@click.option("--on-disk-full", help="wait until there is space again, or fail.  [default: wait]")
 @click.option("--overwrite", is_flag=True, default=None, help="Replace a dataset that is there.")
 @click.option("--ring-slots", type=int, help="Frames that the ring holds.  [default: by memory and shards]")
 @click.option("--scale", help="Step of dimensions in their units, such as y=0.108,x=0.108,t=0.05.")

@@ -12,8 +12,8 @@ Writer to daemon::
     {"done": id, "result": {…}}
     {"failed": id, "error": {"code", "message", "remedy"}}
 
-The result of a ``write``: ``frames`` written, ``stored_bytes``, ``waits`` (packed histograms by stage, see
-:mod:`omewd.model.waits`) and ``done_ns``, the monotonic time of the answer.
+The result of a ``write``: ``frames`` written, ``stored_bytes``, ``free_bytes`` of the drive, ``waits`` (packed
+histograms by stage, see :mod:`omewd.model.waits`) and ``done_ns``, the monotonic time of the answer.
 """
 
 from __future__ import annotations

@@ -280,6 +280,9 @@ class Lifecycle:
 
     def _job_done(self, holding: Holding, task: Task, result: dict[str, Any], now_ns: int) -> None:
         stream = holding.stream
+        if stream.paused is not None:
+            log.info("there is space again", stream=stream.spec.name)
+            stream.paused = None
         match task.job.kind:
             case "check" if stream.state is State.STARTING:
                 self._streams.settle_on(holding, Path(result["place"]))
@@ -297,6 +300,7 @@ class Lifecycle:
                 point("daemon: report taken")
                 released = stream.written_to_disk(task.job, result["frames"], result["stored_bytes"])
                 stream.note_waits(result["waits"], result["done_ns"], now_ns)
+                stream.disk_free_bytes = result["free_bytes"]
                 if released and stream.ring is not None and stream.ring.producer_waits:
                     holding.ring_producer()
             case "finalize":
@@ -321,11 +325,9 @@ class Lifecycle:
         self._settle(holding)
 
     def _job_failed(self, holding: Holding, task: Task, error: OmewdError, now_ns: int, writer: Writer) -> None:
-        stream = holding.stream
-        job = task.job
-        log.warning(
-            "job failed", stream=stream.spec.name, kind=job.kind, unit=job.unit, writer=writer.id, **error.to_dict()
-        )
+        stream, job = holding.stream, task.job
+        where = {"stream": stream.spec.name, "kind": job.kind, "unit": job.unit, "writer": writer.id}
+        log.warning("job failed", **where, **error.to_dict())
         if job.kind in ("check", "create"):
             taken = job.kind == "check" and error.code == "output_exists" and stream.state is State.STARTING
             if taken and holding.auto_name:
@@ -334,6 +336,9 @@ class Lifecycle:
                 self.fail(holding, error, now_ns)
         elif stream.state is State.FAILED and job.kind == "write":
             return
+        elif error.code == "disk_full" and stream.spec.on_disk_full == "wait":
+            stream.paused = error
+            self._dispatcher.postpone(task, now_ns)
         elif self._dispatcher.retry(task, now_ns):
             stream.retries += 1
         else:

@@ -30,7 +30,7 @@ from omewd.daemon.server import ControlServer
 from omewd.daemon.streams import Streams
 from omewd.daemon.supervisor import Supervisor
 from omewd.daemon.waiters import Waiters
-from omewd.errors import EXIT_ERROR, EXIT_INCOMPLETE, OmewdError
+from omewd.errors import EXIT_ERROR, EXIT_INCOMPLETE, OmewdError, stream_failed
 from omewd.ring.layout import require_x86_64
 
 log = structlog.get_logger("daemon")
@@ -164,11 +164,10 @@ class Daemon:
             return False
         for holding in self._streams.open.values():
             stream = holding.stream
-            log.error(
-                "not drained in time: its ring is kept, and the next daemon goes on with it",
-                stream=stream.spec.name,
-                in_flight=stream.in_flight,
-            )
+            what = "given up" if self._config.ephemeral else "its ring is kept, and the next daemon goes on with it"
+            log.error(f"not drained in time: {what}", stream=stream.spec.name, in_flight=stream.in_flight)
+            if self._config.ephemeral:
+                stream.fail(stream_failed(f"the daemon was stopped with {stream.in_flight} frames not on disk"), now)
             self._exit_status = EXIT_INCOMPLETE
         return True
 
@@ -178,7 +177,10 @@ class Daemon:
         self._supervisor.close()
         for holding in list(self._streams.open.values()):
             self._loop.forget(holding.to_daemon)
-            self._streams.leave(holding)
+            if self._config.ephemeral:
+                self._streams.release(holding)
+            else:
+                self._streams.leave(holding)
         signal.set_wakeup_fd(-1)
         self._signals.close()
         self._signal_sink.close()

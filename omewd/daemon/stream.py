@@ -51,7 +51,7 @@ class State(StrEnum):
 class Stream:
     """``settled``: nothing more will happen to it, the last metadata is written (or could not be).
 
-    ``was_active``: its dataset was made.
+    ``was_active``: its dataset was made. ``paused``: why no new jobs are given out, until one that waits has succeeded.
     """
 
     id: int
@@ -78,6 +78,8 @@ class Stream:
     stored_bytes: int = 0
     lost: tuple[tuple[int, int], ...] = ()
     retries: int = 0
+    paused: OmewdError | None = None
+    disk_free_bytes: int | None = None
     waits: RecentWaits = field(default_factory=RecentWaits)
 
     next_unit: int = 0
@@ -178,7 +180,7 @@ class Stream:
         One unit; of small ones this writer's share of what is ready, so that they share the disk's latency.
         """
         ready = self.incomplete_unit - self.next_unit
-        if self.state not in (State.ACTIVE, State.DRAINING) or ready <= 0:
+        if self.state not in (State.ACTIVE, State.DRAINING) or ready <= 0 or self.paused is not None:
             return None
         assert self.ring is not None
         units = max(1, min(ready // writers, _BATCH_BYTES // self.unit_bytes(), _BATCH_UNITS))
@@ -316,6 +318,8 @@ class Stream:
                 "written_bytes": written_bytes,
                 "stored_bytes": self.stored_bytes,
             },
+            "paused": self.paused.to_dict() if self.paused else None,
+            "disk": {"free_bytes": self.disk_free_bytes, "lasts_s": self._disk_lasts_s(seconds)},
             "waits": summary(self.waits.all),
             "recent_waits": summary(self.waits.recent(now_ns)),
             "retries": self.retries,
@@ -323,6 +327,12 @@ class Stream:
             "ended_by": self.ended_by,
             "error": self.error.to_dict() if self.error else None,
         }
+
+    def _disk_lasts_s(self, seconds: float) -> float | None:
+        """How long the disk lasts at the rate of this stream so far."""
+        if self.disk_free_bytes is None or not self.stored_bytes or seconds <= 0:
+            return None
+        return round(self.disk_free_bytes / (self.stored_bytes / seconds), 1)
 
 
 def _product(numbers: tuple[int, ...]) -> int:

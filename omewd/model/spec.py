@@ -18,6 +18,7 @@ Compression = Literal["blosc-lz4", "blosc-zstd", "zstd"]
 Backpressure = Literal["block", "drop", "fail"]
 Durability = Literal["fsync", "none"]
 ProducerLoss = Literal["finalize", "wait"]
+DiskFull = Literal["wait", "fail"]
 
 MAX_FRAME_BYTES = 2**34
 _COMPLAINT_LENGTH = 2000
@@ -62,6 +63,7 @@ class StreamSpec(BaseModel):
     backpressure: Backpressure = "block"
     durability: Durability = "fsync"
     on_producer_loss: ProducerLoss = "finalize"
+    on_disk_full: DiskFull = "wait"
     overwrite: bool = False
     ring_slots: Annotated[int, Field(ge=1, le=2**24)] | None = None
 

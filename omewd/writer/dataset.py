@@ -93,12 +93,22 @@ def undo(dataset: Path, epoch: int) -> None:
 def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:
     """Finalize a dataset whose ring is gone, to the frames that its ledger has: they are on disk.
 
-    Returns {"found": whether it is there, "received": one past the last frame index on record, "written", "gaps",
-    "lost": runs (first, count) of indexes below that are not on record}.
+    Returns {"found": whether it is there} and what :func:`finalize_by_ledger` does.
     """
     if _epoch(dataset) != epoch:  # it was never made, or is complete
         sweep(dataset)
         return {"found": False}
+    found = finalize_by_ledger(spec, dataset, "the machine was restarted")
+    sweep(dataset)
+    return {"found": True, **found}
+
+
+def finalize_by_ledger(spec: StreamSpec, dataset: Path, ended_by: str) -> dict[str, Any]:
+    """Write the final metadata for what the ledger has.
+
+    Returns {"received": one past the last frame index on record, "written", "gaps", "lost": runs (first, count) of
+    indexes below that are not on record}.
+    """
     received = max((row["frame"] + row.get("count", 1) for row in ledger.rows(dataset) if row), default=0)
     status = ledger.Ledger.read(dataset, received).status
     written = status.count(ledger.WRITTEN)
@@ -112,11 +122,10 @@ def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:
         gaps=gaps,
         lost=tuple(lost[:_LOST_RUNS]),
         lost_frames=sum(count for _, count in lost),
-        ended_by="the machine was restarted",
+        ended_by=ended_by,
         failed=bool(lost),
     )
-    sweep(dataset)
-    return {"found": True, "received": received, "written": written, "gaps": gaps, "lost": lost[:_LOST_RUNS]}
+    return {"received": received, "written": written, "gaps": gaps, "lost": lost[:_LOST_RUNS]}
 
 
 def _beside(dataset: Path, which: str, epoch: int) -> Path:

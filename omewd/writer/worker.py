@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import time
@@ -42,8 +43,17 @@ class OpenStream:
     publisher: Publisher
     array: UnitArray
     sink: Sink | None = None
+    lock: int | None = None
+
+    def hold_dataset(self) -> None:
+        """Lock the dataset against ``omewd repair`` while this writer has it (a shared lock on its ledger)."""
+        if self.lock is None:
+            self.lock = os.open(self.folder / ledger.FOLDER / ledger.FILE, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(self.lock, fcntl.LOCK_SH)
 
     def close(self) -> None:
+        if self.lock is not None:
+            os.close(self.lock)
         if self.sink is not None:
             self.sink.close()
         self.ring.close()
@@ -171,6 +181,7 @@ class Worker:
         """Store a job's units: pixels first, then their lines in the ledger."""
         started_ns = time.monotonic_ns()
         self._clock.take()
+        stream.hold_dataset()
         with self._clock.stage("read"):
             units = {unit: stream.ring.locate(job, unit) for unit in range(job.unit, job.unit + job.units)}
         small = stream.array.key_bytes <= SMALL_FILE_BYTES and job.units * len(stream.array.frame_keys) > 1
@@ -191,6 +202,7 @@ class Worker:
             "frames": frames_written,
             "stored_bytes": stored_bytes,
             "waits": {stage: histogram.pack() for stage, histogram in waits.items()},
+            "free_bytes": _free_bytes(stream.folder),
             "done_ns": time.monotonic_ns(),
         }
 
@@ -225,6 +237,12 @@ class Worker:
                 stream.close()
         self._streams.clear()
         self._pool.shutdown()
+
+
+def _free_bytes(folder: Path) -> int:
+    """What the drive of a dataset has left for this user."""
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize
 
 
 def _waits(ring: RingReader, units: Iterable[UnitFrames], started_ns: int) -> Waits:
