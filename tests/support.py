@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import psutil
 
 import omewd
-from omewd.daemon.serve import instance_name
+from omewd.daemon.journal import instance_name
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
 
@@ -93,7 +94,12 @@ class DaemonProcess:
     """A real ``omewd serve`` with its own socket, state and data root under one folder."""
 
     def __init__(
-        self, folder: Path, *options: str, env: dict[str, str] | None = None, prefix: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        *options: str,
+        env: dict[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
+        wait: bool = True,
     ) -> None:
         self.folder = folder
         self.data = folder / "data"
@@ -106,8 +112,10 @@ class DaemonProcess:
         command += ["--data-root", str(self.data), "--state-dir", str(folder / "state"), *options]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **(env or {})})
-        started_instances.add(instance_name(folder / "state"))
-        self._wait_until_ready()
+        self.instance = instance_name(folder / "state")
+        started_instances.add(self.instance)
+        if wait:
+            self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + 30
@@ -124,7 +132,7 @@ class DaemonProcess:
 
     def shared_memory(self) -> set[str]:
         """The ring segments that this daemon has."""
-        names = shared_memory_names(instance_name(self.folder / "state"))
+        names = shared_memory_names(self.instance)
         return {name for name in names if (Path("/dev/shm") / name).is_file()}
 
     def log(self) -> str:
@@ -171,6 +179,47 @@ class DaemonProcess:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)
+
+
+class KeptDaemon:
+    """A daemon that is started again whenever it dies, as systemd does; ``env`` is for the first one only."""
+
+    def __init__(self, folder: Path, *options: str, env: dict[str, str] | None = None) -> None:
+        self._folder, self._options = folder, options
+        self.now = DaemonProcess(folder, *options, env=env)
+        self.starts = 1
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._thread.start()
+
+    def _keep(self) -> None:
+        while not self._ended.wait(0.01):
+            if self.now.process.poll() is not None:
+                self.starts += 1
+                self.now = DaemonProcess(self._folder, *self._options, wait=False)
+
+    def ask(self, request: Callable[[], Any], timeout_s: float = 20) -> Any:
+        """Ask the daemon until one is there to answer."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return request()
+            except omewd.OmewdError as error:
+                if error.code not in ("unreachable", "no_daemon") or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+    def end(self) -> None:
+        """No more restarts; the daemon must stop cleanly."""
+        self._ended.set()
+        self._thread.join()
+        try:
+            if self.now.process.poll() is not None:  # it died last of all
+                self.now = DaemonProcess(self._folder, *self._options)
+            self.now._wait_until_ready()
+            assert self.now.stop() == 0, self.now.log()
+        finally:
+            self.now.kill()
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ class Geometry:
             "backend": column.backend,
             "compression": column.compression,
             "durability": options.durability,
+            "on_disk_full": "fail",
         }
         return StreamSpec.parse(fields)
 

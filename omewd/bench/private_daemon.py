@@ -36,7 +36,7 @@ class PrivateDaemon:
         folder = Path(self._folder.name)
         self.socket = folder / "omewd.sock"
         self._log = folder / "log"
-        arguments = ["serve", "--socket", str(self.socket), "--data-root", str(data_root)]
+        arguments = ["serve", "--ephemeral", "--socket", str(self.socket), "--data-root", str(data_root)]
         arguments += ["--state-dir", str(folder / "state"), "--drain-timeout", str(drain_timeout_s), *options]
         inherited = {k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET" and not k.startswith("OMEWD_SERVE_")}
         with self._log.open("wb") as log:

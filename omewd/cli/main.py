@@ -21,6 +21,7 @@ _COMMANDS = {
     "stop-stream": "Take no more frames; write what has arrived.",
     "status": "Show streams, throughput and writers.",
     "verify": "Read a dataset back and say what is wrong.",
+    "repair": "Mend what can be mended of a dataset.",
     "backends": "Show which backends can be used here, and why not.",
     "demo": "Show it all: daemon, simulated camera, dataset.",
     "benchmark": "Time the settings that a stream could have.",

@@ -45,6 +45,7 @@ from omewd.cli.options import socket_option
     show_default=True,
     help="Seconds to write on when asked to stop.",
 )
+@click.option("--ephemeral", is_flag=True, help="Leave nothing to a next daemon: give up what is not drained in time.")
 @click.pass_context
 def command(
     context: click.Context,
@@ -59,6 +60,7 @@ def command(
     job_timeout: float,
     start_timeout: float,
     drain_timeout: float,
+    ephemeral: bool,
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C; then write what has arrived and exit."""
     from omewd.control.address import serve_socket
@@ -83,5 +85,6 @@ def command(
         job_timeout_s=job_timeout,
         start_timeout_s=start_timeout,
         drain_timeout_s=drain_timeout,
+        ephemeral=ephemeral,
     )
     sys.exit(Daemon(config).run())

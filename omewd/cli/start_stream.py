@@ -25,6 +25,11 @@ from omewd.errors import OmewdError
 @click.option("--compression", "-c", help="none, blosc-lz4, blosc-zstd or zstd.  [default: none]")
 @click.option("--backpressure", help="What a full ring does: block, drop or fail.  [default: block]")
 @click.option("--durability", help="fsync, or none: faster, and a crash of the machine loses frames.  [default: fsync]")
+@click.option(
+    "--on-producer-loss",
+    help="When the camera's program dies: finalize the dataset, or wait for another one.  [default: finalize]",
+)
+@click.option("--on-disk-full", help="wait until there is space again, or fail.  [default: wait]")
 @click.option("--overwrite", is_flag=True, default=None, help="Replace a dataset that is there.")
 @click.option("--ring-slots", type=int, help="Frames that the ring holds.  [default: by memory and shards]")
 @click.option("--scale", help="Step of dimensions in their units, such as y=0.108,x=0.108,t=0.05.")

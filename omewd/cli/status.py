@@ -74,8 +74,15 @@ def _render(status: dict[str, Any]) -> RenderableType:
         )
         if stream["error"]:
             notes.append(f"{stream['name']}: {stream['error']['message']}")
+        elif stream["paused"]:
+            notes.append(f"{stream['name']} waits: {stream['paused']['message']}. {stream['paused']['remedy']}")
         elif "streams" not in status:
             notes.append(f"{stream['path']} ({stream['backend']}, {stream['ended_by'] or 'open'})")
+        if stream["disk"]["lasts_s"] is not None and not stream["settled"]:
+            disk = stream["disk"]
+            notes.append(
+                f"{stream['name']}: {disk['free_bytes'] / 1e9:.1f} GB free, {_time(disk['lasts_s'])} at this rate"
+            )
         if "streams" in status:
             if (stage := slowest_stage(stream["recent_waits"])) and not stream["settled"]:
                 wait = duration(stream["recent_waits"][stage]["p50_ns"])
@@ -100,3 +107,10 @@ def _render(status: dict[str, Any]) -> RenderableType:
     if status.get("streams_not_shown"):
         notes.append(f"and {status['streams_not_shown']} more; name one to see it")
     return Group(*parts, *notes)
+
+
+def _time(seconds: float) -> str:
+    for limit, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * limit:
+            return f"{seconds / limit:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

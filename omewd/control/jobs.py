@@ -12,8 +12,8 @@ Writer to daemon::
     {"done": id, "result": {…}}
     {"failed": id, "error": {"code", "message", "remedy"}}
 
-The result of a ``write``: ``frames`` written, ``stored_bytes``, ``waits`` (packed histograms by stage, see
-:mod:`omewd.model.waits`) and ``done_ns``, the monotonic time of the answer.
+The result of a ``write``: ``frames`` written, ``stored_bytes``, ``free_bytes`` of the drive, ``waits`` (packed
+histograms by stage, see :mod:`omewd.model.waits`) and ``done_ns``, the monotonic time of the answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-JobKind = Literal["check", "create", "undo", "sweep", "write", "grow", "finalize"]
+JobKind = Literal["check", "create", "undo", "sweep", "recover", "write", "grow", "finalize"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Job:
     ``check``: see whether the dataset of ``spec`` could be made at ``dataset``; the only job for a stream that
     the writer has not been told of.
     ``create``: make the dataset's metadata; ``root`` is the data root it must lie under.
-    ``undo``: take the dataset away again, for a stream that never started.
+    ``undo``: take the dataset away again that was made for a stream of ``epoch`` which never started.
+    ``recover``: finalize the dataset of ``spec`` and ``epoch`` to what its ledger has, as its ring is gone.
     ``sweep``: remove what was replaced by ``dataset``; of no stream.
     ``write``: store ``units`` units from ``unit`` on, from the slots [``sequence``, ``sequence_end``); frame
     indexes below ``frontier`` that no slot holds are gaps, named by ``gap_kinds`` ((from frame index on, name)).
@@ -59,6 +60,7 @@ class Job:
     failed: bool = False
     root: str = ""
     dataset: str = ""
+    epoch: int = 0
     spec: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:

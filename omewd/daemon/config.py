@@ -28,7 +28,10 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """``drain_timeout_s``: how long a stopping daemon writes on; ``group``: the Unix group that may connect."""
+    """``drain_timeout_s``: how long a stopping daemon writes on; ``group``: the Unix group that may connect.
+
+    ``ephemeral``: no other daemon comes after this one, so that nothing is left for it.
+    """
 
     socket: Path
     data_roots: tuple[Path, ...]
@@ -40,6 +43,7 @@ class ServeConfig:
     job_timeout_s: float = JOB_TIMEOUT_S
     start_timeout_s: float = START_TIMEOUT_S
     drain_timeout_s: float = 300.0
+    ephemeral: bool = False
 
 
 def default_state_dir() -> Path:

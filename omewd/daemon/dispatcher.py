@@ -14,6 +14,8 @@ MAX_ERRORS = 3
 MAX_DEATHS = 5
 # A job that failed at once rarely does better at once.
 RETRY_DELAYS_NS = (100_000_000, 1_000_000_000)
+# How soon a full disk is asked again.
+NO_SPACE_DELAY_NS = 500_000_000
 # A second job waits in a writer's socket while it runs the first, so that it need not wait for the daemon.
 # Only small ones: a large one does better at the next free writer.
 QUEUE_BYTES = 16 << 20
@@ -128,6 +130,11 @@ class Dispatcher:
         task.not_before_ns = now_ns + RETRY_DELAYS_NS[task.errors - 1]
         self._waiting.append(task)
         return True
+
+    def postpone(self, task: Task, now_ns: int) -> None:
+        """A job could not be done for want of space: put it back, without blame."""
+        task.not_before_ns = now_ns + NO_SPACE_DELAY_NS
+        self._waiting.append(task)
 
     def writer_lost(self, writer: int) -> tuple[list[Task], list[Task]]:
         """A writer is dead: its jobs are put back. Returns (put back, given up after too many deaths).

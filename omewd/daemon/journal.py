@@ -1,12 +1,13 @@
 """The journal: what a restarted daemon must know of the streams that were open.
 
-One JSON file a stream in the state directory, written when its ring is made and removed when nothing
-more will happen to it: the spec, the ring's name, the dataset. How far a stream is stands in its ring.
+One JSON file a stream in the state directory, written when its ring is made, again when it takes frames, and removed
+when nothing more will happen to it: the spec, the ring's name, the dataset. How far a stream is stands in its ring.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from typing import Any
 
 from omewd.errors import OmewdError
 
+# How far a stream was: its dataset is being made; it has taken frames, and its ring says the rest.
+STARTING, ACTIVE = "starting", "active"
+
 
 class Journal:
     def __init__(self, state_dir: Path) -> None:
@@ -22,9 +26,18 @@ class Journal:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def write(self, name: str, entry: dict[str, Any]) -> None:
+        """Put an entry in place, whole and on disk; raises OSError."""
         aside = self._folder / f".{name}.new"
-        aside.write_text(json.dumps(entry))
+        with aside.open("w") as file:
+            json.dump(entry, file)
+            file.flush()
+            os.fsync(file.fileno())
         aside.rename(self._folder / f"{name}.json")
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def remove(self, name: str) -> None:
         (self._folder / f"{name}.json").unlink(missing_ok=True)
@@ -34,8 +47,18 @@ class Journal:
         for path in sorted(self._folder.glob("*.json")):
             try:
                 yield path.stem, json.loads(path.read_text())
-            except ValueError:
+            except (OSError, ValueError):
                 yield path.stem, {}
+
+
+def instance_name(state_dir: Path) -> str:
+    """What the names of a daemon's shared memory begin with: its own for each state directory."""
+    return f"omewd-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:10]}"
+
+
+def boot_id() -> str:
+    """Another one after each start of the machine (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 class InstanceLock:

@@ -10,14 +10,16 @@ from typing import Any
 
 import structlog
 
+from omewd.control.faultpoints import point
 from omewd.control.jobs import Job
 from omewd.control.messages import Message
 from omewd.daemon.dispatcher import Dispatcher, Task
 from omewd.daemon.loop import Loop
 from omewd.daemon.server import ControlServer, Peer
-from omewd.daemon.stream import State, Stream
-from omewd.daemon.streams import Holding, Streams, finalize_job
+from omewd.daemon.stream import State
+from omewd.daemon.streams import Holding, Streams, check_job, finalize_job, undo_job
 from omewd.daemon.supervisor import Supervisor, Writer
+from omewd.daemon.waiters import Waiters
 from omewd.errors import OmewdError, stream_failed
 
 log = structlog.get_logger("streams")
@@ -33,14 +35,20 @@ class Lifecycle:
     """Moves streams from STARTING to their end. ``stopping``: the daemon drains and takes no new ones."""
 
     def __init__(
-        self, loop: Loop, streams: Streams, dispatcher: Dispatcher, supervisor: Supervisor, server: ControlServer
+        self,
+        loop: Loop,
+        streams: Streams,
+        dispatcher: Dispatcher,
+        supervisor: Supervisor,
+        server: ControlServer,
+        waiters: Waiters,
     ) -> None:
         self._loop = loop
         self._streams = streams
         self._dispatcher = dispatcher
         self._supervisor = supervisor
         self._server = server
-        self._waiters: dict[int, list[Peer]] = {}
+        self._waiters = waiters
         self.stopping = False
 
     # -- starting and ending --------------------------------------------------------------------
@@ -53,16 +61,7 @@ class Lifecycle:
         log.info(
             "stream starting", stream=stream.spec.name, dataset=str(stream.dataset), slots=stream.geometry.capacity
         )
-        self._dispatcher.submit(
-            Job(
-                id=self._dispatcher.number(),
-                stream=stream.id,
-                kind="check",
-                root=str(stream.root),
-                dataset=str(stream.dataset),
-                spec=stream.spec.model_dump(mode="json"),
-            )
-        )
+        self._dispatcher.submit(check_job(stream, self._dispatcher.number()))
 
     def _ring_is_there(self, holding: Holding) -> None:
         self._loop.watch(holding.to_daemon, holding.hush)
@@ -76,9 +75,24 @@ class Lifecycle:
 
     def _is_active(self, holding: Holding) -> None:
         stream = holding.stream
+        point("daemon: dataset made")
+        self._streams.note_active(holding)
+        point("daemon: noted active")
         stream.state = State.ACTIVE
         log.info("stream active", stream=stream.spec.name, backend=stream.backend)
         self._answer_starter(holding)
+
+    def producer_lost(self, holding: Holding, now_ns: int) -> None:
+        """A producer has ended without closing its stream."""
+        stream = holding.stream
+        log.warning(
+            "producer lost: it ended without closing its stream", stream=stream.spec.name, pid=stream.producer_pid
+        )
+        holding.producer = stream.producer_pid = None
+        if stream.ring is not None:
+            stream.ring.producer = 0
+        if stream.spec.on_producer_loss == "finalize":
+            self.stop(holding, "the producer was lost", now_ns)
 
     def _answer_starter(self, holding: Holding) -> None:
         peer, holding.starter = holding.starter, None
@@ -156,14 +170,7 @@ class Lifecycle:
             number = self._dispatcher.number()
             self._dispatcher.submit(Job(id=number, stream=NO_STREAM, kind="sweep", dataset=str(stream.dataset)))
         self._answer_starter(holding)
-        for peer in self._waiters.pop(stream.id, []):
-            self._answer_waiter(peer, stream)
-
-    def _answer_waiter(self, peer: Peer, stream: Stream) -> None:
-        if stream.error is not None:
-            self._server.reply_error(peer, stream_failed(stream.error.message, stream.error.remedy))
-        else:
-            self._server.reply(peer, stream.status(time.monotonic_ns()))
+        self._waiters.tell(stream)
 
     def stop(self, holding: Holding, why: str, now_ns: int) -> None:
         try:
@@ -171,14 +178,6 @@ class Lifecycle:
         except OmewdError as error:
             self.fail(holding, error, now_ns)
         holding.ring_producer()
-
-    def wait(self, peer: Peer, name: object, number: object) -> None:
-        """Answer once the stream has ended; ``number``, its id, tells it from a later one of the same name."""
-        stream = self._streams.named(name, number)
-        if stream.settled:
-            self._answer_waiter(peer, stream)
-        else:
-            self._waiters.setdefault(stream.id, []).append(peer)
 
     def stop_all(self, now_ns: int) -> None:
         """The daemon is stopping: no stream takes any more frames."""
@@ -188,11 +187,6 @@ class Lifecycle:
                 self.fail(holding, OmewdError("stopping", "the daemon is stopping"), now_ns)
             self.stop(holding, "the daemon was stopped", now_ns)
 
-    def forget_waiter(self, peer: Peer) -> None:
-        """A client that waited for a stream is gone."""
-        for stream, waiting in self._waiters.items():
-            self._waiters[stream] = [other for other in waiting if other is not peer]
-
     # -- the turn of the loop --------------------------------------------------------------------
 
     def step(self, holding: Holding, now_ns: int) -> None:
@@ -201,11 +195,20 @@ class Lifecycle:
             if holding.wants_memory and self._streams.allocate(holding):
                 self._ring_is_there(holding)
             before = holding.stream.state
+            if before is State.ACTIVE and self._is_orphan(holding):
+                self.producer_lost(holding, now_ns)
             holding.stream.poll(now_ns)
             if before is State.ACTIVE and holding.stream.state is State.DRAINING:
                 holding.ring_producer()
         with self._failing(holding, now_ns):
             self._end_if_done(holding, now_ns)
+
+    def _is_orphan(self, holding: Holding) -> bool:
+        """Whether a producer of before this daemon has died since."""
+        ring = holding.stream.ring
+        if ring is None or holding.producer is not None or not ring.producer:
+            return False
+        return not self._streams.producer_lives(holding)
 
     @contextlib.contextmanager
     def _failing(self, holding: Holding, now_ns: int) -> Iterator[None]:
@@ -228,7 +231,7 @@ class Lifecycle:
             writer, job = self._supervisor.writers[lease.writer], lease.task.job
             holding = self._streams.open.get(job.stream)
             try:
-                if job.kind not in ("check", "sweep") and holding is not None:
+                if job.kind not in ("check", "undo") and holding is not None:
                     self._introduce(writer, holding)
                 self._supervisor.give(writer, job)
             except OmewdError as error:  # it does not fit in a message
@@ -263,6 +266,8 @@ class Lifecycle:
             if task is not None and holding is not None:
                 with self._failing(holding, now):
                     self._job_done(holding, task, message["result"], now)
+            elif task is not None and task.job.kind == "recover":
+                log.error("a dataset whose ring was gone is finalized", dataset=task.job.dataset, **message["result"])
         elif "failed" in message:
             task = self._dispatcher.finish(message["failed"], now)
             holding = None if task is None else self._streams.open.get(task.job.stream)
@@ -275,6 +280,9 @@ class Lifecycle:
 
     def _job_done(self, holding: Holding, task: Task, result: dict[str, Any], now_ns: int) -> None:
         stream = holding.stream
+        if stream.paused is not None:
+            log.info("there is space again", stream=stream.spec.name)
+            stream.paused = None
         match task.job.kind:
             case "check" if stream.state is State.STARTING:
                 self._streams.settle_on(holding, Path(result["place"]))
@@ -285,12 +293,14 @@ class Lifecycle:
                 holding.leftovers = result["leftovers"]
                 self._is_active(holding)
             case "create":  # stopped while it was made
-                self._dispatcher.submit(Job(id=self._dispatcher.number(), stream=stream.id, kind="undo"))
+                self._dispatcher.submit(undo_job(stream, self._dispatcher.number()))
             case "grow":
                 holding.growing = False
             case "write":
+                point("daemon: report taken")
                 released = stream.written_to_disk(task.job, result["frames"], result["stored_bytes"])
                 stream.note_waits(result["waits"], result["done_ns"], now_ns)
+                stream.disk_free_bytes = result["free_bytes"]
                 if released and stream.ring is not None and stream.ring.producer_waits:
                     holding.ring_producer()
             case "finalize":
@@ -309,15 +319,15 @@ class Lifecycle:
                 stream.fail(error, now_ns)
             else:
                 stream.state = State.DONE
+                point("daemon: dataset finalized")
                 stream.ring.finish()
+                point("daemon: ring done")
         self._settle(holding)
 
     def _job_failed(self, holding: Holding, task: Task, error: OmewdError, now_ns: int, writer: Writer) -> None:
-        stream = holding.stream
-        job = task.job
-        log.warning(
-            "job failed", stream=stream.spec.name, kind=job.kind, unit=job.unit, writer=writer.id, **error.to_dict()
-        )
+        stream, job = holding.stream, task.job
+        where = {"stream": stream.spec.name, "kind": job.kind, "unit": job.unit, "writer": writer.id}
+        log.warning("job failed", **where, **error.to_dict())
         if job.kind in ("check", "create"):
             taken = job.kind == "check" and error.code == "output_exists" and stream.state is State.STARTING
             if taken and holding.auto_name:
@@ -326,6 +336,9 @@ class Lifecycle:
                 self.fail(holding, error, now_ns)
         elif stream.state is State.FAILED and job.kind == "write":
             return
+        elif error.code == "disk_full" and stream.spec.on_disk_full == "wait":
+            stream.paused = error
+            self._dispatcher.postpone(task, now_ns)
         elif self._dispatcher.retry(task, now_ns):
             stream.retries += 1
         else:

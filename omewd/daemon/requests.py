@@ -17,6 +17,7 @@ from omewd.daemon.server import ControlServer, Peer
 from omewd.daemon.stream import State, Stream
 from omewd.daemon.streams import Streams
 from omewd.daemon.supervisor import Supervisor
+from omewd.daemon.waiters import Waiters
 from omewd.errors import OmewdError
 
 log = structlog.get_logger("requests")
@@ -36,7 +37,9 @@ class Requests:
         supervisor: Supervisor,
         lifecycle: Lifecycle,
         server: ControlServer,
+        waiters: Waiters,
     ) -> None:
+        self._waiters = waiters
         self._config = config
         self._streams = streams
         self._dispatcher = dispatcher
@@ -56,15 +59,17 @@ class Requests:
                 return self._stop_stream(message.get("name"), now)
             case "attach":
                 self._attach(peer, message.get("name"))
+            case "reattach":
+                self._reattach(peer, message)
             case "finish":
                 return self._finish(peer, now)
             case "wait":
-                self._lifecycle.wait(peer, message.get("name"), message.get("id"))
+                self._waiters.add(peer, self._streams.named(message.get("name"), message.get("id")))
             case other:
                 raise OmewdError(
                     "bad_message",
                     f"there is no request {str(other)[:80]!r}",
-                    "Requests are status, start_stream, stop_stream, attach, finish and wait",
+                    "Requests are status, start_stream, stop_stream, attach, reattach, finish and wait",
                 )
         return None  # the reply comes later, or has been sent
 
@@ -140,6 +145,16 @@ class Requests:
             os.close(descriptor)
         log.info("producer attached", stream=stream.spec.name, pid=peer.pid)
 
+    def _reattach(self, peer: Peer, message: Message) -> None:
+        """A producer goes on with a ring that it has; new doorbells are all it needs."""
+        stream = self._streams.named(message.get("name"), message.get("id"))
+        holding = self._streams.open.get(stream.id)
+        if holding is None or stream.geometry.epoch != message.get("epoch"):
+            raise OmewdError("stream_stopped", f"stream {stream.spec.name!r} has ended, or it is another one now")
+        self._streams.reattach(holding, peer)
+        self._server.reply(peer, stream.status(time.monotonic_ns()), (holding.to_daemon, holding.to_producer))
+        log.info("producer is back", stream=stream.spec.name, pid=peer.pid)
+
     def _finish(self, peer: Peer, now_ns: int) -> Message:
         holding = None if peer.attached is None else self._streams.open.get(peer.attached)
         peer.attached = None
@@ -149,10 +164,9 @@ class Requests:
         return holding.stream.status(now_ns)
 
     def peer_gone(self, peer: Peer) -> None:
-        self._lifecycle.forget_waiter(peer)
+        self._waiters.forget(peer)
         holding = None if peer.attached is None else self._streams.open.get(peer.attached)
         if holding is None:
             return
         peer.attached = None
-        log.warning("producer lost: it ended without closing its stream", stream=holding.stream.spec.name, pid=peer.pid)
-        self._lifecycle.stop(holding, "the producer was lost", time.monotonic_ns())
+        self._lifecycle.producer_lost(holding, time.monotonic_ns())

@@ -6,10 +6,7 @@ have arrived, units that are ready, what is finished. It waits for nothing but d
 
 from __future__ import annotations
 
-import hashlib
-import os
 import resource
-import shutil
 import signal
 import socket
 import tempfile
@@ -22,14 +19,17 @@ from omewd.control.profiling import profiled
 from omewd.daemon import shared_memory
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.dispatcher import Dispatcher
-from omewd.daemon.journal import InstanceLock, Journal
+from omewd.daemon.fence import fence, writers_lock
+from omewd.daemon.journal import InstanceLock, Journal, instance_name
 from omewd.daemon.lifecycle import NO_STREAM, Lifecycle
 from omewd.daemon.loop import Loop
 from omewd.daemon.notify import Notifier
+from omewd.daemon.recovery import Recovery
 from omewd.daemon.requests import Requests
 from omewd.daemon.server import ControlServer
 from omewd.daemon.streams import Streams
 from omewd.daemon.supervisor import Supervisor
+from omewd.daemon.waiters import Waiters
 from omewd.errors import EXIT_ERROR, EXIT_INCOMPLETE, OmewdError, stream_failed
 from omewd.ring.layout import require_x86_64
 
@@ -44,11 +44,6 @@ _NOTIFY_EVERY_NS = 500_000_000
 _DRAIN_EXTENSION_US = 10_000_000
 
 
-def instance_name(state_dir: Path) -> str:
-    """What the names of a daemon's shared memory begin with: its own for each state directory."""
-    return f"omewd-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:10]}"
-
-
 class Daemon:
     """Everything that ``omewd serve`` is; :meth:`run` returns its exit status."""
 
@@ -57,45 +52,37 @@ class Daemon:
         _require_memory(config.memory_bytes)
         self._config = config
         self._lock = InstanceLock(config.state_dir)
-        instance = instance_name(config.state_dir)
+        self._instance = instance_name(config.state_dir)
+        fence(config.state_dir, self._instance)
         self._journal = Journal(config.state_dir)
-        self._clear_leftovers(instance)
-        self._scratch = Path(tempfile.mkdtemp(prefix=f"{instance}-scratch-", dir="/dev/shm"))
+        self._scratch = Path(tempfile.mkdtemp(prefix=f"{self._instance}-scratch-", dir="/dev/shm"))
         _allow_many_descriptors()
         self._loop = Loop()
         self._notifier = Notifier()
-        self._streams = Streams(config, self._journal, instance)
+        self._streams = Streams(config, self._journal, self._instance)
         self._dispatcher = Dispatcher(config.job_timeout_s)
         self._server = ControlServer(self._loop)
         self._supervisor = Supervisor(
-            self._loop, writers=config.writers, scratch=self._scratch, start_timeout_s=config.start_timeout_s
+            self._loop,
+            writers=config.writers,
+            scratch=self._scratch,
+            lock=writers_lock(config.state_dir),
+            start_timeout_s=config.start_timeout_s,
         )
-        self._lifecycle = Lifecycle(self._loop, self._streams, self._dispatcher, self._supervisor, self._server)
+        waiters = Waiters(self._server)
+        self._lifecycle = Lifecycle(
+            self._loop, self._streams, self._dispatcher, self._supervisor, self._server, waiters
+        )
         self._requests = Requests(
-            config, self._streams, self._dispatcher, self._supervisor, self._lifecycle, self._server
+            config, self._streams, self._dispatcher, self._supervisor, self._lifecycle, self._server, waiters
+        )
+        self._recovery = Recovery(
+            self._loop, self._streams, self._dispatcher, self._journal, self._instance, self._scratch
         )
         self._signals, self._signal_sink = socket.socketpair()
         self._drain_deadline_ns = 0
         self._next_notify_ns = 0
         self._exit_status = 0
-
-    def _clear_leftovers(self, instance: str) -> None:
-        """Rings and scratch files of a daemon that was killed. Taking its streams up again is not done yet."""
-        for name, entry in self._journal.entries():
-            log.error(
-                "the daemon was killed while this stream was open: its dataset is not finalized, and frames that "
-                "were not on disk are lost",
-                stream=name,
-                dataset=entry.get("dataset"),
-            )
-            self._journal.remove(name)
-        for path in Path("/dev/shm").glob(f"{instance}-*"):
-            if path.lstat().st_uid != os.geteuid():
-                continue
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                shared_memory.unlink(f"/{path.name}")
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -103,6 +90,7 @@ class Daemon:
         """Serve until a signal asks to stop; then drain. Raises OmewdError if it can't start."""
         try:
             self._catch_signals()
+            self._recovery.run()
             self._supervisor.start(self._lifecycle.writer_said, self._lifecycle.writer_died)
             self._await_first_writer()
             config = self._config
@@ -158,7 +146,7 @@ class Daemon:
                 self._next_notify_ns = 0
                 self._lifecycle.stop_all(now)
             elif number == signal.SIGINT:
-                log.warning("second interrupt: giving up what is not on disk yet")
+                log.warning("second interrupt: leaving what is not on disk to the next daemon")
                 self._drain_deadline_ns = now
 
     def _finished(self) -> bool:
@@ -176,8 +164,10 @@ class Daemon:
             return False
         for holding in self._streams.open.values():
             stream = holding.stream
-            log.error("given up: not drained in time", stream=stream.spec.name, in_flight=stream.in_flight)
-            stream.fail(stream_failed(f"the daemon was stopped with {stream.in_flight} frames not on disk"), now)
+            what = "given up" if self._config.ephemeral else "its ring is kept, and the next daemon goes on with it"
+            log.error(f"not drained in time: {what}", stream=stream.spec.name, in_flight=stream.in_flight)
+            if self._config.ephemeral:
+                stream.fail(stream_failed(f"the daemon was stopped with {stream.in_flight} frames not on disk"), now)
             self._exit_status = EXIT_INCOMPLETE
         return True
 
@@ -187,7 +177,10 @@ class Daemon:
         self._supervisor.close()
         for holding in list(self._streams.open.values()):
             self._loop.forget(holding.to_daemon)
-            self._streams.release(holding)
+            if self._config.ephemeral:
+                self._streams.release(holding)
+            else:
+                self._streams.leave(holding)
         signal.set_wakeup_fd(-1)
         self._signals.close()
         self._signal_sink.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -91,8 +92,11 @@ def _memory_info(field: str) -> int:
 
 
 def reopen(name: str) -> int:
-    """A second, independent descriptor of a segment: locks taken through it are its own."""
-    fd: int = posix_ipc.SharedMemory(name).fd
+    """A second, independent descriptor of a segment: locks taken through it are its own. Raises OSError."""
+    try:
+        fd: int = posix_ipc.SharedMemory(name).fd
+    except posix_ipc.ExistentialError as error:
+        raise FileNotFoundError(errno.ENOENT, "there is no shared memory of that name", name) from error
     os.set_inheritable(fd, False)
     return fd
 

@@ -11,6 +11,7 @@ taken, the units that are there get written. FINALIZING: true shape and metadata
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,13 +20,14 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from omewd.control.faultpoints import point
 from omewd.control.jobs import Job
-from omewd.errors import OmewdError
+from omewd.errors import OmewdError, stream_failed
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
 from omewd.model.waits import Histogram, RecentWaits, Waits, summary
-from omewd.ring.layout import Geometry
-from omewd.ring.ring import DaemonRing
+from omewd.ring.daemon_ring import DaemonRing
+from omewd.ring.layout import STATE_FAILED, STATE_OPEN, Geometry
 
 _RUNS_IN_STATUS = 50
 # Small units go to a writer several at once: 16 files of 128 KiB are 2 MiB, and a disk likes more in flight.
@@ -33,6 +35,7 @@ _BATCH_BYTES = 16 << 20
 _BATCH_UNITS = 64
 # What keeps a job within a message; a unit with more changes than this has the last kind to its end.
 _KINDS_IN_JOB = 500
+_LOSS = re.compile(r"; (all \d+ received frames are written|\d+ of \d+ received frames are missing: .*)$")
 
 
 class State(StrEnum):
@@ -48,7 +51,7 @@ class State(StrEnum):
 class Stream:
     """``settled``: nothing more will happen to it, the last metadata is written (or could not be).
 
-    ``was_active``: its dataset was made.
+    ``was_active``: its dataset was made. ``paused``: why no new jobs are given out, until one that waits has succeeded.
     """
 
     id: int
@@ -75,12 +78,37 @@ class Stream:
     stored_bytes: int = 0
     lost: tuple[tuple[int, int], ...] = ()
     retries: int = 0
+    paused: OmewdError | None = None
+    disk_free_bytes: int | None = None
     waits: RecentWaits = field(default_factory=RecentWaits)
 
     next_unit: int = 0
     incomplete_unit: int = 0
     done_below: int = 0
-    done: set[int] = field(default_factory=set)
+    done: dict[int, int] = field(default_factory=dict)
+    _stored_below: int = 0
+
+    def resume(self, ring: DaemonRing, now_ns: int) -> None:
+        """Go on where another daemon was; ``ring`` has been resumed."""
+        progress = ring.progress
+        self.ring = ring
+        self.was_active = True
+        self.next_unit = self.done_below = progress.units
+        self.received = progress.frames
+        self.gaps = {"skipped": progress.skipped, "dropped": progress.dropped}
+        self.written = progress.frames - progress.skipped - progress.dropped
+        self.stored_bytes = self._stored_below = progress.stored_bytes
+        self.producer_pid = ring.producer or None
+        self.state = State.ACTIVE if ring.state == STATE_OPEN else State.DRAINING
+        self.incomplete_unit = self.plan.units_complete(self.received)
+        self._count(now_ns)
+        if self.state is State.DRAINING:
+            self.incomplete_unit = self.plan.units_with(self.received)
+            self.ended_by = "all frames received" if self.received == self.plan.frames_total else "it was stopped"
+        if ring.state == STATE_FAILED:
+            self.state = State.FAILED
+            self.error = ring.failure or stream_failed("it failed, and the reason was lost with the last daemon")
+            self.ended_by = "failure"
 
     # -- frames in ------------------------------------------------------------------------------
 
@@ -119,6 +147,7 @@ class Stream:
             return
         assert self.ring is not None
         self.ring.stop()
+        point("daemon: ring stopped")
         self._count(now_ns)
         self.incomplete_unit = self.plan.units_with(self.received)  # the last ones may stay short
         self.state = State.DRAINING
@@ -151,7 +180,7 @@ class Stream:
         One unit; of small ones this writer's share of what is ready, so that they share the disk's latency.
         """
         ready = self.incomplete_unit - self.next_unit
-        if self.state not in (State.ACTIVE, State.DRAINING) or ready <= 0:
+        if self.state not in (State.ACTIVE, State.DRAINING) or ready <= 0 or self.paused is not None:
             return None
         assert self.ring is not None
         units = max(1, min(ready // writers, _BATCH_BYTES // self.unit_bytes(), _BATCH_UNITS))
@@ -178,11 +207,18 @@ class Stream:
         assert self.ring is not None
         self.written += frames
         self.stored_bytes += stored_bytes
-        self.done.update(range(job.unit, job.unit + job.units))
+        # A job's bytes stand by its last unit: it counts as a whole once that is done.
+        self.done.update(dict.fromkeys(range(job.unit, job.unit + job.units), 0))
+        self.done[job.unit + job.units - 1] = stored_bytes
         while self.done_below in self.done:
-            self.done.remove(self.done_below)
+            self._stored_below += self.done.pop(self.done_below)
             self.done_below += 1
-        return self.ring.release_below(self.safe_below, durable=self.spec.durability == "fsync")
+        return self.ring.release_below(
+            self.safe_below,
+            durable=self.spec.durability == "fsync",
+            units=self.done_below,
+            stored_bytes=self._stored_below,
+        )
 
     def note_waits(self, packed: dict[str, Any], done_ns: int, now_ns: int) -> None:
         """Take in where a job's frames have waited; the job was done at ``done_ns``."""
@@ -226,11 +262,12 @@ class Stream:
         assert self.error is not None
         self.find_lost()
         count = sum(n for _, n in self.lost)
-        text = f"{self.error.message}; all {self.received} received frames are written"
+        reason = _LOSS.sub("", self.error.message)  # a daemon before this one may have said so already
+        text = f"{reason}; all {self.received} received frames are written"
         if count:
             runs = ", ".join(f"{first}-{first + n - 1}" if n > 1 else str(first) for first, n in self.lost[:10])
             more = ", …" if len(self.lost) > 10 else ""
-            text = f"{self.error.message}; {count} of {self.received} received frames are missing: {runs}{more}"
+            text = f"{reason}; {count} of {self.received} received frames are missing: {runs}{more}"
         self.error = OmewdError(self.error.code, text, self.error.remedy)
         self.ring.fail(self.error)
 
@@ -281,6 +318,8 @@ class Stream:
                 "written_bytes": written_bytes,
                 "stored_bytes": self.stored_bytes,
             },
+            "paused": self.paused.to_dict() if self.paused else None,
+            "disk": {"free_bytes": self.disk_free_bytes, "lasts_s": self._disk_lasts_s(seconds)},
             "waits": summary(self.waits.all),
             "recent_waits": summary(self.waits.recent(now_ns)),
             "retries": self.retries,
@@ -288,6 +327,12 @@ class Stream:
             "ended_by": self.ended_by,
             "error": self.error.to_dict() if self.error else None,
         }
+
+    def _disk_lasts_s(self, seconds: float) -> float | None:
+        """How long the disk lasts at the rate of this stream so far."""
+        if self.disk_free_bytes is None or not self.stored_bytes or seconds <= 0:
+            return None
+        return round(self.disk_free_bytes / (self.stored_bytes / seconds), 1)
 
 
 def _product(numbers: tuple[int, ...]) -> int:

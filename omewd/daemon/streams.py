@@ -11,18 +11,20 @@ from typing import Any
 
 import structlog
 
+from omewd.control.faultpoints import point
 from omewd.control.jobs import Job
+from omewd.control.messages import close_all
 from omewd.daemon import shared_memory
 from omewd.daemon.config import RING_TARGET_BYTES, WRITER_COPIES, ServeConfig
-from omewd.daemon.journal import Journal
+from omewd.daemon.journal import ACTIVE, STARTING, Journal, boot_id
 from omewd.daemon.server import Peer
 from omewd.daemon.stream import Stream
 from omewd.errors import OmewdError
 from omewd.model.plan import Budget, Plan, choose_capacity
 from omewd.model.spec import StreamSpec
+from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import PAGE, Geometry, slot_header_stride, slot_stride
-from omewd.ring.ring import DaemonRing
-from omewd.ring.segment import PRODUCER_BYTE, Segment, try_lock
+from omewd.ring.segment import PRODUCER_BYTE, Segment, is_locked, try_lock
 
 log = structlog.get_logger("streams")
 
@@ -170,18 +172,17 @@ class Streams:
     def _hold(self, stream: Stream) -> Holding:
         """Make what an open stream holds, all of it or nothing."""
         name = f"/{self._instance}-{stream.id}-{stream.spec.name}"
-        flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
         with contextlib.ExitStack() as undo:
             try:
                 descriptor = shared_memory.create(name, stream.geometry)
                 undo.callback(shared_memory.unlink, name)
                 undo.callback(os.close, descriptor)
-                to_daemon = os.eventfd(0, flags)
-                undo.callback(os.close, to_daemon)
-                to_producer = os.eventfd(0, flags)
-                undo.callback(os.close, to_producer)
-                entry = {"spec": stream.spec.model_dump(mode="json"), "dataset": str(stream.dataset)}
-                self._journal.write(stream.spec.name, {**entry, "shared_memory": name})
+                bells = doorbells()
+                undo.callback(close_all, list(bells))
+                holding = Holding(stream, name, descriptor, *bells)
+                point("daemon: ring made")
+                self._write_journal(holding, STARTING)
+                point("daemon: journal written")
             except OSError as error:
                 raise OmewdError(
                     "no_resources",
@@ -189,7 +190,43 @@ class Streams:
                     "See the limit of open files and the state directory of the daemon",
                 ) from error
             undo.pop_all()
-        return Holding(stream, name, descriptor, to_daemon, to_producer)
+        return holding
+
+    def note_active(self, holding: Holding) -> None:
+        """Put on record that a stream takes frames; raises OmewdError ``no_resources`` if that can't be."""
+        try:
+            self._write_journal(holding, ACTIVE)
+        except OSError as error:
+            raise OmewdError(
+                "no_resources",
+                f"the journal can't be written: {error.strerror or error}",
+                "See the state directory of the daemon",
+            ) from error
+
+    def _write_journal(self, holding: Holding, phase: str) -> None:
+        stream = holding.stream
+        entry = {
+            "phase": phase,
+            "boot": boot_id(),
+            "id": stream.id,
+            "epoch": stream.geometry.epoch,
+            "spec": stream.spec.model_dump(mode="json"),
+            "dataset": str(stream.dataset),
+            "root": str(stream.root),
+            "place": str(holding.place) if holding.place else None,
+            "backend": stream.backend,
+            "leftovers": holding.leftovers,
+            "shared_memory": holding.shared_memory,
+        }
+        self._journal.write(stream.spec.name, entry)
+
+    def adopt(self, holding: Holding) -> None:
+        """Add a stream that another daemon had open."""
+        self.open[holding.stream.id] = holding
+
+    def count_from(self, number: int) -> None:
+        """Give no id again up to a number: a new ring must not get the name of an old one."""
+        self._last_id = max(self._last_id, number)
 
     def _capacity(self, spec: StreamSpec, plan: Plan) -> int:
         slot_bytes = slot_stride(spec.frame_bytes) + slot_header_stride(spec.frame_bytes)
@@ -245,6 +282,7 @@ class Streams:
         holding.segment = Segment(os.dup(holding.descriptor), geometry, writable=True)
         holding.stream.ring = DaemonRing(holding.segment)
         holding.stream.ring.format()
+        point("daemon: ring formatted")
         return True
 
     def attach(self, holding: Holding, peer: Peer) -> int:
@@ -260,21 +298,43 @@ class Streams:
                 f"stream {holding.stream.spec.name!r} has a producer already (process {holding.stream.producer_pid})",
                 "A stream takes one camera; start another stream for another camera",
             )
+        self._note_producer(holding, peer)
+        return descriptor
+
+    def reattach(self, holding: Holding, peer: Peer) -> None:
+        """A producer that has been there before the daemon was started again; raises OmewdError ``producer_exists``."""
+        ring = holding.stream.ring
+        if ring is None or holding.producer is not None or ring.producer != peer.pid:
+            raise OmewdError("producer_exists", f"process {peer.pid} is not the producer of this stream")
+        self._note_producer(holding, peer)
+
+    @staticmethod
+    def _note_producer(holding: Holding, peer: Peer) -> None:
         holding.producer = peer
         holding.stream.producer_pid = peer.pid
+        if holding.stream.ring is not None:
+            holding.stream.ring.producer = peer.pid
         peer.attached = holding.stream.id
-        return descriptor
+
+    @staticmethod
+    def producer_lives(holding: Holding) -> bool:
+        """Whether a producer of before this daemon is still there: it holds a lock on its ring."""
+        return is_locked(holding.descriptor, PRODUCER_BYTE)
+
+    def leave(self, holding: Holding) -> None:
+        """Let go of an open stream, but leave its ring and its journal to the next daemon."""
+        del self.open[holding.stream.id]
+        holding.stream.ring = None
+        if holding.segment is not None:
+            holding.segment.close()
+        close_all([holding.descriptor, holding.to_daemon, holding.to_producer])
 
     def discard(self, holding: Holding) -> None:
         """Let go of all that an open stream holds, and forget it."""
         stream = holding.stream
-        del self.open[stream.id]
-        stream.ring = None
-        if holding.segment is not None:
-            holding.segment.close()
+        self.leave(holding)
         shared_memory.unlink(holding.shared_memory)
-        for descriptor in (holding.descriptor, holding.to_daemon, holding.to_producer):
-            os.close(descriptor)
+        point("daemon: ring removed")
         try:
             self._journal.remove(stream.spec.name)
         except OSError as error:
@@ -291,6 +351,16 @@ class Streams:
             del self.ended[next(iter(self.ended))]
 
 
+def doorbells() -> tuple[int, int]:
+    flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
+    to_daemon = os.eventfd(0, flags)
+    try:
+        return to_daemon, os.eventfd(0, flags)
+    except OSError:
+        os.close(to_daemon)
+        raise
+
+
 def _refuse_overlap(dataset: Path, other: Path, holding: Holding) -> None:
     if dataset.is_relative_to(other) or other.is_relative_to(dataset):
         raise OmewdError(
@@ -298,6 +368,16 @@ def _refuse_overlap(dataset: Path, other: Path, holding: Holding) -> None:
             f"{dataset} overlaps {other}, which the open stream {holding.stream.spec.name!r} writes",
             "Choose another output",
         )
+
+
+def check_job(stream: Stream, number: int) -> Job:
+    spec = stream.spec.model_dump(mode="json")
+    root, dataset = str(stream.root), str(stream.dataset)
+    return Job(id=number, stream=stream.id, kind="check", root=root, dataset=dataset, spec=spec)
+
+
+def undo_job(stream: Stream, number: int) -> Job:
+    return Job(id=number, stream=stream.id, kind="undo", dataset=str(stream.dataset), epoch=stream.geometry.epoch)
 
 
 def finalize_job(stream: Stream, number: int) -> Job:

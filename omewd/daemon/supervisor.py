@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import structlog
 
 from omewd.control.jobs import Job
 from omewd.control.messages import Message, receive, send
+from omewd.daemon.fence import hold
 from omewd.daemon.loop import Loop
 from omewd.errors import OmewdError
 
@@ -39,6 +40,16 @@ _ALLOCATOR = {
 }
 
 
+@contextlib.contextmanager
+def _held(lock: Path) -> Iterator[int]:
+    """A descriptor with the writers' lock, to be passed on."""
+    descriptor = hold(lock)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 @dataclass
 class Writer:
     """One writer process. ``streams``: the ids of the streams it has been told of."""
@@ -55,9 +66,13 @@ class Writer:
 
 
 class Supervisor:
-    """The pool of writers. ``scratch``: a folder in memory, in which each writer gets a folder of its own."""
+    """The pool of writers. ``scratch``: a folder in memory, in which each writer gets a folder of its own.
 
-    def __init__(self, loop: Loop, *, writers: int, scratch: Path, start_timeout_s: float) -> None:
+    ``lock``: the file that each holds a lock on while it lives.
+    """
+
+    def __init__(self, loop: Loop, *, writers: int, scratch: Path, lock: Path, start_timeout_s: float) -> None:
+        self._lock = lock
         self._loop = loop
         self._wanted = writers
         self._threads = max(1, len(os.sched_getaffinity(0)) // writers)
@@ -117,10 +132,10 @@ class Supervisor:
         environment = {**os.environ, **_ALLOCATOR, **caps}
         environment.pop("NOTIFY_SOCKET", None)
         try:
-            with theirs:
+            with theirs, _held(self._lock) as held:
                 process = subprocess.Popen(
                     command,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[theirs.fileno(), held],
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,

@@ -17,6 +17,8 @@ Backend = Literal["auto", "tensorstore", "zarr-python", "zarrs-python", "acquire
 Compression = Literal["blosc-lz4", "blosc-zstd", "zstd"]
 Backpressure = Literal["block", "drop", "fail"]
 Durability = Literal["fsync", "none"]
+ProducerLoss = Literal["finalize", "wait"]
+DiskFull = Literal["wait", "fail"]
 
 MAX_FRAME_BYTES = 2**34
 _COMPLAINT_LENGTH = 2000
@@ -60,6 +62,8 @@ class StreamSpec(BaseModel):
     compression: Annotated[Compression | None, BeforeValidator(lambda v: None if v == "none" else v)] = None
     backpressure: Backpressure = "block"
     durability: Durability = "fsync"
+    on_producer_loss: ProducerLoss = "finalize"
+    on_disk_full: DiskFull = "wait"
     overwrite: bool = False
     ring_slots: Annotated[int, Field(ge=1, le=2**24)] | None = None
 

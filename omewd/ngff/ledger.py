@@ -5,6 +5,7 @@ It is the file ``omewd/ledger.jsonl`` in the dataset, one JSON object a line, in
     {"frame": 17, "wall_ns": 1700000000000000000, "monotonic_ns": 123, "metadata": {…}}   written
     {"frame": 18, "count": 3, "gap": "skipped"}                 no frame at 18, 19, 20: reads as fill value
     {"frame": 21, "count": 1, "gap": "dropped"}
+    {"frame": 22, "count": 2, "gap": "lost"}                    was written, and ``omewd repair`` found it gone
 
 A frame index is the frame's number in acquisition order, from 0. A write unit's lines are appended at
 once, after its pixels are in place. A unit that is written again after a crash appends its lines again:
@@ -43,7 +44,7 @@ def _checked(metadata: bytes) -> str:
 
 
 def gap_line(frame: int, count: int, kind: str) -> str:
-    """The line of ``count`` frame indexes without a frame, from ``frame`` on; kind "skipped" or "dropped"."""
+    """The line of ``count`` frame indexes without a frame, from ``frame`` on; kind "skipped", "dropped" or "lost"."""
     return f'{{"frame":{frame},"count":{count},"gap":"{kind}"}}\n'
 
 
@@ -87,7 +88,7 @@ def summary_json(
 
 
 UNACCOUNTED, WRITTEN, SKIPPED, DROPPED = range(4)
-_GAP_STATUS = {"skipped": SKIPPED, "dropped": DROPPED}
+_GAP_STATUS = {"skipped": SKIPPED, "dropped": DROPPED, "lost": UNACCOUNTED}
 
 
 @dataclass

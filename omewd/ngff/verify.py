@@ -28,7 +28,11 @@ _EXPECTED_FILES = {
 
 @dataclass
 class Report:
-    """What was read, and what is wrong with it: one line for each problem."""
+    """What was read, and what is wrong with it: one line for each problem.
+
+    ``bad_units``: write units with files that are missing, empty or can't be decoded; ``strays``: files that do not
+    belong there.
+    """
 
     dataset: Path
     frames: int = 0
@@ -37,6 +41,8 @@ class Report:
     keys: int = 0
     read_bytes: int = 0
     problems: list[str] = field(default_factory=list)
+    bad_units: list[int] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return {**self.__dict__, "dataset": str(self.dataset)}
@@ -50,7 +56,7 @@ def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
     the shard index's CRC-32C), gaps read as the fill value, and no other file is there.
     Raises OmewdError ``not_a_dataset`` if it is none of omewd's.
     """
-    totals, spec = _totals(dataset)
+    totals, spec = totals_of(dataset)
     report = Report(dataset, frames=totals["received"])
     try:
         validate_zarr_store(str(dataset))
@@ -62,7 +68,7 @@ def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
     return report
 
 
-def _totals(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
+def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
     path = dataset / ledger.FOLDER / "zarr.json"
     try:
         totals = json.loads(path.read_text())["attributes"]["omewd"]
@@ -121,12 +127,13 @@ def _check_pixels(
         if is_written.any():
             keys = list(_keys(spec, plan, unit))
             expected_keys.update(keys)
-            if _check_files(dataset, keys, report):
-                _check_unit(array, plan, unit, is_written, report)
+            if not _check_files(dataset, keys, report) or not _check_unit(array, plan, unit, is_written, report):
+                report.bad_units.append(unit)
         if progress is not None:
             progress(unit + 1, total)
     found = {str(path.relative_to(dataset)) for path in dataset.rglob("*") if path.is_file()}
     for stray in sorted(found - expected_keys - _EXPECTED_FILES):
+        report.strays.append(stray)
         report.problems.append(f"{stray} does not belong there")
 
 
@@ -154,18 +161,20 @@ def _check_files(dataset: Path, keys: list[str], report: Report) -> bool:
     return complete
 
 
-def _check_unit(array: Any, plan: Plan, unit: int, is_written: np.ndarray[Any, Any], report: Report) -> None:
+def _check_unit(array: Any, plan: Plan, unit: int, is_written: np.ndarray[Any, Any], report: Report) -> bool:
+    """Whether a unit decodes."""
     origin, size = plan.origin(unit), plan.size(unit)
     region = tuple(slice(origin[i], min(origin[i] + size[i], array.shape[axis])) for axis, i in enumerate(plan.order))
     try:
         pixels = np.asarray(array[region].read().result()) if region else np.asarray(array.read().result())
     except (ValueError, OSError) as error:
         report.problems.append(f"write unit {unit} does not decode: {str(error).splitlines()[0][:300]}")
-        return
+        return False
     for place in np.argwhere(~is_written):
         inside = tuple(int(i) for i in place)
         if all(i < n for i, n in zip(inside, pixels.shape, strict=False)) and pixels[inside].any():
             report.problems.append(f"write unit {unit} holds pixels at {inside}, where no frame was written")
+    return True
 
 
 def _runs(numbers: list[int], most: int = 10) -> str:

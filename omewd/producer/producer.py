@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -14,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from omewd.control.connection import Connection
+from omewd.control.faultpoints import point
 from omewd.control.messages import close_all
 from omewd.errors import OmewdError, ring_full, stream_failed, stream_stopped
+from omewd.producer.link import Link
 from omewd.ring import pixels
 from omewd.ring.layout import GAP_DROPPED, GAP_SKIPPED, STATE_DONE, STATE_FAILED, STATE_OPEN, UNSET
 from omewd.ring.ring import ProducerRing
@@ -25,8 +26,8 @@ Frame = np.ndarray[Any, Any]
 
 # The doorbell wakes a waiting producer at once; this is how long a lost ring can cost.
 _LOOK_AGAIN_MS = 100
-# The daemon stores "final" microseconds after "stopped"; only its death in between makes this matter.
-_FINAL_TIMEOUT_S = 5.0
+# How long to wait for a daemon to come back where there is nothing else to do.
+_DAEMON_RETURNS_S = 60.0
 # Each write unit of gaps is put on record: more at once is a mistake of the program.
 _MAX_SKIP = 1_000_000
 
@@ -54,7 +55,7 @@ def connect(name: str, *, socket: str | os.PathLike[str] | None = None) -> Produ
         close_all([to_daemon, to_producer])
         connection.close()
         raise
-    return Producer(segment, connection, to_daemon, to_producer, stream_id=status["id"])
+    return Producer(segment, Link(connection, to_daemon, to_producer, segment.geometry, stream_id=status["id"]))
 
 
 class Slot:
@@ -77,14 +78,9 @@ class Producer:
     As a context manager it waits on leaving until the dataset is complete on disk.
     """
 
-    def __init__(
-        self, segment: Segment, connection: Connection, to_daemon: int, to_producer: int, *, stream_id: int
-    ) -> None:
-        self._stream_id = stream_id
+    def __init__(self, segment: Segment, link: Link) -> None:
         self._segment = segment
-        self._connection = connection
-        self._to_daemon = to_daemon
-        self._to_producer = to_producer
+        self._link = link
         self._ring = ProducerRing(segment)
         self._slots = pixels.slots(segment)
         self._geometry = segment.geometry
@@ -93,9 +89,6 @@ class Producer:
         self._last_durable = 0
         self._scratch: Frame | None = None
         self._closed = False
-        self._poll = select.poll()
-        self._poll.register(to_producer, select.POLLIN)
-        self._poll.register(connection.fileno(), select.POLLIN)
         self.name = segment.geometry.name
         self.shape: tuple[int, int] = (segment.geometry.height, segment.geometry.width)
         self.dtype = np.dtype(segment.geometry.dtype)
@@ -113,7 +106,8 @@ class Producer:
         room (policy ``block``), None for ever.
 
         Raises before anything is published: OmewdError ``bad_frame``, ``bad_metadata``; RingFullError;
-        StreamStoppedError; StreamFailedError; ``daemon_gone``.
+        StreamStoppedError; StreamFailedError. A daemon that is killed is no error: the frames go into the ring, and the
+        next daemon finds them; a full ring waits for it.
         """
         if type(frame) is not np.ndarray:
             frame = np.asarray(frame)
@@ -158,7 +152,7 @@ class Producer:
         self._check_open(frames)
         self._ring.add_gap(frames, GAP_SKIPPED)
         if self._ring.wants_doorbell:
-            self._ring_doorbell()
+            self._link.ring()
 
     @property
     def durable(self) -> int:
@@ -191,8 +185,22 @@ class Producer:
             )
         if self._ring.state != STATE_OPEN:
             raise self._ended()
-        if self._connection.is_gone:
-            raise self._daemon_gone()
+        if self._link.is_gone:
+            self._reconnect()
+
+    def _reconnect(self) -> bool:
+        """Look for the daemon after it has gone; raises what the stream's end is if it does not go on with it.
+
+        Until it is there again frames go into the ring as before; it finds them there.
+        """
+        try:
+            return self._link.reconnect()
+        except OmewdError as error:
+            if self._ring.state == STATE_OPEN:
+                raise
+            if self._closed:  # it came to its end meanwhile, and that is what close() waits for
+                return False
+            raise self._ended() from error
 
     def _room(self, frames: int, timeout: float | None) -> bool:
         """Whether there is room for a frame, waiting for it by the policy; False: it was dropped."""
@@ -200,7 +208,7 @@ class Producer:
         self._waited_ns = 0
         if self._ring.has_room:
             return True
-        self._ring_doorbell()
+        self._link.ring()
         policy = self._geometry.backpressure
         if policy == "drop":
             self._ring.add_gap(1, GAP_DROPPED)
@@ -227,36 +235,34 @@ class Producer:
                         "See omewd status; the disk may be stalled",
                     )
                 wait_ms = _LOOK_AGAIN_MS if timeout is None else min(_LOOK_AGAIN_MS, max(1, int(timeout * 1000)))
-                for descriptor, _ in self._poll.poll(wait_ms):
-                    if descriptor == self._to_producer:
-                        with contextlib.suppress(BlockingIOError):
-                            os.eventfd_read(self._to_producer)
-                if self._connection.is_gone and not self._ring.has_room:
-                    raise self._daemon_gone()
+                self._link.wait(wait_ms)
+                if self._link.is_gone:
+                    self._reconnect()
         finally:
             self._ring.wait_for_room(False)
             self._waited_ns = time.monotonic_ns() - started_ns
 
     def _publish(self, metadata: bytes) -> int:
         sequence = self._ring.published
+        point("producer: filled")
         frame = self._ring.publish(time.monotonic_ns(), time.time_ns(), metadata, self._waited_ns)
+        point("producer: published")
         if self._ring.wants_doorbell:
-            self._ring_doorbell()
+            self._link.ring()
         if self._ring.state != STATE_OPEN:
             self._check_taken(sequence)
         return frame
 
     def _check_taken(self, sequence: int) -> None:
         """The stream was stopped while a frame was on its way: raise unless the daemon has counted it."""
-        deadline = time.monotonic() + _FINAL_TIMEOUT_S
-        while self._ring.final_published == UNSET and time.monotonic() < deadline:
+        # The daemon stores this microseconds after it has stopped the stream, or another one does if it died then.
+        deadline = time.monotonic() + _DAEMON_RETURNS_S
+        while self._ring.final_published == UNSET:
+            if time.monotonic() > deadline:
+                raise self._daemon_gone()
             time.sleep(0.0005)
         if self._ring.state == STATE_FAILED or sequence >= self._ring.final_published:
             raise self._ended()
-
-    def _ring_doorbell(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_write(self._to_daemon, 1)
 
     def _encode(self, metadata: Mapping[str, Any]) -> bytes:
         try:
@@ -286,8 +292,9 @@ class Producer:
     def _daemon_gone(self) -> OmewdError:
         return OmewdError(
             "daemon_gone",
-            f"the daemon of stream {self.name!r} is gone; frames up to index {self._ring.durable} are on disk",
-            "Look at the daemon's log, start it again, and start a new stream",
+            f"the daemon of stream {self.name!r} is gone; frames below index {self._ring.durable} are on disk, "
+            f"those up to {self._ring.next_frame} in shared memory",
+            "Start it again before this machine is restarted: it writes them",
         )
 
     # -- ending --------------------------------------------------------------------------------
@@ -295,40 +302,58 @@ class Producer:
     def close(self, *, wait: bool = True, timeout: float | None = None) -> dict[str, Any]:
         """End the stream: no more frames; returns its last status. May be called again.
 
-        With ``wait``, until the dataset is complete on disk (``timeout`` in seconds, None for ever).
+        With ``wait``, until the dataset is complete on disk (``timeout`` in seconds, None for ever). A daemon that
+        has gone is waited for, up to ``timeout`` or a minute: what it had not written is in shared memory, and is
+        written when it is started again.
         Raises StreamFailedError if it failed; OmewdError ``timeout``, ``daemon_gone``.
         """
         if self._closed:
             return {}
         self._closed = True
+        deadline = None if timeout is None else time.monotonic() + max(timeout, 0.001)
         try:
-            if self._connection.is_gone:
-                raise self._daemon_gone()
-            status, _ = self._connection.request("finish")
-            if wait:
-                limit = None if timeout is None else max(timeout, 0.001)
-                status, _ = self._connection.request("wait", name=self.name, id=self._stream_id, timeout=limit)
-            return status
+            while True:
+                try:
+                    return self._finish(wait=wait, deadline=deadline)
+                except OmewdError as error:
+                    if error.code not in ("unreachable", "no_daemon", "unknown_stream"):
+                        raise
+                    if (status := self._end_in_ring()) is not None:
+                        return status
+                    self._await_daemon(deadline)
         except TimeoutError as error:
             raise OmewdError("timeout", f"stream {self.name!r} was not done after {timeout} s") from error
-        except OmewdError as error:
-            if error.code not in ("unreachable", "daemon_gone", "unknown_stream"):
-                raise
-            if self._ring.state == STATE_DONE:  # it was complete before the daemon went, or forgot it
-                return {"name": self.name, "state": "DONE"}
-            if self._ring.state == STATE_FAILED:
-                raise self._ended() from error
-            raise self._daemon_gone() from error
         finally:
             self._let_go()
+
+    def _finish(self, *, wait: bool, deadline: float | None) -> dict[str, Any]:
+        """Ask the daemon to end the stream, and wait for that."""
+        status = self._link.request("finish")
+        if wait:
+            left_s = None if deadline is None else max(deadline - time.monotonic(), 0.001)
+            status = self._link.request("wait", timeout=left_s)
+        return status
+
+    def _end_in_ring(self) -> dict[str, Any] | None:
+        """The stream was complete, or had failed, before the daemon went or forgot it: the ring says so."""
+        if self._ring.state == STATE_FAILED:
+            raise self._ended()
+        return {"name": self.name, "state": "DONE"} if self._ring.state == STATE_DONE else None
+
+    def _await_daemon(self, deadline: float | None) -> None:
+        """Until a daemon has taken the stream over, or ended it; raises OmewdError ``daemon_gone`` if none does."""
+        limit = time.monotonic() + _DAEMON_RETURNS_S if deadline is None else deadline
+        while self._ring.state not in (STATE_DONE, STATE_FAILED) and not self._reconnect():
+            if time.monotonic() > limit:
+                raise self._daemon_gone()
+            time.sleep(0.02)
 
     def _let_go(self) -> None:
         self._last_durable = self._ring.durable
         self._ring.release()
         del self._slots
         self._segment.close()
-        self._connection.close()
-        close_all([self._to_daemon, self._to_producer])
+        self._link.close()
 
     def __enter__(self) -> Producer:
         return self

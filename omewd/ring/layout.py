@@ -5,7 +5,8 @@
     1024   ├───────────────────────────────────────────────────────────────┤
            │ producer's cursors: published, frontier, gap kinds, waiting   │ stored by the producer only
     1536   ├───────────────────────────────────────────────────────────────┤
-           │ daemon's cursors: released, durable, state, final, doorbell   │ stored by the daemon only
+           │ daemon's cursors: released, durable, state, final, doorbell,  │ stored by the daemon only
+           │   producer; then two records of its progress, in turn         │
     2048   ├───────────────────────────────────────────────────────────────┤
            │ failure: length, then the error as JSON                       │ daemon, before it sets FAILED
     4096   ├───────────────────────────────────────────────────────────────┤
@@ -49,6 +50,10 @@ STATE = RELEASED + 2  # one of the states below
 FINAL_PUBLISHED = RELEASED + 3  # sequences from here on were not taken; UNSET until the stream is stopped
 DOORBELL_AT = RELEASED + 4  # the producer rings once its frontier gets here
 GAP_KINDS_READ = RELEASED + 5  # entries of the gap-kind table that the daemon is done with
+FINAL_FRONTIER = RELEASED + 6  # the frontier when the stream was stopped; stored before FINAL_PUBLISHED
+PRODUCER = RELEASED + 7  # process id of the producer that is attached, 0 for none
+# Two records, written in turn, so that one is whole whenever the daemon dies: what a new daemon can't see in the slots.
+PROGRESS = (RELEASED + 16, RELEASED + 32)
 
 FAILURE = 2048  # u64 length, then JSON
 FAILURE_MAX_BYTES = 2000
@@ -60,6 +65,10 @@ SLOT_HEADERS = 8192
 # Words of a slot header.
 FRAME_INDEX, MONOTONIC_NS, WALL_NS, METADATA_BYTES, WAITED_NS = range(5)
 METADATA = 64  # bytes from the start of a slot header to its metadata
+
+# Words of a progress record; the last is a checksum of those before it.
+PROGRESS_UNITS, PROGRESS_FRAMES, PROGRESS_RELEASED, PROGRESS_SKIPPED, PROGRESS_DROPPED, PROGRESS_STORED = range(6)
+PROGRESS_WORDS = 7
 
 UNSET = 2**64 - 1
 

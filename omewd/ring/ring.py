@@ -1,4 +1,4 @@
-"""The two ends of a ring: what the producer stores and reads, and what the daemon stores and reads.
+"""The producer's end of a ring; the daemon's is in :mod:`omewd.ring.daemon_ring`.
 
 Nothing here waits or makes a system call. See :mod:`omewd.ring.layout` for the picture.
 
@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 
 from omewd.errors import OmewdError
-from omewd.model.dtypes import MAX_FRAMES
 from omewd.ring import layout
 from omewd.ring.layout import (
     DOORBELL_AT,
@@ -25,7 +23,6 @@ from omewd.ring.layout import (
     FRONTIER,
     GAP_KINDS,
     GAP_KINDS_READ,
-    GAP_SKIPPED,
     GAP_TABLE,
     GAP_TABLE_ENTRIES,
     METADATA,
@@ -36,15 +33,13 @@ from omewd.ring.layout import (
     RELEASED,
     SLOT_HEADERS,
     STATE,
-    UNSET,
     WAITED_NS,
     WALL_NS,
 )
 from omewd.ring.segment import Segment
-from omewd.ring.sequences import SequenceMap
 
 
-class _Fence:
+class Fence:
     """A full memory barrier: taking and releasing a lock is one (0.3 µs), and Python has no other."""
 
     def __init__(self) -> None:
@@ -63,7 +58,7 @@ class ProducerRing:
         self._words = segment.words
         self._memory = memoryview(segment.memory)
         self._capacity = self.geometry.capacity
-        self._fence = _Fence()
+        self._fence = Fence()
         self._header_words = self.geometry.slot_header_stride // 8
         self.published: int = self._words[PUBLISHED]
         # A predecessor may have died between the two stores of publish().
@@ -113,14 +108,7 @@ class ProducerRing:
     @property
     def failure(self) -> OmewdError | None:
         """The error the daemon left when it failed the stream; None also while it puts a later one in its place."""
-        length = self._words[layout.FAILURE // 8]
-        if not 0 < length <= layout.FAILURE_MAX_BYTES:
-            return None
-        start = layout.FAILURE + 8
-        try:
-            return OmewdError.from_dict(json.loads(bytes(self._memory[start : start + length])))
-        except ValueError:
-            return None
+        return read_failure(self._words, self._memory)
 
     def publish(self, monotonic_ns: int, wall_ns: int, metadata: bytes, waited_ns: int = 0) -> int:
         """Make the next slot visible as the next frame; returns its frame index.
@@ -173,148 +161,13 @@ class ProducerRing:
         self._memory.release()
 
 
-class DaemonRing:
-    """The daemon's end: takes note of what is published, gives slots back, stops and fails."""
-
-    def __init__(self, segment: Segment) -> None:
-        self.geometry = segment.geometry
-        self._segment = segment
-        self._words = segment.words
-        self._fence = _Fence()
-        self._header_words = self.geometry.slot_header_stride // 8
-        self.map = SequenceMap()
-        self.frontier = 0
-        self._kinds: list[tuple[int, int]] = []
-
-    def format(self) -> None:
-        """Write the first state of a new segment; the geometry is last, and makes it valid."""
-        words = self._words
-        words[FINAL_PUBLISHED] = UNSET
-        words[DOORBELL_AT] = 0
-        words[STATE] = layout.STATE_OPEN
-        head = self.geometry.pack()
-        self._segment.memory[: len(head)] = head
-
-    @property
-    def released(self) -> int:
-        return self._words[RELEASED]
-
-    @property
-    def durable(self) -> int:
-        return self._words[DURABLE]
-
-    @property
-    def producer_waits(self) -> bool:
-        return bool(self._words[PRODUCER_WAITS])
-
-    def _index_of(self, sequence: int) -> int:
-        header = SLOT_HEADERS // 8 + sequence % self.geometry.capacity * self._header_words
-        return self._words[header + FRAME_INDEX]
-
-    def poll(self) -> None:
-        """Take in what the producer has published or skipped since the last poll.
-
-        The frontier is read before ``published``: whatever is below it and in no slot is a gap for good.
-        Raises OmewdError ``bad_ring`` if the cursors break the ring's rule.
-        """
-        final = self._words[FINAL_PUBLISHED]
-        if final != UNSET:
-            return
-        frontier = self._words[FRONTIER]
-        published = self._words[PUBLISHED]
-        if frontier > MAX_FRAMES or not self.map.published <= published <= self.released + self.geometry.capacity:
-            raise OmewdError(
-                "bad_ring",
-                f"the ring's cursors are damaged: frontier {frontier}, published {published}, "
-                f"seen {self.map.published}, "
-                f"released {self.released}, capacity {self.geometry.capacity}",
-            )
-        self.map.update(published, self._index_of)
-        self.frontier = max(self.frontier, frontier, self.map.frontier)
-        self._read_gap_kinds()
-
-    def _read_gap_kinds(self) -> None:
-        read, written = self._words[GAP_KINDS_READ], self._words[GAP_KINDS]
-        if read == written:
-            return
-        if not 0 < written - read <= GAP_TABLE_ENTRIES:
-            raise OmewdError(
-                "bad_ring", f"the ring's gap kinds are damaged: {written} of them, {read} read, {GAP_TABLE_ENTRIES} fit"
-            )
-        for number in range(read, written):
-            entry = GAP_TABLE + number % GAP_TABLE_ENTRIES * 2
-            self._kinds.append((self._words[entry], self._words[entry + 1]))
-        self._words[GAP_KINDS_READ] = written
-
-    def gaps(self, start: int, stop: int) -> Iterator[tuple[int, int, str]]:
-        """Runs of gaps in [start, stop) as (first frame index, count, "skipped" or "dropped")."""
-        for first, count in self.map.gaps(start, stop):
-            end = first + count
-            while first < end:
-                kind, upto = self._kind_at(first)
-                run = min(end, upto) - first
-                yield first, run, layout.GAP_NAMES.get(kind, "skipped")
-                first += run
-
-    def _kind_at(self, frame: int) -> tuple[int, int]:
-        """The kind of a gap at a frame index, and the index at which the next kind begins."""
-        kind, upto = GAP_SKIPPED, UNSET
-        for first, candidate in reversed(self._kinds):
-            if first <= frame:
-                kind = candidate
-                break
-            upto = first
-        return kind, upto
-
-    def release_below(self, frame: int, *, durable: bool) -> bool:
-        """Give back the slots of all frames below ``frame``; returns whether any was."""
-        sequence = self.map.released_below(frame)
-        if durable:
-            self._words[DURABLE] = frame
-        if sequence <= self.released:
-            return False
-        self._words[RELEASED] = sequence
-        self._fence()
-        self.map.forget_below(sequence)
-        while len(self._kinds) > 1 and self._kinds[1][0] <= frame:
-            del self._kinds[0]
-        return True
-
-    def ring_at(self, frame: int) -> None:
-        """Ask the producer to ring once its frontier gets to ``frame``."""
-        self._words[DOORBELL_AT] = frame
-        self._fence()
-
-    def stop(self) -> None:
-        """Take no more frames: what is published by now counts, and nothing after it."""
-        if self._words[FINAL_PUBLISHED] != UNSET:
-            return
-        self._words[STATE] = layout.STATE_STOPPED
-        self._fence()
-        self.poll()
-        self._words[FINAL_PUBLISHED] = self.map.published
-
-    def finish(self) -> None:
-        """The dataset is complete: a producer can see it here even when the daemon has gone since."""
-        self._words[STATE] = layout.STATE_DONE
-
-    def fail(self, error: OmewdError) -> None:
-        """Leave the reason for the producer and take no more frames."""
-        text = json.dumps(error.to_dict()).encode()
-        kept = max(len(error.message), len(error.remedy))
-        while len(text) > layout.FAILURE_MAX_BYTES:
-            kept = kept * 3 // 4
-            short = type(error)(error.code, _cut(error.message, kept), _cut(error.remedy, min(kept, 400)))
-            text = json.dumps(short.to_dict()).encode()
-        start = layout.FAILURE + 8
-        self._words[layout.FAILURE // 8] = 0
-        self._segment.memory[start : start + len(text)] = text
-        self._words[layout.FAILURE // 8] = len(text)
-        self._words[STATE] = layout.STATE_FAILED
-        self._fence()
-        if self._words[FINAL_PUBLISHED] == UNSET:
-            self._words[FINAL_PUBLISHED] = self._words[PUBLISHED]
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[:length] + " …"
+def read_failure(words: memoryview, memory: memoryview) -> OmewdError | None:
+    """The error that the daemon left; None if there is none, or if it is just being replaced."""
+    length = words[layout.FAILURE // 8]
+    if not 0 < length <= layout.FAILURE_MAX_BYTES:
+        return None
+    start = layout.FAILURE + 8
+    try:
+        return OmewdError.from_dict(json.loads(bytes(memory[start : start + length])))
+    except ValueError:
+        return None

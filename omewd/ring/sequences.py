@@ -25,16 +25,15 @@ class SequenceMap:
     where there is a gap: without gaps one look at the newest slot is all that an update needs.
     """
 
-    def __init__(self) -> None:
-        self._first_sequences: list[int] = [0]
-        self._first_frames: list[int] = [0]
-        self.published = 0
+    def __init__(self, sequence: int = 0, frame: int = 0) -> None:
+        """Begin at a sequence; all slots from there on hold frame indexes from ``frame`` on."""
+        self._first_sequences: list[int] = [sequence]
+        self._first_frames: list[int] = [frame]
+        self.published = sequence
 
     @property
     def frontier(self) -> int:
-        """One past the highest published frame index, 0 if there is none."""
-        if not self.published:
-            return 0
+        """One past the highest published frame index; where it began, if there is none."""
         return self.published - self._first_sequences[-1] + self._first_frames[-1]
 
     def update(self, published: int, index_of: Callable[[int], int]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from omewd.control.faultpoints import point
 from omewd.errors import OmewdError
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
@@ -15,6 +18,8 @@ from omewd.writer.backends.base import Buffer
 from omewd.writer.publish import Publisher, sync_folder
 
 STAGING = f"{ledger.FOLDER}/staging"
+# Which frames are lost follows from the ledger too; this many runs of them fit in a message.
+_LOST_RUNS = 1000
 
 
 def _document(value: dict[str, object]) -> Iterable[Buffer]:
@@ -57,10 +62,13 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
         documents[f"{ledger.FOLDER}/zarr.json"] = ledger.summary_json(spec, state="writing", epoch=epoch)
         publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", b"")
         publisher.publish(((path, _document(d)) for path, d in documents.items()), label="create")
+        point("writer: dataset made aside")
         if dataset.exists():
             dataset.rename(old)
+            point("writer: old dataset aside")
         try:
             aside.rename(dataset)
+            point("writer: dataset in place")
         except OSError:
             if old.exists():
                 old.rename(dataset)
@@ -80,6 +88,44 @@ def undo(dataset: Path, epoch: int) -> None:
         if (old := _beside(dataset, "old", epoch)).exists():
             old.rename(dataset)
     sweep(dataset)
+
+
+def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:
+    """Finalize a dataset whose ring is gone, to the frames that its ledger has: they are on disk.
+
+    Returns {"found": whether it is there} and what :func:`finalize_by_ledger` does.
+    """
+    if _epoch(dataset) != epoch:  # it was never made, or is complete
+        sweep(dataset)
+        return {"found": False}
+    found = finalize_by_ledger(spec, dataset, "the machine was restarted")
+    sweep(dataset)
+    return {"found": True, **found}
+
+
+def finalize_by_ledger(spec: StreamSpec, dataset: Path, ended_by: str) -> dict[str, Any]:
+    """Write the final metadata for what the ledger has.
+
+    Returns {"received": one past the last frame index on record, "written", "gaps", "lost": runs (first, count) of
+    indexes below that are not on record}.
+    """
+    received = max((row["frame"] + row.get("count", 1) for row in ledger.rows(dataset) if row), default=0)
+    status = ledger.Ledger.read(dataset, received).status
+    written = status.count(ledger.WRITTEN)
+    gaps = status.count(ledger.SKIPPED) + status.count(ledger.DROPPED)
+    lost = [(run.start(), run.end() - run.start()) for run in re.finditer(rb"\x00+", status)]
+    finalize(
+        spec,
+        dataset,
+        frames=received,
+        written=written,
+        gaps=gaps,
+        lost=tuple(lost[:_LOST_RUNS]),
+        lost_frames=sum(count for _, count in lost),
+        ended_by=ended_by,
+        failed=bool(lost),
+    )
+    return {"received": received, "written": written, "gaps": gaps, "lost": lost[:_LOST_RUNS]}
 
 
 def _beside(dataset: Path, which: str, epoch: int) -> Path:
@@ -157,6 +203,7 @@ def finalize(
     (dataset / STAGING).mkdir(exist_ok=True)
     publisher = _publisher(dataset, spec)
     publisher.publish(((path, _document(d)) for path, d in documents.items()), label="finalize")
+    point("writer: finalized")
     shutil.rmtree(dataset / STAGING)
     if spec.durability == "fsync":
         publisher.sync_folders([dataset / ledger.FOLDER, dataset])

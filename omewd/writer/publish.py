@@ -21,6 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from omewd.control.faultpoints import point
 from omewd.writer.backends.base import Buffer
 from omewd.writer.stopwatch import Stopwatch
 
@@ -99,6 +100,7 @@ class Publisher:
             for aside, target in asides:
                 self._make_folder(target.parent, unsynced)
                 aside.rename(target)
+                point("writer: file renamed")
                 unsynced[target.parent] = None
         if self._durable:
             self.sync_folders(list(unsynced))
@@ -118,8 +120,10 @@ class Publisher:
             if small and self._pool
             else [self._write_aside(*file) for file in files]
         )
+        point("writer: files written")
         if self._durable:
             self.sync_folders(inner)
+        point("writer: files synced")
         unsynced: dict[Path, None] = {}
         with self._clock.stage("rename"):
             for aside, target in asides:
@@ -131,6 +135,7 @@ class Publisher:
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
                     self._merge(aside, target, unsynced)
+                point("writer: folder renamed")
         if self._durable:
             self.sync_folders(list(unsynced))
         self._remember(unsynced)
@@ -164,6 +169,7 @@ class Publisher:
                 place.mkdir(exist_ok=True)
             else:
                 path.rename(place)
+                point("writer: file merged")
             unsynced[place.parent] = None
         shutil.rmtree(aside)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omewd.control.faultpoints import point
 from omewd.control.jobs import Job
 from omewd.control.messages import Message, close_all, receive, send
 from omewd.control.profiling import profiled
@@ -41,8 +43,17 @@ class OpenStream:
     publisher: Publisher
     array: UnitArray
     sink: Sink | None = None
+    lock: int | None = None
+
+    def hold_dataset(self) -> None:
+        """Lock the dataset against ``omewd repair`` while this writer has it (a shared lock on its ledger)."""
+        if self.lock is None:
+            self.lock = os.open(self.folder / ledger.FOLDER / ledger.FILE, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(self.lock, fcntl.LOCK_SH)
 
     def close(self) -> None:
+        if self.lock is not None:
+            os.close(self.lock)
         if self.sink is not None:
             self.sink.close()
         self.ring.close()
@@ -117,6 +128,7 @@ class Worker:
             send(self._channel, {"failed": job.id, "error": wrapped.to_dict()})
         else:
             send(self._channel, {"done": job.id, "result": result})
+            point("writer: reported")
 
     def _do(self, job: Job) -> dict[str, Any]:
         if job.kind == "check":
@@ -126,18 +138,20 @@ class Worker:
         if job.kind == "sweep":
             dataset.sweep(Path(job.dataset))
             return {}
+        if job.kind == "undo":
+            dataset.undo(Path(job.dataset), job.epoch)
+            return {}
+        if job.kind == "recover":
+            return dataset.recover(StreamSpec.model_validate(job.spec), Path(job.dataset), job.epoch)
         if isinstance(stream := self._streams[job.stream], OmewdError):
             raise stream
-        epoch = stream.ring.segment.geometry.epoch
         match job.kind:
             case "create":
                 self._sink(job.stream, stream)  # a library that fails does so before anything is made
-                dataset.create(stream.spec, stream.folder, Path(job.root), epoch)
+                dataset.create(stream.spec, stream.folder, Path(job.root), stream.ring.segment.geometry.epoch)
                 return {"leftovers": dataset.has_leftovers(stream.folder)}
-            case "undo":
-                dataset.undo(stream.folder, epoch)
-                return {}
             case "write":
+                point("writer: job begun")
                 return self._write(job, stream)
             case "grow":
                 dataset.grow(stream.spec, stream.folder, job.frames)
@@ -167,6 +181,7 @@ class Worker:
         """Store a job's units: pixels first, then their lines in the ledger."""
         started_ns = time.monotonic_ns()
         self._clock.take()
+        stream.hold_dataset()
         with self._clock.stage("read"):
             units = {unit: stream.ring.locate(job, unit) for unit in range(job.unit, job.unit + job.units)}
         small = stream.array.key_bytes <= SMALL_FILE_BYTES and job.units * len(stream.array.frame_keys) > 1
@@ -178,6 +193,7 @@ class Worker:
         with self._clock.stage("write"):
             lines = (line for frames in units.values() for line in _ledger_lines(stream.ring.segment, frames, job))
             stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines))
+        point("writer: ledger appended")
         waits = _waits(stream.ring, units.values(), started_ns)
         for stage, spent_ns in self._clock.take().items():
             waits[stage] = Histogram()
@@ -186,6 +202,7 @@ class Worker:
             "frames": frames_written,
             "stored_bytes": stored_bytes,
             "waits": {stage: histogram.pack() for stage, histogram in waits.items()},
+            "free_bytes": _free_bytes(stream.folder),
             "done_ns": time.monotonic_ns(),
         }
 
@@ -220,6 +237,12 @@ class Worker:
                 stream.close()
         self._streams.clear()
         self._pool.shutdown()
+
+
+def _free_bytes(folder: Path) -> int:
+    """What the drive of a dataset has left for this user."""
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize
 
 
 def _waits(ring: RingReader, units: Iterable[UnitFrames], started_ns: int) -> Waits:

@@ -48,7 +48,7 @@ def _dimensions(dims: str) -> list[dict[str, Any]]:
     return [d.model_dump(mode="json") for d in omewd.parse_dims(dims)]
 
 
-def test_frames_that_do_not_fit(beside: DaemonProcess) -> None:
+def test_row_27_frames_that_do_not_fit(beside: DaemonProcess) -> None:
     spec = make_spec("cam", "t:3,y:16,x:24")
     beside.client.start_stream(spec)
     with beside.connect("cam") as producer:
@@ -87,7 +87,7 @@ def test_skipping_past_the_end_takes_nothing(beside: DaemonProcess) -> None:
     check_dataset(beside.data / "cam.ome.zarr", spec, 3, {0, 1, 2})
 
 
-def test_outputs_that_may_not_be_written(beside: DaemonProcess, tmp_path: Path) -> None:
+def test_row_26_outputs_that_may_not_be_written(beside: DaemonProcess, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     for output in (str(outside / "x.ome.zarr"), "../outside/x.ome.zarr", "/etc/x", ".", "", "a/../../outside/x"):
@@ -174,7 +174,7 @@ def test_memory_that_does_not_fit(beside: DaemonProcess) -> None:
     beside.client.wait("fits")
 
 
-def test_a_second_producer_is_refused(beside: DaemonProcess) -> None:
+def test_row_05_a_second_producer_is_refused(beside: DaemonProcess) -> None:
     with pytest.raises(omewd.OmewdError) as caught:
         beside.connect("good")
     assert caught.value.code == "producer_exists"
@@ -232,7 +232,7 @@ def raw_connection(daemon: DaemonProcess) -> socket.socket:
     ],
     ids=lambda data: repr(data[:30]),
 )
-def test_malformed_messages(beside: DaemonProcess, data: bytes) -> None:
+def test_row_25_malformed_messages(beside: DaemonProcess, data: bytes) -> None:
     with raw_connection(beside) as connection:
         connection.send(data)
         reply = json.loads(connection.recv(1 << 20))
@@ -241,7 +241,7 @@ def test_malformed_messages(beside: DaemonProcess, data: bytes) -> None:
         assert json.loads(connection.recv(1 << 20))["ok"]["streams"]
 
 
-def test_random_messages_and_clients_that_vanish(beside: DaemonProcess) -> None:
+def test_row_25_random_messages_and_clients_that_vanish(beside: DaemonProcess) -> None:
     chance = random.Random(1)
     for _ in range(200):
         with raw_connection(beside) as connection:
@@ -264,7 +264,7 @@ def test_descriptors_sent_to_the_daemon_are_closed(beside: DaemonProcess) -> Non
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_another_user_is_refused(beside: DaemonProcess) -> None:
+def test_row_26_another_user_is_refused(beside: DaemonProcess) -> None:
     """Neither by the socket's mode, nor, where the mode lets him, by who he is."""
     program = (
         "import os, socket, sys\n"
@@ -288,7 +288,7 @@ def _run(command: list[str]) -> str:
     return done.stdout.strip() or done.stderr
 
 
-def test_a_second_daemon_leaves_the_first_alone(beside: DaemonProcess) -> None:
+def test_row_14_a_second_daemon_leaves_the_first_alone(beside: DaemonProcess) -> None:
     for options in (
         ["--socket", str(beside.folder / "other.sock"), "--state-dir", str(beside.folder / "state")],
         ["--socket", str(beside.socket), "--state-dir", str(beside.folder / "state2")],

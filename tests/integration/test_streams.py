@@ -67,7 +67,7 @@ def test_skipped_frames_are_on_record(omewd_daemon: DaemonProcess) -> None:
     check_dataset(omewd_daemon.data / "cam.ome.zarr", spec, 20, gaps)
 
 
-def test_early_stop_gives_the_true_shape(omewd_daemon: DaemonProcess) -> None:
+def test_row_29_early_stop_gives_the_true_shape(omewd_daemon: DaemonProcess) -> None:
     spec = make_spec("cam", "t:100:1:8,c:2,y:16,x:16")
     omewd_daemon.client.start_stream(spec)
     with omewd_daemon.connect("cam") as producer:

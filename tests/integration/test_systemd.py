@@ -331,7 +331,7 @@ def _restarted(machine: Machine, restarts: int) -> Callable[[], bool]:
 
 @needs_systemd
 @pytest.mark.timeout(100)
-def test_life_of_the_service(machine: Machine) -> None:
+def test_row_28_life_of_the_service(machine: Machine) -> None:
     assert machine.run("systemd-sysusers").returncode == 0
     assert machine.systemctl("start", "omewd") == ""  # comes back when READY=1 was sent
     assert machine.show("ActiveState") == "active"

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from omewd.model.plan import Plan
 from omewd.ring import pixels
+from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import Geometry
-from omewd.ring.ring import DaemonRing, ProducerRing
+from omewd.ring.ring import ProducerRing
 from omewd.ring.segment import Segment
 
 Coordinate = tuple[int, ...]

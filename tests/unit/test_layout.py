@@ -71,7 +71,7 @@ def test_another_mapping_sees_the_same_frames() -> None:
         assert (pixels.slots(other)[1] == 1).all()
 
 
-def test_any_damaged_byte_of_the_header_is_refused() -> None:
+def test_row_16_any_damaged_byte_of_the_header_is_refused() -> None:
     geometry = make_geometry()
     head = geometry.pack()
     for place in range(len(head)):

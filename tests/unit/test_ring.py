@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from omewd.errors import OmewdError, RingFullError, stream_failed
 from omewd.ring import layout, pixels
+from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import (
     DOORBELL_AT,
     FINAL_PUBLISHED,
@@ -22,7 +23,7 @@ from omewd.ring.layout import (
     STATE_STOPPED,
     UNSET,
 )
-from omewd.ring.ring import DaemonRing, ProducerRing
+from omewd.ring.ring import ProducerRing
 from tests.unit.rings import open_ring
 
 Gap = tuple[int, int, str]
@@ -340,7 +341,7 @@ def test_a_failure_is_whole_before_it_shows() -> None:
         ends.daemon._words = recorder  # type: ignore[assignment]
         ends.daemon.fail(OmewdError("disk_full", "no space"))
         length = layout.FAILURE // 8
-        assert recorder.stored == [length, length, layout.STATE, FINAL_PUBLISHED]
+        assert recorder.stored == [length, length, layout.STATE, layout.FINAL_FRONTIER, FINAL_PUBLISHED]
 
 
 # -- a producer that dies between two stores -------------------------------------------------------

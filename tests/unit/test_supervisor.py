@@ -21,7 +21,7 @@ def test_writers_that_never_get_ready_are_given_up(
     monkeypatch.setattr(module, "FAILED_START_PAUSE_NS", 100_000)
     loop = Loop()
     deaths: list[int] = []
-    pool = Supervisor(loop, writers=2, scratch=tmp_path / "scratch", start_timeout_s=10)
+    pool = Supervisor(loop, writers=2, scratch=tmp_path / "scratch", lock=tmp_path / "lock", start_timeout_s=10)
     pool.start(lambda *_: None, lambda writer: deaths.append(writer.id))
     deadline = time.monotonic() + 10
     while not pool.broken and time.monotonic() < deadline:

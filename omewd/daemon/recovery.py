@@ -1,0 +1,140 @@
+"""Going on after a daemon that was killed: its streams, by the journal and their rings; and what belongs to none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from omewd.control.jobs import Job, JobKind
+from omewd.daemon import shared_memory
+from omewd.daemon.dispatcher import Dispatcher
+from omewd.daemon.journal import ACTIVE, STARTING, Journal, boot_id
+from omewd.daemon.lifecycle import NO_STREAM
+from omewd.daemon.loop import Loop
+from omewd.daemon.stream import Stream
+from omewd.daemon.streams import Holding, Streams, doorbells
+from omewd.errors import OmewdError
+from omewd.model.plan import Plan
+from omewd.model.spec import StreamSpec
+from omewd.ring.daemon_ring import DaemonRing
+from omewd.ring.layout import STATE_DONE
+from omewd.ring.segment import Segment
+
+log = structlog.get_logger("recovery")
+
+
+class Recovery:
+    """Runs once, before anything else does; the writers of the last daemon are fenced off by then."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        streams: Streams,
+        dispatcher: Dispatcher,
+        journal: Journal,
+        instance: str,
+        scratch: Path,
+    ) -> None:
+        self._loop, self._streams, self._dispatcher, self._journal = loop, streams, dispatcher, journal
+        self._instance, self._scratch = instance, scratch
+
+    def run(self) -> None:
+        """Take over every stream in the journal, and remove what else the last daemon has left in memory."""
+        for name, entry in list(self._journal.entries()):
+            try:
+                self._take_over(name, entry)
+            except (OmewdError, KeyError, TypeError) as error:
+                log.error("a stream of the last daemon can't be taken over", stream=name, reason=str(error))
+                if entry.get("phase") == ACTIVE:
+                    self._have_cleaned_up(entry, "recover")
+                self._journal.remove(name)
+        rings = {holding.shared_memory for holding in self._streams.open.values()}
+        for path in Path("/dev/shm").glob(f"{self._instance}-*"):
+            if path.lstat().st_uid != os.geteuid() or f"/{path.name}" in rings or path == self._scratch:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                shared_memory.unlink(f"/{path.name}")
+
+    def _take_over(self, name: str, entry: dict[str, Any]) -> None:
+        self._streams.count_from(entry["id"])
+        if entry["phase"] == STARTING:  # nobody has been told of it
+            self._have_cleaned_up(entry, "undo")
+            self._journal.remove(name)
+            return
+        if entry["boot"] != boot_id():
+            raise OmewdError("bad_ring", "the machine was restarted, and its ring is gone")
+        holding = self._holding(entry, time.monotonic_ns())
+        if holding is None:
+            if entry["leftovers"]:
+                self._have_cleaned_up(entry, "sweep")
+            self._journal.remove(name)
+            return
+        self._streams.adopt(holding)
+        self._loop.watch(holding.to_daemon, holding.hush)
+        stream = holding.stream
+        log.warning(
+            "stream taken over",
+            stream=name,
+            state=stream.state.value,
+            received=stream.received,
+            written=stream.written,
+            in_flight=stream.in_flight,
+        )
+
+    @staticmethod
+    def _holding(entry: dict[str, Any], now_ns: int) -> Holding | None:
+        """What an open stream holds, made from its ring; None if the stream was complete.
+
+        Raises OmewdError ``bad_ring`` if the ring is gone or damaged; it stays as it is then.
+        """
+        name = entry["shared_memory"]
+        try:
+            descriptor = shared_memory.reopen(name)
+        except OSError as error:
+            raise OmewdError("bad_ring", f"its ring {name} is gone") from error
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, descriptor)
+            segment = Segment.open(os.dup(descriptor), owner=os.geteuid(), writable=True)
+            undo.callback(segment.close)
+            if segment.geometry.epoch != entry["epoch"]:
+                raise OmewdError("bad_ring", f"its ring {name} is of another stream")
+            ring = DaemonRing(segment)
+            if ring.state == STATE_DONE:
+                return None
+            spec = StreamSpec.parse(entry["spec"])
+            dataset, root = Path(entry["dataset"]), Path(entry["root"])
+            stream = Stream(entry["id"], spec, Plan.of(spec), segment.geometry, dataset, root, started_ns=now_ns)
+            stream.backend = entry["backend"]
+            ring.resume()
+            stream.resume(ring, now_ns)
+            bells = doorbells()
+            undo.pop_all()
+        holding = Holding(stream, name, descriptor, *bells)
+        holding.segment, holding.allocated_bytes = segment, segment.geometry.total_bytes
+        holding.place = Path(entry["place"]) if entry["place"] else None
+        holding.leftovers = entry["leftovers"]
+        return holding
+
+    def _have_cleaned_up(self, entry: dict[str, Any], kind: JobKind) -> None:
+        """Have a writer take away ("undo") or finalize ("recover") the dataset of a stream whose ring is no more.
+
+        Or remove what it has replaced ("sweep").
+        """
+        self._dispatcher.submit(
+            Job(
+                id=self._dispatcher.number(),
+                stream=NO_STREAM,
+                kind=kind,
+                dataset=entry["dataset"],
+                epoch=entry["epoch"],
+                spec=entry["spec"] if kind == "recover" else None,
+            )
+        )

@@ -1,0 +1,246 @@
+"""The daemon's end of a ring: takes note of what is published, gives slots back, stops and fails.
+
+See :mod:`omewd.ring.ring` for the producer's end, and for how the two agree on which frames count.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from omewd.errors import OmewdError
+from omewd.model.dtypes import MAX_FRAMES
+from omewd.ring import layout
+from omewd.ring.layout import (
+    DOORBELL_AT,
+    DURABLE,
+    FINAL_FRONTIER,
+    FINAL_PUBLISHED,
+    FRAME_INDEX,
+    FRONTIER,
+    GAP_KINDS,
+    GAP_KINDS_READ,
+    GAP_SKIPPED,
+    GAP_TABLE,
+    GAP_TABLE_ENTRIES,
+    PRODUCER,
+    PRODUCER_WAITS,
+    PUBLISHED,
+    RELEASED,
+    SLOT_HEADERS,
+    STATE,
+    UNSET,
+)
+from omewd.ring.progress import Progress, read_progress, write_progress
+from omewd.ring.ring import Fence, read_failure
+from omewd.ring.segment import Segment
+from omewd.ring.sequences import SequenceMap
+
+
+class DaemonRing:
+    """The daemon's end: takes note of what is published, gives slots back, stops and fails.
+
+    A new one goes on where the last daemon was, by what it left in the segment.
+    """
+
+    def __init__(self, segment: Segment) -> None:
+        self.geometry = segment.geometry
+        self._segment = segment
+        self._words = segment.words
+        self._fence = Fence()
+        self._header_words = self.geometry.slot_header_stride // 8
+        self.progress = read_progress(self._words)
+        self.map = SequenceMap(self.progress.released, self.progress.frames)
+        self.frontier = self.progress.frames
+        self._kinds: list[tuple[int, int]] = []
+        self._records = 0
+
+    def resume(self) -> None:
+        """Take over a ring that another daemon had; raises OmewdError ``bad_ring`` if its cursors are damaged."""
+        words, progress = self._words, self.progress
+        if not progress.released - self.geometry.capacity <= self.released <= progress.released:
+            raise OmewdError(
+                "bad_ring", f"the ring's cursors are damaged: released {self.released}, on record {progress.released}"
+            )
+        words[RELEASED] = progress.released  # the record comes first
+        # Entries stay in the table until they are overwritten, whoever has read them; one may be right now.
+        written = words[GAP_KINDS]
+        words[GAP_KINDS_READ] = max(0, written - (GAP_TABLE_ENTRIES - 1))
+        self._read_gap_kinds()
+        final = words[FINAL_PUBLISHED]
+        if final == UNSET:
+            if self.state == layout.STATE_OPEN:
+                self.poll()
+            else:
+                self.stop()
+        else:
+            self._take_in(final, words[FINAL_FRONTIER])
+
+    @property
+    def state(self) -> int:
+        return self._words[STATE]
+
+    @property
+    def failure(self) -> OmewdError | None:
+        with memoryview(self._segment.memory) as memory:
+            return read_failure(self._words, memory)
+
+    @property
+    def producer(self) -> int:
+        """The process id of the producer that is attached, 0 for none."""
+        return self._words[PRODUCER]
+
+    @producer.setter
+    def producer(self, pid: int) -> None:
+        self._words[PRODUCER] = pid
+
+    def format(self) -> None:
+        """Write the first state of a new segment; the geometry is last, and makes it valid."""
+        words = self._words
+        words[FINAL_PUBLISHED] = UNSET
+        words[DOORBELL_AT] = 0
+        words[STATE] = layout.STATE_OPEN
+        head = self.geometry.pack()
+        self._segment.memory[: len(head)] = head
+
+    @property
+    def released(self) -> int:
+        return self._words[RELEASED]
+
+    @property
+    def durable(self) -> int:
+        return self._words[DURABLE]
+
+    @property
+    def producer_waits(self) -> bool:
+        return bool(self._words[PRODUCER_WAITS])
+
+    def _index_of(self, sequence: int) -> int:
+        header = SLOT_HEADERS // 8 + sequence % self.geometry.capacity * self._header_words
+        return self._words[header + FRAME_INDEX]
+
+    def poll(self) -> None:
+        """Take in what the producer has published or skipped since the last poll.
+
+        The frontier is read before ``published``: whatever is below it and in no slot is a gap for good.
+        Raises OmewdError ``bad_ring`` if the cursors break the ring's rule.
+        """
+        final = self._words[FINAL_PUBLISHED]
+        if final != UNSET:
+            return
+        frontier = self._words[FRONTIER]
+        published = self._words[PUBLISHED]
+        if frontier > MAX_FRAMES or not self.map.published <= published <= self.released + self.geometry.capacity:
+            raise OmewdError(
+                "bad_ring",
+                f"the ring's cursors are damaged: frontier {frontier}, published {published}, "
+                f"seen {self.map.published}, "
+                f"released {self.released}, capacity {self.geometry.capacity}",
+            )
+        self.map.update(published, self._index_of)
+        self.frontier = max(self.frontier, frontier, self.map.frontier)
+        self._read_gap_kinds()
+
+    def _take_in(self, published: int, frontier: int) -> None:
+        """Take in the slots of a stream that has been stopped."""
+        self.map.update(published, self._index_of)
+        self.frontier = max(self.frontier, frontier, self.map.frontier)
+
+    def _read_gap_kinds(self) -> None:
+        read, written = self._words[GAP_KINDS_READ], self._words[GAP_KINDS]
+        if read == written:
+            return
+        if not 0 < written - read <= GAP_TABLE_ENTRIES:
+            raise OmewdError(
+                "bad_ring", f"the ring's gap kinds are damaged: {written} of them, {read} read, {GAP_TABLE_ENTRIES} fit"
+            )
+        for number in range(read, written):
+            entry = GAP_TABLE + number % GAP_TABLE_ENTRIES * 2
+            self._kinds.append((self._words[entry], self._words[entry + 1]))
+        self._words[GAP_KINDS_READ] = written
+
+    def gaps(self, start: int, stop: int) -> Iterator[tuple[int, int, str]]:
+        """Runs of gaps in [start, stop) as (first frame index, count, "skipped" or "dropped")."""
+        for first, count in self.map.gaps(start, stop):
+            end = first + count
+            while first < end:
+                kind, upto = self._kind_at(first)
+                run = min(end, upto) - first
+                yield first, run, layout.GAP_NAMES.get(kind, "skipped")
+                first += run
+
+    def _kind_at(self, frame: int) -> tuple[int, int]:
+        """The kind of a gap at a frame index, and the index at which the next kind begins."""
+        kind, upto = GAP_SKIPPED, UNSET
+        for first, candidate in reversed(self._kinds):
+            if first <= frame:
+                kind = candidate
+                break
+            upto = first
+        return kind, upto
+
+    def release_below(self, frame: int, *, durable: bool, units: int = 0, stored_bytes: int = 0) -> bool:
+        """Give back the slots of all frames below ``frame``; returns whether any was.
+
+        ``units`` write units are done by that, which take ``stored_bytes`` on disk.
+        """
+        sequence = self.map.released_below(frame)
+        before = self.progress
+        if (units, frame) != (before.units, before.frames):
+            gaps = {"skipped": before.skipped, "dropped": before.dropped}
+            for _, count, kind in self.gaps(before.frames, frame):
+                gaps[kind] += count
+            self.progress = Progress(units, frame, sequence, gaps["skipped"], gaps["dropped"], stored_bytes)
+            self._records += 1
+            write_progress(self._words, self.progress, self._records)
+        if durable:
+            self._words[DURABLE] = frame
+        if sequence <= self.released:
+            return False
+        self._words[RELEASED] = sequence
+        self._fence()
+        self.map.forget_below(sequence)
+        while len(self._kinds) > 1 and self._kinds[1][0] <= frame:
+            del self._kinds[0]
+        return True
+
+    def ring_at(self, frame: int) -> None:
+        """Ask the producer to ring once its frontier gets to ``frame``."""
+        self._words[DOORBELL_AT] = frame
+        self._fence()
+
+    def stop(self) -> None:
+        """Take no more frames: what is published by now counts, and nothing after it."""
+        if self._words[FINAL_PUBLISHED] != UNSET:
+            return
+        self._words[STATE] = layout.STATE_STOPPED
+        self._fence()
+        self.poll()
+        self._words[FINAL_FRONTIER] = self.frontier
+        self._words[FINAL_PUBLISHED] = self.map.published
+
+    def finish(self) -> None:
+        """The dataset is complete: a producer can see it here even when the daemon has gone since."""
+        self._words[STATE] = layout.STATE_DONE
+
+    def fail(self, error: OmewdError) -> None:
+        """Leave the reason for the producer and take no more frames."""
+        text = json.dumps(error.to_dict()).encode()
+        kept = max(len(error.message), len(error.remedy))
+        while len(text) > layout.FAILURE_MAX_BYTES:
+            kept = kept * 3 // 4
+            short = type(error)(error.code, _cut(error.message, kept), _cut(error.remedy, min(kept, 400)))
+            text = json.dumps(short.to_dict()).encode()
+        start = layout.FAILURE + 8
+        self._words[layout.FAILURE // 8] = 0
+        self._segment.memory[start : start + len(text)] = text
+        self._words[layout.FAILURE // 8] = len(text)
+        self._words[STATE] = layout.STATE_FAILED
+        self._fence()
+        if self._words[FINAL_PUBLISHED] == UNSET:
+            self._words[FINAL_FRONTIER] = self.frontier
+            self._words[FINAL_PUBLISHED] = self._words[PUBLISHED]
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length] + " …"

@@ -1,0 +1,77 @@
+"""Mending a dataset: true shape and metadata, a ledger that tells the truth, nothing left over."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from omewd.errors import OmewdError
+from omewd.model.plan import Plan
+from omewd.ngff import ledger
+from omewd.ngff.verify import Report, totals_of, verify
+from omewd.writer import dataset as datasets
+from omewd.writer.publish import Publisher
+
+
+@dataclass
+class Repair:
+    """``before`` and ``after``: what is wrong with it; ``mended``: what was done, a line each."""
+
+    before: Report
+    after: Report
+    mended: list[str]
+
+
+def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) -> Repair:
+    """Mend what can be mended of a dataset that nobody writes; pixels are never touched.
+
+    Files that writers have left over are removed; frames whose files are gone or torn are put on record as lost; shape
+    and totals are made to fit the ledger. Foreign files stay. Raises OmewdError ``busy`` if a writer has it,
+    ``not_a_dataset``; OSError.
+    """
+    totals, spec = totals_of(dataset)
+    mended: list[str] = []
+    with _alone(dataset):
+        if (dataset / datasets.STAGING).exists():
+            shutil.rmtree(dataset / datasets.STAGING)
+            mended.append("removed what writers had left over")
+        before = verify(dataset, progress)
+        if before.bad_units:
+            plan = Plan.of(spec)
+            status = ledger.Ledger.read(dataset, before.frames).status
+            lines = list(_lost_lines(plan, before.bad_units, status))
+            publisher = Publisher(dataset, dataset / datasets.STAGING, durable=True)
+            publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines))
+            mended.append(f"put the frames of {len(before.bad_units)} write units on record as lost")
+        if before.problems:
+            ended_by = str(totals["ended_by"] or "the daemon was lost")
+            found = datasets.finalize_by_ledger(spec, dataset, ended_by)
+            mended.append(f"wrote shape and totals for {found['received']} frames")
+    return Repair(before, verify(dataset, progress), mended)
+
+
+def _lost_lines(plan: Plan, units: list[int], status: bytearray) -> Iterator[str]:
+    from omewd.model.grid import frame_indexes
+
+    for unit in units:
+        for frame in sorted(int(f) for f in frame_indexes(plan, unit).flat):
+            if frame < len(status) and status[frame] == ledger.WRITTEN:
+                yield ledger.gap_line(frame, 1, "lost")
+
+
+@contextmanager
+def _alone(dataset: Path) -> Iterator[None]:
+    """Writers hold a lock on the ledger of a dataset that they write."""
+    descriptor = os.open(dataset / ledger.FOLDER / ledger.FILE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise OmewdError("busy", f"{dataset} is being written", "Stop its stream first") from error
+    finally:
+        os.close(descriptor)

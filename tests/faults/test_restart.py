@@ -1,0 +1,401 @@
+"""The daemon killed, with its writers or without, at any moment; and started again. Rows 2, 3, 10 to 15 and 17."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import omewd
+from omewd.control.faultpoints import VARIABLE
+from omewd.model.spec import StreamSpec
+from tests.support import (
+    DaemonProcess,
+    KeptDaemon,
+    check_dataset,
+    make_frame,
+    make_spec,
+    shared_memory_names,
+    wait_for,
+)
+
+OPTIONS = ("--writers", "2", "--memory", "512MiB")
+FRAMES = 96
+
+CAMERA = """
+import sys, omewd
+from tests.support import make_frame
+socket, name, frames = sys.argv[1], sys.argv[2], int(sys.argv[3])
+producer = omewd.connect(name, socket=socket)
+for index in range(producer.next_index, frames):
+    producer.append(make_frame(index, producer.shape, str(producer.dtype)))
+    print(index, flush=True)
+producer.close()
+print("closed", flush=True)
+"""
+
+
+class Daemons:
+    """One daemon after another on the same folder; ``now`` is the one that lives."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.now = DaemonProcess(folder, *OPTIONS)
+
+    def restart(self, **options: Any) -> DaemonProcess:
+        self.now.kill()
+        self.now = DaemonProcess(self.folder, *OPTIONS, **options)
+        return self.now
+
+
+@pytest.fixture
+def daemons(tmp_path: Path) -> Iterator[Daemons]:
+    daemons = Daemons(tmp_path)
+    try:
+        yield daemons
+        assert daemons.now.stop() == 0, daemons.now.log()
+    finally:
+        daemons.now.kill()
+        for name in shared_memory_names(daemons.now.instance):  # of a test that failed
+            path = Path("/dev/shm") / name
+            if path.is_file():
+                path.unlink()
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def abandon(producer: omewd.Producer) -> None:
+    """Let go of what a producer holds whose daemon does not go on."""
+    with pytest.raises(omewd.OmewdError):
+        producer.close(timeout=0.05)
+
+
+def append(producer: omewd.Producer, spec: StreamSpec, frames: range) -> None:
+    for index in frames:
+        assert producer.append(make_frame(index, spec.frame_shape, spec.dtype)) == index
+
+
+@pytest.mark.parametrize("dims", ["t:96:1:8,y:32:16:2,x:32:16:2", "t:96,y:32:16,x:32:16", "t:inf:1:8,c:2,y:16,x:16"])
+def test_row_10_daemon_killed_while_frames_arrive(daemons: Daemons, dims: str) -> None:
+    spec = make_spec("cam", dims, ring_slots=48)
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("cam")
+    for part in range(6):
+        append(producer, spec, range(part * 16, part * 16 + 8))
+        daemons.now.kill()
+        append(producer, spec, range(part * 16 + 8, part * 16 + 16))  # nobody is there, and the camera does not notice
+        daemons.restart()
+    assert producer.close(timeout=20)["state"] == "DONE"
+    assert producer.durable == FRAMES
+    check_dataset(daemons.now.data / "cam.ome.zarr", spec, FRAMES)
+
+
+def test_row_10_daemon_killed_when_idle(daemons: Daemons) -> None:
+    daemons.restart()
+    assert daemons.now.client.status()["streams"] == []
+    assert not daemons.now.shared_memory()
+
+
+def test_row_10_a_full_ring_waits_for_the_daemon(daemons: Daemons) -> None:
+    spec = make_spec("cam", "t:inf:1:4,y:16,x:16", ring_slots=8)
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("cam")
+    append(producer, spec, range(4))
+    wait_for(lambda: daemons.now.client.status("cam")["frames"]["written"] == 4)
+    daemons.now.kill()
+    append(producer, spec, range(4, 12))
+    with pytest.raises(omewd.OmewdError, match="stayed full"):
+        producer.append(make_frame(12, (16, 16), "uint16"), timeout=0.3)
+    started = time.monotonic()
+    daemons.restart()
+    append(producer, spec, range(12, 40))
+    assert time.monotonic() - started < 5
+    producer.close()
+    check_dataset(daemons.now.data / "cam.ome.zarr", spec, 40)
+
+
+def test_gaps_and_their_kinds_outlive_the_daemon(daemons: Daemons) -> None:
+    spec = make_spec("cam", "t:inf:1:10,y:16,x:16", backpressure="drop", ring_slots=10)
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("cam")
+    append(producer, spec, range(3))
+    producer.skip(2)
+    append(producer, spec, range(5, 8))
+    daemons.now.client.status()
+    daemons.now.kill()
+    append(producer, spec, range(8, 12))
+    for index in range(12, 17):
+        assert producer.append(make_frame(index, (16, 16), "uint16")) is None  # dropped: the ring is full
+    daemons.restart()
+    wait_for(lambda: daemons.now.client.status("cam")["frames"]["written"] >= 8)
+    append(producer, spec, range(17, 20))
+    final = producer.close()
+    assert (final["frames"]["skipped"], final["frames"]["dropped"]) == (2, 5)
+    check_dataset(daemons.now.data / "cam.ome.zarr", spec, 20, gaps={3, 4, *range(12, 17)})
+    rows = (daemons.now.data / "cam.ome.zarr/omewd/ledger.jsonl").read_text().split("\n")
+    kinds = {(row["frame"], row["count"], row["gap"]) for row in map(json.loads, filter(None, rows)) if "gap" in row}
+    assert (3, 2, "skipped") in kinds
+    assert {kind for frame, _, kind in kinds if frame >= 12} == {"dropped"}
+
+
+def test_row_11_writers_that_outlive_the_daemon_are_fenced(daemons: Daemons) -> None:
+    """A stopped writer can't run what kills it with its daemon; it holds the lock until it is dead."""
+    spec = make_spec("cam", "t:inf:1:4,y:16,x:16")
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("cam")
+    writers = daemons.now.writer_pids()
+    for pid in writers:
+        os.kill(pid, signal.SIGSTOP)
+    append(producer, spec, range(12))
+    daemons.restart()
+    assert not any(lives(pid) for pid in writers)
+    producer.close()
+    check_dataset(daemons.now.data / "cam.ome.zarr", spec, 12)
+
+
+def test_row_12_all_killed_at_once(daemons: Daemons) -> None:
+    spec = make_spec("cam", "t:inf:1:4,y:16,x:16")
+    daemons.now.client.start_stream(spec)
+    command = [sys.executable, "-c", CAMERA, str(daemons.now.socket), "cam", "1000000"]
+    camera = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert camera.stdout is not None
+    for line in camera.stdout:
+        if int(line) >= 200:
+            break
+    pids = [camera.pid, *daemons.now.writer_pids(), daemons.now.process.pid]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    said, _ = camera.communicate()
+    published = max([int(line) for line in said.split()], default=200)
+    daemons.restart()
+    final = daemons.now.client.wait("cam", timeout=20)
+    assert final["ended_by"] == "the producer was lost"
+    received = final["frames"]["received"]
+    assert published + 1 <= received <= published + 2  # it was killed before it could say so of the last one
+    check_dataset(daemons.now.data / "cam.ome.zarr", spec, received)
+
+
+def test_row_13_what_is_not_drained_in_time_waits_for_the_next_start(tmp_path: Path, daemons: Daemons) -> None:
+    daemons.now.stop()
+    process = daemons.now = DaemonProcess(tmp_path, "--drain-timeout", "0.3", *OPTIONS)
+    spec = make_spec("cam", "t:inf:1:4,y:16,x:16")
+    process.client.start_stream(spec)
+    producer = process.connect("cam")
+    for pid in process.writer_pids():
+        os.kill(pid, signal.SIGSTOP)
+    append(producer, spec, range(10))
+    assert process.stop() == 5
+    with pytest.raises(omewd.OmewdError, match="takes no more frames"):
+        producer.append(make_frame(10, (16, 16), "uint16"))
+    daemons.restart()
+    assert producer.close()["state"] == "DONE"
+    check_dataset(daemons.now.data / "cam.ome.zarr", spec, 10)
+
+
+# -- a new producer ----------------------------------------------------------------------------------
+
+
+def test_row_02_a_new_producer_goes_on_where_the_last_one_died(tmp_path: Path, daemons: Daemons) -> None:
+    spec = make_spec("cam", "t:40:1:4,y:16,x:16", on_producer_loss="wait")
+    daemons.now.client.start_stream(spec)
+    for attempt, where in enumerate(("producer: filled", "producer: published", "producer: filled")):
+        environment = {**os.environ, VARIABLE: f"{where};9;{tmp_path / f'died{attempt}'}"}
+        command = [sys.executable, "-c", CAMERA, str(daemons.now.socket), "cam", "40"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        wait_for(lambda: daemons.now.client.status("cam")["producer"] is None)
+        assert daemons.now.client.status("cam")["state"] == "ACTIVE"
+        if attempt == 1:
+            daemons.restart()
+    # 8 of the first, 9 of the second (the last was published), 8 of the third
+    assert daemons.now.client.status("cam")["frames"]["received"] == 25
+    command = [sys.executable, "-c", CAMERA, str(daemons.now.socket), "cam", "40"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.split() == [*map(str, range(25, 40)), "closed"]
+    check_dataset(daemons.now.data / "cam.ome.zarr", spec, 40)
+
+
+def test_a_producer_that_died_with_the_daemon_is_missed(daemons: Daemons) -> None:
+    """By the lock that it held: nobody else could tell the new daemon."""
+    spec = make_spec("cam", "t:inf:1:4,y:16,x:16")
+    daemons.now.client.start_stream(spec)
+    command = [sys.executable, "-c", CAMERA, str(daemons.now.socket), "cam", "1000000"]
+    camera = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert camera.stdout is not None
+    camera.stdout.readline()
+    daemons.restart()
+    time.sleep(0.3)
+    assert daemons.now.client.status("cam")["state"] == "ACTIVE"
+    os.kill(camera.pid, signal.SIGSTOP)  # alive, and not in touch with the new daemon for ever
+    camera.kill()
+    camera.communicate()
+    final = daemons.now.client.wait("cam", timeout=10)
+    assert final["ended_by"] == "the producer was lost"
+    check_dataset(daemons.now.data / "cam.ome.zarr", spec, final["frames"]["received"])
+
+
+def test_only_the_producer_itself_goes_on(daemons: Daemons) -> None:
+    spec = make_spec("cam", "t:4,y:16,x:16")
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("cam")
+    append(producer, spec, range(2))
+    daemons.restart()
+    with pytest.raises(omewd.OmewdError, match="has a producer already"):
+        daemons.now.connect("cam")
+    append(producer, spec, range(2, 4))
+    producer.close()
+    check_dataset(daemons.now.data / "cam.ome.zarr", spec, 4)
+
+
+# -- what recovery finds -----------------------------------------------------------------------------
+
+
+def journal(daemons: Daemons) -> Path:
+    return daemons.folder / "state" / "streams" / "cam.json"
+
+
+def test_row_15_reboot_finalizes_to_what_is_durable(daemons: Daemons) -> None:
+    spec = make_spec("cam", "t:40:1:4,y:16,x:16")
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("cam")
+    append(producer, spec, range(10))
+    wait_for(lambda: producer.durable == 8)
+    daemons.now.kill()
+    for name in daemons.now.shared_memory():
+        (Path("/dev/shm") / name).unlink()
+    entry = json.loads(journal(daemons).read_text())
+    journal(daemons).write_text(json.dumps({**entry, "boot": "another"}))
+    daemons.restart()
+    wait_for(lambda: "is finalized" in daemons.now.log())
+    assert not journal(daemons).exists()
+    check_dataset(daemons.now.data / "cam.ome.zarr", spec, 8)
+    with pytest.raises(omewd.OmewdError, match="does not go on"):
+        producer.append(make_frame(10, (16, 16), "uint16"))
+    abandon(producer)
+
+
+@pytest.mark.parametrize("damage", ["epoch", "size", "magic", "garbage in the journal"])
+def test_rows_14_and_16_what_does_not_fit_is_set_aside(daemons: Daemons, damage: str) -> None:
+    spec = make_spec("cam", "t:40:1:4,y:16,x:16")
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("cam")
+    append(producer, spec, range(8))
+    wait_for(lambda: producer.durable == 8)
+    daemons.now.kill()
+    [ring] = daemons.now.shared_memory()
+    path = Path("/dev/shm") / ring
+    match damage:
+        case "epoch":
+            entry = json.loads(journal(daemons).read_text())
+            journal(daemons).write_text(json.dumps({**entry, "shared_memory": "/nowhere"}))
+        case "size":
+            os.truncate(path, path.stat().st_size - 4096)
+        case "magic":
+            with path.open("r+b") as file:
+                file.write(b"x")
+        case _:
+            journal(daemons).write_text("{")
+    daemons.restart()
+    assert "can't be taken over" in daemons.now.log()
+    assert not daemons.now.shared_memory()
+    if damage != "garbage in the journal":
+        wait_for(lambda: "is finalized" in daemons.now.log())
+        check_dataset(daemons.now.data / "cam.ome.zarr", spec, 8)
+    abandon(producer)
+    other = make_spec("other", "y:8,x:8")  # and it serves
+    daemons.now.client.start_stream(other)
+    with daemons.now.connect("other") as fine:
+        append(fine, other, range(1))
+
+
+def test_row_17_a_file_cut_short_is_written_again_while_its_frames_are_in_the_ring(daemons: Daemons) -> None:
+    spec = make_spec("cam", "t:12:1:4,y:16,x:16", ring_slots=12)
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("cam")
+    for pid in daemons.now.writer_pids():
+        os.kill(pid, signal.SIGSTOP)
+    append(producer, spec, range(4))
+    daemons.now.kill()
+    shard = daemons.now.data / "cam.ome.zarr/0/c/0/0/0"
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(b"torn")
+    daemons.restart()
+    append(producer, spec, range(4, 12))
+    producer.close()
+    check_dataset(daemons.now.data / "cam.ome.zarr", spec, 12)
+
+
+# -- every step ---------------------------------------------------------------------------------------
+
+DAEMON_POINTS = {
+    "daemon: ring made": 1,
+    "daemon: journal written": 1,
+    "daemon: ring formatted": 1,
+    "daemon: dataset made": 1,
+    "daemon: noted active": 1,
+    "daemon: report taken": 6,
+    "daemon: ring stopped": 1,
+    "daemon: dataset finalized": 1,
+    "daemon: ring done": 1,
+    "daemon: ring removed": 1,
+}
+WRITER_POINTS = {
+    "writer: dataset made aside": 1,
+    "writer: old dataset aside": 1,
+    "writer: dataset in place": 1,
+    "writer: job begun": 3,
+    "writer: files written": 3,
+    "writer: files synced": 3,
+    "writer: folder renamed": 3,
+    "writer: ledger appended": 3,
+    "writer: reported": 4,
+    "writer: file renamed": 6,
+    "writer: finalized": 1,
+}
+
+
+@pytest.mark.parametrize("dims", ["t:24:1:4,y:16:8:2,x:16:8:2", "t:24,y:16:8,x:16:8"], ids=["sharded", "not sharded"])
+@pytest.mark.parametrize(
+    ("where", "passing"), [(w, n + 1) for w, most in {**DAEMON_POINTS, **WRITER_POINTS}.items() for n in range(most)]
+)
+def test_rows_06_and_10_killed_at_each_step(tmp_path: Path, where: str, passing: int, dims: str) -> None:
+    """Whatever step a writer or the daemon dies at: the dataset is whole, and what it replaces is gone."""
+    died, data = tmp_path / "died", tmp_path / "data"
+    spec = make_spec("cam", dims, overwrite=True, ring_slots=8)
+    (data / "cam.ome.zarr").mkdir(parents=True)
+    (data / "cam.ome.zarr/zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    kept = KeptDaemon(tmp_path, *OPTIONS, env={VARIABLE: f"{where};{passing};{died}"})
+    try:
+        client = kept.now.client
+        kept.ask(lambda: _start(client, spec))
+        producer = kept.ask(lambda: kept.now.connect("cam"))
+        append(producer, spec, range(24))
+        producer.close(timeout=30)
+        wait_for(lambda: sorted(path.name for path in data.iterdir()) == ["cam.ome.zarr"])
+    finally:
+        kept.end()
+    assert died.exists(), "it never got there"
+    assert kept.starts == 1 + where.startswith("daemon")
+    check_dataset(data / "cam.ome.zarr", spec, 24)
+
+
+def _start(client: omewd.Client, spec: StreamSpec) -> None:
+    """Start a stream, or find that it was started before the daemon could say so."""
+    try:
+        client.start_stream(spec)
+    except omewd.OmewdError as error:
+        if error.code != "stream_exists":
+            raise

@@ -1,0 +1,113 @@
+"""The rows of the list of faults that have no file of their own; and that every row has a test."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import omewd
+from omewd.control.faultpoints import VARIABLE
+from tests.support import DaemonProcess, check_dataset, make_frame, make_spec
+
+ROWS = 29
+
+CAMERA = """
+import sys, omewd
+from tests.support import make_frame
+producer = omewd.connect("cam", socket=sys.argv[1])
+for index in range(40):
+    producer.append(make_frame(index, producer.shape, str(producer.dtype)))
+"""
+
+
+def test_every_row_has_a_test() -> None:
+    """A test is named after its row: test_row_07_…, test_rows_14_and_16_…."""
+    found: set[int] = set()
+    for path in Path(__file__).parents[1].rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            numbers = re.match(r"test_rows?_(\d\d)(?:_and_(\d\d))?", getattr(node, "name", None) or "")
+            if numbers is not None:
+                found |= {int(number) for number in numbers.groups() if number}
+    assert found == set(range(1, ROWS + 1))
+
+
+def test_row_03_a_producer_killed_before_the_doorbell(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
+    """What was published is written all the same."""
+    spec = make_spec("cam", "t:40:1:4,y:16,x:16")
+    omewd_daemon.client.start_stream(spec)
+    environment = {**os.environ, VARIABLE: f"producer: published;9;{tmp_path / 'died'}"}
+    command = [sys.executable, "-c", CAMERA, str(omewd_daemon.socket)]
+    assert subprocess.run(command, env=environment, timeout=30, check=False).returncode == -signal.SIGKILL
+    final = omewd_daemon.client.wait("cam", timeout=10)
+    assert (final["frames"]["received"], final["ended_by"]) == (9, "the producer was lost")
+    check_dataset(omewd_daemon.data / "cam.ome.zarr", spec, 9)
+
+
+def memory_group() -> tuple[Path, str]:
+    """Where groups of limited memory are made, and the name of the limit; version 2 of control groups, or 1."""
+    root = Path("/sys/fs/cgroup")
+    for folder, limit in ((root, "memory.max"), (root / "memory", "memory.limit_in_bytes")):
+        if (folder / "cgroup.procs").exists() and (limit == "memory.max" or (folder / limit).exists()):
+            controllers = folder / "cgroup.controllers"
+            if limit != "memory.max" or (controllers.exists() and "memory" in controllers.read_text()):
+                return folder, limit
+    pytest.skip("no control group of memory here")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can limit a process's memory")
+def test_row_09_a_writer_killed_by_the_kernel_for_memory(omewd_daemon: DaemonProcess) -> None:
+    """In a control group with next to no memory: its job is run again, and the daemon lives."""
+    root, limit = memory_group()
+    group = root / f"omewd-test-{os.getpid()}"
+    victim = omewd_daemon.writer_pids()[0]
+    group.mkdir()
+    try:
+        (group / limit).write_text("4194304")
+        (group / "cgroup.procs").write_text(str(victim))
+        spec = make_spec("cam", "t:24:1:4,y:1024:256:4,x:1024:256:4", ring_slots=8)
+        omewd_daemon.client.start_stream(spec)
+        with omewd_daemon.connect("cam") as producer:
+            for index in range(24):
+                producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+        assert f'"pid": {victim}, "reason": "signal SIGKILL"' in omewd_daemon.log()
+        check_dataset(omewd_daemon.data / "cam.ome.zarr", spec, 24)
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split():
+            (root / "cgroup.procs").write_text(pid)
+        group.rmdir()
+
+
+def test_row_23_no_time_out_looks_at_the_wall_clock() -> None:
+    """Only the time stamps of frames do."""
+    users = set()
+    for path in Path(omewd.__file__).parent.rglob("*.py"):
+        text = path.read_text()
+        if re.search(r"\btime\.time(_ns)?\(|datetime\.|\btime\.(localtime|gmtime)\(", text):
+            users.add(path.name)
+    assert users == {"producer.py"}
+    producer = (Path(omewd.__file__).parent / "producer" / "producer.py").read_text()
+    assert len(re.findall(r"time\.time", producer)) == 1  # the slot's stamp
+
+
+@pytest.mark.parametrize("doorbells", ["lost", "doubled", "spurious"])
+def test_row_24_doorbells_cost_time_and_never_a_frame(omewd_daemon: DaemonProcess, doorbells: str) -> None:
+    spec = make_spec("cam", "t:60:1:4,y:16,x:16", ring_slots=8)
+    omewd_daemon.client.start_stream(spec)
+    producer = omewd_daemon.connect("cam")
+    ring = producer._link.ring
+    rings = {"lost": lambda: None, "doubled": lambda: [ring() for _ in range(2)], "spurious": ring}
+    producer._link.ring = rings[doorbells]  # type: ignore[assignment, method-assign]
+    for index in range(60):
+        producer.append(make_frame(index, spec.frame_shape, spec.dtype), timeout=10)
+        if doorbells == "spurious":
+            for _ in range(20):
+                ring()
+    assert producer.close()["state"] == "DONE"
+    check_dataset(omewd_daemon.data / "cam.ome.zarr", spec, 60)

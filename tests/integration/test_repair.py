@@ -1,0 +1,102 @@
+"""``omewd repair``: what it mends, and what it only says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support import DaemonProcess, check_dataset, make_frame, make_spec, read_zarr, wait_for
+
+DIMS = "t:20:1:4,y:32:16:2,x:32:16:2"
+
+
+def record(daemon: DaemonProcess, dims: str = DIMS) -> Path:
+    spec = make_spec("cam", dims)
+    daemon.client.start_stream(spec)
+    with daemon.connect("cam") as producer:
+        for index in range(20):
+            producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+    return daemon.data / "cam.ome.zarr"
+
+
+def test_a_whole_dataset_has_nothing_to_mend(omewd_daemon: DaemonProcess) -> None:
+    dataset = record(omewd_daemon)
+    before = {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
+    done = omewd_daemon.omewd("repair", "cam.ome.zarr")
+    assert (done.returncode, done.stdout) == (0, "nothing to mend\n")
+    assert {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()} == before
+
+
+def test_a_dataset_that_was_never_finalized_gets_its_true_shape(tmp_path: Path) -> None:
+    """The daemon, its rings and its journal are gone for good."""
+    process = DaemonProcess(tmp_path, "--writers", "2")
+    try:
+        spec = make_spec("cam", "t:200:1:4,y:32:16:2,x:32:16:2")
+        process.client.start_stream(spec)
+        producer = process.connect("cam")
+        for index in range(10):
+            producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+        wait_for(lambda: producer.durable == 8)
+        assert "is being written" in process.omewd("repair", "cam.ome.zarr").stderr
+    finally:
+        process.kill()
+    for name in process.shared_memory():
+        (Path("/dev/shm") / name).unlink()
+    with pytest.raises(Exception, match="gone"):
+        producer.close(timeout=0.05)
+    for scratch in Path("/dev/shm").glob(f"{process.instance}-*"):
+        for folder in (*scratch.iterdir(), scratch):
+            folder.rmdir()
+    assert process.omewd("verify", "cam.ome.zarr").returncode == 5
+    done = process.omewd("repair", "cam.ome.zarr")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "wrote shape and totals for 8 frames" in done.stdout
+    check_dataset(process.data / "cam.ome.zarr", spec, 8)
+    assert process.omewd("verify", "cam.ome.zarr").returncode == 0
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "torn"])
+@pytest.mark.parametrize("dims", [DIMS, "t:20,y:32:16,x:32:16"], ids=["sharded", "not sharded"])
+def test_frames_that_are_gone_are_put_on_record(omewd_daemon: DaemonProcess, damage: str, dims: str) -> None:
+    dataset = record(omewd_daemon, dims)
+    victim = dataset / "0/c/1/0/0"
+    match damage:
+        case "missing":
+            victim.unlink()
+        case "empty":
+            victim.write_bytes(b"")
+        case _:
+            victim.write_bytes(victim.read_bytes()[:-7])
+    done = omewd_daemon.omewd("repair", "cam.ome.zarr", "--json")
+    assert done.returncode == 5
+    document = json.loads(done.stdout)
+    assert "put the frames of 1 write units on record as lost" in document["mended"]
+    lost = range(4, 8) if dims == DIMS else range(1, 2)
+    [problem] = [p for p in document["after"]["problems"] if "not in the ledger" in p]
+    assert problem.endswith(f": {lost[0]}-{lost[-1]}" if len(lost) > 1 else f": {lost[0]}")
+    totals = json.loads((dataset / "omewd/zarr.json").read_text())["attributes"]["omewd"]
+    assert (totals["state"], totals["lost"]) == ("failed", [[lost[0], len(lost)]])
+    assert totals["received"] == totals["written"] + totals["lost_frames"] == 20
+    victim.unlink(missing_ok=True)
+    array = read_zarr(dataset)
+    for index in set(range(20)) - set(lost):
+        assert array[index].tobytes() == make_frame(index, (32, 32), "uint16").tobytes()
+    again = omewd_daemon.omewd("repair", "cam.ome.zarr", "--json")
+    assert again.returncode == 5
+    problems = [p for p in json.loads(again.stdout)["after"]["problems"] if "does not belong" not in p]
+    assert problems == [p for p in document["after"]["problems"] if "does not belong" not in p]
+
+
+def test_what_writers_left_is_removed_and_foreign_files_stay(omewd_daemon: DaemonProcess) -> None:
+    dataset = record(omewd_daemon)
+    (dataset / "omewd/staging/unit3/0").mkdir(parents=True)
+    (dataset / "omewd/staging/unit3/0/0").write_bytes(b"half")
+    (dataset / "notes.txt").write_text("mine")
+    done = omewd_daemon.omewd("repair", "cam.ome.zarr")
+    assert "removed what writers had left over" in done.stdout
+    assert "can't be mended: notes.txt does not belong there" in done.stdout
+    assert done.returncode == 5
+    assert not (dataset / "omewd/staging").exists()
+    assert (dataset / "notes.txt").read_text() == "mine"
