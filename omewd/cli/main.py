@@ -19,6 +19,7 @@ _COMMANDS = {
     "serve": "Run the daemon.",
     "start-stream": "Open a stream: make its dataset and its ring.",
     "stop-stream": "Take no more frames; write what has arrived.",
+    "resume-stream": "Take up a failed stream again.",
     "status": "Show streams, throughput and writers.",
     "verify": "Read a dataset back and say what is wrong.",
     "repair": "Mend what can be mended of a dataset.",

@@ -41,8 +41,15 @@ class Client:
         return self._request("start_stream", spec=fields, timeout=None)
 
     def stop_stream(self, name: str) -> dict[str, Any]:
-        """Take no more frames; write and finalize what has arrived. Returns at once; see :meth:`wait`."""
+        """Take no more frames; write and finalize what has arrived. Returns at once; see :meth:`wait`.
+
+        Of a stream that has FAILED, let go of the frames that it still has in its ring.
+        """
         return self._request("stop_stream", name=name)
+
+    def resume_stream(self, name: str) -> dict[str, Any]:
+        """Try again to write what a FAILED stream has in its ring, once its cause is mended; see :meth:`wait`."""
+        return self._request("resume_stream", name=name)
 
     def status(self, name: str | None = None) -> dict[str, Any]:
         """The status of the daemon with all its streams, or of one stream."""

@@ -58,9 +58,8 @@ class Lifecycle:
         holding = self._streams.admit(fields, now_ns, after)
         holding.starter = starter
         stream = holding.stream
-        log.info(
-            "stream starting", stream=stream.spec.name, dataset=str(stream.dataset), slots=stream.geometry.capacity
-        )
+        name, dataset = stream.spec.name, str(stream.dataset)
+        log.info("stream starting", stream=name, dataset=dataset, slots=stream.geometry.capacity)
         self._dispatcher.submit(check_job(stream, self._dispatcher.number()))
 
     def _ring_is_there(self, holding: Holding) -> None:
@@ -85,9 +84,8 @@ class Lifecycle:
     def producer_lost(self, holding: Holding, now_ns: int) -> None:
         """A producer has ended without closing its stream."""
         stream = holding.stream
-        log.warning(
-            "producer lost: it ended without closing its stream", stream=stream.spec.name, pid=stream.producer_pid
-        )
+        pid = stream.producer_pid
+        log.warning("producer lost: it ended without closing its stream", stream=stream.spec.name, pid=pid)
         holding.producer = stream.producer_pid = None
         if stream.ring is not None:
             stream.ring.producer = 0
@@ -153,7 +151,9 @@ class Lifecycle:
             if stream.id in writer.streams:
                 writer.streams.discard(stream.id)
                 self._supervisor.tell(writer, {"do": "close", "stream": stream.id})
-        if stream.was_active:
+        if stream.has_kept_frames:
+            stream.settled = True
+        elif stream.was_active:
             self._streams.release(holding)
         else:  # it never was one: whoever asked for it has been told
             self._streams.discard(holding)
@@ -191,6 +191,8 @@ class Lifecycle:
 
     def step(self, holding: Holding, now_ns: int) -> None:
         """Take a stream as far as it has come. What goes wrong in one stream ends that one."""
+        if holding.stream.settled:  # failed, and its ring is kept until somebody says what to do
+            return
         with self._failing(holding, now_ns):
             if holding.wants_memory and self._streams.allocate(holding):
                 self._ring_is_there(holding)
@@ -206,9 +208,8 @@ class Lifecycle:
     def _is_orphan(self, holding: Holding) -> bool:
         """Whether a producer of before this daemon has died since."""
         ring = holding.stream.ring
-        if ring is None or holding.producer is not None or not ring.producer:
-            return False
-        return not self._streams.producer_lives(holding)
+        missed = ring is not None and holding.producer is None and ring.producer != 0
+        return missed and not self._streams.producer_lives(holding)
 
     @contextlib.contextmanager
     def _failing(self, holding: Holding, now_ns: int) -> Iterator[None]:

@@ -138,3 +138,13 @@ class Recovery:
                 spec=entry["spec"] if kind == "recover" else None,
             )
         )
+
+
+def resume_failed(holding: Holding, now_ns: int) -> None:
+    """The cause of a failure is mended: write what is still in the stream's ring."""
+    assert holding.segment is not None
+    ring = DaemonRing(holding.segment)
+    ring.revive()
+    ring.resume()
+    holding.stream.revive(ring, now_ns)
+    log.info("stream resumed", stream=holding.stream.spec.name, in_flight=holding.stream.in_flight)

@@ -13,6 +13,7 @@ from omewd.control.messages import MAX_MESSAGE_BYTES, Message
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.dispatcher import Dispatcher
 from omewd.daemon.lifecycle import Lifecycle
+from omewd.daemon.recovery import resume_failed
 from omewd.daemon.server import ControlServer, Peer
 from omewd.daemon.stream import State, Stream
 from omewd.daemon.streams import Streams
@@ -57,6 +58,8 @@ class Requests:
                 self._start_stream(peer, message.get("spec"), now)
             case "stop_stream":
                 return self._stop_stream(message.get("name"), now)
+            case "resume_stream":
+                return self._resume_stream(message.get("name"), now)
             case "attach":
                 self._attach(peer, message.get("name"))
             case "reattach":
@@ -69,7 +72,7 @@ class Requests:
                 raise OmewdError(
                     "bad_message",
                     f"there is no request {str(other)[:80]!r}",
-                    "Requests are status, start_stream, stop_stream, attach, reattach, finish and wait",
+                    "Requests are status, start_stream, stop_stream, resume_stream, attach, reattach, finish and wait",
                 )
         return None  # the reply comes later, or has been sent
 
@@ -117,12 +120,27 @@ class Requests:
     def _stop_stream(self, name: object, now_ns: int) -> Message:
         stream = self._streams.named(name)
         holding = self._streams.open.get(stream.id)
-        if holding is not None:
+        if holding is not None and stream.settled:
+            self._streams.release(holding)
+            log.warning("the ring of a failed stream is let go", stream=stream.spec.name, lost=stream.lost[:10])
+        elif holding is not None:
             if stream.state is State.STARTING:
                 self._lifecycle.fail(
                     holding, OmewdError("stream_stopped", "the stream was stopped while it started"), now_ns
                 )
             self._lifecycle.stop(holding, "stop-stream", now_ns)
+        return stream.status(now_ns)
+
+    def _resume_stream(self, name: object, now_ns: int) -> Message:
+        stream = self._streams.named(name)
+        holding = self._streams.open.get(stream.id)
+        if holding is None or not stream.settled or not stream.has_kept_frames:
+            raise OmewdError(
+                "not_failed",
+                f"stream {stream.spec.name!r} is {stream.state.value}: there is nothing of it to take up again",
+                "Only a stream that has FAILED, with frames in its ring, can be resumed",
+            )
+        resume_failed(holding, now_ns)
         return stream.status(now_ns)
 
     def _attach(self, peer: Peer, name: object) -> None:

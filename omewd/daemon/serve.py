@@ -158,12 +158,15 @@ class Daemon:
             return True
         if not self._lifecycle.stopping:
             return False
-        if not self._streams.open and not self._dispatcher.is_busy(NO_STREAM):
+        at_work = any(not holding.stream.settled for holding in self._streams.open.values())
+        if not at_work and not self._dispatcher.is_busy(NO_STREAM):
             return True
         if now < self._drain_deadline_ns:
             return False
         for holding in self._streams.open.values():
             stream = holding.stream
+            if stream.settled:
+                continue
             what = "given up" if self._config.ephemeral else "its ring is kept, and the next daemon goes on with it"
             log.error(f"not drained in time: {what}", stream=stream.spec.name, in_flight=stream.in_flight)
             if self._config.ephemeral:

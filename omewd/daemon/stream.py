@@ -110,6 +110,17 @@ class Stream:
             self.error = ring.failure or stream_failed("it failed, and the reason was lost with the last daemon")
             self.ended_by = "failure"
 
+    @property
+    def has_kept_frames(self) -> bool:
+        """It has failed, and frames that are not on disk are still in its ring."""
+        return self.state is State.FAILED and bool(self.lost) and self.ring is not None
+
+    def revive(self, ring: DaemonRing, now_ns: int) -> None:
+        """After a failure: try again to write what is in the ring; ``ring`` has been resumed."""
+        self.settled, self.error, self.lost, self.ended_ns, self.paused = False, None, (), None, None
+        self.done.clear()
+        self.resume(ring, now_ns)
+
     # -- frames in ------------------------------------------------------------------------------
 
     @property
@@ -305,6 +316,7 @@ class Stream:
                 "durable": self.safe_below if self.spec.durability == "fsync" else 0,
             },
             "lost": [list(run) for run in self.lost[:_RUNS_IN_STATUS]],
+            "kept_in_ring": self.has_kept_frames,
             "ring": {
                 "slots": self.geometry.capacity,
                 "used": used,

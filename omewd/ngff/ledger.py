@@ -7,6 +7,8 @@ It is the file ``omewd/ledger.jsonl`` in the dataset, one JSON object a line, in
     {"frame": 21, "count": 1, "gap": "dropped"}
     {"frame": 22, "count": 2, "gap": "lost"}                    was written, and ``omewd repair`` found it gone
 
+    {"received": 40}                                            frame indexes below 40 had been handed over by now
+
 A frame index is the frame's number in acquisition order, from 0. A write unit's lines are appended at
 once, after its pixels are in place. A unit that is written again after a crash appends its lines again:
 for each index the last line counts. A crash can leave a torn line; lines that do not parse do not count.
@@ -16,6 +18,7 @@ The totals are attributes of the group ``omewd``, under the key ``omewd``: see :
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -48,9 +51,12 @@ def gap_line(frame: int, count: int, kind: str) -> str:
     return f'{{"frame":{frame},"count":{count},"gap":"{kind}"}}\n'
 
 
-def batch(lines: Iterable[str]) -> bytes:
-    """One unit's lines as they are appended: the first newline ends a line that a crash may have torn."""
-    return ("\n" + "".join(lines)).encode()
+def batch(lines: Iterable[str], received: int) -> bytes:
+    """One unit's lines as they are appended: the first newline ends a line that a crash may have torn.
+
+    ``received``: all frame indexes below have been handed over by now, on disk or not.
+    """
+    return ("\n" + "".join(lines) + f'{{"received":{received}}}\n').encode()
 
 
 def summary_json(
@@ -114,14 +120,27 @@ class Ledger:
         return ledger
 
 
+def received(dataset: Path) -> int:
+    """One past the last frame index that a ledger knows of, on disk or not."""
+    known = 0
+    with (dataset / FOLDER / FILE).open("rb") as lines:
+        for line in lines:
+            if line.startswith(b'{"received":'):
+                with contextlib.suppress(ValueError, TypeError, KeyError):
+                    known = max(known, int(json.loads(line)["received"]))
+    return max(known, max((row["frame"] + row.get("count", 1) for row in rows(dataset) if row), default=0))
+
+
 def rows(dataset: Path) -> Iterator[dict[str, Any] | None]:
-    """The lines of a dataset's ledger in file order; None for one that can't be read."""
+    """The lines about frames of a dataset's ledger in file order; None for one that can't be read."""
     with (dataset / FOLDER / FILE).open("rb") as lines:
         for line in lines:
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
+                if "received" in row:
+                    continue
                 numbers = row["frame"], row.get("count", 1)
                 is_row = all(isinstance(n, int) for n in numbers) and isinstance(row.get("gap", ""), str)
                 yield row if is_row else None

@@ -223,6 +223,12 @@ class DaemonRing:
         """The dataset is complete: a producer can see it here even when the daemon has gone since."""
         self._words[STATE] = layout.STATE_DONE
 
+    def revive(self) -> None:
+        """A failed stream goes on with what is in the ring; frames are not taken any more."""
+        self._words[layout.FAILURE // 8] = 0
+        self._words[STATE] = layout.STATE_STOPPED
+        self._fence()
+
     def fail(self, error: OmewdError) -> None:
         """Leave the reason for the producer and take no more frames."""
         text = json.dumps(error.to_dict()).encode()

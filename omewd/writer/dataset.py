@@ -106,10 +106,10 @@ def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:
 def finalize_by_ledger(spec: StreamSpec, dataset: Path, ended_by: str) -> dict[str, Any]:
     """Write the final metadata for what the ledger has.
 
-    Returns {"received": one past the last frame index on record, "written", "gaps", "lost": runs (first, count) of
-    indexes below that are not on record}.
+    Returns {"received": one past the last frame index that it knows of, "written", "gaps", "lost": runs (first, count)
+    of indexes below of which it does not say what became}.
     """
-    received = max((row["frame"] + row.get("count", 1) for row in ledger.rows(dataset) if row), default=0)
+    received = ledger.received(dataset)
     status = ledger.Ledger.read(dataset, received).status
     written = status.count(ledger.WRITTEN)
     gaps = status.count(ledger.SKIPPED) + status.count(ledger.DROPPED)

@@ -46,7 +46,7 @@ def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
             status = ledger.Ledger.read(dataset, before.frames).status
             lines = list(_lost_lines(plan, before.bad_units, status))
             publisher = Publisher(dataset, dataset / datasets.STAGING, durable=True)
-            publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines))
+            publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines, before.frames))
             mended.append(f"put the frames of {len(before.bad_units)} write units on record as lost")
         if before.problems:
             ended_by = str(totals["ended_by"] or "the daemon was lost")

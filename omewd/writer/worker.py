@@ -48,6 +48,7 @@ class OpenStream:
     def hold_dataset(self) -> None:
         """Lock the dataset against ``omewd repair`` while this writer has it (a shared lock on its ledger)."""
         if self.lock is None:
+            (self.folder / dataset.STAGING).mkdir(exist_ok=True)  # finalized, and resumed after a failure
             self.lock = os.open(self.folder / ledger.FOLDER / ledger.FILE, os.O_RDONLY | os.O_CLOEXEC)
             fcntl.flock(self.lock, fcntl.LOCK_SH)
 
@@ -192,7 +193,7 @@ class Worker:
             stored_bytes = stream.publisher.publish_folders(folders, small=small)
         with self._clock.stage("write"):
             lines = (line for frames in units.values() for line in _ledger_lines(stream.ring.segment, frames, job))
-            stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines))
+            stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines, job.frontier))
         point("writer: ledger appended")
         waits = _waits(stream.ring, units.values(), started_ns)
         for stage, spent_ns in self._clock.take().items():

@@ -82,21 +82,24 @@ def test_no_metadata_in_shared_memory_spoils_a_line(metadata: bytes) -> None:
 def test_metadata_that_would_spoil_the_line_is_kept_as_text(dataset: Path, metadata: bytes) -> None:
     line = ledger.frame_line(5, 1, 2, metadata)
     assert line.count("\n") == 1
-    append(dataset, ledger.batch([line]))
+    append(dataset, ledger.batch([line], 1))
     [row] = ledger.rows(dataset)
     assert row is not None
     assert row["frame"] == 5
 
 
 def test_rows_come_back_in_file_order(dataset: Path) -> None:
-    append(dataset, ledger.batch([ledger.frame_line(1, 1, 2, b""), ledger.gap_line(0, 1, "dropped")]))
-    append(dataset, ledger.batch([ledger.frame_line(2, 3, 4, b'{"\xc2\xb5":1}')]))
+    append(dataset, ledger.batch([ledger.frame_line(1, 1, 2, b""), ledger.gap_line(0, 1, "dropped")], 0))
+    append(dataset, ledger.batch([ledger.frame_line(2, 3, 4, b'{"\xc2\xb5":1}')], 0))
     frames = [row["frame"] for row in ledger.rows(dataset) if row is not None]
     assert frames == [1, 0, 2]
 
 
 def test_a_torn_line_costs_itself_only(dataset: Path) -> None:
-    first, second = ledger.batch([ledger.frame_line(0, 1, 2, b"")]), ledger.batch([ledger.frame_line(1, 1, 2, b"")])
+    first, second = (
+        ledger.batch([ledger.frame_line(0, 1, 2, b"")], 0),
+        ledger.batch([ledger.frame_line(1, 1, 2, b"")], 0),
+    )
     for kept in range(len(first)):
         path = dataset / ledger.FOLDER / ledger.FILE
         path.write_bytes(first[:kept] + second)
@@ -126,16 +129,16 @@ def test_a_torn_line_costs_itself_only(dataset: Path) -> None:
     ],
 )
 def test_a_line_that_is_no_row_is_counted_and_passed_over(dataset: Path, line: bytes) -> None:
-    append(dataset, line + b"\n" + ledger.batch([ledger.frame_line(1, 1, 2, b"")]))
+    append(dataset, line + b"\n" + ledger.batch([ledger.frame_line(1, 1, 2, b"")], 0))
     read = Ledger.read(dataset, 3)
     assert list(read.status) == [UNACCOUNTED, WRITTEN, UNACCOUNTED]
     assert read.unreadable_lines == 1
 
 
 def test_the_last_line_of_a_frame_counts(dataset: Path) -> None:
-    append(dataset, ledger.batch([ledger.gap_line(0, 4, "skipped"), ledger.frame_line(1, 1, 2, b"")]))
-    append(dataset, ledger.batch([ledger.gap_line(2, 1, "dropped"), ledger.frame_line(3, 1, 2, b"")]))
-    append(dataset, ledger.batch([ledger.gap_line(3, 1, "skipped")]))
+    append(dataset, ledger.batch([ledger.gap_line(0, 4, "skipped"), ledger.frame_line(1, 1, 2, b"")], 0))
+    append(dataset, ledger.batch([ledger.gap_line(2, 1, "dropped"), ledger.frame_line(3, 1, 2, b"")], 0))
+    append(dataset, ledger.batch([ledger.gap_line(3, 1, "skipped")], 0))
     assert list(Ledger.read(dataset, 5).status) == [SKIPPED, WRITTEN, DROPPED, SKIPPED, UNACCOUNTED]
 
 
@@ -156,7 +159,7 @@ def test_each_frame_has_the_status_of_its_last_line(lines: list[tuple[int, int, 
                 expected[place] = {"": WRITTEN, "skipped": SKIPPED, "dropped": DROPPED}[gap]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / ledger.FOLDER).mkdir()
-        append(Path(folder), ledger.batch(texts))
+        append(Path(folder), ledger.batch(texts, 0))
         assert list(Ledger.read(Path(folder), frames).status) == expected
 
 
