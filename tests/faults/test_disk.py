@@ -16,7 +16,8 @@ from omewd.model.spec import StreamSpec
 from tests.support import DaemonProcess, check_dataset, daemon, make_frame, make_spec
 
 OPTIONS = ("--writers", "2", "--memory", "512MiB")
-DIMS = "t:24:1:4,y:16:8:2,x:16:8:2"
+# Units of 2 MiB: each is a job of its own, written by the writer's own thread.
+DIMS = "t:48:1:4,y:512:256:2,x:512:256:2"
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
@@ -26,7 +27,7 @@ def traced(*options: str) -> tuple[str, ...]:
     return ("strace", "-D", "-f", "-qq", "-o", "/dev/null", *options)
 
 
-def record(process: DaemonProcess, spec: StreamSpec, frames: int = 24) -> None:
+def record(process: DaemonProcess, spec: StreamSpec, frames: int = 48) -> None:
     process.client.start_stream(spec)
     with process.connect("cam") as producer:
         for index in range(frames):
@@ -34,58 +35,17 @@ def record(process: DaemonProcess, spec: StreamSpec, frames: int = 24) -> None:
 
 
 @needs_strace
-@pytest.mark.parametrize(
-    ("calls", "passing"),
-    [("fdatasync", n) for n in (5, 6, 7)] + [("fsync", n) for n in (12, 13, 15)] + [("rename", n) for n in (8, 9)],
-)
-def test_rows_19_and_20_an_error_that_passes_costs_nothing(tmp_path: Path, calls: str, passing: int) -> None:
-    """Once in each writer: the unit is written again from the ring, and never counted before."""
-    prefix = traced("-e", f"trace={calls}", "-e", f"inject={calls}:error=EIO:when={passing}")
+@pytest.mark.parametrize(("call", "passing"), [("fdatasync", 6), ("fdatasync", 7), ("rename", 6), ("rename", 7)])
+def test_rows_19_and_20_an_error_that_passes_costs_nothing(tmp_path: Path, call: str, passing: int) -> None:
+    """Once in each thread: the unit is written again from the ring, and never counted before."""
+    prefix = traced("-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when={passing}")
     spec = make_spec("cam", DIMS)
     with daemon(tmp_path, *OPTIONS, prefix=prefix) as process:
         record(process, spec)
-        assert process.client.status("cam")["state"] == "DONE"
-        check_dataset(process.data / "cam.ome.zarr", spec, 24)
-
-
-@needs_strace
-@pytest.mark.parametrize("call", ["write", "openat"])
-def test_row_20_an_error_of_one_file_is_tried_again(tmp_path: Path, call: str) -> None:
-    staged = tmp_path / "data/cam.ome.zarr/omewd/staging/unit2/0/0"
-    prefix = traced("-P", str(staged), "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when=1")
-    spec = make_spec("cam", DIMS)
-    with daemon(tmp_path, *OPTIONS, prefix=prefix) as process:
-        record(process, spec)
-        assert process.client.status("cam")["retries"] >= 1
-        assert "Input/output error" in process.log()
-        check_dataset(process.data / "cam.ome.zarr", spec, 24)
-
-
-@needs_strace
-@pytest.mark.parametrize("call", ["write", "openat"])
-def test_row_20_an_error_that_stays_fails_the_stream_and_harms_nothing_else(tmp_path: Path, call: str) -> None:
-    staged = tmp_path / "data/cam.ome.zarr/omewd/staging/unit2/0/0"
-    prefix = traced("-P", str(staged), "-e", f"trace={call}", "-e", f"inject={call}:error=EIO")
-    spec, other = make_spec("cam", DIMS), make_spec("other", DIMS)
-    with daemon(tmp_path, *OPTIONS, prefix=prefix) as process:
-        process.client.start_stream(other)
-        beside = process.connect("other")
-        process.client.start_stream(spec)
-        producer = process.connect("cam")
-        with pytest.raises(omewd.OmewdError, match="frames are missing"):
-            for index in range(24):
-                producer.append(make_frame(index, spec.frame_shape, spec.dtype))
-            producer.close()
-        with contextlib.suppress(omewd.OmewdError):
-            producer.close()
-        with beside:
-            for index in range(24):
-                beside.append(make_frame(index, other.frame_shape, other.dtype))
         status = process.client.status("cam")
-        assert (status["state"], status["error"]["code"]) == ("FAILED", "disk_error")
-        assert any(first <= 8 < first + count for first, count in status["lost"])
-        assert status["frames"]["received"] == status["frames"]["written"] + status["frames"]["lost"]
-        check_dataset(process.data / "other.ome.zarr", other, 24)
+        assert status["state"] == "DONE"
+        assert status["retries"] >= 1
+        check_dataset(process.data / "cam.ome.zarr", spec, 48)
 
 
 @needs_strace
