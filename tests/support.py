@@ -169,6 +169,13 @@ class DaemonProcess:
             check=False,
         )
 
+    def let_go(self) -> None:
+        """Let go of the rings of streams that have failed, which the daemon keeps until it is told."""
+        with contextlib.suppress(omewd.OmewdError):  # a test may have ended the daemon
+            for stream in self.client.status()["streams"]:
+                if stream["kept_in_ring"]:
+                    self.client.stop_stream(stream["name"])
+
     def stop(self, timeout: float = 30) -> int:
         """SIGTERM; returns the exit status."""
         if self.process.poll() is None:
@@ -230,6 +237,7 @@ def daemon(
     process = DaemonProcess(folder, *options, env=env, prefix=prefix)
     try:
         yield process
+        process.let_go()
         assert process.stop() == 0, process.log()
     finally:
         process.kill()

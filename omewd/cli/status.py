@@ -74,6 +74,10 @@ def _render(status: dict[str, Any]) -> RenderableType:
         )
         if stream["error"]:
             notes.append(f"{stream['name']}: {stream['error']['message']}")
+            if stream["kept_in_ring"]:
+                notes.append(
+                    f"{stream['name']} has frames in its ring: omewd resume-stream, or stop-stream to let them go"
+                )
         elif stream["paused"]:
             notes.append(f"{stream['name']} waits: {stream['paused']['message']}. {stream['paused']['remedy']}")
         elif "streams" not in status:

@@ -173,10 +173,8 @@ class Lifecycle:
         self._waiters.tell(stream)
 
     def stop(self, holding: Holding, why: str, now_ns: int) -> None:
-        try:
+        with self._failing(holding, now_ns):
             holding.stream.stop(why, now_ns)
-        except OmewdError as error:
-            self.fail(holding, error, now_ns)
         holding.ring_producer()
 
     def stop_all(self, now_ns: int) -> None:
@@ -191,7 +189,7 @@ class Lifecycle:
 
     def step(self, holding: Holding, now_ns: int) -> None:
         """Take a stream as far as it has come. What goes wrong in one stream ends that one."""
-        if holding.stream.settled:  # failed, and its ring is kept until somebody says what to do
+        if holding.stream.settled:  # failed, and its ring is kept until it is told what to do
             return
         with self._failing(holding, now_ns):
             if holding.wants_memory and self._streams.allocate(holding):

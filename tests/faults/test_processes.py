@@ -15,7 +15,7 @@ import pytest
 import omewd
 from omewd.errors import RingFullError
 from omewd.writer.backends import BACKENDS
-from tests.support import Array, DaemonProcess, check_dataset, daemon, make_frame, make_spec, start_python
+from tests.support import Array, DaemonProcess, check_dataset, daemon, make_frame, make_spec, start_python, wait_for
 
 CAMERA = """
 import sys, omewd
@@ -256,6 +256,59 @@ def test_row_21_dataset_removed_in_mid_stream(omewd_daemon: DaemonProcess) -> No
     assert caught.value.code == "stream_failed"
     with pytest.raises(omewd.OmewdError):
         producer.close()
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["same daemon", "next daemon"])
+def test_row_21_the_ring_is_kept_and_the_stream_resumed(tmp_path: Path, restart: bool) -> None:
+    """Until somebody says what to do; once the dataset is back nothing is lost."""
+    options = ("--memory", "512MiB", "--writers", "2")
+    process = DaemonProcess(tmp_path, *options)
+    try:
+        spec = make_spec("cam", "t:inf:1:4,y:16,x:16", ring_slots=16)
+        process.client.start_stream(spec)
+        producer = process.connect("cam")
+        for index in range(6):
+            producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+        wait_for(lambda: producer.durable == 4)
+        dataset, elsewhere = process.data / "cam.ome.zarr", process.data / "elsewhere"
+        dataset.rename(elsewhere)
+        for index in range(6, 15):
+            producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+        with pytest.raises(omewd.OmewdError, match="frames are missing: 4-14"):
+            producer.close()
+        status = process.client.status("cam")
+        assert (status["state"], status["kept_in_ring"], status["frames"]["in_flight"]) == ("FAILED", True, 0)
+        with pytest.raises(omewd.OmewdError, match="is open"):
+            process.client.start_stream(spec)
+        elsewhere.rename(dataset)
+        if restart:
+            process.kill()
+            process = DaemonProcess(tmp_path, *options)
+            wait_for(lambda: process.client.status("cam")["settled"])
+        done = process.omewd("resume-stream", "cam")
+        assert done.returncode == 0, done.stderr
+        assert "cam: DONE, 15 frames written" in done.stdout
+        check_dataset(dataset, spec, 15)
+        assert "nothing of it to take up" in process.omewd("resume-stream", "cam").stderr
+        assert process.stop() == 0
+    finally:
+        process.kill()
+
+
+def test_row_07_a_failed_stream_s_ring_is_let_go_when_told(omewd_daemon: DaemonProcess) -> None:
+    spec = make_spec("cam", "t:inf:1:4,y:16,x:16")
+    omewd_daemon.client.start_stream(spec)
+    producer = omewd_daemon.connect("cam")
+    (omewd_daemon.data / "cam.ome.zarr").rename(omewd_daemon.data / "elsewhere")
+    with pytest.raises(omewd.OmewdError, match="frames are missing: 0-5"):
+        for index in range(6):
+            producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+        producer.close()
+    assert omewd_daemon.client.status()["memory"]["ring_bytes"] > 0
+    assert omewd_daemon.omewd("stop-stream", "cam").returncode == 5
+    assert omewd_daemon.client.status()["memory"]["ring_bytes"] == 0
+    assert omewd_daemon.client.status("cam")["kept_in_ring"] is False
+    assert not omewd_daemon.shared_memory()
 
 
 SMALL_SHARED_MEMORY = 'mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "$@"'

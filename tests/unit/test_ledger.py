@@ -96,18 +96,26 @@ def test_rows_come_back_in_file_order(dataset: Path) -> None:
 
 
 def test_a_torn_line_costs_itself_only(dataset: Path) -> None:
-    first, second = (
-        ledger.batch([ledger.frame_line(0, 1, 2, b"")], 0),
-        ledger.batch([ledger.frame_line(1, 1, 2, b"")], 0),
-    )
+    line = ledger.frame_line(0, 1, 2, b"")
+    first, second = ledger.batch([line], 1), ledger.batch([ledger.frame_line(1, 1, 2, b"")], 2)
+    end = 1 + len(line)
     for kept in range(len(first)):
         path = dataset / ledger.FOLDER / ledger.FILE
         path.write_bytes(first[:kept] + second)
         read = Ledger.read(dataset, 2)
         assert read.status[1] == WRITTEN
-        whole = kept >= len(first) - 1  # all but the newline
-        assert read.status[0] == (WRITTEN if whole else UNACCOUNTED)
-        assert read.unreadable_lines == (0 if whole or kept <= 1 else 1)
+        assert read.status[0] == (WRITTEN if kept >= end - 1 else UNACCOUNTED)  # all but the newline
+        assert read.unreadable_lines == (0 if kept in (0, 1, end - 1, end, len(first) - 1) else 1)
+        assert ledger.received(dataset) == 2
+
+
+def test_what_was_received_is_known_beyond_what_is_written(dataset: Path) -> None:
+    append(dataset, ledger.batch([ledger.frame_line(3, 1, 2, b"")], 9))
+    append(dataset, ledger.batch([ledger.gap_line(4, 2, "skipped")], 7))
+    assert ledger.received(dataset) == 9
+    assert [row["frame"] for row in ledger.rows(dataset) if row] == [3, 4]
+    append(dataset, b'{"received":"x"}\n{"received":')
+    assert ledger.received(dataset) == 9
 
 
 @pytest.mark.parametrize(
