@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from omewd.bench.tied import command
@@ -37,10 +36,6 @@ class Camera:
     @property
     def pid(self) -> int:
         return self._process.pid
-
-    @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
 
     def prepare(self, **settings: Any) -> None:
         """Have the frames made."""
@@ -82,7 +77,5 @@ class Camera:
     def __enter__(self) -> Camera:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

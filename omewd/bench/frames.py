@@ -9,8 +9,6 @@ import numpy as np
 
 Frames = np.ndarray[Any, Any]
 
-DATA = ("random", "camera")
-
 # Enough that no cache holds them, as no cache holds a camera's.
 _POOL_BYTES = 256 << 20
 _MAX_FRAMES = 2048

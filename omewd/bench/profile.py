@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROLES = ("producer", "daemon", "writer")
-SORTS = {"time": "tottime", "cumulative": "cumulative", "calls": "calls"}
 
 # Often enough for runs of seconds; each sample stops the process for about a tenth of a millisecond.
 _RATE_HZ = 200

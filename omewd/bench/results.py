@@ -9,8 +9,6 @@ from typing import Any
 
 from omewd.bench.plan import Options, Outcome, Sample, Timed
 
-Number = float
-
 
 @dataclass(frozen=True)
 class Metric:

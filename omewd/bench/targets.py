@@ -54,7 +54,7 @@ class UnitTarget:
     """
 
     def __init__(self, spec: StreamSpec, store: Callable[[tuple[slice, ...], Frame], object]) -> None:
-        self._spec, self._plan, self._store = spec, Plan.of(spec), store
+        self._plan, self._store = Plan.of(spec), store
         self._units: dict[int, Frame] = {}
         self._free: list[Frame] = []
         self._count = 0

@@ -66,9 +66,7 @@ SLOT_HEADERS = 8192
 FRAME_INDEX, MONOTONIC_NS, WALL_NS, METADATA_BYTES, WAITED_NS = range(5)
 METADATA = 64  # bytes from the start of a slot header to its metadata
 
-# Words of a progress record; the last is a checksum of those before it.
-PROGRESS_UNITS, PROGRESS_FRAMES, PROGRESS_RELEASED, PROGRESS_SKIPPED, PROGRESS_DROPPED, PROGRESS_STORED = range(6)
-PROGRESS_WORDS = 7
+PROGRESS_WORDS = 7  # the fields of ring.progress.Progress, and a checksum of them
 
 UNSET = 2**64 - 1
 
