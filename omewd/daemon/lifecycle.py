@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,10 @@ _GROW_EVERY_NS = 2_000_000_000
 
 
 class Lifecycle:
-    """Moves streams from STARTING to their end. ``stopping``: the daemon drains and takes no new ones."""
+    """Moves streams from STARTING to their end. ``stopping``: the daemon drains and takes no new ones.
+
+    ``on_done``: what follows the success of a job of no stream.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Lifecycle:
         self._server = server
         self._waiters = waiters
         self.stopping = False
+        self.on_done: dict[int, Callable[[], None]] = {}
 
     # -- starting and ending --------------------------------------------------------------------
 
@@ -157,15 +161,8 @@ class Lifecycle:
             self._streams.release(holding)
         else:  # it never was one: whoever asked for it has been told
             self._streams.discard(holding)
-        log.info(
-            "stream ended",
-            stream=stream.spec.name,
-            state=stream.state.value,
-            received=stream.received,
-            written=stream.written,
-            gaps=sum(stream.gaps.values()),
-            ended_by=stream.ended_by,
-        )
+        frames = {"received": stream.received, "written": stream.written, "gaps": sum(stream.gaps.values())}
+        log.info("stream ended", stream=stream.spec.name, state=stream.state.value, **frames, ended_by=stream.ended_by)
         if holding.leftovers:
             number = self._dispatcher.number()
             self._dispatcher.submit(Job(id=number, stream=NO_STREAM, kind="sweep", dataset=str(stream.dataset)))
@@ -265,7 +262,9 @@ class Lifecycle:
             if task is not None and holding is not None:
                 with self._failing(holding, now):
                     self._job_done(holding, task, message["result"], now)
-            elif task is not None and task.job.kind == "recover":
+            elif task is not None and (then := self.on_done.pop(task.job.id, None)):
+                then()
+            if task is not None and task.job.kind == "recover":
                 log.error("a dataset whose ring was gone is finalized", dataset=task.job.dataset, **message["result"])
         elif "failed" in message:
             task = self._dispatcher.finish(message["failed"], now)

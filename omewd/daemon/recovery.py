@@ -14,8 +14,8 @@ import structlog
 from omewd.control.jobs import Job, JobKind
 from omewd.daemon import shared_memory
 from omewd.daemon.dispatcher import Dispatcher
-from omewd.daemon.journal import ACTIVE, STARTING, Journal, boot_id
-from omewd.daemon.lifecycle import NO_STREAM
+from omewd.daemon.journal import STARTING, Journal, boot_id
+from omewd.daemon.lifecycle import NO_STREAM, Lifecycle
 from omewd.daemon.loop import Loop
 from omewd.daemon.stream import Stream
 from omewd.daemon.streams import Holding, Streams, doorbells
@@ -37,45 +37,62 @@ class Recovery:
         loop: Loop,
         streams: Streams,
         dispatcher: Dispatcher,
+        lifecycle: Lifecycle,
         journal: Journal,
         instance: str,
         scratch: Path,
     ) -> None:
-        self._loop, self._streams, self._dispatcher, self._journal = loop, streams, dispatcher, journal
+        self._loop, self._streams, self._dispatcher = loop, streams, dispatcher
+        self._lifecycle, self._journal = lifecycle, journal
         self._instance, self._scratch = instance, scratch
 
     def run(self) -> None:
-        """Take over every stream in the journal, and remove what else the last daemon has left in memory."""
+        """Take over every stream in the journal, and remove what the last daemon has left of none in memory.
+
+        A ring that can't be taken over is kept, with its entry, unless it is certain that there is nothing in it.
+        """
+        kept: set[str] = set()
         for name, entry in list(self._journal.entries()):
             try:
                 self._take_over(name, entry)
-            except (OmewdError, KeyError, TypeError) as error:
-                log.error("a stream of the last daemon can't be taken over", stream=name, reason=str(error))
-                if entry.get("phase") == ACTIVE:
-                    self._have_cleaned_up(entry, "recover")
-                self._journal.remove(name)
+            except Exception as error:  # noqa: BLE001  whatever is wrong with one must not keep the others from going on
+                kept.add(name)
+                log.error(
+                    "a stream of the last daemon can't be taken over; its ring and its journal are kept",
+                    stream=name,
+                    reason=str(error) or repr(error),
+                )
         rings = {holding.shared_memory for holding in self._streams.open.values()}
         for path in Path("/dev/shm").glob(f"{self._instance}-*"):
+            number, _, name = path.name.removeprefix(f"{self._instance}-").partition("-")
+            if number.isdecimal():
+                self._streams.count_from(int(number))
             if path.lstat().st_uid != os.geteuid() or f"/{path.name}" in rings or path == self._scratch:
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            else:
+            elif name not in kept:
                 shared_memory.unlink(f"/{path.name}")
 
     def _take_over(self, name: str, entry: dict[str, Any]) -> None:
         self._streams.count_from(entry["id"])
         if entry["phase"] == STARTING:  # nobody has been told of it
-            self._have_cleaned_up(entry, "undo")
-            self._journal.remove(name)
+            self._have_cleaned_up(name, entry, "undo")
             return
-        if entry["boot"] != boot_id():
-            raise OmewdError("bad_ring", "the machine was restarted, and its ring is gone")
-        holding = self._holding(entry, time.monotonic_ns())
+        holding = None
+        if entry["boot"] == boot_id():
+            try:
+                holding = self._holding(entry, time.monotonic_ns())
+            except FileNotFoundError:
+                log.error("the ring of a stream is gone", stream=name, ring=entry["shared_memory"])
+            else:
+                if holding is None:  # it was complete
+                    self._have_cleaned_up(name, entry, "sweep")
+                    return
+        else:
+            log.error("the machine was restarted, and the ring of a stream is gone", stream=name)
         if holding is None:
-            if entry["leftovers"]:
-                self._have_cleaned_up(entry, "sweep")
-            self._journal.remove(name)
+            self._have_cleaned_up(name, entry, "recover")
             return
         self._streams.adopt(holding)
         self._loop.watch(holding.to_daemon, holding.hush)
@@ -93,13 +110,10 @@ class Recovery:
     def _holding(entry: dict[str, Any], now_ns: int) -> Holding | None:
         """What an open stream holds, made from its ring; None if the stream was complete.
 
-        Raises OmewdError ``bad_ring`` if the ring is gone or damaged; it stays as it is then.
+        Raises FileNotFoundError if the ring is gone, OmewdError ``bad_ring`` if it is damaged; it stays as it is then.
         """
         name = entry["shared_memory"]
-        try:
-            descriptor = shared_memory.reopen(name)
-        except OSError as error:
-            raise OmewdError("bad_ring", f"its ring {name} is gone") from error
+        descriptor = shared_memory.reopen(name)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, descriptor)
             segment = Segment.open(os.dup(descriptor), owner=os.geteuid(), writable=True)
@@ -123,21 +137,21 @@ class Recovery:
         holding.leftovers = entry["leftovers"]
         return holding
 
-    def _have_cleaned_up(self, entry: dict[str, Any], kind: JobKind) -> None:
-        """Have a writer take away ("undo") or finalize ("recover") the dataset of a stream whose ring is no more.
+    def _have_cleaned_up(self, name: str, entry: dict[str, Any], kind: JobKind) -> None:
+        """Have a writer see to the dataset of a stream whose ring is no more; its entry goes when that is done.
 
-        Or remove what it has replaced ("sweep").
+        ``kind``: take it away ("undo"), finalize it ("recover"), or remove what it has replaced ("sweep").
         """
-        self._dispatcher.submit(
-            Job(
-                id=self._dispatcher.number(),
-                stream=NO_STREAM,
-                kind=kind,
-                dataset=entry["dataset"],
-                epoch=entry["epoch"],
-                spec=entry["spec"] if kind == "recover" else None,
-            )
+        job = Job(
+            id=self._dispatcher.number(),
+            stream=NO_STREAM,
+            kind=kind,
+            dataset=entry["dataset"],
+            epoch=entry["epoch"],
+            spec=entry["spec"] if kind == "recover" else None,
         )
+        self._dispatcher.submit(job)
+        self._lifecycle.on_done[job.id] = lambda: self._journal.remove(name)
 
 
 def resume_failed(holding: Holding, now_ns: int) -> None:

@@ -187,4 +187,6 @@ class Requests:
         if holding is None:
             return
         peer.attached = None
-        self._lifecycle.producer_lost(holding, time.monotonic_ns())
+        holding.producer = None
+        if not self._streams.producer_lives(holding):  # else it has only hung up, and comes back
+            self._lifecycle.producer_lost(holding, time.monotonic_ns())

@@ -77,7 +77,13 @@ class Daemon:
             config, self._streams, self._dispatcher, self._supervisor, self._lifecycle, self._server, waiters
         )
         self._recovery = Recovery(
-            self._loop, self._streams, self._dispatcher, self._journal, self._instance, self._scratch
+            self._loop,
+            self._streams,
+            self._dispatcher,
+            self._lifecycle,
+            self._journal,
+            self._instance,
+            self._scratch,
         )
         self._signals, self._signal_sink = socket.socketpair()
         self._drain_deadline_ns = 0

@@ -92,6 +92,8 @@ class Stream:
         """Go on where another daemon was; ``ring`` has been resumed."""
         progress = ring.progress
         self.ring = ring
+        if self.spec.durability == "fsync":
+            ring.note_durable()
         self.was_active = True
         self.next_unit = self.done_below = progress.units
         self.received = progress.frames

@@ -125,7 +125,7 @@ def _check_pixels(
     for unit in range(total):
         is_written = written[frame_indexes(plan, unit)]
         if is_written.any():
-            keys = list(_keys(spec, plan, unit))
+            keys = list(keys_of(spec, plan, unit))
             expected_keys.update(keys)
             if not _check_files(dataset, keys, report) or not _check_unit(array, plan, unit, is_written, report):
                 report.bad_units.append(unit)
@@ -137,7 +137,7 @@ def _check_pixels(
         report.problems.append(f"{stray} does not belong there")
 
 
-def _keys(spec: StreamSpec, plan: Plan, unit: int) -> Iterator[str]:
+def keys_of(spec: StreamSpec, plan: Plan, unit: int) -> Iterator[str]:
     place = [metadata.ARRAY_PATH, "c", *map(str, plan.block_on_disk(unit))]
     rows, columns = (-(-n // k) for n, k in zip(spec.frame_shape, spec.key_shape[-2:], strict=True))
     return ("/".join([*place, str(row), str(column)]) for row in range(rows) for column in range(columns))

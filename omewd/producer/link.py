@@ -15,7 +15,7 @@ from omewd.ring.layout import Geometry
 
 # A daemon that died is started again by systemd within a second; looking for it costs 0.05 ms.
 _RECONNECT_EVERY_NS = 100_000_000
-_REATTACH_TIMEOUT_S = 10.0
+_REATTACH_TIMEOUT_S = 0.5  # the camera waits meanwhile; it is tried again
 
 
 class Link:

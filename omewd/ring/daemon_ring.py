@@ -49,11 +49,10 @@ class DaemonRing:
         self._words = segment.words
         self._fence = Fence()
         self._header_words = self.geometry.slot_header_stride // 8
-        self.progress = read_progress(self._words)
+        self.progress, self._records = read_progress(self._words)
         self.map = SequenceMap(self.progress.released, self.progress.frames)
         self.frontier = self.progress.frames
         self._kinds: list[tuple[int, int]] = []
-        self._records = 0
 
     def resume(self) -> None:
         """Take over a ring that another daemon had; raises OmewdError ``bad_ring`` if its cursors are damaged."""
@@ -64,8 +63,9 @@ class DaemonRing:
             )
         words[RELEASED] = progress.released  # the record comes first
         # Entries stay in the table until they are overwritten, whoever has read them; one may be right now.
-        written = words[GAP_KINDS]
-        words[GAP_KINDS_READ] = max(0, written - (GAP_TABLE_ENTRIES - 1))
+        words[GAP_KINDS_READ] = 0
+        while words[GAP_KINDS] - words[GAP_KINDS_READ] >= GAP_TABLE_ENTRIES:  # the producer may just be adding some
+            words[GAP_KINDS_READ] = words[GAP_KINDS] - GAP_TABLE_ENTRIES + 1
         self._read_gap_kinds()
         final = words[FINAL_PUBLISHED]
         if final == UNSET:
@@ -222,6 +222,10 @@ class DaemonRing:
     def finish(self) -> None:
         """The dataset is complete: a producer can see it here even when the daemon has gone since."""
         self._words[STATE] = layout.STATE_DONE
+
+    def note_durable(self) -> None:
+        """What is on record is durable: the last daemon may have died before it could say so."""
+        self._words[DURABLE] = max(self._words[DURABLE], self.progress.frames)
 
     def revive(self) -> None:
         """A failed stream goes on with what is in the ring; frames are not taken any more."""

@@ -26,14 +26,17 @@ class Progress:
     stored_bytes: int = 0
 
 
-def read_progress(words: memoryview) -> Progress:
-    """The newest record that is whole; nothing is done if there is none."""
+def read_progress(words: memoryview) -> tuple[Progress, int]:
+    """The newest record that is whole, and its number: the next one has to go to the other place.
+
+    Nothing is done if there is none.
+    """
     records = []
-    for place in PROGRESS:
+    for number, place in enumerate(PROGRESS):
         *fields, checksum = words[place : place + PROGRESS_WORDS]
         if checksum == _checksum(fields):
-            records.append(Progress(*fields))
-    return max(records, key=lambda record: (record.units, record.frames), default=Progress())
+            records.append((Progress(*fields), number))
+    return max(records, key=lambda record: (record[0].units, record[0].frames), default=(Progress(), 0))
 
 
 def write_progress(words: memoryview, progress: Progress, number: int) -> None:

@@ -82,11 +82,15 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
 
 
 def undo(dataset: Path, epoch: int) -> None:
-    """Take a dataset away that was made for a stream which never started, and put back what it had replaced."""
+    """Take a dataset away that was made for a stream which never started, and put back what it had replaced.
+
+    Wherever the making of it, or a run of this, was cut off.
+    """
     if _epoch(dataset) == epoch:
         dataset.rename(_beside(dataset, "new", epoch))
-        if (old := _beside(dataset, "old", epoch)).exists():
-            old.rename(dataset)
+    old = _beside(dataset, "old", epoch)
+    if old.exists() and not dataset.exists():
+        old.rename(dataset)
     sweep(dataset)
 
 
@@ -103,13 +107,13 @@ def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:
     return {"found": True, **found}
 
 
-def finalize_by_ledger(spec: StreamSpec, dataset: Path, ended_by: str) -> dict[str, Any]:
-    """Write the final metadata for what the ledger has.
+def finalize_by_ledger(spec: StreamSpec, dataset: Path, ended_by: str, known_frames: int = 0) -> dict[str, Any]:
+    """Write the final metadata for what the ledger has; ``known_frames`` are known to have been handed over.
 
     Returns {"received": one past the last frame index that it knows of, "written", "gaps", "lost": runs (first, count)
     of indexes below of which it does not say what became}.
     """
-    received = ledger.received(dataset)
+    received = max(ledger.received(dataset), known_frames)
     status = ledger.Ledger.read(dataset, received).status
     written = status.count(ledger.WRITTEN)
     gaps = status.count(ledger.SKIPPED) + status.count(ledger.DROPPED)

@@ -6,14 +6,15 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from omewd.errors import OmewdError
 from omewd.model.plan import Plan
+from omewd.model.spec import StreamSpec
 from omewd.ngff import ledger
-from omewd.ngff.verify import Report, totals_of, verify
+from omewd.ngff.verify import Report, keys_of, totals_of, verify
 from omewd.writer import dataset as datasets
 from omewd.writer.publish import Publisher
 
@@ -43,6 +44,7 @@ def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
         before = verify(dataset, progress)
         if before.bad_units:
             plan = Plan.of(spec)
+            _require_readable(dataset, spec, plan, before.bad_units)
             status = ledger.Ledger.read(dataset, before.frames).status
             lines = list(_lost_lines(plan, before.bad_units, status))
             publisher = Publisher(dataset, dataset / datasets.STAGING, durable=True)
@@ -50,9 +52,17 @@ def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
             mended.append(f"put the frames of {len(before.bad_units)} write units on record as lost")
         if before.problems:
             ended_by = str(totals["ended_by"] or "the daemon was lost")
-            found = datasets.finalize_by_ledger(spec, dataset, ended_by)
+            found = datasets.finalize_by_ledger(spec, dataset, ended_by, totals["received"])
             mended.append(f"wrote shape and totals for {found['received']} frames")
     return Repair(before, verify(dataset, progress), mended)
+
+
+def _require_readable(dataset: Path, spec: StreamSpec, plan: Plan, units: list[int]) -> None:
+    """Raise OSError if files are there and can't be read: a disk that fails for a while is no loss of frames."""
+    for unit in units:
+        for key in keys_of(spec, plan, unit):
+            with suppress(FileNotFoundError):
+                (dataset / key).read_bytes()
 
 
 def _lost_lines(plan: Plan, units: list[int], status: bytearray) -> Iterator[str]:

@@ -48,9 +48,14 @@ class OpenStream:
     def hold_dataset(self) -> None:
         """Lock the dataset against ``omewd repair`` while this writer has it (a shared lock on its ledger)."""
         if self.lock is None:
-            (self.folder / dataset.STAGING).mkdir(exist_ok=True)  # finalized, and resumed after a failure
-            self.lock = os.open(self.folder / ledger.FOLDER / ledger.FILE, os.O_RDONLY | os.O_CLOEXEC)
-            fcntl.flock(self.lock, fcntl.LOCK_SH)
+            descriptor = os.open(self.folder / ledger.FOLDER / ledger.FILE, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                (self.folder / dataset.STAGING).mkdir(exist_ok=True)  # finalized, and resumed after a failure
+            except OSError:
+                os.close(descriptor)
+                raise
+            self.lock = descriptor
 
     def close(self) -> None:
         if self.lock is not None:
@@ -150,6 +155,7 @@ class Worker:
             case "create":
                 self._sink(job.stream, stream)  # a library that fails does so before anything is made
                 dataset.create(stream.spec, stream.folder, Path(job.root), stream.ring.segment.geometry.epoch)
+                stream.hold_dataset()
                 return {"leftovers": dataset.has_leftovers(stream.folder)}
             case "write":
                 point("writer: job begun")

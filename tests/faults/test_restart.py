@@ -297,38 +297,70 @@ def test_row_15_reboot_finalizes_to_what_is_durable(daemons: Daemons) -> None:
     abandon(producer)
 
 
-@pytest.mark.parametrize("damage", ["epoch", "size", "magic", "garbage in the journal"])
-def test_rows_14_and_16_what_does_not_fit_is_set_aside(daemons: Daemons, damage: str) -> None:
+def test_a_ring_that_is_gone_leaves_what_is_durable(daemons: Daemons) -> None:
     spec = make_spec("cam", "t:40:1:4,y:16,x:16")
     daemons.now.client.start_stream(spec)
     producer = daemons.now.connect("cam")
     append(producer, spec, range(8))
     wait_for(lambda: producer.durable == 8)
     daemons.now.kill()
+    for name in daemons.now.shared_memory():
+        (Path("/dev/shm") / name).unlink()
+    daemons.restart()
+    wait_for(lambda: not journal(daemons).exists())
+    check_dataset(daemons.now.data / "cam.ome.zarr", spec, 8)
+    abandon(producer)
+
+
+@pytest.mark.parametrize("damage", ["size", "magic", "version", "epoch", "not JSON", "no object", "no fields"])
+def test_rows_14_and_16_what_does_not_fit_is_set_aside(daemons: Daemons, damage: str) -> None:
+    """Refused with a clear error, and kept: there may be frames in it. The daemon serves."""
+    spec = make_spec("cam", "t:40:1:4,y:16,x:16")
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("cam")
+    append(producer, spec, range(8))
+    daemons.now.kill()
     [ring] = daemons.now.shared_memory()
-    path = Path("/dev/shm") / ring
+    path, entry = Path("/dev/shm") / ring, json.loads(journal(daemons).read_text())
     match damage:
-        case "epoch":
-            entry = json.loads(journal(daemons).read_text())
-            journal(daemons).write_text(json.dumps({**entry, "shared_memory": "/nowhere"}))
         case "size":
             os.truncate(path, path.stat().st_size - 4096)
-        case "magic":
+        case "magic" | "version":
             with path.open("r+b") as file:
+                file.seek(0 if damage == "magic" else 8)
                 file.write(b"x")
-        case _:
+        case "epoch":
+            journal(daemons).write_text(json.dumps({**entry, "epoch": 1}))
+        case "not JSON":
             journal(daemons).write_text("{")
+        case "no object":
+            journal(daemons).write_text("[]")
+        case _:
+            journal(daemons).write_text('{"phase": "active"}')
     daemons.restart()
-    assert "can't be taken over" in daemons.now.log()
-    assert not daemons.now.shared_memory()
-    if damage != "garbage in the journal":
-        wait_for(lambda: "is finalized" in daemons.now.log())
-        check_dataset(daemons.now.data / "cam.ome.zarr", spec, 8)
+    assert "can't be taken over; its ring and its journal are kept" in daemons.now.log()
+    assert daemons.now.shared_memory() == {ring}
+    assert journal(daemons).exists()
     abandon(producer)
-    other = make_spec("other", "y:8,x:8")  # and it serves
+    other = make_spec("other", "y:8,x:8")
     daemons.now.client.start_stream(other)
     with daemons.now.connect("other") as fine:
         append(fine, other, range(1))
+    path.unlink()
+
+
+def test_a_producer_that_only_hung_up_comes_back(daemons: Daemons) -> None:
+    """As after a daemon that was too slow to answer it: it lives, and its stream goes on."""
+    spec = make_spec("cam", "t:12:1:4,y:16,x:16")
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("cam")
+    append(producer, spec, range(5))
+    producer._link._connection.close()
+    time.sleep(0.2)
+    assert daemons.now.client.status("cam")["state"] == "ACTIVE"
+    append(producer, spec, range(5, 12))
+    producer.close()
+    check_dataset(daemons.now.data / "cam.ome.zarr", spec, 12)
 
 
 def test_row_17_a_file_cut_short_is_written_again_while_its_frames_are_in_the_ring(daemons: Daemons) -> None:

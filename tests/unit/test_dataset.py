@@ -41,6 +41,18 @@ def test_what_was_replaced_comes_back_when_it_is_undone(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["cam.ome.zarr"]
 
 
+def test_what_was_replaced_comes_back_when_making_it_was_cut_off_between_the_renames(tmp_path: Path) -> None:
+    place = tmp_path / "cam.ome.zarr"
+    dataset.create(make_spec("old", "t:5,y:4,x:4"), place, tmp_path, epoch=1)
+    before = listing(place)
+    dataset.create(make_spec("new", "t:9,y:4,x:4", overwrite=True), place, tmp_path, epoch=2)
+    place.rename(tmp_path / ".cam.ome.zarr.omewd-new-2")  # as it was before the second rename
+    for _ in range(2):
+        dataset.undo(place, epoch=2)
+        assert listing(place) == before
+        assert [p.name for p in tmp_path.iterdir()] == ["cam.ome.zarr"]
+
+
 def test_undoing_leaves_another_streams_dataset_alone(tmp_path: Path) -> None:
     place = tmp_path / "cam.ome.zarr"
     dataset.create(make_spec("cam", "t:5,y:4,x:4"), place, tmp_path, epoch=1)
