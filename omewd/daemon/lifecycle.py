@@ -14,10 +14,11 @@ from omewd.control.faultpoints import point
 from omewd.control.jobs import Job
 from omewd.control.messages import Message
 from omewd.daemon.dispatcher import Dispatcher, Task
+from omewd.daemon.jobs import check_job, finalize_job, undo_job
 from omewd.daemon.loop import Loop
 from omewd.daemon.server import ControlServer, Peer
 from omewd.daemon.stream import State
-from omewd.daemon.streams import Holding, Streams, check_job, finalize_job, undo_job
+from omewd.daemon.streams import Holding, Streams
 from omewd.daemon.supervisor import Supervisor, Writer
 from omewd.daemon.waiters import Waiters
 from omewd.errors import OmewdError, stream_failed
@@ -272,8 +273,9 @@ class Lifecycle:
             if task is not None and holding is not None:
                 with self._failing(holding, now):
                     self._job_failed(holding, task, OmewdError.from_dict(message["error"]), now, writer)
-            elif task is not None:  # of no stream: what a dataset replaced stays beside it
-                log.warning("job failed", kind=task.job.kind, dataset=task.job.dataset, **message["error"])
+            elif task is not None and not self._dispatcher.retry(task, now):  # of no stream; the next daemon may try
+                self.on_done.pop(task.job.id, None)
+                log.error("job failed", kind=task.job.kind, dataset=task.job.dataset, **message["error"])
         self.give_jobs(now)
 
     def _job_done(self, holding: Holding, task: Task, result: dict[str, Any], now_ns: int) -> None:

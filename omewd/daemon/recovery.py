@@ -28,6 +28,9 @@ from omewd.ring.segment import Segment
 
 log = structlog.get_logger("recovery")
 
+# What an entry of the journal has; see Streams.
+_ENTRY = {"phase", "boot", "id", "epoch", "spec", "dataset", "root", "place", "backend", "leftovers", "shared_memory"}
+
 
 class Recovery:
     """Runs once, before anything else does; the writers of the last daemon are fenced off by then."""
@@ -51,7 +54,7 @@ class Recovery:
 
         A ring that can't be taken over is kept, with its entry, unless it is certain that there is nothing in it.
         """
-        kept: set[str] = set()
+        kept = self._streams.not_taken_over
         for name, entry in list(self._journal.entries()):
             try:
                 self._take_over(name, entry)
@@ -60,7 +63,7 @@ class Recovery:
                 log.error(
                     "a stream of the last daemon can't be taken over; its ring and its journal are kept",
                     stream=name,
-                    reason=str(error) or repr(error),
+                    reason=str(error) if isinstance(error, OmewdError) else repr(error),
                 )
         rings = {holding.shared_memory for holding in self._streams.open.values()}
         for path in Path("/dev/shm").glob(f"{self._instance}-*"):
@@ -75,6 +78,8 @@ class Recovery:
                 shared_memory.unlink(f"/{path.name}")
 
     def _take_over(self, name: str, entry: dict[str, Any]) -> None:
+        if not isinstance(entry, dict) or not set(entry) >= _ENTRY:
+            raise OmewdError("bad_journal", "its entry in the journal can't be read, or is not whole")
         self._streams.count_from(entry["id"])
         if entry["phase"] == STARTING:  # nobody has been told of it
             self._have_cleaned_up(name, entry, "undo")

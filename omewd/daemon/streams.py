@@ -12,7 +12,6 @@ from typing import Any
 import structlog
 
 from omewd.control.faultpoints import point
-from omewd.control.jobs import Job
 from omewd.control.messages import close_all
 from omewd.daemon import shared_memory
 from omewd.daemon.config import RING_TARGET_BYTES, WRITER_COPIES, ServeConfig
@@ -32,8 +31,6 @@ MAX_OPEN_STREAMS = 256
 KEPT_ENDED_STREAMS = 64
 # Header pages of a ring, and what rounding to pages adds.
 _FIXED_BYTES = 4 * PAGE
-# Which frames are lost follows from the ledger too; this many runs of them fit in a message.
-LOST_RUNS_ON_RECORD = 1000
 
 
 @dataclass
@@ -74,7 +71,10 @@ class Holding:
 
 
 class Streams:
-    """``open``: streams that still do something, by id; ``ended``: the last ones that ended, by name."""
+    """``open``: streams that still do something, by id; ``ended``: the last ones that ended, by name.
+
+    ``not_taken_over``: names of streams of the last daemon whose rings and journals are kept as they are.
+    """
 
     def __init__(self, config: ServeConfig, journal: Journal, instance: str) -> None:
         self._config = config
@@ -82,6 +82,7 @@ class Streams:
         self._instance = instance
         self._last_id = 0
         self.open: dict[int, Holding] = {}
+        self.not_taken_over: set[str] = set()
         self.ended: dict[str, Stream] = {}
 
     # -- looking up ----------------------------------------------------------------------------
@@ -108,7 +109,7 @@ class Streams:
 
     def free_name(self, after: int = 0) -> tuple[str, int]:
         """The first of stream1, stream2, … with a number above ``after`` that is not in use, and its number."""
-        taken = {h.stream.spec.name for h in self.open.values()} | set(self.ended)
+        taken = {h.stream.spec.name for h in self.open.values()} | set(self.ended) | self.not_taken_over
         number = after + 1
         while f"stream{number}" in taken:
             number += 1
@@ -148,6 +149,12 @@ class Streams:
         if self.holding(spec.name):
             raise OmewdError(
                 "stream_exists", f"a stream {spec.name!r} is open", "Choose another name, or stop it first"
+            )
+        if spec.name in self.not_taken_over:
+            raise OmewdError(
+                "stream_exists",
+                f"a stream {spec.name!r} of the last daemon could not be taken over, and its ring is kept",
+                "Choose another name; the daemon's log says why",
             )
         if len(self.open) >= MAX_OPEN_STREAMS:
             raise OmewdError("busy", f"{MAX_OPEN_STREAMS} streams are open already", "Stop some")
@@ -304,8 +311,12 @@ class Streams:
     def reattach(self, holding: Holding, peer: Peer) -> None:
         """A producer that has been there before the daemon was started again; raises OmewdError ``producer_exists``."""
         ring = holding.stream.ring
-        if ring is None or holding.producer is not None or ring.producer != peer.pid:
+        if ring is None or ring.producer != peer.pid:
             raise OmewdError("producer_exists", f"process {peer.pid} is not the producer of this stream")
+        if (
+            holding.producer is not None
+        ):  # it has hung up, and its new connection is heard before the end of the old one
+            holding.producer.attached = None
         self._note_producer(holding, peer)
 
     @staticmethod
@@ -368,28 +379,3 @@ def _refuse_overlap(dataset: Path, other: Path, holding: Holding) -> None:
             f"{dataset} overlaps {other}, which the open stream {holding.stream.spec.name!r} writes",
             "Choose another output",
         )
-
-
-def check_job(stream: Stream, number: int) -> Job:
-    spec = stream.spec.model_dump(mode="json")
-    root, dataset = str(stream.root), str(stream.dataset)
-    return Job(id=number, stream=stream.id, kind="check", root=root, dataset=dataset, spec=spec)
-
-
-def undo_job(stream: Stream, number: int) -> Job:
-    return Job(id=number, stream=stream.id, kind="undo", dataset=str(stream.dataset), epoch=stream.geometry.epoch)
-
-
-def finalize_job(stream: Stream, number: int) -> Job:
-    return Job(
-        id=number,
-        stream=stream.id,
-        kind="finalize",
-        frames=stream.received,
-        written=stream.written,
-        gaps=sum(stream.gaps.values()),
-        lost=stream.lost[:LOST_RUNS_ON_RECORD],
-        lost_frames=sum(count for _, count in stream.lost),
-        ended_by=stream.ended_by,
-        failed=stream.error is not None,
-    )

@@ -13,7 +13,7 @@ from omewd.control.messages import close_all
 from omewd.errors import OmewdError
 from omewd.ring.layout import Geometry
 
-# A daemon that died is started again by systemd within a second; looking for it costs 0.05 ms.
+# A daemon that died is there again within a second, if systemd starts it.
 _RECONNECT_EVERY_NS = 100_000_000
 _REATTACH_TIMEOUT_S = 0.5  # the camera waits meanwhile; it is tried again
 

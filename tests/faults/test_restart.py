@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import omewd
+from omewd.control.connection import Connection
 from omewd.control.faultpoints import VARIABLE
 from omewd.model.spec import StreamSpec
 from tests.support import (
@@ -342,6 +343,8 @@ def test_rows_14_and_16_what_does_not_fit_is_set_aside(daemons: Daemons, damage:
     assert daemons.now.shared_memory() == {ring}
     assert journal(daemons).exists()
     abandon(producer)
+    with pytest.raises(omewd.OmewdError, match="its ring is kept"):  # or it would be forgotten
+        daemons.now.client.start_stream(spec)
     other = make_spec("other", "y:8,x:8")
     daemons.now.client.start_stream(other)
     with daemons.now.connect("other") as fine:
@@ -359,6 +362,25 @@ def test_a_producer_that_only_hung_up_comes_back(daemons: Daemons) -> None:
     time.sleep(0.2)
     assert daemons.now.client.status("cam")["state"] == "ACTIVE"
     append(producer, spec, range(5, 12))
+    producer.close()
+    check_dataset(daemons.now.data / "cam.ome.zarr", spec, 12)
+
+
+def test_a_producer_that_hung_up_is_taken_before_the_daemon_hears_of_it(daemons: Daemons) -> None:
+    """Its new connection may be read before the end of the old one."""
+    spec = make_spec("cam", "t:12:1:4,y:16,x:16")
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("cam")
+    append(producer, spec, range(5))
+    old, fresh = producer._link._connection, Connection(daemons.now.socket)
+    producer._link._poll.register(fresh.fileno())
+    producer._link._connection = fresh
+    assert producer._link.reconnect()
+    old.close()
+    append(producer, spec, range(5, 8))
+    time.sleep(0.2)
+    assert daemons.now.client.status("cam")["state"] == "ACTIVE"
+    append(producer, spec, range(8, 12))
     producer.close()
     check_dataset(daemons.now.data / "cam.ome.zarr", spec, 12)
 

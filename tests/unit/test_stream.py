@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from omewd.control.jobs import Job
 from omewd.control.messages import MAX_MESSAGE_BYTES
+from omewd.daemon.jobs import finalize_job
 from omewd.daemon.stream import State, Stream
-from omewd.daemon.streams import finalize_job
 from omewd.errors import OmewdError
 from omewd.model.dimensions import parse_dims
 from omewd.model.plan import Plan
