@@ -133,7 +133,7 @@ class Bench:
         """What the processes at work are, by process id."""
         roles = {camera.pid: "producer" for camera in self._cameras.values()}
         for daemon in self._daemons.values():
-            roles |= processes_of(daemon)
+            roles |= processes.roles_of(daemon.client.status())
         return roles
 
     def iterate(self, geometry: Geometry, column: Column) -> Sample:
@@ -212,7 +212,7 @@ class Bench:
         self, daemon: PrivateDaemon | None, camera: Camera, column: Column, spec: StreamSpec, folder: Path
     ) -> Sample:
         options, frames = self.options, Plan.of(spec).frames_total or 0
-        before = processes_of(daemon)
+        before = processes.roles_of(daemon.client.status()) if daemon else {}
         shared_before = shared_bytes()
         opened = camera.open(
             kind=column.kind,
@@ -232,7 +232,7 @@ class Bench:
                 sync=options.durability == "fsync" and daemon is None,
                 appends=str(appends),
             )
-        if processes_of(daemon) != before:
+        if daemon and processes.roles_of(daemon.client.status()) != before:
             raise OmewdError("writer_died", "a writer process died, and its work was done again: no figure to rely on")
         cpu_s: dict[str, float] = {}
         for pid, role in pids.items():
@@ -275,13 +275,6 @@ def _daemon_key(column: Column) -> tuple[int, str]:
 def _camera_key(column: Column) -> tuple[str, str]:
     """One camera for all of omewd; else one with the library in it."""
     return (OMEWD, "") if column.kind == OMEWD else (column.kind, column.backend)
-
-
-def processes_of(daemon: PrivateDaemon | None) -> dict[int, str]:
-    """The daemon and its writers: role by process id."""
-    if daemon is None:
-        return {}
-    return {daemon.pid: "daemon", **{writer["pid"]: "writers" for writer in daemon.client.status()["writers"]}}
 
 
 def _waits(status: dict[str, Any], frames: int) -> dict[str, dict[str, int]]:

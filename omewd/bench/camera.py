@@ -73,9 +73,3 @@ class Camera:
         self._channel.close()
         self._process.kill()
         self._process.wait()
-
-    def __enter__(self) -> Camera:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

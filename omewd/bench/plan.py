@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -53,26 +54,27 @@ class Geometry:
 
     @property
     def frames(self) -> int:
-        return Plan.of(self._any_spec()).frames_total or 0
+        return Plan.of(self._any_spec).frames_total or 0
 
     @property
     def frame_shape(self) -> tuple[int, int]:
-        return self._any_spec().frame_shape
+        return self._any_spec.frame_shape
 
     @property
     def frame_bytes(self) -> int:
-        return self._any_spec().frame_bytes
+        return self._any_spec.frame_bytes
 
     @property
     def total_bytes(self) -> int:
         return self.frames * self.frame_bytes
 
+    @cached_property
     def _any_spec(self) -> StreamSpec:
         return self.spec(Column(OMEWD, "auto", None, 1), Options())
 
     def check_dimensions(self) -> None:
         """Raise OmewdError ``bad_spec`` if no stream can have these dimensions and pixels."""
-        self._any_spec()
+        _ = self._any_spec
 
     def check(self) -> None:
         """Raise OmewdError ``bad_spec`` if this can't be timed."""
@@ -83,7 +85,7 @@ class Geometry:
 
     def conditions(self, options: Options) -> list[tuple[str, str]]:
         """The test conditions, as (what, value)."""
-        spec = self._any_spec()
+        spec = self._any_spec
         chunk_bytes = math.prod(spec.chunk_shape) * ITEM_BYTES[self.dtype]
         lines = [
             ("Total shape", str(tuple(d.count for d in self.dimensions))),

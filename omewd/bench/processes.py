@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 # Linux, clock_getcpuclockid(3): the clock that counts the CPU time of all threads of a process.
 _CPUCLOCK_SCHED = 2
@@ -12,6 +13,11 @@ _CPUCLOCK_SCHED = 2
 def cpu_seconds(pid: int) -> float:
     """CPU time that a process has used, all its threads, those that ended too; raises OSError if there is none."""
     return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
+
+
+def roles_of(status: dict[str, Any]) -> dict[int, str]:
+    """What the processes of a daemon are, by process id, out of its status."""
+    return {status["pid"]: "daemon", **{writer["pid"]: "writers" for writer in status["writers"]}}
 
 
 def own_bytes(pid: int) -> int:

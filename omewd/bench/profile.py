@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from omewd.bench.benchmark import Bench
 from omewd.bench.plan import Column, Geometry, Options, Sample
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ROLES = ("producer", "daemon", "writer")
 
-# Often enough for runs of seconds; each sample stops the process for about a tenth of a millisecond.
+# Often enough for runs of seconds.
 _RATE_HZ = 200
 _SPY_TIMEOUT_S = 60.0
 
@@ -215,8 +215,3 @@ def sampled_functions(path: Path, roles: Mapping[int, str]) -> dict[str, list[tu
 def profile_paths(output: Path) -> dict[str, Path]:
     """Where ``--output`` puts the profile of each role: its name before the suffix."""
     return {role: output.with_name(f"{output.stem}.{role}{output.suffix or '.prof'}") for role in ROLES}
-
-
-def roles_of(status: dict[str, Any]) -> dict[int, str]:
-    """A daemon's processes by id, out of its status."""
-    return {status["pid"]: "daemon", **{writer["pid"]: "writer" for writer in status["writers"]}}

@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 from omewd.bench.plan import Column, Geometry, Options, Outcome
-from omewd.bench.results import METRICS, Metric, disk_bandwidth, labels, shown_metrics, to_dict, values, write_s
+from omewd.bench.results import METRICS, Metric, disk_bandwidth, labels, shown_metrics, to_dict, write_s
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,7 +85,7 @@ def _references(outcome: Outcome) -> list[tuple[str, str]]:
 def _cells(outcome: Outcome, metric: Metric) -> list[str]:
     cells = []
     for timed in outcome.timed:
-        value = values(timed, outcome).get(metric.key)
+        value = metric.of(timed, outcome) if timed.samples else None
         cells.append("ERROR" if not timed.samples else "–" if value is None else metric.show(value))
     return cells
 

@@ -119,8 +119,9 @@ def values(timed: Timed, outcome: Outcome) -> dict[str, Any]:
 
 def shown_metrics(outcome: Outcome) -> list[Metric]:
     """The metrics that at least one column has."""
-    found = [values(timed, outcome) for timed in outcome.timed]
-    return [metric for metric in METRICS if any(v.get(metric.key) is not None for v in found)] or list(METRICS[:6])
+    measured = [timed for timed in outcome.timed if timed.samples]
+    shown = [metric for metric in METRICS if any(metric.of(timed, outcome) is not None for timed in measured)]
+    return shown or list(METRICS[:6])
 
 
 def labels(outcome: Outcome) -> list[str]:

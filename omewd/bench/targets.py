@@ -17,9 +17,10 @@ from omewd.control.client import Client
 from omewd.errors import OmewdError
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
-from omewd.ngff.codecs import BLOSC_LEVELS
 from omewd.ngff.metadata import array_json
 from omewd.writer.backends import BACKENDS
+from omewd.writer.backends.acquire_zarr import compression_settings
+from omewd.writer.backends.base import UnitArray
 from omewd.writer.publish import SMALL_FILES_AT_ONCE
 
 Frame = np.ndarray[Any, Any]
@@ -164,17 +165,9 @@ class AcquireZarrTarget:
             )
             for axis, (d, chunk) in enumerate(zip(spec.dimensions, spec.chunk_shape, strict=True))
         ]
-        compression = None
-        if spec.compression == "zstd":
-            raise OmewdError("backend_unusable", "acquire-zarr has no plain zstd; use blosc-zstd")
-        if spec.compression is not None:
-            codec = spec.compression.removeprefix("blosc-")
-            compression = aqz.CompressionSettings(
-                compressor=aqz.Compressor.BLOSC1,
-                codec=aqz.CompressionCodec.BLOSC_LZ4 if codec == "lz4" else aqz.CompressionCodec.BLOSC_ZSTD,
-                level=BLOSC_LEVELS[codec],
-                shuffle=1,
-            )
+        if (reason := BACKENDS["acquire-zarr"].incompatible(UnitArray.of(spec))) is not None:
+            raise OmewdError("backend_unusable", reason)
+        compression = compression_settings(spec.compression, spec.dtype)
         array = aqz.ArraySettings(
             output_key="0", dimensions=dimensions, data_type=np.dtype(spec.dtype), compression=compression
         )

@@ -211,7 +211,8 @@ def _look_at(
     console: Console, stream: str, socket: Path | None, pictures: dict[str, Path], seconds: float, top: int
 ) -> None:
     """Sample the daemon that has a stream, and its writers."""
-    from omewd.bench.profile import name_processes, roles_of, sample_daemon, sampled_functions
+    from omewd.bench.processes import roles_of
+    from omewd.bench.profile import name_processes, sample_daemon, sampled_functions
 
     daemon = client(socket)
     before = daemon.status(stream)

@@ -37,6 +37,21 @@ class AcquireZarrBackend:
         return AcquireZarrSink(array, threads, scratch)
 
 
+def compression_settings(compression: str | None, dtype: str) -> Any:
+    """acquire-zarr's settings for a compression, which is one of blosc's."""
+    import acquire_zarr as aqz
+
+    if compression is None:
+        return None
+    codec = compression.removeprefix("blosc-")
+    return aqz.CompressionSettings(
+        compressor=aqz.Compressor.BLOSC1,
+        codec=aqz.CompressionCodec.BLOSC_LZ4 if codec == "lz4" else aqz.CompressionCodec.BLOSC_ZSTD,
+        level=BLOSC_LEVELS[codec],
+        shuffle=int(ITEM_BYTES[dtype] > 1),
+    )
+
+
 class AcquireZarrSink:
     def __init__(self, array: UnitArray, threads: int, scratch: Path) -> None:
         import acquire_zarr
@@ -65,15 +80,7 @@ class AcquireZarrSink:
             )
             for name, size, chunk, shard in sizes
         ]
-        compression = None
-        if array.compression is not None:
-            codec = array.compression.removeprefix("blosc-")
-            compression = aqz.CompressionSettings(
-                compressor=aqz.Compressor.BLOSC1,
-                codec=aqz.CompressionCodec.BLOSC_LZ4 if codec == "lz4" else aqz.CompressionCodec.BLOSC_ZSTD,
-                level=BLOSC_LEVELS[codec],
-                shuffle=int(ITEM_BYTES[array.dtype] > 1),
-            )
+        compression = compression_settings(array.compression, array.dtype)
         settings = aqz.StreamSettings(
             store_path=str(self._folder / "unit"),
             arrays=[
