@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from pathlib import Path
@@ -29,6 +30,8 @@ class Connection:
         except OSError as error:
             self._socket.close()
             raise _unreachable(self.path, error) from error
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
 
     def request(self, op: str, *, timeout: float | None = REPLY_TIMEOUT_S, **fields: Any) -> tuple[Message, list[int]]:
         """Send a request and wait for its reply: (result, descriptors).
@@ -73,6 +76,10 @@ class Connection:
     @property
     def is_gone(self) -> bool:
         """Whether the daemon has closed its end. Only for use between requests."""
+        if self._socket.fileno() < 0:
+            return True
+        if not self._poll.poll(0):  # nothing to read: cheaper than the exception of a read, and this is each frame's
+            return False
         try:
             return self._socket.recv(1, socket.MSG_PEEK) == b""
         except BlockingIOError:

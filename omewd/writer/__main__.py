@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import signal
 import socket
 from pathlib import Path
@@ -23,6 +25,9 @@ def main() -> None:
     # Ctrl-C in the daemon's terminal reaches the whole group; the daemon decides when a writer ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A camera that wakes up with a frame goes first: 60 of 8 MiB a second on two cores, append p99 1.5 ms, so 0.9.
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     from omewd.writer.worker import serve  # it takes a while, and the precautions above come first
 
     serve(socket.socket(fileno=arguments.channel), threads=arguments.threads, scratch=arguments.scratch)
