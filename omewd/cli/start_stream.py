@@ -21,7 +21,9 @@ from omewd.errors import OmewdError
 )
 @click.option("--dtype", help="Pixel type.  [default: uint16]")
 @click.option("--output", help="Dataset, relative to the daemon's data root.  [default: NAME.ome.zarr]")
-@click.option("--backend", "-b", help="auto, tensorstore, acquire-zarr, zarrs-python or zarr-python.  [default: auto]")
+@click.option(
+    "--backend", "-b", help="auto, direct, tensorstore, acquire-zarr, zarrs-python or zarr-python.  [default: auto]"
+)
 @click.option("--compression", "-c", help="none, blosc-lz4, blosc-zstd or zstd.  [default: none]")
 @click.option("--backpressure", help="What a full ring does: block, drop or fail.  [default: block]")
 @click.option("--durability", help="fsync, or none: faster, and a crash of the machine loses frames.  [default: fsync]")
@@ -114,6 +116,8 @@ def _print_started(status: dict[str, Any], socket: Path | None) -> None:
     print(f"stream  {name}")
     print(f"path    {status['path']}")
     print(f"ring    {ring['slots']} slots, {ring['bytes'] / 2**20:.1f} MiB; backend {status['backend']}")
+    if status["backend_reason"]:
+        print(f"        not the first choice: {status['backend_reason']}")
     print(f"connect python: producer = omewd.connect({name!r}{where})")
 
 

@@ -81,7 +81,10 @@ def _render(status: dict[str, Any]) -> RenderableType:
         elif stream["paused"]:
             notes.append(f"{stream['name']} waits: {stream['paused']['message']}. {stream['paused']['remedy']}")
         elif "streams" not in status:
-            notes.append(f"{stream['path']} ({stream['backend']}, {stream['ended_by'] or 'open'})")
+            through = f"{stream['backend']}, {stream['disk']['io']}" if stream["disk"]["io"] else stream["backend"]
+            notes.append(f"{stream['path']} ({through}, {stream['ended_by'] or 'open'})")
+            if stream["backend_reason"]:
+                notes.append(f"not the first choice of backend: {stream['backend_reason']}")
         if stream["disk"]["lasts_s"] is not None and not stream["settled"]:
             disk = stream["disk"]
             notes.append(

@@ -2,7 +2,7 @@
 
 Daemon to writer::
 
-    {"do": "open", "stream": id, "spec": {…}, "dataset": path}  + the ring's descriptor
+    {"do": "open", "stream": id, "spec": {…}, "backend": name, "dataset": path}  + the ring's descriptor
     {"do": "close", "stream": id}
     {"do": "job", "job": {…}}
 
@@ -12,8 +12,9 @@ Writer to daemon::
     {"done": id, "result": {…}}
     {"failed": id, "error": {"code", "message", "remedy"}}
 
-The result of a ``write``: ``frames`` written, ``stored_bytes``, ``free_bytes`` of the drive, ``waits`` (packed
-histograms by stage, see :mod:`omewd.model.waits`) and ``done_ns``, the monotonic time of the answer.
+The result of a ``write``: ``frames`` written, ``stored_bytes``, ``free_bytes`` of the drive, ``io`` (how bytes get
+there: "O_DIRECT" or "page cache"), ``waits`` (packed histograms by stage, see :mod:`omewd.model.waits`) and
+``done_ns``, the monotonic time of the answer.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-JobKind = Literal["check", "create", "undo", "sweep", "recover", "write", "grow", "finalize"]
+JobKind = Literal["check", "create", "undo", "sweep", "recover", "write", "seal", "grow", "finalize"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Job:
     ``sweep``: remove what was replaced by ``dataset``; of no stream.
     ``write``: store ``units`` units from ``unit`` on, from the slots [``sequence``, ``sequence_end``); frame
     indexes below ``frontier`` that no slot holds are gaps, named by ``gap_kinds`` ((from frame index on, name)).
+    ``seal``: put the shards in place that only have frame indexes below ``frames``.
     ``grow``: let an unbounded array's metadata claim the first ``frames`` frames.
     ``finalize``: write the final metadata for ``frames`` frames, of which ``written`` are on disk, ``gaps``
     hold none, and ``lost_frames`` were handed over and could not be written; ``lost`` lists the first runs

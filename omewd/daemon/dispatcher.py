@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from omewd.control.jobs import Job
-from omewd.daemon.config import SLOWEST_DISK_BYTES_PER_S
+from omewd.daemon.config import JOB_BYTES, SLOWEST_DISK_BYTES_PER_S
 
 MAX_ERRORS = 3
 MAX_DEATHS = 5
@@ -17,8 +17,12 @@ RETRY_DELAYS_NS = (100_000_000, 1_000_000_000)
 # How soon a full disk is asked again.
 NO_SPACE_DELAY_NS = 500_000_000
 # A second job waits in a writer's socket while it runs the first, so that it need not wait for the daemon.
-# Only small ones: a large one does better at the next free writer.
-QUEUE_BYTES = 16 << 20
+# Not one with a larger unit: that does better at the next free writer.
+QUEUE_BYTES = JOB_BYTES
+
+
+# Jobs that read the whole ledger get this much longer: a million lines take 5 s, and a day's recording has a billion.
+_LEDGER_S = 3600.0
 
 
 class Source(Protocol):
@@ -31,13 +35,14 @@ class Source(Protocol):
 
 @dataclass
 class Task:
-    """A job with its history."""
+    """A job with its history. ``patience_s``: how much longer than usual it may take."""
 
     job: Job
     size_bytes: int
     errors: int = 0
     deaths: int = 0
     not_before_ns: int = 0
+    patience_s: float = 0.0
 
 
 @dataclass
@@ -70,7 +75,8 @@ class Dispatcher:
 
     def submit(self, job: Job) -> None:
         """Add a job that is no write unit: create, grow, finalize."""
-        self._waiting.append(Task(job, 0))
+        reads_ledger = job.kind == "recover" or (job.kind == "finalize" and job.failed)
+        self._waiting.append(Task(job, 0, patience_s=_LEDGER_S if reads_ledger else 0.0))
 
     def assign(self, writers: Sequence[int], sources: Sequence[Source], now_ns: int) -> list[Lease]:
         """Give jobs to writers, idle ones first, then small jobs behind what a writer is at."""
@@ -108,7 +114,8 @@ class Dispatcher:
         return None
 
     def _start(self, lease: Lease, now_ns: int) -> None:
-        seconds = self.job_timeout_s + lease.task.size_bytes / SLOWEST_DISK_BYTES_PER_S
+        task = lease.task
+        seconds = self.job_timeout_s + task.patience_s + task.size_bytes / SLOWEST_DISK_BYTES_PER_S
         lease.deadline_ns = now_ns + int(seconds * 1e9)
 
     def finish(self, job: int, now_ns: int) -> Task | None:

@@ -28,9 +28,6 @@ log = structlog.get_logger("streams")
 # The id of jobs that belong to no stream; streams count from 1.
 NO_STREAM = 0
 
-# The shape on disk of an unbounded stream follows its frames at this distance, for those who look.
-_GROW_EVERY_NS = 2_000_000_000
-
 
 class Lifecycle:
     """Moves streams from STARTING to their end. ``stopping``: the daemon drains and takes no new ones.
@@ -120,7 +117,9 @@ class Lifecycle:
         """Move a stream on towards its end, as far as it has come."""
         stream = holding.stream
         if stream.state is State.ACTIVE:
-            self._grow(holding, now_ns)
+            for kind, frames in holding.upkeep.due(stream, now_ns):
+                number = self._dispatcher.number()
+                self._dispatcher.submit(Job(id=number, stream=stream.id, kind=kind, frames=frames))
             return
         if self._dispatcher.is_busy(stream.id) or holding.wants_memory:
             return
@@ -136,15 +135,6 @@ class Lifecycle:
             self._dispatcher.submit(finalize_job(stream, self._dispatcher.number()))
         elif stream.state in (State.DONE, State.FAILED):
             self._settle(holding)
-
-    def _grow(self, holding: Holding, now_ns: int) -> None:
-        stream = holding.stream
-        if stream.plan.frames_total is not None or holding.growing or now_ns < holding.grown_ns + _GROW_EVERY_NS:
-            return
-        if stream.safe_below > holding.grown_to:
-            holding.grown_ns, holding.grown_to, holding.growing = now_ns, stream.safe_below, True
-            number = self._dispatcher.number()
-            self._dispatcher.submit(Job(id=number, stream=stream.id, kind="grow", frames=holding.grown_to))
 
     def _settle(self, holding: Holding) -> None:
         """A stream has ended: answer those who wait, let go of its memory."""
@@ -248,6 +238,7 @@ class Lifecycle:
                 "do": "open",
                 "stream": stream.id,
                 "spec": stream.spec.model_dump(mode="json"),
+                "backend": stream.backend,
                 "dataset": str(stream.dataset),
             },
             (holding.descriptor,),
@@ -286,7 +277,8 @@ class Lifecycle:
         match task.job.kind:
             case "check" if stream.state is State.STARTING:
                 self._streams.settle_on(holding, Path(result["place"]))
-                stream.backend = result["backend"]
+                self._streams.write_with(holding, result["backend"])
+                stream.backend_reason = result["reason"]
                 holding.wants_memory = True
             case "create" if stream.state is State.STARTING:
                 stream.was_active = True
@@ -294,13 +286,13 @@ class Lifecycle:
                 self._is_active(holding)
             case "create":  # stopped while it was made
                 self._dispatcher.submit(undo_job(stream, self._dispatcher.number()))
-            case "grow":
-                holding.growing = False
+            case "grow" | "seal" as kind:
+                holding.upkeep.done(kind)
             case "write":
                 point("daemon: report taken")
                 released = stream.written_to_disk(task.job, result["frames"], result["stored_bytes"])
                 stream.note_waits(result["waits"], result["done_ns"], now_ns)
-                stream.disk_free_bytes = result["free_bytes"]
+                stream.disk_free_bytes, stream.disk_io = result["free_bytes"], result["io"]
                 if released and stream.ring is not None and stream.ring.producer_waits:
                     holding.ring_producer()
             case "finalize":
@@ -359,9 +351,9 @@ class Lifecycle:
         stream = holding.stream
         tries = task.errors + task.deaths
         match task.job.kind:
-            case "grow":
-                holding.growing = False
-                log.warning("the shape on disk lags behind", stream=stream.spec.name)
+            case "grow" | "seal" as kind:
+                holding.upkeep.done(kind)
+                log.warning("the dataset on disk lags behind", stream=stream.spec.name, kind=kind, reason=error.message)
             case "undo":
                 log.warning("a dataset that never started is still there", dataset=str(stream.dataset))
             case "finalize" if stream.state is State.FAILED:

@@ -20,7 +20,6 @@ from omewd.daemon.loop import Loop
 from omewd.daemon.stream import Stream
 from omewd.daemon.streams import Holding, Streams, doorbells
 from omewd.errors import OmewdError
-from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_DONE
@@ -130,8 +129,8 @@ class Recovery:
                 return None
             spec = StreamSpec.parse(entry["spec"])
             dataset, root = Path(entry["dataset"]), Path(entry["root"])
-            stream = Stream(entry["id"], spec, Plan.of(spec), segment.geometry, dataset, root, started_ns=now_ns)
-            stream.backend = entry["backend"]
+            number, backend = entry["id"], entry["backend"]
+            stream = Stream(number, spec, backend, segment.geometry, dataset, root, started_ns=now_ns)
             ring.resume()
             stream.resume(ring, now_ns)
             bells = doorbells()

@@ -89,6 +89,7 @@ class Daemon:
         self._drain_deadline_ns = 0
         self._next_notify_ns = 0
         self._exit_status = 0
+        self._more = False  # what the producers have rung for is there already
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -201,7 +202,7 @@ class Daemon:
 
     def _timeout_s(self) -> float:
         holdings = self._streams.open.values()
-        if any(holding.wants_memory for holding in holdings):
+        if self._more or any(holding.wants_memory for holding in holdings):
             return 0.0
         tick = _TICK_S if holdings else _IDLE_TICK_S
         event = self._dispatcher.next_event_ns()
@@ -220,6 +221,8 @@ class Daemon:
         self._supervisor.fill()
         self._server.listen_again(now_ns)
         self._lifecycle.give_jobs(now_ns)
+        rung = [holding.stream.listen() for holding in self._streams.open.values()]
+        self._more = any(rung)
         self._tell_systemd(now_ns)
 
     def _tell_systemd(self, now_ns: int) -> None:

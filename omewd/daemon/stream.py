@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
@@ -22,17 +23,16 @@ from typing import Any
 
 from omewd.control.faultpoints import point
 from omewd.control.jobs import Job
+from omewd.daemon.config import JOB_BYTES
 from omewd.errors import OmewdError, stream_failed
 from omewd.model.plan import Plan
-from omewd.model.spec import StreamSpec
+from omewd.model.spec import DIRECT, StreamSpec
 from omewd.model.waits import Histogram, RecentWaits, Waits, summary
 from omewd.ring.daemon_ring import DaemonRing
-from omewd.ring.layout import STATE_FAILED, STATE_OPEN, Geometry
+from omewd.ring.layout import STATE_FAILED, STATE_OPEN, UNSET, Geometry
 
 _RUNS_IN_STATUS = 50
-# Small units go to a writer several at once: 16 files of 128 KiB are 2 MiB, and a disk likes more in flight.
-_BATCH_BYTES = 16 << 20
-_BATCH_UNITS = 64
+_JOB_UNITS = 1024
 # What keeps a job within a message; a unit with more changes than this has the last kind to its end.
 _KINDS_IN_JOB = 500
 _LOSS = re.compile(r"; (all \d+ received frames are written|\d+ of \d+ received frames are missing: .*)$")
@@ -51,12 +51,14 @@ class State(StrEnum):
 class Stream:
     """``settled``: nothing more will happen to it, the last metadata is written (or could not be).
 
-    ``was_active``: its dataset was made. ``paused``: why no new jobs are given out, until one that waits has succeeded.
+    ``backend``: of spec "auto" the one that is hoped for, until a writer has looked at the disk; ``backend_reason``:
+    why not that one. ``disk_io``: how bytes get to the disk. ``was_active``: its dataset was made. ``paused``: why no
+    new jobs are given out, until one that waits has succeeded.
     """
 
     id: int
     spec: StreamSpec
-    plan: Plan
+    backend: str
     geometry: Geometry
     dataset: Path
     root: Path
@@ -65,7 +67,7 @@ class Stream:
     state: State = State.STARTING
     settled: bool = False
     was_active: bool = False
-    backend: str = ""
+    backend_reason: str = ""
     error: OmewdError | None = None
     ended_by: str = ""
     ended_ns: int | None = None
@@ -80,6 +82,7 @@ class Stream:
     retries: int = 0
     paused: OmewdError | None = None
     disk_free_bytes: int | None = None
+    disk_io: str | None = None
     waits: RecentWaits = field(default_factory=RecentWaits)
 
     next_unit: int = 0
@@ -87,6 +90,22 @@ class Stream:
     done_below: int = 0
     done: dict[int, int] = field(default_factory=dict)
     _stored_below: int = 0
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Its write units."""
+        return Plan.of(self.spec, self.backend)
+
+    @cached_property
+    def shards(self) -> Plan | None:
+        """Its shards, where they are more than a write unit."""
+        return Plan.of(self.spec) if self.backend == DIRECT and self.spec.sharded else None
+
+    def write_with(self, backend: str, geometry: Geometry) -> None:
+        """Take another backend, before anything is made."""
+        self.backend, self.geometry = backend, geometry
+        for fact in ("plan", "shards"):
+            self.__dict__.pop(fact, None)
 
     def resume(self, ring: DaemonRing, now_ns: int) -> None:
         """Go on where another daemon was; ``ring`` has been resumed."""
@@ -137,8 +156,17 @@ class Stream:
         self._count(now_ns)
         if self.received == self.plan.frames_total:
             self.stop("", now_ns)
-        else:  # units before that one wait for a writer, not for the producer
-            self.ring.ring_at(self.plan.last_frame(self.incomplete_unit) + 1)
+
+    def listen(self) -> bool:
+        """Say at which frame the producer is to ring, once jobs are given out; returns whether it is there already.
+
+        Where units wait for a writer, that one's answer is what is waited for: a wake-up for each frame would only
+        take time from it.
+        """
+        if self.ring is None or not self.takes_frames:
+            return False
+        waits = self.next_unit < self.incomplete_unit
+        return self.ring.ring_at(UNSET if waits else self.plan.last_frame(self.incomplete_unit) + 1)
 
     def _count(self, now_ns: int) -> None:
         assert self.ring is not None
@@ -196,7 +224,7 @@ class Stream:
         if self.state not in (State.ACTIVE, State.DRAINING) or ready <= 0 or self.paused is not None:
             return None
         assert self.ring is not None
-        units = max(1, min(ready // writers, _BATCH_BYTES // self.unit_bytes(), _BATCH_UNITS))
+        units = max(1, min(ready // writers, JOB_BYTES // self.unit_bytes(), _JOB_UNITS))
         unit = self.next_unit
         self.next_unit += units
         first, last = self.plan.first_frame(unit), self.plan.last_frame(unit + units - 1)
@@ -303,7 +331,8 @@ class Stream:
             "dtype": self.spec.dtype,
             "frame_shape": list(self.spec.frame_shape),
             "frame_bytes": self.spec.frame_bytes,
-            "backend": self.backend or self.spec.backend,
+            "backend": self.backend,
+            "backend_reason": self.backend_reason,
             "compression": self.spec.compression,
             "backpressure": self.spec.backpressure,
             "durability": self.spec.durability,
@@ -333,7 +362,11 @@ class Stream:
                 "stored_bytes": self.stored_bytes,
             },
             "paused": self.paused.to_dict() if self.paused else None,
-            "disk": {"free_bytes": self.disk_free_bytes, "lasts_s": self._disk_lasts_s(seconds)},
+            "disk": {
+                "free_bytes": self.disk_free_bytes,
+                "lasts_s": self._disk_lasts_s(seconds),
+                "io": self.disk_io,
+            },
             "waits": summary(self.waits.all),
             "recent_waits": summary(self.waits.recent(now_ns)),
             "retries": self.retries,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import structlog
 from omewd.control.faultpoints import point
 from omewd.control.messages import close_all
 from omewd.daemon import shared_memory
-from omewd.daemon.config import RING_TARGET_BYTES, WRITER_COPIES, ServeConfig
+from omewd.daemon.config import RING_TARGET_BYTES, ServeConfig, writer_need_bytes
 from omewd.daemon.journal import ACTIVE, STARTING, Journal, boot_id
 from omewd.daemon.server import Peer
 from omewd.daemon.stream import Stream
+from omewd.daemon.upkeep import Upkeep
 from omewd.errors import OmewdError
 from omewd.model.plan import Budget, Plan, choose_capacity
-from omewd.model.spec import StreamSpec
+from omewd.model.spec import DIRECT, StreamSpec
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import PAGE, Geometry, slot_header_stride, slot_stride
 from omewd.ring.segment import PRODUCER_BYTE, Segment, is_locked, try_lock
@@ -55,9 +56,7 @@ class Holding:
     producer: Peer | None = None
     place: Path | None = None
     leftovers: bool = False
-    growing: bool = False
-    grown_to: int = 0
-    grown_ns: int = 0
+    upkeep: Upkeep = field(default_factory=Upkeep)
 
     def ring_producer(self) -> None:
         """Wake a producer that waits for room, or for the end."""
@@ -117,19 +116,18 @@ class Streams:
 
     # -- memory --------------------------------------------------------------------------------
 
-    @property
-    def ring_bytes(self) -> int:
-        return sum(h.stream.geometry.total_bytes for h in self.open.values())
+    def ring_bytes(self, without: Holding | None = None) -> int:
+        return sum(h.stream.geometry.total_bytes for h in self.open.values() if h is not without)
 
-    def writer_bytes(self, of_one_more: int = 0) -> int:
+    def writer_bytes(self, of_one_more: int = 0, without: Holding | None = None) -> int:
         """What the writers may hold beside the rings: each one unit at a time, in a few copies."""
-        needs = (WRITER_COPIES[h.stream.spec.backend] * h.stream.unit_bytes() for h in self.open.values())
+        needs = (writer_need_bytes(h.stream.spec, h.stream.backend) for h in self.open.values() if h is not without)
         return self._config.writers * max([of_one_more, *needs])
 
     def memory(self) -> dict[str, int]:
         return {
             "budget_bytes": self._config.memory_bytes,
-            "ring_bytes": self.ring_bytes,
+            "ring_bytes": self.ring_bytes(),
             "writer_bytes": self.writer_bytes(),
         }
 
@@ -159,18 +157,18 @@ class Streams:
         if len(self.open) >= MAX_OPEN_STREAMS:
             raise OmewdError("busy", f"{MAX_OPEN_STREAMS} streams are open already", "Stop some")
         dataset, root = self._place(spec)
-        plan = Plan.of(spec)
+        backend = DIRECT if spec.backend == "auto" else spec.backend
         geometry = Geometry.plan(
             name=spec.name,
             epoch=secrets.randbits(63),
-            capacity=self._capacity(spec, plan),
+            capacity=self._capacity(spec, backend),
             frame_shape=spec.frame_shape,
             dtype=spec.dtype,
             backpressure=spec.backpressure,
-            frames_total=plan.frames_total,
+            frames_total=Plan.of(spec).frames_total,
         )
         self._last_id += 1
-        stream = Stream(self._last_id, spec, plan, geometry, dataset, root, started_ns=now_ns)
+        stream = Stream(self._last_id, spec, backend, geometry, dataset, root, started_ns=now_ns)
         holding = self._hold(stream)
         holding.request, holding.auto_name = fields, auto_name
         self.open[stream.id] = holding
@@ -235,17 +233,27 @@ class Streams:
         """Give no id again up to a number: a new ring must not get the name of an old one."""
         self._last_id = max(self._last_id, number)
 
-    def _capacity(self, spec: StreamSpec, plan: Plan) -> int:
+    def write_with(self, holding: Holding, backend: str) -> None:
+        """Note which backend it is that serves; its write units may be others, and want another ring.
+
+        The ring has no memory yet. Raises OmewdError with the numbers and a remedy.
+        """
+        stream = holding.stream
+        if backend == stream.backend:
+            return
+        geometry = replace(stream.geometry, capacity=self._capacity(stream.spec, backend, without=holding))
+        os.ftruncate(holding.descriptor, geometry.total_bytes)
+        stream.write_with(backend, geometry)
+
+    def _capacity(self, spec: StreamSpec, backend: str, without: Holding | None = None) -> int:
         slot_bytes = slot_stride(spec.frame_bytes) + slot_header_stride(spec.frame_bytes)
-        unit_bytes = spec.frame_bytes
-        for extent in plan.extents:
-            unit_bytes *= extent
         budget = self._config.memory_bytes
         return choose_capacity(
-            plan,
+            Plan.of(spec, backend),
             slot_bytes,
             Budget(
-                budget - self.ring_bytes - _FIXED_BYTES, self.writer_bytes(WRITER_COPIES[spec.backend] * unit_bytes)
+                budget - self.ring_bytes(without) - _FIXED_BYTES,
+                self.writer_bytes(writer_need_bytes(spec, backend), without),
             ),
             target_bytes=min(RING_TARGET_BYTES, budget // 8),
             writers=self._config.writers,

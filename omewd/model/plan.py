@@ -3,10 +3,10 @@
 The one module that knows both orders: acquisition order, in which frames arrive and are numbered,
 and storage order, in which OME-Zarr keeps them.
 
-A write unit is a box of outer coordinates as large as one key (a shard, or a chunk) and spans the
-whole frame. Frame indexes are the lexicographic order of the outer coordinates, so the units,
-numbered in lexicographic order of their block coordinates, complete in the order of their numbers,
-and their first frames ascend too. That gives every answer here in closed form.
+A write unit is a box of outer coordinates as large as one key (a shard, or a chunk), with the direct
+backend as large as one chunk, and spans the whole frame. Frame indexes are the lexicographic order of
+the outer coordinates, so the units, numbered in lexicographic order of their block coordinates, complete
+in the order of their numbers, and their first frames ascend too. That gives every answer here in closed form.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from omewd.errors import OmewdError
-from omewd.model.spec import StreamSpec
+from omewd.model.spec import DIRECT, StreamSpec
 
 
 def unravel(number: int, counts: tuple[int | None, ...]) -> tuple[int, ...]:
@@ -43,11 +43,12 @@ class Plan:
     order: tuple[int, ...]
 
     @classmethod
-    def of(cls, spec: StreamSpec) -> Plan:
+    def of(cls, spec: StreamSpec, backend: str = "") -> Plan:
+        """The units that a backend writes; without one, of a key each."""
         outer = len(spec.dimensions) - 2
         return cls(
             counts=tuple(d.count for d in spec.dimensions[:outer]),
-            extents=spec.key_shape[:outer],
+            extents=(spec.chunk_shape if backend == DIRECT else spec.key_shape)[:outer],
             order=spec.storage_order[:outer],
         )
 

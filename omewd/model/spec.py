@@ -13,7 +13,8 @@ from omewd.errors import OmewdError
 from omewd.model.dimensions import Dimension
 from omewd.model.dtypes import ITEM_BYTES, MAX_FRAMES
 
-Backend = Literal["auto", "tensorstore", "zarr-python", "zarrs-python", "acquire-zarr"]
+Backend = Literal["auto", "direct", "tensorstore", "zarr-python", "zarrs-python", "acquire-zarr"]
+DIRECT = "direct"  # omewd's own encoder: the one whose write units are chunks, not shards
 Compression = Literal["blosc-lz4", "blosc-zstd", "zstd"]
 Backpressure = Literal["block", "drop", "fail"]
 Durability = Literal["fsync", "none"]

@@ -19,12 +19,17 @@ The totals are attributes of the group ``omewd``, under the key ``omewd``: see :
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from omewd.model.shards import Flags
 from omewd.model.spec import StreamSpec
 
 FOLDER = "omewd"
@@ -104,6 +109,12 @@ class Ledger:
     status: bytearray
     unreadable_lines: int = 0
 
+    @property
+    def written(self) -> Flags:
+        """Whether each frame index is WRITTEN."""
+        flags: Flags = np.frombuffer(self.status, np.uint8) == WRITTEN
+        return flags
+
     @classmethod
     def read(cls, dataset: Path, frames: int) -> Ledger:
         """Read what the ledger says of the first ``frames`` frame indexes; raises OSError if there is none."""
@@ -118,6 +129,27 @@ class Ledger:
             if 0 <= first < stop:
                 ledger.status[first:stop] = bytes([status]) * (stop - first)
         return ledger
+
+
+@contextlib.contextmanager
+def held(dataset: Path) -> Iterator[None]:
+    """Hold a dataset against ``omewd repair``, as all who write it do: a shared lock on its ledger."""
+    descriptor = hold(dataset)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def hold(dataset: Path) -> int:
+    """A descriptor that holds a dataset until it is closed; raises OSError."""
+    descriptor = os.open(dataset / FOLDER / FILE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def received(dataset: Path) -> int:

@@ -12,6 +12,7 @@ from yaozarrs import v05
 
 from omewd.model.dimensions import Channel, Dimension
 from omewd.model.plan import Plan
+from omewd.model.shards import ShardPlace
 from omewd.model.spec import StreamSpec
 from omewd.ngff.codecs import array_document
 
@@ -28,6 +29,12 @@ def shape_on_disk(spec: StreamSpec, frames: int) -> tuple[int, ...]:
     """The array's shape when it holds the first ``frames`` frames; without any, its first axis is empty."""
     shape = (*outer_shape_on_disk(spec, frames), *spec.frame_shape)
     return shape if frames or len(shape) > 2 else (0, shape[1])
+
+
+def key_of(keys: Plan, place: ShardPlace) -> str:
+    """The path of a key ("default" chunk key encoding) in the dataset; ``keys``: the plan whose units are keys."""
+    outer = keys.block_on_disk(place.unit)
+    return "/".join([ARRAY_PATH, "c", *map(str, outer), str(place.row), str(place.column)])
 
 
 def array_json(spec: StreamSpec, frames: int) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from yaozarrs import validate_zarr_store
 from omewd.errors import OmewdError
 from omewd.model.grid import frame_indexes
 from omewd.model.plan import Plan
+from omewd.model.shards import Flags, ShardLayout, ShardPlace
 from omewd.model.spec import StreamSpec
 from omewd.ngff import ledger, metadata
+from omewd.ngff.shard_index import ABSENT, read_entries
 
 _EXPECTED_FILES = {
     "zarr.json",
@@ -24,6 +27,12 @@ _EXPECTED_FILES = {
     f"{ledger.FOLDER}/zarr.json",
     f"{ledger.FOLDER}/{ledger.FILE}",
 }
+
+
+# These do not store chunks that only hold the fill value.
+_LEAVE_ZEROS_OUT = ("zarrs-python", "acquire-zarr")
+# What is read back at a time, or a chunk across the frame if that is more.
+_READ_BYTES = 256 << 20
 
 
 @dataclass
@@ -107,7 +116,8 @@ def _check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> byte
 def _check_pixels(
     dataset: Path, spec: StreamSpec, status: bytearray, report: Report, progress: Callable[[int, int], None] | None
 ) -> None:
-    plan = Plan.of(spec)
+    layout = ShardLayout(spec)
+    plan = layout.keys
     expected = metadata.shape_on_disk(spec, report.frames)
     store = {"driver": "file", "path": str(dataset / metadata.ARRAY_PATH)}
     try:
@@ -125,9 +135,13 @@ def _check_pixels(
     for unit in range(total):
         is_written = written[frame_indexes(plan, unit)]
         if is_written.any():
-            keys = list(keys_of(spec, plan, unit))
+            keys = keys_of(layout, unit)
             expected_keys.update(keys)
-            if not _check_files(dataset, keys, report) or not _check_unit(array, plan, unit, is_written, report):
+            whole = _check_files(dataset, list(keys), report)
+            if whole and spec.sharded and spec.backend not in _LEAVE_ZEROS_OUT:
+                checked = [_check_index(dataset / key, layout, place, written, report) for key, place in keys.items()]
+                whole = all(checked)
+            if not whole or not _check_unit(array, plan, unit, is_written, report):
                 report.bad_units.append(unit)
         if progress is not None:
             progress(unit + 1, total)
@@ -137,10 +151,9 @@ def _check_pixels(
         report.problems.append(f"{stray} does not belong there")
 
 
-def keys_of(spec: StreamSpec, plan: Plan, unit: int) -> Iterator[str]:
-    place = [metadata.ARRAY_PATH, "c", *map(str, plan.block_on_disk(unit))]
-    rows, columns = (-(-n // k) for n, k in zip(spec.frame_shape, spec.key_shape[-2:], strict=True))
-    return ("/".join([*place, str(row), str(column)]) for row in range(rows) for column in range(columns))
+def keys_of(layout: ShardLayout, unit: int) -> dict[str, ShardPlace]:
+    """The files of a unit of keys."""
+    return {metadata.key_of(layout.keys, place): place for place in layout.shards_in(unit)}
 
 
 def _check_files(dataset: Path, keys: list[str], report: Report) -> bool:
@@ -161,20 +174,52 @@ def _check_files(dataset: Path, keys: list[str], report: Report) -> bool:
     return complete
 
 
-def _check_unit(array: Any, plan: Plan, unit: int, is_written: np.ndarray[Any, Any], report: Report) -> bool:
-    """Whether a unit decodes."""
-    origin, size = plan.origin(unit), plan.size(unit)
-    region = tuple(slice(origin[i], min(origin[i] + size[i], array.shape[axis])) for axis, i in enumerate(plan.order))
-    try:
-        pixels = np.asarray(array[region].read().result()) if region else np.asarray(array.read().result())
-    except (ValueError, OSError) as error:
-        report.problems.append(f"write unit {unit} does not decode: {str(error).splitlines()[0][:300]}")
+def _check_index(path: Path, layout: ShardLayout, place: ShardPlace, written: Flags, report: Report) -> bool:
+    """Whether a shard has every chunk that a written frame is in: one that is not there reads as the fill value."""
+    wanted = layout.with_frames(place, written)
+    with path.open("rb") as file:
+        entries = read_entries(file.fileno(), len(wanted))
+    if entries is None:
+        report.problems.append(f"{metadata.key_of(layout.keys, place)} has a torn index")
         return False
-    for place in np.argwhere(~is_written):
-        inside = tuple(int(i) for i in place)
-        if all(i < n for i, n in zip(inside, pixels.shape, strict=False)) and pixels[inside].any():
-            report.problems.append(f"write unit {unit} holds pixels at {inside}, where no frame was written")
+    missing = int((wanted & (entries[:, 0] == ABSENT)).sum())
+    if missing:
+        report.problems.append(f"{metadata.key_of(layout.keys, place)} lacks {missing} of {int(wanted.sum())} chunks")
+    return not missing
+
+
+def _check_unit(array: Any, plan: Plan, unit: int, is_written: np.ndarray[Any, Any], report: Report) -> bool:
+    """Whether a unit decodes; a part of it is in memory at a time."""
+    origin, size = plan.origin(unit), plan.size(unit)
+    region = [(origin[i], min(origin[i] + size[i], array.shape[axis])) for axis, i in enumerate(plan.order)]
+    frame_bytes = array.dtype.numpy_dtype.itemsize * math.prod(array.shape[len(region) :])
+    for part in _parts(region, array.chunk_layout.read_chunk.shape, _READ_BYTES // frame_bytes):
+        try:
+            view = array[tuple(slice(a, b) for a, b in part)] if part else array
+            pixels = np.asarray(view.read().result())
+        except (ValueError, OSError) as error:
+            report.problems.append(f"write unit {unit} does not decode: {str(error).splitlines()[0][:300]}")
+            return False
+        inner = tuple(slice(a - first, b - first) for (a, b), (first, _) in zip(part, region, strict=True))
+        for place in np.argwhere(~is_written[inner]):
+            if pixels[tuple(place)].any():
+                at = tuple(int(i) + s.start for i, s in zip(place, inner, strict=True))
+                report.problems.append(f"write unit {unit} holds pixels at {at}, where no frame was written")
     return True
+
+
+Region = list[tuple[int, int]]
+
+
+def _parts(region: Region, chunk: Sequence[int], frames: int) -> Iterator[Region]:
+    """A region, (start, stop) of each outer axis, cut into parts of ``frames`` frames or a chunk at most."""
+    for axis, (start, stop) in enumerate(region):
+        if math.prod(b - a for a, b in region) > frames and stop - start > chunk[axis]:
+            middle = start + max((stop - start) // 2 // chunk[axis], 1) * chunk[axis]
+            for cut in ((start, middle), (middle, stop)):
+                yield from _parts([*region[:axis], cut, *region[axis + 1 :]], chunk, frames)
+            return
+    yield region
 
 
 def _runs(numbers: list[int], most: int = 10) -> str:

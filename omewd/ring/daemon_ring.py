@@ -204,10 +204,11 @@ class DaemonRing:
             del self._kinds[0]
         return True
 
-    def ring_at(self, frame: int) -> None:
-        """Ask the producer to ring once its frontier gets to ``frame``."""
+    def ring_at(self, frame: int) -> bool:
+        """Ask the producer to ring once its frontier gets to ``frame``; returns whether it has got there already."""
         self._words[DOORBELL_AT] = frame
         self._fence()
+        return self._words[FRONTIER] >= frame
 
     def stop(self) -> None:
         """Take no more frames: what is published by now counts, and nothing after it."""

@@ -46,7 +46,6 @@ class RingReader:
             offset=SLOT_HEADERS,
             strides=(geometry.slot_header_stride, 8),
         )
-        self._scratch: Array | None = None
 
     def locate(self, job: Job, unit: int) -> UnitFrames:
         """Find a unit's frames among the slots that the job names."""
@@ -66,7 +65,7 @@ class RingReader:
     def block(self, frames: UnitFrames) -> Array:
         """The unit's pixels, (…, Y, X); zero where a frame is absent. Valid while the job is leased.
 
-        A view of the ring if the unit's slots lie at regular distances; else gathered into a buffer.
+        A view of the ring if the unit's slots lie at regular distances; else gathered.
         """
         sequences = frames.sequences
         if frames.count == sequences.size:
@@ -79,16 +78,13 @@ class RingReader:
                     self._slots[slot], (*sequences.shape, *self._slots.shape[1:]), strides, writeable=False
                 )
         shape = (*sequences.shape, *self._slots.shape[1:])
-        if self._scratch is None or self._scratch.size < np.prod(shape):
-            self._scratch = np.empty(int(np.prod(shape)), self._slots.dtype)
-        block = self._scratch[: int(np.prod(shape))].reshape(shape)
+        block = np.empty(shape, self._slots.dtype)
         for place, sequence in np.ndenumerate(sequences):
             block[place] = self._slots[sequence % self._capacity] if sequence >= 0 else 0
         return block
 
     def close(self) -> None:
         del self._slots, self._headers
-        self._scratch = None
         self.segment.close()
 
 

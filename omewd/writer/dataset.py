@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from omewd.control.faultpoints import point
 from omewd.errors import OmewdError
 from omewd.model.plan import Plan
+from omewd.model.shards import Flags
 from omewd.model.spec import StreamSpec
 from omewd.ngff import ledger, metadata
-from omewd.writer.backends.base import Buffer
-from omewd.writer.publish import Publisher, sync_folder
+from omewd.writer.backends.base import Piece
+from omewd.writer.filesystem import sync_folder
+from omewd.writer.publish import Publisher
+from omewd.writer.shards import ShardPool, Shards
+from omewd.writer.stopwatch import Stopwatch
 
 STAGING = f"{ledger.FOLDER}/staging"
 # Which frames are lost follows from the ledger too; this many runs of them fit in a message.
 _LOST_RUNS = 1000
 
 
-def _document(value: dict[str, object]) -> Iterable[Buffer]:
+def _document(value: dict[str, object]) -> Iterable[Piece]:
     return (json.dumps(value, indent=2).encode(),)
 
 
@@ -81,6 +87,18 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
         raise
 
 
+def reopen(spec: StreamSpec, dataset: Path, epoch: int) -> None:
+    """Take a dataset up for writing, also one that was finalized: its stream had failed, and goes on."""
+    staging = dataset / STAGING
+    if not staging.exists():
+        staging.mkdir(exist_ok=True)
+        sync_folder(staging.parent)
+    if _epoch(dataset) != epoch:
+        document = {f"{ledger.FOLDER}/zarr.json": ledger.summary_json(spec, state="writing", epoch=epoch)}
+        files = ((path, _document(d)) for path, d in document.items())
+        _publisher(dataset, spec).publish(files, label=f"reopen-{os.getpid()}")
+
+
 def undo(dataset: Path, epoch: int) -> None:
     """Take a dataset away that was made for a stream which never started, and put back what it had replaced.
 
@@ -102,7 +120,8 @@ def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:
     if _epoch(dataset) != epoch:  # it was never made, or is complete
         sweep(dataset)
         return {"found": False}
-    found = finalize_by_ledger(spec, dataset, "the machine was restarted")
+    with ledger.held(dataset):
+        found = finalize_by_ledger(spec, dataset, "the machine was restarted")
     sweep(dataset)
     return {"found": True, **found}
 
@@ -114,7 +133,8 @@ def finalize_by_ledger(spec: StreamSpec, dataset: Path, ended_by: str, known_fra
     of indexes below of which it does not say what became}.
     """
     received = max(ledger.received(dataset), known_frames)
-    status = ledger.Ledger.read(dataset, received).status
+    record = ledger.Ledger.read(dataset, received)
+    status = record.status
     written = status.count(ledger.WRITTEN)
     gaps = status.count(ledger.SKIPPED) + status.count(ledger.DROPPED)
     lost = [(run.start(), run.end() - run.start()) for run in re.finditer(rb"\x00+", status)]
@@ -128,6 +148,7 @@ def finalize_by_ledger(spec: StreamSpec, dataset: Path, ended_by: str, known_fra
         lost_frames=sum(count for _, count in lost),
         ended_by=ended_by,
         failed=bool(lost),
+        written_frames=record.written,
     )
     return {"received": received, "written": written, "gaps": gaps, "lost": lost[:_LOST_RUNS]}
 
@@ -187,11 +208,18 @@ def finalize(
     lost_frames: int,
     ended_by: str,
     failed: bool,
+    written_frames: Flags | None = None,
 ) -> None:
-    """Write the final metadata for what has arrived and remove what was only for writing.
+    """Seal what shards there are, write the final metadata for what has arrived, remove what was only for writing.
 
+    Of a failed stream, or with ``written_frames`` (a flag a frame index), shards keep what the ledger has as written.
     Running it again gives the same.
     """
+    (dataset / STAGING).mkdir(exist_ok=True)
+    if failed and written_frames is None:
+        written_frames = ledger.Ledger.read(dataset, frames).written
+    publisher = _publisher(dataset, spec)
+    _seal(spec, publisher, written_frames)
     documents = _image_documents(spec, frames)
     state = "failed" if failed else "complete"
     documents[f"{ledger.FOLDER}/zarr.json"] = ledger.summary_json(
@@ -204,13 +232,21 @@ def finalize(
         lost_frames=lost_frames,
         ended_by=ended_by,
     )
-    (dataset / STAGING).mkdir(exist_ok=True)
-    publisher = _publisher(dataset, spec)
     publisher.publish(((path, _document(d)) for path, d in documents.items()), label="finalize")
     point("writer: finalized")
     shutil.rmtree(dataset / STAGING)
     if spec.durability == "fsync":
         publisher.sync_folders([dataset / ledger.FOLDER, dataset])
+
+
+def seal_by_ledger(spec: StreamSpec, dataset: Path) -> None:
+    """Seal the shards that are in progress, with what the ledger has as written."""
+    _seal(spec, _publisher(dataset, spec), ledger.Ledger.read(dataset, ledger.received(dataset)).written)
+
+
+def _seal(spec: StreamSpec, publisher: Publisher, written: Flags | None) -> None:
+    with closing(ShardPool()) as pool:
+        Shards(spec, publisher, Stopwatch(), pool).seal(written=written)
 
 
 def _image_documents(spec: StreamSpec, frames: int) -> dict[str, dict[str, object]]:

@@ -12,41 +12,24 @@ took 0.04 s this way, 0.4 s through the cache and fsync; 128 KiB files, 16 at on
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import shutil
-import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 from omewd.control.faultpoints import point
-from omewd.writer.backends.base import Buffer
+from omewd.writer.aligned import Buffers, packed, write_at
+from omewd.writer.backends.base import Piece
+from omewd.writer.filesystem import sync_folder
 from omewd.writer.stopwatch import Stopwatch
 
-_ALIGNMENT = 4096
-_BOUNCE_BYTES = 8 << 20
 # Small files are bound by the latency of their sync: 16 in flight reached 1.0 GB/s with 128 KiB, one 0.36.
 SMALL_FILES_AT_ONCE = 16
 SMALL_FILE_BYTES = 1 << 20
 # A unit has folders of its own, and an acquisition has no end; to forget one costs a sync of its parent.
 _FOLDERS_REMEMBERED = 10_000
-
-
-class Bounce:
-    """Page-aligned buffers, one a thread, that O_DIRECT writes go out from."""
-
-    def __init__(self) -> None:
-        self._local = threading.local()
-
-    def get(self, size: int) -> memoryview:
-        """At least ``size`` bytes, at most _BOUNCE_BYTES."""
-        size = min(-(-size // _ALIGNMENT) * _ALIGNMENT, _BOUNCE_BYTES)
-        buffer: memoryview | None = getattr(self._local, "buffer", None)
-        if buffer is None or len(buffer) < size:
-            buffer = self._local.buffer = memoryview(mmap.mmap(-1, size))
-        return buffer
 
 
 @dataclass(frozen=True)
@@ -58,7 +41,7 @@ class Folder:
 
     path: str
     label: str
-    files: Iterable[tuple[str, Iterable[Buffer]]]
+    files: Iterable[tuple[str, Iterable[Piece]]]
 
 
 class Publisher:
@@ -76,26 +59,37 @@ class Publisher:
         durable: bool,
         pool: ThreadPoolExecutor | None = None,
         clock: Stopwatch | None = None,
+        buffers: Buffers | None = None,
     ) -> None:
         self.root = root
         self._clock = clock or Stopwatch()
-        self._staging = staging
+        self.staging = staging
+        self.direct = True
         self._durable = durable
-        self._direct = True
         self._known_folders: set[Path] = set()
-        self._bounce = Bounce()
-        self._pool = pool
+        self._buffers = buffers or Buffers()
+        self.pool = pool
 
-    def publish(self, files: Iterable[tuple[str, Iterable[Buffer]]], *, label: str) -> None:
+    def publish(self, files: Iterable[tuple[str, Iterable[Piece]]], *, label: str) -> None:
         """Put files (path in the dataset, bytes in pieces) in place, one by one.
 
         ``label`` makes the names aside: the same label again overwrites what a killed writer left.
         """
         asides: list[tuple[Path, Path]] = []
         for number, (path, pieces) in enumerate(files):
-            asides.append((self._staging / f"{label}-{number}", self.root / path))
+            asides.append((self.staging / f"{label}-{number}", self.root / path))
             self._write_aside(str(asides[-1][0]), pieces)
+        self.put_in_place(asides)
+
+    def put_in_place(self, asides: Iterable[tuple[Path, Path]], there: Iterable[Path] = ()) -> None:
+        """Rename files that are on disk to their places; the names are on disk when this returns.
+
+        ``there``: files that are in place, by a writer that may have been killed before it synced their names.
+        """
         unsynced: dict[Path, None] = {}
+        for target in there:
+            self._make_folder(target.parent, unsynced)
+            unsynced[target.parent] = None
         with self._clock.stage("rename"):
             for aside, target in asides:
                 self._make_folder(target.parent, unsynced)
@@ -106,20 +100,16 @@ class Publisher:
             self.sync_folders(list(unsynced))
         self._remember(unsynced)
 
-    def publish_folders(self, folders: Iterable[Folder], *, small: bool) -> int:
+    def publish_folders(self, folders: Iterable[Folder], pool: ThreadPoolExecutor | None) -> int:
         """Put folders in place, each as a whole; returns how many bytes their files have.
 
         Nobody else may write into them. One that is there already, as a killed writer may have left it, gets
-        the files one by one. ``small``: many small files, written several at once.
+        the files one by one. ``pool``: threads to write the files with, several at once.
         """
         asides: list[tuple[Path, Path]] = []
         inner: list[Path] = []
         files = self._laid_out(folders, asides, inner)
-        sizes = (
-            self._write_at_once(self._pool, files)
-            if small and self._pool
-            else [self._write_aside(*file) for file in files]
-        )
+        sizes = self._write_at_once(pool, files) if pool is not None else [self._write_aside(*file) for file in files]
         point("writer: files written")
         if self._durable:
             self.sync_folders(inner)
@@ -143,10 +133,10 @@ class Publisher:
 
     def _laid_out(
         self, folders: Iterable[Folder], asides: list[tuple[Path, Path]], inner: list[Path]
-    ) -> Iterator[tuple[str, Iterable[Buffer]]]:
+    ) -> Iterator[tuple[str, Iterable[Piece]]]:
         """The files of folders as (path aside, bytes), their folders made; notes those that are renamed, and all."""
         for folder in folders:
-            aside = self._staging / folder.label
+            aside = self.staging / folder.label
             asides.append((aside, self.root / folder.path))
             made: set[str] = set()
             for name, pieces in folder.files:
@@ -154,7 +144,7 @@ class Publisher:
                 if parent not in made:
                     with self._clock.stage("rename"):
                         parents = [aside / parent, *(aside / parent).parents]
-                        for path in reversed(parents[: parents.index(self._staging)]):
+                        for path in reversed(parents[: parents.index(self.staging)]):
                             if str(path) not in made:
                                 path.mkdir(exist_ok=True)
                                 made.add(str(path))
@@ -173,7 +163,7 @@ class Publisher:
             unsynced[place.parent] = None
         shutil.rmtree(aside)
 
-    def _write_at_once(self, pool: ThreadPoolExecutor, files: Iterable[tuple[str, Iterable[Buffer]]]) -> list[int]:
+    def _write_at_once(self, pool: ThreadPoolExecutor, files: Iterable[tuple[str, Iterable[Piece]]]) -> list[int]:
         """Write files in threads; none of them is at it any more when this returns or raises."""
         futures: list[Future[int]] = []
         with self._clock.pooled():
@@ -186,7 +176,7 @@ class Publisher:
 
     def sync_folders(self, folders: list[Path]) -> None:
         with self._clock.stage("fsync"):
-            sync = map if self._pool is None or len(folders) == 1 else self._pool.map
+            sync = map if self.pool is None or len(folders) == 1 else self.pool.map
             list(sync(sync_folder, folders))
 
     def append(self, path: str, data: bytes) -> None:
@@ -194,7 +184,9 @@ class Publisher:
         with self._clock.stage("write"):
             descriptor = os.open(self.root / path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
-                _write_all(descriptor, memoryview(data))
+                left = memoryview(data)
+                while left:
+                    left = left[os.write(descriptor, left) :]
                 self._sync(descriptor)
             finally:
                 os.close(descriptor)
@@ -222,7 +214,7 @@ class Publisher:
             self._known_folders.clear()
         self._known_folders.update(folders)
 
-    def _write_aside(self, path: str, pieces: Iterable[Buffer]) -> int:
+    def _write_aside(self, path: str, pieces: Iterable[Piece]) -> int:
         """Write and sync a file; returns its size."""
         with self._clock.stage("write"):
             descriptor = self._open(path)
@@ -235,50 +227,22 @@ class Publisher:
 
     def _open(self, path: str) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        if self._direct:
+        if self.direct:
             try:
                 return os.open(path, flags | os.O_DIRECT, 0o666)
             except OSError as error:
                 if error.errno != errno.EINVAL:  # tmpfs and some network filesystems have no O_DIRECT
                     raise
-                self._direct = False
+                self.direct = False
         return os.open(path, flags, 0o666)
 
-    def _write(self, descriptor: int, pieces: Iterable[Buffer]) -> int:
-        """Write pieces through an aligned buffer; the last block is padded and the file cut to its true size."""
-        size = filled = 0
-        bounce = memoryview(b"")
-        for piece in pieces:
-            left = memoryview(piece).cast("B")
-            while left:
-                if filled == 0:
-                    bounce = self._bounce.get(len(left))
-                taken = min(len(bounce) - filled, len(left))
-                bounce[filled : filled + taken] = left[:taken]
-                filled += taken
-                left = left[taken:]
-                if filled == len(bounce):
-                    _write_all(descriptor, bounce)
-                    size += filled
-                    filled = 0
-        if filled:
-            padded = -(-filled // _ALIGNMENT) * _ALIGNMENT
-            bounce[filled:padded] = bytes(padded - filled)
-            _write_all(descriptor, bounce[:padded])
-            size += filled
-            if padded != filled:
-                os.ftruncate(descriptor, size)
+    def _write(self, descriptor: int, pieces: Iterable[Piece]) -> int:
+        """Write a new file in whole blocks, and cut it to its true size; returns that."""
+        size = offset = 0
+        for block, used in packed(pieces, self._buffers):
+            write_at(descriptor, block, offset)
+            offset += len(block)
+            size += used
+        if offset != size:
+            os.ftruncate(descriptor, size)
         return size
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_all(descriptor: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]

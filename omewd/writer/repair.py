@@ -12,11 +12,13 @@ from pathlib import Path
 
 from omewd.errors import OmewdError
 from omewd.model.plan import Plan
-from omewd.model.spec import StreamSpec
+from omewd.model.shards import ShardLayout
 from omewd.ngff import ledger
 from omewd.ngff.verify import Report, keys_of, totals_of, verify
 from omewd.writer import dataset as datasets
 from omewd.writer.publish import Publisher
+
+_READ_BYTES = 16 << 20
 
 
 @dataclass
@@ -31,22 +33,23 @@ class Repair:
 def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) -> Repair:
     """Mend what can be mended of a dataset that nobody writes; pixels are never touched.
 
-    Files that writers have left over are removed; frames whose files are gone or torn are put on record as lost; shape
-    and totals are made to fit the ledger. Foreign files stay. Raises OmewdError ``busy`` if a writer has it,
-    ``not_a_dataset``; OSError.
+    Shards in progress are sealed, and files that writers have left over removed; frames whose files are gone or torn
+    are put on record as lost; shape and totals are made to fit the ledger. Foreign files stay. Raises OmewdError
+    ``busy`` if a writer has it, ``not_a_dataset``; OSError.
     """
     totals, spec = totals_of(dataset)
     mended: list[str] = []
     with _alone(dataset):
         if (dataset / datasets.STAGING).exists():
+            datasets.seal_by_ledger(spec, dataset)
             shutil.rmtree(dataset / datasets.STAGING)
             mended.append("removed what writers had left over")
         before = verify(dataset, progress)
         if before.bad_units:
-            plan = Plan.of(spec)
-            _require_readable(dataset, spec, plan, before.bad_units)
+            layout = ShardLayout(spec)
+            _require_readable(dataset, layout, before.bad_units)
             status = ledger.Ledger.read(dataset, before.frames).status
-            lines = list(_lost_lines(plan, before.bad_units, status))
+            lines = list(_lost_lines(layout.keys, before.bad_units, status))
             publisher = Publisher(dataset, dataset / datasets.STAGING, durable=True)
             publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines, before.frames))
             mended.append(f"put the frames of {len(before.bad_units)} write units on record as lost")
@@ -57,12 +60,13 @@ def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
     return Repair(before, verify(dataset, progress), mended)
 
 
-def _require_readable(dataset: Path, spec: StreamSpec, plan: Plan, units: list[int]) -> None:
+def _require_readable(dataset: Path, layout: ShardLayout, units: list[int]) -> None:
     """Raise OSError if files are there and can't be read: a disk that fails for a while is no loss of frames."""
     for unit in units:
-        for key in keys_of(spec, plan, unit):
-            with suppress(FileNotFoundError):
-                (dataset / key).read_bytes()
+        for key in keys_of(layout, unit):
+            with suppress(FileNotFoundError), (dataset / key).open("rb", buffering=0) as file:
+                while file.read(_READ_BYTES):
+                    pass
 
 
 def _lost_lines(plan: Plan, units: list[int], status: bytearray) -> Iterator[str]:

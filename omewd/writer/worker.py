@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from omewd.control.faultpoints import point
 from omewd.control.jobs import Job
@@ -19,43 +20,49 @@ from omewd.control.messages import Message, close_all, receive, send
 from omewd.control.profiling import profiled
 from omewd.errors import OmewdError
 from omewd.model.plan import Plan
-from omewd.model.spec import StreamSpec
+from omewd.model.shards import ShardPlace
+from omewd.model.spec import DIRECT, StreamSpec
 from omewd.model.waits import Histogram, Waits, histogram_of
 from omewd.ngff import ledger
-from omewd.ngff.metadata import ARRAY_PATH
+from omewd.ngff.metadata import key_of
 from omewd.ring import pixels
 from omewd.ring.segment import Segment
 from omewd.writer import backends, dataset
-from omewd.writer.backends.base import Buffer, Sink, UnitArray
+from omewd.writer.backends.base import Piece, Sink, UnitArray
 from omewd.writer.block import RingReader, UnitFrames
 from omewd.writer.publish import SMALL_FILE_BYTES, SMALL_FILES_AT_ONCE, Folder, Publisher
+from omewd.writer.shards import ShardPool, Shards
 from omewd.writer.stopwatch import Stopwatch
 
 
 @dataclass
 class OpenStream:
-    """What a writer holds for one stream: the mapped ring, the sink, the publisher."""
+    """What a writer holds for one stream: the mapped ring, the publisher, and the backend's sink, or its shards.
+
+    ``shards``: where the write units are chunks of shards.
+    """
 
     spec: StreamSpec
+    backend: str
     plan: Plan
     folder: Path
     ring: RingReader
     publisher: Publisher
     array: UnitArray
+    shards: Shards | None = None
     sink: Sink | None = None
     lock: int | None = None
 
     def hold_dataset(self) -> None:
-        """Lock the dataset against ``omewd repair`` while this writer has it (a shared lock on its ledger)."""
+        """Lock the dataset against ``omewd repair`` while this writer has it, and see that it is open for writing."""
         if self.lock is None:
-            descriptor = os.open(self.folder / ledger.FOLDER / ledger.FILE, os.O_RDONLY | os.O_CLOEXEC)
+            lock = ledger.hold(self.folder)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-                (self.folder / dataset.STAGING).mkdir(exist_ok=True)  # finalized, and resumed after a failure
+                dataset.reopen(self.spec, self.folder, self.ring.segment.geometry.epoch)
             except OSError:
-                os.close(descriptor)
+                os.close(lock)
                 raise
-            self.lock = descriptor
+            self.lock = lock
 
     def close(self) -> None:
         if self.lock is not None:
@@ -75,6 +82,7 @@ class Worker:
         self._streams: dict[int, OpenStream | OmewdError] = {}
         self._clock = Stopwatch()
         self._pool = ThreadPoolExecutor(SMALL_FILES_AT_ONCE, thread_name_prefix="publish")
+        self._shard_pool = ShardPool(threads)
 
     def run(self) -> None:
         send(self._channel, {"ready": backends.availability()})
@@ -104,22 +112,29 @@ class Worker:
     def _open(self, message: Message, descriptors: list[int]) -> None:
         spec = StreamSpec.model_validate(message["spec"])
         folder = Path(message["dataset"])
-        plan = Plan.of(spec)
+        backend = message["backend"]
+        plan = Plan.of(spec, backend)
         # Touch the whole ring now: the first touch of a page costs more than the copy of it.
         segment = Segment.open(descriptors[0], owner=os.geteuid(), writable=False, populate=True)
+        publisher = Publisher(
+            folder,
+            folder / dataset.STAGING,
+            durable=spec.durability == "fsync",
+            pool=self._pool,
+            clock=self._clock,
+            buffers=self._shard_pool.buffers,
+        )
         self._streams[message["stream"]] = OpenStream(
             spec=spec,
+            backend=backend,
             plan=plan,
             folder=folder,
             ring=RingReader(segment, plan),
-            publisher=Publisher(
-                folder,
-                folder / dataset.STAGING,
-                durable=spec.durability == "fsync",
-                pool=self._pool,
-                clock=self._clock,
-            ),
+            publisher=publisher,
             array=UnitArray.of(spec),
+            shards=Shards(spec, publisher, self._clock, self._shard_pool)
+            if backend == DIRECT and spec.sharded
+            else None,
         )
 
     def _run(self, job: Job) -> None:
@@ -140,7 +155,8 @@ class Worker:
         if job.kind == "check":
             spec = StreamSpec.model_validate(job.spec)
             place = dataset.check(spec, Path(job.dataset), Path(job.root))
-            return {"backend": backends.select(spec.backend, UnitArray.of(spec)).name, "place": str(place)}
+            backend, reason = backends.select(spec.backend, UnitArray.of(spec), place)
+            return {"backend": backend.name, "reason": reason, "place": str(place)}
         if job.kind == "sweep":
             dataset.sweep(Path(job.dataset))
             return {}
@@ -153,17 +169,25 @@ class Worker:
             raise stream
         match job.kind:
             case "create":
-                self._sink(job.stream, stream)  # a library that fails does so before anything is made
+                if stream.shards is None:
+                    self._sink(job.stream, stream)  # a library that fails does so before anything is made
                 dataset.create(stream.spec, stream.folder, Path(job.root), stream.ring.segment.geometry.epoch)
                 stream.hold_dataset()
                 return {"leftovers": dataset.has_leftovers(stream.folder)}
             case "write":
                 point("writer: job begun")
                 return self._write(job, stream)
+            case "seal":
+                if stream.shards is not None:
+                    stream.hold_dataset()
+                    stream.shards.seal(job.frames)
+                return {}
             case "grow":
+                stream.hold_dataset()
                 dataset.grow(stream.spec, stream.folder, job.frames)
                 return {}
             case "finalize":
+                stream.hold_dataset()
                 dataset.finalize(
                     stream.spec,
                     stream.folder,
@@ -179,8 +203,8 @@ class Worker:
 
     def _sink(self, number: int, stream: OpenStream) -> Sink:
         if stream.sink is None:
-            backend = backends.select(stream.spec.backend, stream.array)
             scratch = self._scratch / str(number)
+            backend = backends.BACKENDS[stream.backend]
             stream.sink = backend.open(stream.array, threads=self._threads, scratch=scratch)
         return stream.sink
 
@@ -191,14 +215,20 @@ class Worker:
         stream.hold_dataset()
         with self._clock.stage("read"):
             units = {unit: stream.ring.locate(job, unit) for unit in range(job.unit, job.unit + job.units)}
-        small = stream.array.key_bytes <= SMALL_FILE_BYTES and job.units * len(stream.array.frame_keys) > 1
         stored_bytes = 0
         frames_written = sum(frames.count for frames in units.values())
-        if frames_written:
-            folders = self._encoded(self._sink(job.stream, stream), stream, units, at_once=small)
-            stored_bytes = stream.publisher.publish_folders(folders, small=small)
+        if frames_written and stream.shards is not None:
+            blocks = ((unit, stream.ring.block(frames)) for unit, frames in units.items() if frames.count)
+            stored_bytes = stream.shards.store(self._clock.timed("read", blocks))
+        elif frames_written:
+            sink = self._sink(job.stream, stream)
+            several = job.units * len(stream.array.frame_keys) > 1
+            small = several and stream.array.key_bytes <= SMALL_FILE_BYTES
+            pool = self._pool if small else self._shard_pool.threads if several and sink.lasting else None
+            folders = self._encoded(sink, stream, units, at_once=small and not sink.lasting)
+            stored_bytes = stream.publisher.publish_folders(folders, pool)
         with self._clock.stage("write"):
-            lines = (line for frames in units.values() for line in _ledger_lines(stream.ring.segment, frames, job))
+            lines = _ledger_lines(stream.ring.segment, list(units.values()), job)
             stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines, job.frontier))
         point("writer: ledger appended")
         waits = _waits(stream.ring, units.values(), started_ns)
@@ -210,6 +240,7 @@ class Worker:
             "stored_bytes": stored_bytes,
             "waits": {stage: histogram.pack() for stage, histogram in waits.items()},
             "free_bytes": _free_bytes(stream.folder),
+            "io": "O_DIRECT" if stream.publisher.direct else "page cache",
             "done_ns": time.monotonic_ns(),
         }
 
@@ -223,12 +254,12 @@ class Worker:
         """
         for unit, frames in units.items():
             if frames.count:
-                place = "/".join([ARRAY_PATH, "c", *map(str, stream.plan.block_on_disk(unit))])
+                place = key_of(stream.plan, ShardPlace(unit, 0, 0)).rsplit("/", 2)[0]
                 yield Folder(place, f"unit{unit}", self._keys(sink, stream, frames, at_once=at_once))
 
     def _keys(
         self, sink: Sink, stream: OpenStream, frames: UnitFrames, *, at_once: bool
-    ) -> Iterator[tuple[str, Iterable[Buffer]]]:
+    ) -> Iterator[tuple[str, Iterable[Piece]]]:
         clock = self._clock
         with clock.stage("read"):
             block = stream.ring.block(frames)
@@ -244,6 +275,7 @@ class Worker:
                 stream.close()
         self._streams.clear()
         self._pool.shutdown()
+        self._shard_pool.close()
 
 
 def _free_bytes(folder: Path) -> int:
@@ -266,24 +298,26 @@ def _waits(ring: RingReader, units: Iterable[UnitFrames], started_ns: int) -> Wa
     return waits
 
 
-def _ledger_lines(segment: Segment, frames: UnitFrames, job: Job) -> list[str]:
-    lines = []
+def _ledger_lines(segment: Segment, units: Sequence[UnitFrames], job: Job) -> Iterator[str]:
+    """A job's lines, in the order of frame indexes."""
+    frames = np.concatenate([unit.grid.ravel() for unit in units])
+    sequences = np.concatenate([unit.sequences.ravel() for unit in units])
+    order = np.argsort(frames, kind="stable")
     gap: tuple[int, int, str] | None = None  # a run that may go on
-    for frame, sequence in sorted(zip(frames.grid.flat, frames.sequences.flat, strict=True)):
+    for frame, sequence in zip(frames[order].tolist(), sequences[order].tolist(), strict=True):
         if sequence >= 0:
-            _, monotonic_ns, wall_ns, metadata = pixels.header(segment, int(sequence))
-            lines.append(ledger.frame_line(int(frame), wall_ns, monotonic_ns, metadata))
+            _, monotonic_ns, wall_ns, metadata = pixels.header(segment, sequence)
+            yield ledger.frame_line(frame, wall_ns, monotonic_ns, metadata)
         elif frame < job.frontier:
             kind = next((name for start, name in reversed(job.gap_kinds) if start <= frame), "skipped")
             if gap is not None and (gap[0] + gap[1], gap[2]) == (frame, kind):
                 gap = (gap[0], gap[1] + 1, kind)
                 continue
             if gap is not None:
-                lines.append(ledger.gap_line(*gap))
-            gap = (int(frame), 1, kind)
+                yield ledger.gap_line(*gap)
+            gap = (frame, 1, kind)
     if gap is not None:
-        lines.append(ledger.gap_line(*gap))
-    return lines
+        yield ledger.gap_line(*gap)
 
 
 def _disk_error(error: OSError) -> OmewdError:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +17,15 @@ from omewd.model.spec import StreamSpec
 from omewd.ngff.metadata import ARRAY_PATH
 from omewd.writer import dataset
 from omewd.writer.backends import BACKENDS
-from omewd.writer.backends.base import Sink, UnitArray
+from omewd.writer.backends.base import Encoded, Sink, UnitArray
 from omewd.writer.publish import SMALL_FILE_BYTES, SMALL_FILES_AT_ONCE, Folder, Publisher
-from tests.support import Array, make_frame, read_tensorstore, read_zarr
+from omewd.writer.shards import ShardPool, Shards
+from omewd.writer.stopwatch import Stopwatch
+from tests.support import Array, make_frame, make_spec, read_tensorstore, read_zarr
 
 # Who reads what a backend has written: never the library itself.
 OTHER_READER: dict[str, Callable[[Path], Array]] = {
+    "direct": read_tensorstore,
     "tensorstore": read_zarr,
     "acquire-zarr": read_zarr,
     "zarrs-python": read_tensorstore,
@@ -57,9 +63,9 @@ LAYOUTS: tuple[Callable[[Array], Array], ...] = (np.ascontiguousarray, ring_like
 Frames = Callable[[int], Array]
 
 
-def unit_block(spec: StreamSpec, unit: int, frame: Frames) -> Array:
+def unit_block(spec: StreamSpec, plan: Plan, unit: int, frame: Frames) -> Array:
     """The pixels of a unit, (…, Y, X) in storage order; shorter than the unit at a ragged end."""
-    first, shape, steps = Plan.of(spec).frame_grid(unit)
+    first, shape, steps = plan.frame_grid(unit)
     block = np.empty((*shape, *spec.frame_shape), spec.dtype)
     for place in np.ndindex(shape):
         block[place] = frame(first + sum(p * s for p, s in zip(place, steps, strict=True)))
@@ -72,29 +78,95 @@ def usual_frames(spec: StreamSpec) -> Frames:
 
 def write_dataset(spec: StreamSpec, root: Path, frame: Frames, *, scratch: Path) -> Path:
     """Write a whole acquisition as a writer process does, the units' memory in a different layout each."""
-    plan, array = Plan.of(spec), UnitArray.of(spec)
+    plan, array = Plan.of(spec, spec.backend), UnitArray.of(spec)
     folder = root / spec.output
     dataset.create(spec, folder, root, epoch=1)
-    sink = BACKENDS[spec.backend].open(array, threads=2, scratch=scratch)
-    pool = ThreadPoolExecutor(SMALL_FILES_AT_ONCE)
-    publisher = Publisher(folder, folder / dataset.STAGING, durable=spec.durability == "fsync", pool=pool)
-    small = array.key_bytes <= SMALL_FILE_BYTES and len(array.frame_keys) > 1
-    assert plan.units_total is not None
     assert plan.frames_total is not None
-    try:
-        for unit in range(plan.units_total):
-            block = LAYOUTS[unit % len(LAYOUTS)](unit_block(spec, unit, frame))
-            place = "/".join([ARRAY_PATH, "c", *map(str, plan.block_on_disk(unit))])
-            files = ((f"{e.place[0]}/{e.place[1]}", e.pieces) for e in sink.encode(block))
-            publisher.publish_folders([Folder(place, f"unit{unit}", files)], small=small)
-    finally:
-        sink.close()
-        pool.shutdown()
+    blocks = _blocks(spec, plan, frame)
+    if spec.backend == "direct" and spec.sharded:
+        publisher = Publisher(folder, folder / dataset.STAGING, durable=spec.durability == "fsync")
+        with closing(ShardPool(2)) as shard_pool:
+            shards = Shards(spec, publisher, Stopwatch(), shard_pool)
+            for some in batched(blocks, 3):
+                shards.store(some)
+    else:
+        _publish(spec, plan, array, folder, blocks, scratch)
     frames = plan.frames_total
     dataset.finalize(
         spec, folder, frames=frames, written=frames, gaps=0, lost=(), lost_frames=0, ended_by="test", failed=False
     )
     return folder
+
+
+def batched(items: Iterable[tuple[int, Array]], size: int) -> Iterator[list[tuple[int, Array]]]:
+    iterator = iter(items)
+    while some := list(islice(iterator, size)):
+        yield some
+
+
+def _blocks(spec: StreamSpec, plan: Plan, frame: Frames) -> Iterator[tuple[int, Array]]:
+    assert plan.units_total is not None
+    for unit in range(plan.units_total):
+        yield unit, LAYOUTS[unit % len(LAYOUTS)](unit_block(spec, plan, unit, frame))
+
+
+def _publish(
+    spec: StreamSpec, plan: Plan, array: UnitArray, folder: Path, blocks: Iterable[tuple[int, Array]], scratch: Path
+) -> None:
+    sink = BACKENDS[spec.backend].open(array, threads=2, scratch=scratch)
+    pool = ThreadPoolExecutor(SMALL_FILES_AT_ONCE)
+    publisher = Publisher(folder, folder / dataset.STAGING, durable=spec.durability == "fsync", pool=pool)
+    small = array.key_bytes <= SMALL_FILE_BYTES and len(array.frame_keys) > 1
+    try:
+        for unit, block in blocks:
+            place = "/".join([ARRAY_PATH, "c", *map(str, plan.block_on_disk(unit))])
+            files = ((f"{e.place[0]}/{e.place[1]}", e.pieces) for e in sink.encode(block))
+            publisher.publish_folders([Folder(place, f"unit{unit}", files)], publisher.pool if small else None)
+    finally:
+        sink.close()
+        pool.shutdown()
+
+
+class ShardSink:
+    """The direct backend's shards as a sink: a unit of whole shards is stored chunk by chunk, and read from disk."""
+
+    lasting = False
+
+    def __init__(self, array: UnitArray, threads: int) -> None:
+        self.array, self._threads = array, threads
+        outer = ("t", "c", "z")[-(len(array.shape) - 2) :] if len(array.shape) > 2 else ()
+        axes = zip((*outer, "y", "x"), array.shape, array.chunk_shape, array.key_shape, strict=True)
+        dims = ",".join(f"{name}:{n}:{chunk}:{key // chunk}" for name, n, chunk, key in axes)
+        self._spec = make_spec("unit", dims, dtype=array.dtype, compression=array.compression, durability="none")
+        self._chunks = Plan.of(self._spec, "direct")
+        self._pool = ShardPool(threads)
+
+    def encode(self, block: Array) -> Iterator[Encoded]:
+        with tempfile.TemporaryDirectory() as folder:
+            publisher = Publisher(Path(folder), Path(folder) / "staging", durable=False)
+            publisher.staging.mkdir()
+            shards = Shards(self._spec, publisher, Stopwatch(), self._pool)
+            shards.store(self._units(block))
+            shards.seal()
+            for place in self.array.frame_keys:
+                yield Encoded(place, [(Path(folder) / "0" / self.array.key(place)).read_bytes()])
+
+    def _units(self, block: Array) -> Iterator[tuple[int, Array]]:
+        assert self._chunks.units_total is not None
+        for unit in range(self._chunks.units_total):
+            first = [b * n for b, n in zip(self._chunks.block_on_disk(unit), self.array.chunk_shape, strict=False)]
+            part = block[tuple(slice(a, a + n) for a, n in zip(first, self.array.chunk_shape, strict=False))]
+            if part.size:
+                yield unit, part
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def open_sink(backend: str, array: UnitArray, threads: int, scratch: Path) -> Sink:
+    if backend == "direct" and array.sharded:
+        return ShardSink(array, threads)
+    return BACKENDS[backend].open(array, threads=threads, scratch=scratch)
 
 
 def encode(sink: Sink, block: Array) -> dict[tuple[int, int], bytes]:

@@ -25,6 +25,7 @@ from tests.conformance.support import (
     decode,
     encode,
     files_under,
+    open_sink,
     read_zarrs,
     ring_like,
     unit_block,
@@ -124,13 +125,13 @@ def test_every_dtype_is_kept_bit_for_bit_or_refused(
         assert reason.startswith(backend)
         assert dtype in reason or str(compression) in reason
         with pytest.raises(OmewdError) as caught:
-            select(backend, array)
+            select(backend, array, tmp_path)
         assert caught.value.code == "backend_unusable"
         assert reason in caught.value.message
-        assert select("auto", array).name != backend
+        assert select("auto", array, tmp_path)[0].name != backend
         return
-    assert select(backend, array).name == backend
-    sink = BACKENDS[backend].open(array, threads=1, scratch=scratch)
+    assert select(backend, array, tmp_path) == (BACKENDS[backend], "")
+    sink = opened(backend, array, scratch, threads=1)
     block = noise(array.shape, dtype)
     assert decode(backend, array, encode(sink, block), tmp_path).tobytes() == block.tobytes()
     sink.close()
@@ -153,7 +154,7 @@ def test_what_is_refused_is_what_the_libraries_lack() -> None:
 def test_a_chunk_that_is_too_large_for_blosc_is_refused(backend: str) -> None:
     whole_frame = unit_array("t:2,y:32768,x:32768", compression="blosc-lz4")
     with pytest.raises(OmewdError, match="more than blosc takes"):
-        select(backend, whole_frame)
+        select(backend, whole_frame, Path("/"))
     assert unit_array("t:2,y:32768:1024,x:32768", compression="blosc-lz4").unencodable is None
     assert unit_array("t:2,y:32768,x:32768").unencodable is None
 
@@ -166,13 +167,13 @@ def test_the_layout_in_memory_does_not_matter(
 ) -> None:
     array = unit_array("t:4:2:2,c:3:1:3,y:20:8:3,x:24:8:3", compression=compression)
     block = noise(array.shape, array.dtype)
-    sink = BACKENDS[backend].open(array, threads=1, scratch=scratch)
+    sink = opened(backend, array, scratch, threads=1)
     assert encode(sink, layout(block)) == encode(sink, block)
     sink.close()
 
 
 def opened(backend: str, array: UnitArray, folder: Path, threads: int = 2) -> Sink:
-    return BACKENDS[backend].open(array, threads=threads, scratch=folder)
+    return open_sink(backend, array, threads, folder)
 
 
 @pytest.mark.parametrize("dims", ["t:4:1:4,y:256:64:4,x:256:64:4", "t:4:2,y:256:64,x:256:64"], ids=["sharded", "plain"])
@@ -219,7 +220,7 @@ class TestOneSinkForManyUnits:
         ragged = noise((1, *array.shape[1:]), array.dtype, seed=1)
         sink = opened(backend, array, scratch)
         given_up = iter(sink.encode(noise(array.shape, array.dtype)))
-        assert any(next(given_up).pieces)
+        assert list(next(given_up).pieces)
         del given_up
         keys = encode(sink, ragged)
         sink.close()
@@ -294,4 +295,5 @@ def test_the_layouts_are_what_they_say() -> None:
         assert np.array_equal(layout(block), block)
         assert not layout(block).flags.c_contiguous
     assert not ring_like(block).flags.writeable
-    assert unit_block(make_spec("cam", "t:2,y:4,x:4"), 1, lambda i: np.full((4, 4), i, np.uint16)).max() == 1
+    spec = make_spec("cam", "t:2,y:4,x:4")
+    assert unit_block(spec, Plan.of(spec), 1, lambda i: np.full((4, 4), i, np.uint16)).max() == 1

@@ -17,7 +17,7 @@ from omewd.writer.backends import BACKENDS
 # Threads that run at a time, on average, when a writer may use one core; with two: 1.7 to 1.9, 1.5, 2.1, 2.4.
 # zarr-python copies chunks in its event loop beside the one thread that encodes; acquire-zarr has a pool of
 # two at least and a thread that feeds it.
-THREADS = {"tensorstore": 1.3, "zarrs-python": 1.25, "zarr-python": 1.85, "acquire-zarr": 3.1}
+THREADS = {"direct": 1.5, "tensorstore": 1.3, "zarrs-python": 1.25, "zarr-python": 1.85, "acquire-zarr": 3.1}
 # The interpreter's own, such as modules that are imported late.
 SLACK_BYTES = 16 << 20
 
@@ -26,8 +26,8 @@ _WRITER = """
 import json, mmap, sys, threading, time
 from pathlib import Path
 import numpy as np
-from omewd.writer.backends import BACKENDS
 from omewd.writer.backends.base import UnitArray
+from tests.conformance.support import open_sink
 from tests.support import make_spec
 
 backend, compression, threads, scratch = sys.argv[1], sys.argv[2] or None, int(sys.argv[3]), Path(sys.argv[4])
@@ -71,7 +71,7 @@ def encode():
                 taken[: len(part)] = part
 
 taken = bytearray(1 << 20)
-sink = BACKENDS[backend].open(array, threads=threads, scratch=scratch)
+sink = open_sink(backend, array, threads, scratch)
 at_rest, held, running, done, peaks = held_bytes(), [], [], threading.Event(), []
 watcher = threading.Thread(target=watch)
 watcher.start()

@@ -35,7 +35,7 @@ def put(publisher: Publisher, way: str, files: Iterable[Item], *, label: str = "
     if way == "files":
         publisher.publish(((f"{folder}/{path}", pieces) for path, pieces in files), label=label)
     else:
-        publisher.publish_folders([Folder(folder, label, files)], small=way == "folder, at once")
+        publisher.publish_folders([Folder(folder, label, files)], publisher.pool if way == "folder, at once" else None)
 
 
 @pytest.fixture
@@ -166,8 +166,9 @@ def test_a_piece_may_be_any_buffer(root: Path, publisher: Publisher) -> None:
 
 
 def test_short_writes_are_gone_on_with(root: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
-    real_write = os.write
+    real_write, real_pwritev = os.write, os.pwritev
     monkeypatch.setattr(os, "write", lambda descriptor, data: real_write(descriptor, data[:8192]))
+    monkeypatch.setattr(os, "pwritev", lambda descriptor, data, at: real_pwritev(descriptor, [data[0][:8192]], at))
     data = some_bytes(MIB + 1)
     publisher.publish([("key", (data,))], label="unit0")
     publisher.append("lines", data)
@@ -196,7 +197,7 @@ def no_space(*_: Any) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize(("call", "error"), [("fdatasync", fail), ("write", no_space), ("ftruncate", fail)])
+@pytest.mark.parametrize(("call", "error"), [("fdatasync", fail), ("pwritev", no_space), ("ftruncate", fail)])
 def test_a_failed_write_changes_nothing(
     root: Path,
     publisher: Publisher,
@@ -354,7 +355,7 @@ def test_a_folder_is_synced_inside_before_it_gets_its_name(
     root: Path, publisher: Publisher, events: list[tuple[str, str]], small: bool
 ) -> None:
     folders = [Folder(f"0/c/{unit}", f"unit{unit}", [("0/0", (b"1",)), ("1/0", (b"2",))]) for unit in range(2)]
-    assert publisher.publish_folders(folders, small=small) == 4
+    assert publisher.publish_folders(folders, publisher.pool if small else None) == 4
     for unit in range(2):
         aside = f"{root}/staging/unit{unit}"
         name = events.index(("rename", f"{root}/0/c/{unit}"))
@@ -424,7 +425,7 @@ def test_an_append_is_synced(root: Path, publisher: Publisher, events: list[tupl
 def test_many_small_files_at_once(root: Path, publisher: Publisher) -> None:
     files = {f"c/{n % 7}/{n}": some_bytes(3000 + n, seed=n) for n in range(300)}
     folder = Folder("0", "unit0", ((path, (data,)) for path, data in files.items()))
-    assert publisher.publish_folders([folder], small=True) == sum(map(len, files.values()))
+    assert publisher.publish_folders([folder], publisher.pool) == sum(map(len, files.values()))
     for path, data in files.items():
         assert (root / "0" / path).read_bytes() == data
 

@@ -123,7 +123,7 @@ def test_row_08_hung_writer_is_killed_and_its_job_given_away(tmp_path: Path) -> 
 
 def test_row_07_a_job_that_kills_each_writer_fails_its_stream(omewd_daemon: DaemonProcess) -> None:
     """After a few deaths the stream is FAILED with the reason and the missing frames; others go on."""
-    spec = make_spec("cam", "t:20:1:4,y:16,x:16")
+    spec = make_spec("cam", "t:20:1:4,y:16,x:16", backend="tensorstore")
     other = make_spec("other", "t:8,y:16,x:16")
     omewd_daemon.client.start_stream(other)
     omewd_daemon.client.start_stream(spec)
@@ -258,23 +258,26 @@ def test_row_21_dataset_removed_in_mid_stream(omewd_daemon: DaemonProcess) -> No
         producer.close()
 
 
+@pytest.mark.parametrize(("backend", "durable"), [("tensorstore", 4), ("direct", 6)])
 @pytest.mark.parametrize("restart", [False, True], ids=["same daemon", "next daemon"])
-def test_row_21_the_ring_is_kept_and_the_stream_resumed(tmp_path: Path, restart: bool) -> None:
+def test_row_21_the_ring_is_kept_and_the_stream_resumed(
+    tmp_path: Path, restart: bool, backend: str, durable: int
+) -> None:
     """Until somebody says what to do; once the dataset is back nothing is lost."""
     options = ("--memory", "512MiB", "--writers", "2")
     process = DaemonProcess(tmp_path, *options)
     try:
-        spec = make_spec("cam", "t:inf:1:4,y:16,x:16", ring_slots=16)
+        spec = make_spec("cam", "t:inf:1:4,y:16,x:16", ring_slots=16, backend=backend)
         process.client.start_stream(spec)
         producer = process.connect("cam")
         for index in range(6):
             producer.append(make_frame(index, spec.frame_shape, spec.dtype))
-        wait_for(lambda: producer.durable == 4)
+        wait_for(lambda: producer.durable == durable)
         dataset, elsewhere = process.data / "cam.ome.zarr", process.data / "elsewhere"
         dataset.rename(elsewhere)
         for index in range(6, 15):
             producer.append(make_frame(index, spec.frame_shape, spec.dtype))
-        with pytest.raises(omewd.OmewdError, match="frames are missing: 4-14"):
+        with pytest.raises(omewd.OmewdError, match=f"frames are missing: {durable}-14"):
             producer.close()
         status = process.client.status("cam")
         assert (status["state"], status["kept_in_ring"], status["frames"]["in_flight"]) == ("FAILED", True, 0)

@@ -71,7 +71,7 @@ def test_row_09_a_writer_killed_by_the_kernel_for_memory(omewd_daemon: DaemonPro
     try:
         (group / limit).write_text("4194304")
         (group / "cgroup.procs").write_text(str(victim))
-        spec = make_spec("cam", "t:24:1:4,y:1024:256:4,x:1024:256:4", ring_slots=8)
+        spec = make_spec("cam", "t:24:1:4,y:1024:256:4,x:1024:256:4", ring_slots=8, backend="tensorstore")
         omewd_daemon.client.start_stream(spec)
         with omewd_daemon.connect("cam") as producer:
             for index in range(24):

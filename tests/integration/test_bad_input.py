@@ -162,12 +162,12 @@ def test_a_backend_that_can_not(beside: DaemonProcess) -> None:
 
 
 def test_memory_that_does_not_fit(beside: DaemonProcess) -> None:
-    text = refused(beside, "no_memory", dims="t:1000:1:1000,y:2048,x:2048")
+    text = refused(beside, "no_memory", dims="t:1000:1000,y:2048,x:2048")
     assert "MiB" in text
     assert "--memory" in text
     assert "smaller" in text
     refused(beside, "no_memory", dims="t:1000,y:2048,x:2048", ring_slots=500)
-    text = refused(beside, "bad_spec", dims="t:100:1:10,y:16,x:16", ring_slots=9)
+    text = refused(beside, "bad_spec", dims="t:100:10,y:16,x:16", ring_slots=9)
     assert "at least 10" in text
     beside.client.start_stream(make_spec("fits", "t:2:1:2,y:2048,x:2048"))
     beside.client.stop_stream("fits")

@@ -14,7 +14,7 @@ DELAY_S = 0.4
 
 
 def test_a_delay_shows_in_its_stage(omewd_daemon: DaemonProcess) -> None:
-    spec = make_spec("cam", "t:12:1:4,y:16,x:16", ring_slots=4)
+    spec = make_spec("cam", "t:12:1:4,y:16,x:16", ring_slots=4, backend="tensorstore")
     omewd_daemon.client.start_stream(spec)
     delay_ns = DELAY_S * 1e9
     with omewd_daemon.connect("cam") as producer:
@@ -51,7 +51,7 @@ def test_a_delay_shows_in_its_stage(omewd_daemon: DaemonProcess) -> None:
 
 
 def test_without_durability_there_is_no_fsync_stage(omewd_daemon: DaemonProcess) -> None:
-    spec = make_spec("cam", "t:8:1:2,y:16,x:16", durability="none")
+    spec = make_spec("cam", "t:8:1:2,y:16,x:16", durability="none", backend="tensorstore")
     omewd_daemon.client.start_stream(spec)
     with omewd_daemon.connect("cam") as producer:
         for index in range(8):

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from omewd.errors import OmewdError
+from omewd.model.spec import StreamSpec
+from omewd.ngff import ledger
 from omewd.writer import dataset
-from tests.support import make_spec
+from omewd.writer.publish import Publisher
+from omewd.writer.repair import repair
+from omewd.writer.shards import ShardPool, Shards
+from omewd.writer.stopwatch import Stopwatch
+from tests.support import check_dataset, make_frame, make_spec, read_zarr
 
 
 def listing(folder: Path) -> dict[str, bytes]:
@@ -70,3 +79,104 @@ def test_a_sweep_removes_only_what_is_ours(tmp_path: Path) -> None:
     (tmp_path / ".cam.ome.zarr.mine").mkdir()
     dataset.sweep(place)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".cam.ome.zarr.mine", "cam.ome.zarr"]
+
+
+# -- a dataset whose stream has failed, and goes on ------------------------------------------------
+
+GOES_ON = make_spec("cam", "t:8:1:4,y:20:10:1,x:20", backend="direct", compression="blosc-lz4")
+
+
+@pytest.fixture
+def pool() -> Iterator[ShardPool]:
+    with closing(ShardPool()) as pool:
+        yield pool
+
+
+def store(spec: StreamSpec, place: Path, pool: ShardPool, frames: Iterable[int], *, on_record: bool = True) -> None:
+    """Write frames, each a unit of its own, as a writer does."""
+    frames = list(frames)
+    publisher = Publisher(place, place / dataset.STAGING, durable=True)
+    blocks = ((frame, make_frame(frame, spec.frame_shape, spec.dtype)[None]) for frame in frames)
+    Shards(spec, publisher, Stopwatch(), pool).store(blocks)
+    if on_record:
+        lines = [ledger.frame_line(frame, 0, 0, b"") for frame in frames]
+        publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines, max(frames) + 1))
+
+
+def totals(place: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((place / "omewd/zarr.json").read_text())["attributes"]["omewd"]
+    return found
+
+
+@pytest.fixture
+def failed(tmp_path: Path, pool: ShardPool) -> Path:
+    """A dataset with frames 0 to 4 of 6 received, finalized when its stream had failed."""
+    place = tmp_path / "cam.ome.zarr"
+    dataset.create(GOES_ON, place, tmp_path, epoch=7)
+    store(GOES_ON, place, pool, range(5))
+    dataset.finalize_by_ledger(GOES_ON, place, "test", known_frames=6)
+    assert totals(place)["state"] == "failed"
+    assert not (place / dataset.STAGING).exists()
+    return place
+
+
+def test_a_dataset_that_is_reopened_is_being_written(failed: Path) -> None:
+    dataset.reopen(GOES_ON, failed, epoch=9)
+    assert (failed / dataset.STAGING).is_dir()
+    assert (totals(failed)["state"], totals(failed)["epoch"]) == ("writing", 9)
+    assert totals(failed)["stream"] == GOES_ON.model_dump(mode="json")
+    before = (failed / "omewd/zarr.json").stat()
+    dataset.reopen(GOES_ON, failed, epoch=9)
+    assert (failed / "omewd/zarr.json").stat() == before
+
+
+def test_a_reopened_dataset_that_loses_its_ring_is_recovered_with_what_was_added(failed: Path, pool: ShardPool) -> None:
+    """Shards that were taken back are in staging: nothing of them may be swept away."""
+    dataset.reopen(GOES_ON, failed, epoch=9)
+    store(GOES_ON, failed, pool, [5])
+    assert not [path for path in (failed / "0/c/1").rglob("*") if path.is_file()]
+    assert len(list((failed / dataset.STAGING).glob("shard-1-*-0"))) == 2
+    assert dataset.recover(GOES_ON, failed, epoch=9) == {
+        "found": True,
+        "received": 6,
+        "written": 6,
+        "gaps": 0,
+        "lost": [],
+    }
+    check_dataset(failed, GOES_ON, 6)
+    assert totals(failed)["state"] == "complete"
+
+
+def test_what_is_not_on_record_is_not_recovered(failed: Path, pool: ShardPool) -> None:
+    dataset.reopen(GOES_ON, failed, epoch=9)
+    store(GOES_ON, failed, pool, [5], on_record=False)
+    store(GOES_ON, failed, pool, [6])
+    assert dataset.recover(GOES_ON, failed, epoch=9)["lost"] == [(5, 1)]
+    array = read_zarr(failed)
+    assert [bool(frame.any()) for frame in array] == [True] * 5 + [False, True]
+
+
+def test_a_dataset_is_recovered_for_its_own_stream_only(failed: Path, pool: ShardPool) -> None:
+    before = listing(failed)
+    assert dataset.recover(GOES_ON, failed, epoch=7) == {"found": False}
+    assert listing(failed) == before
+    dataset.reopen(GOES_ON, failed, epoch=9)
+    store(GOES_ON, failed, pool, [5])
+    before = listing(failed)
+    assert dataset.recover(GOES_ON, failed, epoch=7) == {"found": False}
+    assert listing(failed) == before
+
+
+def test_a_dataset_that_is_recovered_is_held_against_repair(failed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, refused = dataset.finalize_by_ledger, []
+
+    def finalize(*arguments: Any) -> dict[str, Any]:
+        with pytest.raises(OmewdError) as caught:
+            repair(failed)
+        refused.append(caught.value.code)
+        return real(*arguments)
+
+    dataset.reopen(GOES_ON, failed, epoch=9)
+    monkeypatch.setattr(dataset, "finalize_by_ledger", finalize)
+    dataset.recover(GOES_ON, failed, epoch=9)
+    assert refused == ["busy"]

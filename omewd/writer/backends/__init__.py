@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
 from omewd.errors import OmewdError
 from omewd.writer.backends.acquire_zarr import AcquireZarrBackend
 from omewd.writer.backends.base import Backend, UnitArray
+from omewd.writer.backends.direct import DirectBackend
 from omewd.writer.backends.tensorstore import TensorStoreBackend
 from omewd.writer.backends.zarr_python import ZarrPythonBackend
 from omewd.writer.backends.zarrs_python import ZarrsPythonBackend
@@ -14,7 +16,13 @@ from omewd.writer.backends.zarrs_python import ZarrsPythonBackend
 # The order in which "auto" tries them.
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
-    for backend in (TensorStoreBackend(), AcquireZarrBackend(), ZarrsPythonBackend(), ZarrPythonBackend())
+    for backend in (
+        DirectBackend(),
+        TensorStoreBackend(),
+        AcquireZarrBackend(),
+        ZarrsPythonBackend(),
+        ZarrPythonBackend(),
+    )
 }
 
 
@@ -31,15 +39,18 @@ def preload() -> None:
             return
 
 
-def select(name: str, array: UnitArray) -> Backend:
-    """The backend of that name, or for "auto" the first that can serve; raises OmewdError ``backend_unusable``."""
+def select(name: str, array: UnitArray, folder: Path) -> tuple[Backend, str]:
+    """The backend of that name, or for "auto" the first that can serve, and why not one before it.
+
+    ``folder``: the dataset, or where it will be. Raises OmewdError ``backend_unusable``.
+    """
     candidates = list(BACKENDS) if name == "auto" else [name]
-    reasons = []
+    reasons: list[str] = []
     for candidate in candidates:
         backend = BACKENDS[candidate]
-        reason = array.unencodable or backend.unusable() or backend.incompatible(array)
+        reason = array.unencodable or backend.unusable() or backend.incompatible(array) or backend.unsuited(folder)
         if reason is None:
-            return backend
+            return backend, "; ".join(reasons)
         reasons.append(reason)
     raise OmewdError(
         "backend_unusable", f"backend {name!r} can't write this stream: {'; '.join(reasons)}", "See omewd backends"

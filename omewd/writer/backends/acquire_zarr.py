@@ -33,6 +33,9 @@ class AcquireZarrBackend:
             return "acquire-zarr has no plain zstd; use blosc-zstd"
         return None
 
+    def unsuited(self, folder: Path) -> str | None:  # noqa: ARG002
+        return None
+
     def open(self, array: UnitArray, *, threads: int, scratch: Path) -> AcquireZarrSink:
         return AcquireZarrSink(array, threads, scratch)
 
@@ -53,6 +56,8 @@ def compression_settings(compression: str | None, dtype: str) -> Any:
 
 
 class AcquireZarrSink:
+    lasting = False
+
     def __init__(self, array: UnitArray, threads: int, scratch: Path) -> None:
         import acquire_zarr
 

@@ -24,6 +24,8 @@ _BLOSC_MAX_BYTES = 2**31 - 17
 
 Block = np.ndarray[Any, Any]
 Buffer = bytes | memoryview
+# Bytes as they are, or an array of any strides, for its elements in C order.
+Piece = Buffer | Block
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,16 @@ class Encoded:
     """One key's bytes, in pieces; several keys of a unit may be consumed at once, each by one thread."""
 
     place: tuple[int, int]
-    pieces: Iterable[Buffer]
+    pieces: Iterable[Piece]
 
 
 class Sink(Protocol):
-    """A backend's open handle for one stream, in one writer."""
+    """A backend's open handle for one stream, in one writer.
+
+    ``lasting``: pieces may be consumed as long as the block stays unchanged, not only until the next call.
+    """
+
+    lasting: bool
 
     def encode(self, block: Block) -> Iterator[Encoded]:
         """Encode a unit; every key of it is yielded once, also one that holds only the fill value.
@@ -131,6 +138,9 @@ class Backend(Protocol):
 
     def incompatible(self, array: UnitArray) -> str | None:
         """Why this backend can't encode such an array, None if it can."""
+
+    def unsuited(self, folder: Path) -> str | None:
+        """Why this backend should not write to the filesystem of a folder, None if it may."""
 
     def open(self, array: UnitArray, *, threads: int, scratch: Path) -> Sink:
         """Open a sink. ``threads``: cores it may use. ``scratch``: a folder in memory, for this sink alone."""

@@ -6,35 +6,22 @@ import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from omewd.errors import OmewdError
-from omewd.ngff.codecs import BLOSC_LEVELS, ZSTD_LEVEL
+from omewd.ngff.shard_index import ABSENT, entries_at_end, index_bytes
 from omewd.writer.backends.base import Buffer, UnitArray
-
-# Zarr v3 sharding codec: an inner chunk that is not stored has these in the index as offset and length.
-_ABSENT = 2**64 - 1
-_CHECKSUM_BYTES = 4
+from omewd.writer.backends.compress import compressor
 
 
 def zero_key(array: UnitArray) -> Buffer:
     """The key of pixels that are all zero, which some libraries leave out."""
     if array.sharded:
-        return _index(np.full((array.chunks_per_key, 2), _ABSENT, "<u8"))
+        return index_bytes(np.full((array.chunks_per_key, 2), ABSENT, np.uint64))
     zeros = np.zeros(array.key_shape, array.dtype)
-    if array.compression is None:
-        return zeros.tobytes()
-    from numcodecs import Blosc, Zstd
-
-    if array.compression == "zstd":
-        codec: Any = Zstd(ZSTD_LEVEL)
-    else:
-        name = array.compression.removeprefix("blosc-")
-        codec = Blosc(name, BLOSC_LEVELS[name], Blosc.SHUFFLE if zeros.itemsize > 1 else Blosc.NOSHUFFLE)
-    encoded: bytes = codec.encode(zeros)
-    return encoded
+    compress = compressor(array.compression, array.dtype)
+    return zeros.tobytes() if compress is None else compress(zeros)
 
 
 def take(path: Path) -> memoryview:
@@ -55,9 +42,9 @@ def take(path: Path) -> memoryview:
 
 
 def inner_chunks(shard: memoryview, count: int) -> list[memoryview | None]:
-    """A shard's ``count`` inner chunks in the order of its index, which is at its end; None for one not stored."""
-    index = np.frombuffer(shard, "<u8", 2 * count, len(shard) - 16 * count - _CHECKSUM_BYTES).reshape(-1, 2)
-    return [None if offset == _ABSENT else shard[offset : offset + length] for offset, length in index.tolist()]
+    """A shard's ``count`` inner chunks in the order of its index; None for one not stored."""
+    entries = entries_at_end(shard, count).tolist()
+    return [None if offset == ABSENT else shard[offset : offset + length] for offset, length in entries]
 
 
 def in_order(shard: memoryview, count: int) -> Iterator[Buffer]:
@@ -65,19 +52,11 @@ def in_order(shard: memoryview, count: int) -> Iterator[Buffer]:
 
     Threads append them in the order in which they finish; this way the same frames make the same bytes.
     """
-    index = np.full((count, 2), _ABSENT, "<u8")
+    entries = np.full((count, 2), ABSENT, np.uint64)
     size = 0
     for number, chunk in enumerate(inner_chunks(shard, count)):
         if chunk is not None:
-            index[number] = size, len(chunk)
+            entries[number] = size, len(chunk)
             size += len(chunk)
             yield chunk
-    yield _index(index)
-
-
-def _index(entries: np.ndarray[Any, Any]) -> bytes:
-    import google_crc32c
-
-    index = entries.tobytes()
-    checksum: int = google_crc32c.value(index)
-    return index + checksum.to_bytes(_CHECKSUM_BYTES, "little")
+    yield index_bytes(entries)

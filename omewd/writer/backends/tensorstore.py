@@ -25,11 +25,16 @@ class TensorStoreBackend:
     def incompatible(self, array: UnitArray) -> str | None:  # noqa: ARG002
         return None
 
+    def unsuited(self, folder: Path) -> str | None:  # noqa: ARG002
+        return None
+
     def open(self, array: UnitArray, *, threads: int, scratch: Path) -> TensorStoreSink:  # noqa: ARG002
         return TensorStoreSink(array, threads)
 
 
 class TensorStoreSink:
+    lasting = False
+
     def __init__(self, array: UnitArray, threads: int) -> None:
         import tensorstore
 

@@ -21,11 +21,16 @@ class ZarrPythonBackend:
     def incompatible(self, array: UnitArray) -> str | None:  # noqa: ARG002
         return None
 
+    def unsuited(self, folder: Path) -> str | None:  # noqa: ARG002
+        return None
+
     def open(self, array: UnitArray, *, threads: int, scratch: Path) -> ZarrPythonSink:  # noqa: ARG002
         return ZarrPythonSink(array, threads)
 
 
 class ZarrPythonSink:
+    lasting = False
+
     def __init__(self, array: UnitArray, threads: int) -> None:
         import zarr
         from zarr.core.buffer import default_buffer_prototype

@@ -25,11 +25,16 @@ class ZarrsPythonBackend:
     def incompatible(self, array: UnitArray) -> str | None:  # noqa: ARG002
         return None
 
+    def unsuited(self, folder: Path) -> str | None:  # noqa: ARG002
+        return None
+
     def open(self, array: UnitArray, *, threads: int, scratch: Path) -> ZarrsPythonSink:
         return ZarrsPythonSink(array, threads, scratch)
 
 
 class ZarrsPythonSink:
+    lasting = False
+
     def __init__(self, array: UnitArray, threads: int, scratch: Path) -> None:
         import zarr
         import zarrs  # noqa: F401  registers the pipeline

@@ -1,0 +1,45 @@
+"""The index of a shard: where its inner chunks are.
+
+Zarr v3 sharding codec ("sharding_indexed", ZEP 2), section "Binary shard format": for each inner chunk, in C order,
+offset and length as little-endian u64, both 2^64 - 1 for one that is not stored; then, by our index_codecs, the
+CRC-32C of that, little-endian u32. It is at the end of the shard (index_location "end").
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+Entries = np.ndarray[Any, np.dtype[np.uint64]]
+
+ABSENT = 2**64 - 1
+ENTRY_BYTES = 16
+_CHECKSUM_BYTES = 4
+
+
+def index_bytes(entries: Entries) -> bytes:
+    """The index of chunks whose (offset, length) are ``entries``, of shape (chunks, 2)."""
+    import google_crc32c
+
+    index = entries.astype("<u8", copy=False).tobytes()
+    checksum: int = google_crc32c.value(index)
+    return index + checksum.to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def entries_at_end(shard: memoryview, chunks: int) -> Entries:
+    """The entries of a whole shard, not checked."""
+    return np.frombuffer(shard, "<u8", 2 * chunks, len(shard) - ENTRY_BYTES * chunks - _CHECKSUM_BYTES).reshape(-1, 2)
+
+
+def read_entries(descriptor: int, chunks: int) -> Entries | None:
+    """The entries of a shard that is a file, None if it is torn: the checksum or a chunk's place is wrong."""
+    size, length = os.fstat(descriptor).st_size, ENTRY_BYTES * chunks + _CHECKSUM_BYTES
+    index = os.pread(descriptor, length, size - length) if size >= length else b""
+    if len(index) != length:
+        return None
+    entries = entries_at_end(memoryview(index), chunks)
+    present = entries[:, 0] != ABSENT
+    inside = (entries[present] <= size).all() and (entries[present].sum(axis=1) <= size - length).all()
+    return entries if index == index_bytes(entries) and inside else None

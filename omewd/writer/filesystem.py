@@ -1,0 +1,73 @@
+"""What a folder's filesystem is, and what Python does not ask of one."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+from pathlib import Path
+
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "gpfs", "beegfs", "afs", "glusterfs"}
+# linux/falloc.h and linux/fs.h
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_SYNC_FILE_RANGE_WRITE = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+
+
+def network_filesystem(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """The type of the filesystem that a folder (or the nearest one above it) is on, if other machines share it.
+
+    Whatever goes through FUSE counts too (virtiofs as well): what it does with writes is up to its program.
+    """
+    place = folder.resolve()
+    found, length = "", -1
+    for line in filter(None, os.fsdecode(mounts.read_bytes()).split("\n")):
+        before, _, after = line.partition(" - ")
+        point = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4]))
+        if place.is_relative_to(point) and len(point.parts) >= length:  # a later mount covers an earlier one
+            found, length = after.split()[0], len(point.parts)
+    return found if found in _NETWORK or found.startswith(("fuse", "virtiofs")) else None
+
+
+def extend(descriptor: int, start: int, end: int) -> None:
+    """Make a file ``end`` bytes long, with blocks from ``start`` on if the filesystem can allocate some.
+
+    Not os.posix_fallocate: where the filesystem can't, that one writes to every block. Raises OSError.
+    """
+    if not _fallocate(descriptor, 0, start, end):
+        os.ftruncate(descriptor, end)
+
+
+def punch(descriptor: int, start: int, end: int) -> None:
+    """Give the blocks of a part of a file back, which reads as zeros then; nothing where that can't be done."""
+    _fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, start, end)
+
+
+def _fallocate(descriptor: int, mode: int, start: int, end: int) -> bool:
+    """fallocate(2); returns whether the filesystem knows how to."""
+    error = errno.EINTR
+    while error == errno.EINTR:
+        if _libc.fallocate(descriptor, mode, start, end - start) == 0:
+            return True
+        error = ctypes.get_errno()
+    if error not in (errno.EOPNOTSUPP, errno.ENOSYS):
+        raise OSError(error, os.strerror(error))
+    return False
+
+
+def start_write_back(descriptor: int, start: int, size: int) -> None:
+    """Have the page cache write a part of a file out, from now on: what piles up there stalls everybody later."""
+    _libc.sync_file_range(descriptor, start, size, _SYNC_FILE_RANGE_WRITE)  # a hint: errors show at the sync
+
+
+def sync_folder(folder: Path) -> None:
+    """See to it that the names in a folder are on disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,261 @@
+"""The direct backend's shards: chunks out of the ring, through threads, into shards in progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from omewd.control.faultpoints import point
+from omewd.model.shards import Flags, ShardLayout, ShardPlace
+from omewd.model.spec import StreamSpec
+from omewd.ngff.metadata import key_of
+from omewd.ngff.shard_index import Entries
+from omewd.writer.aligned import (
+    ALIGNMENT,
+    PIECE_BYTES,
+    Buffers,
+    lies_aligned,
+    packed,
+    size_of,
+    write_all_at,
+    write_at,
+)
+from omewd.writer.backends.base import Block, UnitArray
+from omewd.writer.backends.direct import DirectSink
+from omewd.writer.publish import Publisher
+from omewd.writer.shard_file import ShardFile, in_staging
+from omewd.writer.stopwatch import Stopwatch
+
+# Writes on their way at once in a writer; a disk is busy with two of 8 MiB, and while one is encoded others go out.
+PIECES_AT_ONCE = 4
+_SHARDS_REMEMBERED = 10_000
+# One that is cut off has at least put the ones before in place.
+_SEALED_AT_ONCE = 256
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """One chunk of a job: its number in its shard, and its pixels, shorter than the chunk at a ragged end."""
+
+    number: int
+    pixels: Block
+
+
+@dataclass
+class _Part:
+    """What a job has for one shard: the chunks, and once they are written, (number, entries) in runs."""
+
+    file: ShardFile
+    chunks: list[_Chunk] = field(default_factory=list)
+    runs: list[tuple[int, Entries]] = field(default_factory=list)
+
+
+class ShardPool:
+    """What a writer writes all its shards with. ``cores``: how many may encode at once."""
+
+    def __init__(self, cores: int = 1) -> None:
+        self.threads = ThreadPoolExecutor(PIECES_AT_ONCE, thread_name_prefix="shards")
+        self.cores = cores
+        self.buffers = Buffers()
+
+    def close(self) -> None:
+        self.threads.shutdown()
+
+
+class Shards:
+    """Stores the chunks of one dataset, and seals its shards. ``clock`` gets the time of each stage.
+
+    ``pool``: threads to write with, each with a buffer of its own. Errors are OSError, or what a library raises.
+    """
+
+    def __init__(self, spec: StreamSpec, publisher: Publisher, clock: Stopwatch, pool: ShardPool) -> None:
+        self.layout = ShardLayout(spec)
+        array = UnitArray.of(spec)
+        self._sink = DirectSink(array, pool.cores)
+        # All chunks have the same size, whole blocks: a chunk's offset follows from its number.
+        self._has_fixed_places = array.compression is None and self.layout.chunk_bytes % ALIGNMENT == 0
+        self._publisher = publisher
+        self._clock = clock
+        self._durable = spec.durability == "fsync"
+        self._pool, self._buffers = pool.threads, pool.buffers
+        self._seen: set[ShardPlace] = set()
+
+    def _file(self, place: ShardPlace) -> ShardFile:
+        layout, count = self.layout, self.layout.chunks_per_shard
+        final = self._publisher.root / key_of(layout.keys, place)
+        room_bytes = count * layout.chunk_bytes
+        return ShardFile(self._publisher.staging, place, final, count, room_bytes, durable=self._durable)
+
+    # -- chunks -----------------------------------------------------------------------------------
+
+    def store(self, blocks: Iterable[tuple[int, Block]]) -> int:
+        """Store units of chunks, (number, pixels as (…, Y, X) in storage order); returns the bytes that they take.
+
+        They are on disk, and on record in their shards' tables, when this returns.
+        """
+        parts: dict[ShardPlace, _Part] = {}
+        for unit, block in blocks:
+            for place, first in self.layout.shards_of(unit):
+                part = parts.get(place) or parts.setdefault(place, _Part(self._file(place)))
+                for number, pixels in self.layout.chunks_of(place):
+                    part.chunks.append(_Chunk(first + number, block[(..., *pixels)]))
+        clock, files = self._clock, [part.file for part in parts.values()]
+        try:
+            with clock.stage("write"):
+                for file in files:
+                    file.open()
+            try:
+                self._write(parts.values())
+            except BaseException:
+                for file in files:
+                    file.give_back()
+                raise
+            point("writer: chunks written")
+            self._sync(parts)
+            point("writer: chunks synced")
+            with clock.stage("write"):
+                for part in parts.values():
+                    for number, entries in part.runs:
+                        part.file.note(number, entries)
+            self._all(ShardFile.sync_table, files)
+            point("writer: chunks on record")
+            self._publisher.direct = all(file.direct for file in files)
+        finally:
+            for file in files:
+                file.close()
+        return sum(int(entries[:, 1].sum()) for part in parts.values() for _, entries in part.runs)
+
+    def _sync(self, parts: dict[ShardPlace, _Part]) -> None:
+        self._all(ShardFile.sync, [part.file for part in parts.values()])
+        # Another writer may have made a shard and not synced its name yet: who sees one for the first time does.
+        if self._durable and not self._seen.issuperset(parts):
+            self._publisher.sync_folders([self._publisher.staging])
+            self._seen = set(parts) | (self._seen if len(self._seen) < _SHARDS_REMEMBERED else set())
+
+    def _all(self, do: Callable[[ShardFile], None], files: list[ShardFile]) -> None:
+        with self._clock.stage("fsync"):
+            _results([self._pool.submit(do, file) for file in files])
+
+    def _write(self, parts: Iterable[_Part]) -> None:
+        """Write chunks in threads; none of them is at it any more when this returns or raises."""
+        futures: list[Future[None]] = []
+        with self._clock.pooled():
+            try:
+                for part in parts:
+                    for chunks in _runs(part.chunks, max(PIECE_BYTES // self.layout.chunk_bytes, 1)):
+                        if not self._has_fixed_places:
+                            futures.append(self._pool.submit(self._write_anywhere, part, chunks))
+                        elif len(chunks) > 1 or self.layout.chunk_bytes <= PIECE_BYTES:
+                            futures.append(self._pool.submit(self._write_in_place, part, chunks))
+                        else:
+                            futures.extend(self._write_in_pieces(part, chunks[0]))
+            finally:
+                wait(futures)
+        _results(futures)
+
+    def _write_in_place(self, part: _Part, chunks: list[_Chunk]) -> None:
+        """Write chunks with consecutive numbers to their fixed places."""
+        size = self.layout.chunk_bytes
+        self._write_arrays(part, chunks[0].number * size, [self._sink.array_of(chunk.pixels) for chunk in chunks])
+        part.runs.append(_fixed_entries(chunks[0].number, len(chunks), size))
+
+    def _write_in_pieces(self, part: _Part, chunk: _Chunk) -> Iterator[Future[None]]:
+        """Write a large chunk to its fixed place: several threads at once, if it can be cut into whole blocks."""
+        offset = chunk.number * self.layout.chunk_bytes
+        array = self._sink.array_of(chunk.pixels)
+        pieces = [array]
+        if lies_aligned(array):
+            flat = array.reshape(-1).view(np.uint8)
+            pieces = [flat[start : start + PIECE_BYTES] for start in range(0, flat.size, PIECE_BYTES)]
+        for piece in pieces:
+            yield self._pool.submit(self._write_arrays, part, offset, [piece])
+            offset += piece.nbytes
+        part.runs.append(_fixed_entries(chunk.number, 1, self.layout.chunk_bytes))
+
+    def _write_arrays(self, part: _Part, offset: int, arrays: list[Block]) -> None:
+        """Write arrays one after the other: straight from where they are, if the disk can take them from there."""
+        file, clock = part.file, self._clock
+        with clock.stage("write"):
+            file.reserve(offset, offset + sum(array.nbytes for array in arrays))
+            if all(lies_aligned(array) for array in arrays):
+                write_all_at(file.descriptor, [array.data.cast("B") for array in arrays], offset)
+                return
+            for block, _ in clock.timed("encode", packed(arrays, self._buffers)):
+                write_at(file.descriptor, block, offset)
+                offset += len(block)
+
+    def _write_anywhere(self, part: _Part, chunks: list[_Chunk]) -> None:
+        """Encode chunks, and write them where there is room."""
+        file, clock = part.file, self._clock
+        with clock.stage("encode"):
+            encoded = [self._sink.chunk(chunk.pixels) for chunk in chunks]
+        sizes = np.array([size_of(piece) for piece in encoded], np.uint64)
+        with clock.stage("write"):
+            offset = file.grant(int(sizes.sum()))
+            starts = np.uint64(offset) + np.cumsum(sizes, dtype=np.uint64) - sizes
+            for block, _ in clock.timed("encode", packed(encoded, self._buffers)):
+                write_at(file.descriptor, block, offset)
+                offset += len(block)
+        part.runs.append((chunks[0].number, np.stack([starts, sizes], axis=1)))
+
+    # -- shards -----------------------------------------------------------------------------------
+
+    def seal(self, below: int | None = None, written: Flags | None = None) -> None:
+        """Put shards that get no more frames in place: those that only have frame indexes below ``below``, or all.
+
+        Nobody may be writing into them. ``written``: a flag a frame index; chunks without a frame that is written are
+        left out then. Running it again, after it was cut off anywhere, does the rest.
+        """
+        layout, publisher = self.layout, self._publisher
+        places = [
+            place
+            for place in in_staging(publisher.staging)
+            if below is None or layout.keys.last_frame(place.unit) < below
+        ]
+
+        def finish(place: ShardPlace) -> tuple[Path | None, ShardFile]:
+            file = self._file(place)
+            return file.finish(None if written is None else layout.with_frames(place, written)), file
+
+        for some in (places[start : start + _SEALED_AT_ONCE] for start in range(0, len(places), _SEALED_AT_ONCE)):
+            with self._clock.stage("write"):
+                finished = _results([self._pool.submit(finish, place) for place in some])
+            point("writer: shards finished")
+            publisher.put_in_place(
+                [(path, file.final) for path, file in finished if path is not None],
+                [file.final for path, file in finished if path is None and file.final.exists()],
+            )
+            point("writer: shards in place")
+            for _, file in finished:
+                file.forget()
+            self._seen.difference_update(some)
+
+
+def _results(futures: list[Future[Result]]) -> list[Result]:
+    """What tasks return, or the first error; none of them is at work any more either way."""
+    wait(futures)
+    return [future.result() for future in futures]
+
+
+def _fixed_entries(number: int, count: int, size: int) -> tuple[int, Entries]:
+    starts = np.arange(number, number + count, dtype=np.uint64) * np.uint64(size)
+    return number, np.stack([starts, np.full(count, size, np.uint64)], axis=1)
+
+
+def _runs(chunks: list[_Chunk], most: int) -> Iterator[list[_Chunk]]:
+    """Chunks in runs of consecutive numbers, ``most`` at most."""
+    run: list[_Chunk] = []
+    for chunk in chunks:
+        if run and (chunk.number != run[-1].number + 1 or len(run) == most):
+            yield run
+            run = []
+        run.append(chunk)
+    if run:
+        yield run
