@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from omewd.bench import processes
-from omewd.bench.camera import Camera
+from omewd.bench.camera import Camera, feed
 from omewd.bench.disk import DiskProbe
 from omewd.bench.memory import MemoryPeak, shared_bytes
 from omewd.bench.plan import OMEWD, Column, Geometry, Options, Outcome, Sample, Timed
@@ -24,7 +24,7 @@ from omewd.errors import OmewdError
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
 
-# Room for one dataset: metadata, and the disk's own needs, come on top of the pixels.
+# Room for datasets: metadata, and the disk's own needs, come on top of the pixels.
 _ROOM = 1.1
 # ext4 gives no inode out again for up to 300 s after its file was deleted (fs/ext4/ialloc.c, recently_deleted), and
 # looks at each of them whenever a file is made: after some hundred deleted files, making one took four times
@@ -57,10 +57,10 @@ class Bench:
         self._disk = DiskProbe()
         self._resources.callback(self._disk.close)
         self._daemons: dict[tuple[int, str], PrivateDaemon] = {}
-        self._cameras: dict[tuple[str, str], Camera] = {}
+        self._cameras: dict[tuple[str, str, int], Camera] = {}
         self._kept: list[tuple[Path, int]] = []
         self._may_keep_bytes = int(shutil.disk_usage(self.folder).free * _KEPT_SHARE)
-        self._last_dataset = 0
+        self._last_iteration = 0
 
     def __enter__(self) -> Bench:
         return self
@@ -137,18 +137,21 @@ class Bench:
         return roles
 
     def iterate(self, geometry: Geometry, column: Column) -> Sample:
-        """One iteration of one column: make the dataset, measure, remove it. Raises OmewdError with what went wrong."""
+        """One iteration of one column: make the datasets, measure, remove them.
+
+        Raises OmewdError with what went wrong.
+        """
         spec = geometry.spec(column, self.options)
         try:
-            self._make_room(geometry.total_bytes)
+            self._make_room(geometry.volume_bytes(column))
             daemon = self._daemon(column) if column.kind == OMEWD else None
-            camera = self._camera(geometry, column)
-            with self._dataset() as folder:
+            cameras = self._cameras_of(geometry, column)
+            with self._datasets() as folder:
                 _sync()
-                return self._measure(daemon, camera, column, spec.model_copy(update={"output": str(folder)}), folder)
+                return self._measure(daemon, cameras, column, spec, folder)
         except (OmewdError, OSError) as error:
             self._end(column)
-            _remove(self._dataset_path)
+            _remove(self._iteration_folder)
             if isinstance(error, OmewdError):
                 raise
             raise OmewdError("error", f"the processes could not be measured: {error}") from error
@@ -157,24 +160,26 @@ class Bench:
         """What a failed column has open must not go on beside others."""
         if daemon := self._daemons.pop(_daemon_key(column), None):
             daemon.close()
-        if camera := self._cameras.pop(_camera_key(column), None):
-            camera.close()
+        for key in _camera_keys(column):
+            if camera := self._cameras.pop(key, None):
+                camera.close()
 
     def _make_room(self, total_bytes: int) -> None:
-        """Raises OmewdError ``disk_full`` if there is none for another dataset."""
+        """Raises OmewdError ``disk_full`` if there is none for the next datasets."""
         while (free := shutil.disk_usage(self.folder).free) < total_bytes * _ROOM and self._kept:
             _remove(self._kept.pop(0)[0])
         _require_room(self.folder.parent, free, total_bytes)
 
     @property
-    def _dataset_path(self) -> Path:
-        return self.folder / f"{self._last_dataset}.ome.zarr"
+    def _iteration_folder(self) -> Path:
+        return self.folder / str(self._last_iteration)
 
     @contextmanager
-    def _dataset(self) -> Iterator[Path]:
-        """A place for a dataset, which is removed after success, or kept for a while."""
-        self._last_dataset += 1
-        path = self._dataset_path
+    def _datasets(self) -> Iterator[Path]:
+        """A folder for datasets, which is removed after success, or kept for a while."""
+        self._last_iteration += 1
+        path = self._iteration_folder
+        path.mkdir()
         yield path
         sizes = [entry.stat().st_size for entry in path.rglob("*") if entry.is_file()]
         if len(sizes) <= _FEW_FILES:
@@ -192,71 +197,78 @@ class Bench:
             self._daemons[key] = PrivateDaemon(self.folder, *arguments, environment=self._environment)
         return self._daemons[key]
 
-    def _camera(self, geometry: Geometry, column: Column) -> Camera:
-        """The process that hands frames over, with its frames made."""
-        key = _camera_key(column)
-        if key not in self._cameras:
-            self._cameras[key] = Camera(self._environment)
-        camera = self._cameras[key]
+    def _cameras_of(self, geometry: Geometry, column: Column) -> list[Camera]:
+        """The processes that hand frames over, with their frames made."""
         wanted = {
             "shape": list(geometry.frame_shape),
             "dtype": geometry.dtype,
             "data": self.options.data,
             "frames": geometry.frames,
         }
-        if camera.prepared.get("for") != wanted:
-            camera.prepare(**wanted)
-        return camera
+        for key in _camera_keys(column):
+            if key not in self._cameras:
+                self._cameras[key] = Camera(self._environment)
+            if self._cameras[key].prepared.get("for") != wanted:
+                self._cameras[key].prepare(**wanted)
+        return [self._cameras[key] for key in _camera_keys(column)]
 
     def _measure(
-        self, daemon: PrivateDaemon | None, camera: Camera, column: Column, spec: StreamSpec, folder: Path
+        self, daemon: PrivateDaemon | None, cameras: list[Camera], column: Column, spec: StreamSpec, folder: Path
     ) -> Sample:
         options, frames = self.options, Plan.of(spec).frames_total or 0
+        volume_bytes = len(cameras) * frames * spec.frame_bytes
         before = processes.roles_of(daemon.client.status()) if daemon else {}
         shared_before = shared_bytes()
-        opened = camera.open(
-            kind=column.kind,
-            spec=spec.model_dump(mode="json"),
-            folder=str(folder),
-            socket=str(daemon.socket) if daemon else "",
-        )
-        pids = {**before, camera.pid: "producer" if daemon else "process"}
+        names = [f"{spec.name}{number}" for number in range(1, len(cameras) + 1)]
+        create_s = 0.0
+        for camera, name in zip(cameras, names, strict=True):
+            dataset = str(folder / f"{name}.ome.zarr")
+            opened = camera.open(
+                kind=column.kind,
+                spec=spec.model_copy(update={"name": name, "output": dataset}).model_dump(mode="json"),
+                folder=dataset,
+                socket=str(daemon.socket) if daemon else "",
+            )
+            create_s += opened["create_s"]
+        pids = {**before, **dict.fromkeys((c.pid for c in cameras), "producer" if daemon else "process")}
         used = {pid: processes.cpu_seconds(pid) for pid in pids}
-        appends = self.folder / "appends.npy"
+        appends = [str(self.folder / f"{name}.npy") for name in names]
         pace_s = frames / options.fps if options.fps else 0.0
-        with MemoryPeak(list(pids), camera.prepared["own_bytes"], shared_before) as memory:
-            fed = camera.feed(
-                timeout_s=JOB_TIMEOUT_S + pace_s + frames * spec.frame_bytes / SLOWEST_DISK_BYTES_PER_S,
+        with MemoryPeak(list(pids), sum(c.prepared["own_bytes"] for c in cameras), shared_before) as memory:
+            fed = feed(
+                cameras,
+                appends,
+                JOB_TIMEOUT_S + pace_s + volume_bytes / SLOWEST_DISK_BYTES_PER_S,
                 frames=frames,
                 fps=options.fps,
                 sync=options.durability == "fsync" and daemon is None,
-                appends=str(appends),
             )
         if daemon and processes.roles_of(daemon.client.status()) != before:
             raise OmewdError("writer_died", "a writer process died, and its work was done again: no figure to rely on")
         cpu_s: dict[str, float] = {}
         for pid, role in pids.items():
             cpu_s[role] = cpu_s.get(role, 0.0) + processes.cpu_seconds(pid) - used[pid]
-        waits = _waits(daemon.client.status(spec.name), frames) if daemon else {}
+        waits = _longest([_waits(daemon.client.status(name), frames) for name in names] if daemon else [])
         files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-        if spec.compression is None and sum(files) < frames * spec.frame_bytes:
-            raise OmewdError("incomplete", f"{sum(files)} bytes were written of {frames * spec.frame_bytes}")
+        if spec.compression is None and sum(files) < volume_bytes:
+            raise OmewdError("incomplete", f"{sum(files)} bytes were written of {volume_bytes}")
+        began_s = min(times["began_s"] for times in fed)
         return Sample(
-            create_s=opened["create_s"],
-            write_s=fed["write_s"],
-            closed_s=fed["closed_s"],
+            create_s=create_s,
+            write_s=max(times["done_s"] for times in fed) - began_s,
+            closed_s=max(times["closed_s"] for times in fed) - began_s,
             cpu_s=cpu_s,
             peak_bytes=memory.bytes,
             stored_bytes=sum(files),
             files=len(files),
-            appends_ns=np.load(appends).tolist(),
+            appends_ns=[ns for path in appends for ns in np.load(path).tolist()],
             waits=waits,
         )
 
 
-def check_room(folder: Path, geometry: Geometry) -> None:
-    """Raise OmewdError ``disk_full`` if an acquisition does not fit on the drive of a folder."""
-    _require_room(folder, shutil.disk_usage(folder).free, geometry.total_bytes)
+def check_room(folder: Path, geometry: Geometry, columns: list[Column]) -> None:
+    """Raise OmewdError ``disk_full`` if the datasets of a column do not fit on the drive of a folder."""
+    _require_room(folder, shutil.disk_usage(folder).free, max(geometry.volume_bytes(column) for column in columns))
 
 
 def _require_room(folder: Path, free_bytes: int, total_bytes: int) -> None:
@@ -264,7 +276,7 @@ def _require_room(folder: Path, free_bytes: int, total_bytes: int) -> None:
         raise OmewdError(
             "disk_full",
             f"{total_bytes * _ROOM / 1e9:.2f} GB are needed, and {free_bytes / 1e9:.2f} GB are free in {folder}",
-            "Choose fewer frames, or another --output-dir",
+            "Choose fewer frames or cameras, or another --output-dir",
         )
 
 
@@ -272,9 +284,10 @@ def _daemon_key(column: Column) -> tuple[int, str]:
     return column.writers, column.backend
 
 
-def _camera_key(column: Column) -> tuple[str, str]:
-    """One camera for all of omewd; else one with the library in it."""
-    return (OMEWD, "") if column.kind == OMEWD else (column.kind, column.backend)
+def _camera_keys(column: Column) -> list[tuple[str, str, int]]:
+    """The same cameras for all of omewd; else one with the library in it."""
+    backend = "" if column.kind == OMEWD else column.backend
+    return [(column.kind, backend, number) for number in range(column.cameras)]
 
 
 def _waits(status: dict[str, Any], frames: int) -> dict[str, dict[str, int]]:
@@ -286,6 +299,16 @@ def _waits(status: dict[str, Any], frames: int) -> dict[str, dict[str, int]]:
         raise OmewdError("error", f"{retries} jobs failed and were run again: no figure to rely on")
     waits: dict[str, dict[str, int]] = status["waits"]
     return waits
+
+
+def _longest(of_cameras: list[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    """The waits of all cameras: of each figure the longest."""
+    longest: dict[str, dict[str, int]] = {}
+    for waits in of_cameras:
+        for stage, figures in waits.items():
+            so_far = longest.setdefault(stage, dict(figures))
+            so_far.update({key: max(so_far[key], ns) for key, ns in figures.items()})
+    return longest
 
 
 # Clean-up is done by other programs: they are no part of what a profiler sees of this one.

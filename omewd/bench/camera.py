@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omewd.bench.tied import command
@@ -45,18 +48,22 @@ class Camera:
         """Open a dataset."""
         return self._ask("open", _SET_UP_TIMEOUT_S, **settings)
 
-    def feed(self, *, timeout_s: float, **settings: Any) -> dict[str, Any]:
-        """Hand the frames over, and wait until the dataset is complete."""
-        return self._ask("feed", timeout_s, **settings)
+    def fileno(self) -> int:
+        """What is readable once there is an answer."""
+        return self._channel.fileno()
 
-    def _ask(self, verb: str, timeout_s: float, **settings: Any) -> dict[str, Any]:
+    def tell(self, verb: str, **settings: Any) -> None:
+        """Ask for something without waiting for the answer; if the process has ended, the answer says so."""
+        with contextlib.suppress(ConnectionError):
+            send(self._channel, {"do": verb, **settings})
+
+    def answer(self, verb: str, timeout_s: float) -> dict[str, Any]:
+        """Wait for the answer; raises OmewdError: the process's own, ``camera_died`` or ``timeout``."""
         self._channel.settimeout(timeout_s)
         try:
-            send(self._channel, {"do": verb, **settings})
             received = receive(self._channel)
         except TimeoutError as error:
-            self._process.kill()
-            raise OmewdError("timeout", f"it hangs: no answer to {verb} in {timeout_s:.0f} s") from error
+            raise self.hangs(verb, timeout_s) from error
         except ConnectionError:
             received = None
         if received is None:
@@ -69,7 +76,33 @@ class Camera:
         result: dict[str, Any] = reply["ok"]
         return result
 
+    def hangs(self, verb: str, timeout_s: float) -> OmewdError:
+        """End the process, which has not answered; the error to raise."""
+        self._process.kill()
+        return OmewdError("timeout", f"it hangs: no answer to {verb} in {timeout_s:.0f} s")
+
+    def _ask(self, verb: str, timeout_s: float, **settings: Any) -> dict[str, Any]:
+        self.tell(verb, **settings)
+        return self.answer(verb, timeout_s)
+
     def close(self) -> None:
         self._channel.close()
         self._process.kill()
         self._process.wait()
+
+
+def feed(cameras: Sequence[Camera], appends: Sequence[str], timeout_s: float, **settings: Any) -> list[dict[str, Any]]:
+    """Have all hand their frames over at once, each with its own file of ``appends``; wait until all are done.
+
+    Raises the OmewdError of the first that fails; the others may still be at it then, and are for the caller to end.
+    """
+    deadline = time.monotonic() + timeout_s
+    for camera, path in zip(cameras, appends, strict=True):
+        camera.tell("feed", appends=path, **settings)
+    answers: dict[Camera, dict[str, Any]] = {}
+    while waiting := [camera for camera in cameras if camera not in answers]:
+        ready, _, _ = select.select(waiting, [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise waiting[0].hangs("feed", timeout_s)
+        answers |= {camera: camera.answer("feed", timeout_s) for camera in ready}
+    return [answers[camera] for camera in cameras]

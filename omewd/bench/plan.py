@@ -13,7 +13,7 @@ from omewd.errors import OmewdError
 from omewd.model.dimensions import Dimension
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.plan import Plan
-from omewd.model.spec import StreamSpec
+from omewd.model.spec import DIRECT, StreamSpec
 
 OMEWD, IN_PROCESS, OME_WRITERS = "omewd", "in-process", "ome-writers"
 
@@ -66,7 +66,12 @@ class Geometry:
 
     @property
     def total_bytes(self) -> int:
+        """Of one camera; see :meth:`volume_bytes`."""
         return self.frames * self.frame_bytes
+
+    def volume_bytes(self, column: Column) -> int:
+        """The pixels of a column: of all its cameras."""
+        return column.cameras * self.total_bytes
 
     @cached_property
     def _any_spec(self) -> StreamSpec:
@@ -115,12 +120,16 @@ _CLOCK = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the table: who writes, through which backend, how compressed, with how many writers."""
+    """One column of the table: who writes, through which backend, how compressed, with how many writers.
+
+    ``cameras``: how many there are at once, each with a dataset of its own.
+    """
 
     kind: str
     backend: str
     compression: str | None
     writers: int
+    cameras: int = 1
 
     def label(self, others: Sequence[Column]) -> str:
         """The column's name: what tells it from the others."""
@@ -129,24 +138,41 @@ class Column:
             text += f" {self.compression or 'none'}"
         if self.kind == OMEWD and len({c.writers for c in others if c.kind == OMEWD}) > 1:
             text += f" ×{self.writers}"
+        if len({c.cameras for c in others}) > 1:
+            text += f" ×{self.cameras} camera{'s' if self.cameras > 1 else ''}"
         return text
 
 
 def columns(
-    backends: Sequence[str], compressions: Sequence[str | None], writers: Sequence[int], kinds: Sequence[str]
+    backends: Sequence[str],
+    compressions: Sequence[str | None],
+    writers: Sequence[int],
+    kinds: Sequence[str],
+    cameras: Sequence[int] = (1,),
 ) -> list[Column]:
-    """Every combination; what does not run omewd's writers has one column whatever their number."""
-    made = [Column(OMEWD, b, c, w) for c, b, w in product(compressions, backends, writers)]
-    made += [Column(k, b, c, 0) for k, c, b in product(kinds, compressions, backends)]
+    """Every combination; what does not run omewd's writers has one column whatever their number, of one camera.
+
+    Raises OmewdError ``usage`` if nothing is named that others have too.
+    """
+    made = [Column(OMEWD, b, c, w, n) for c, b, w, n in product(compressions, backends, writers, cameras)]
+    of_others = [b for b in backends if b not in (DIRECT, "auto")]
+    if kinds and not of_others:
+        raise OmewdError(
+            "usage",
+            f"{kinds[0]} has no backend {backends[0]!r}: it is omewd's own",
+            "Name one that it has too, such as --backend tensorstore",
+        )
+    made += [Column(k, b, c, 0) for k, c, b in product(kinds, compressions, of_others)]
     return made
 
 
 @dataclass
 class Sample:
-    """What one iteration measured. Times in seconds; CPU seconds by process; ``appends_ns`` one a frame.
+    """What one iteration measured, of all cameras together. Times in seconds; CPU seconds by process.
 
-    ``waits``: where frames waited, as in a stream's status. ``closed_s``: until the library said it was done;
-    ``write_s``: until all was synced too, if that was asked for.
+    ``create_s``: of one dataset after the other. ``closed_s``: until the library said it was done; ``write_s``: until
+    all was synced too, if that was asked for. ``appends_ns``: one a frame. ``waits``: where frames waited, as in a
+    stream's status; of several cameras the longest of each.
     """
 
     create_s: float
@@ -173,7 +199,7 @@ class Timed:
 class Outcome:
     """All of one geometry: its columns, and what the disk and memory could do in the same run.
 
-    ``disk_s``: seconds of plain writes of the same volume, one for each round.
+    ``disk_s``: seconds of plain writes of the volume of one camera, one for each round.
     """
 
     geometry: Geometry

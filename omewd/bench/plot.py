@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omewd.bench.plan import OMEWD, Options, Outcome, Timed
-from omewd.bench.results import disk_bandwidth, labels, values
+from omewd.bench.results import disk_bandwidth, labels, values, volume_gb
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +81,7 @@ def _draw_bandwidth(axis: Any, outcome: Outcome, names: list[str], options: Opti
             continue
         median = figures["gb_per_s"]
         axis.barh(row, median, 0.62, color=_colour(timed), zorder=2)
-        singles = [total_gb / sample.write_s for sample in timed.samples]
+        singles = [volume_gb(timed, outcome) / sample.write_s for sample in timed.samples]
         axis.scatter(singles, [row] * len(singles), s=9, color=_TEXT, alpha=0.55, zorder=3, linewidths=0)
         text = f"  {median:.2f}" + (f"  ({median / disk:.0%} of the disk)" if disk else "")
         axis.text(max(median, *singles), row, text, va="center", fontsize=8.5, color=_TEXT, zorder=4, **_halo())

@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 from omewd.bench.plan import Column, Geometry, Options, Outcome
-from omewd.bench.results import METRICS, Metric, disk_bandwidth, labels, shown_metrics, to_dict, write_s
+from omewd.bench.results import METRICS, Metric, bandwidth, disk_bandwidth, labels, shown_metrics, to_dict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +35,7 @@ def print_configuration(
         ("Dtype", geometries[0].dtype),
         ("Compression", ", ".join({c.compression or "none": None for c in columns})),
         ("Writers", ", ".join({str(c.writers): None for c in columns if c.writers})),
+        *([("Cameras at once", _camera_counts(columns))] if _have_several(columns) else []),
         ("Durability", options.durability),
         ("Output", folder),
         ("Warm-ups", str(options.warmups)),
@@ -54,7 +55,7 @@ def _print_lines(console: Console, title: str, lines: list[tuple[str, str]]) -> 
 
 def print_outcome(console: Console, outcome: Outcome, options: Options) -> None:
     """The test conditions and the table of one geometry."""
-    lines = [*outcome.geometry.conditions(options), *_references(outcome), *_compression(outcome)]
+    lines = _conditions(outcome, options)
     _print_lines(console, "Test conditions", lines)
     console.print()
     for columns in _blocks(console, outcome):
@@ -64,8 +65,22 @@ def print_outcome(console: Console, outcome: Outcome, options: Options) -> None:
             console.print(f"{label}: {timed.error}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
-def _compression(outcome: Outcome) -> list[tuple[str, str]]:
-    return [("Compression", ", ".join({t.column.compression or "none": None for t in outcome.timed}))]
+def _have_several(columns: list[Column]) -> bool:
+    return any(column.cameras > 1 for column in columns)
+
+
+def _camera_counts(columns: list[Column]) -> str:
+    return ", ".join({str(c.cameras): None for c in columns})
+
+
+def _conditions(outcome: Outcome, options: Options) -> list[tuple[str, str]]:
+    columns = [timed.column for timed in outcome.timed]
+    lines = [*outcome.geometry.conditions(options), *_references(outcome)]
+    lines.append(("Compression", ", ".join({c.compression or "none": None for c in columns})))
+    if _have_several(columns):
+        what = "each has frames and data as above, figures are of all together"
+        lines.append(("Cameras at once", f"{_camera_counts(columns)}; {what}"))
+    return lines
 
 
 def _references(outcome: Outcome) -> list[tuple[str, str]]:
@@ -74,11 +89,12 @@ def _references(outcome: Outcome) -> list[tuple[str, str]]:
     how = "aligned O_DIRECT writes" if outcome.disk_direct else "plain writes (no O_DIRECT here)"
     lines = []
     if disk is not None:
-        lines.append(("Disk", f"{disk:.3f} GB/s of {how} of the same volume, in the same run"))
+        volume = "volume of one camera" if _have_several([t.column for t in outcome.timed]) else "same volume"
+        lines.append(("Disk", f"{disk:.3f} GB/s of {how} of the {volume}, in the same run"))
     elif outcome.disk_error:
         lines.append(("Disk", outcome.disk_error))
     if outcome.memcpy_ns:
-        lines.append(("memcpy of a frame", f"{outcome.memcpy_ns / 1e6:.3f} ms"))
+        lines.append(("memcpy of a frame", f"{outcome.memcpy_ns / 1e6:.3f} ms, into memory that is in no cache"))
     return lines
 
 
@@ -114,12 +130,12 @@ def _table(outcome: Outcome, columns: list[int]) -> Table:
     table = Table()
     table.add_column("Metric", style="cyan", no_wrap=True)
     names = labels(outcome)
-    times = {i: write_s(t) for i, t in enumerate(outcome.timed) if t.samples}
+    speeds = {i: bandwidth(t, outcome) for i, t in enumerate(outcome.timed) if t.samples}
     for number in columns:
-        style = "dim" if number not in times else "bold white"
-        if len(times) > 1 and number in times:
-            best, worst = min(times.values()), max(times.values())
-            style = {best: "bold green", worst: "bold red"}.get(times[number], style)
+        style = "dim" if number not in speeds else "bold white"
+        if len(speeds) > 1 and number in speeds:
+            best, worst = max(speeds.values()), min(speeds.values())
+            style = {worst: "bold red", best: "bold green"}.get(speeds[number], style)
         table.add_column(names[number], justify="right", header_style=style, no_wrap=True)
     for metric in shown_metrics(outcome):
         cells = _cells(outcome, metric)
@@ -132,8 +148,7 @@ def as_markdown(outcomes: list[Outcome], options: Options) -> str:
     sections = []
     for outcome in outcomes:
         lines = [f"### `{outcome.geometry.dims}`", ""]
-        conditions = [*outcome.geometry.conditions(options), *_references(outcome), *_compression(outcome)]
-        lines += [f"- {what}: {value}" for what, value in conditions]
+        lines += [f"- {what}: {value}" for what, value in _conditions(outcome, options)]
         lines += ["", f"| | {' | '.join(labels(outcome))} |", f"|---|{'---:|' * len(outcome.timed)}"]
         lines += [f"| {_title(m)} | {' | '.join(_cells(outcome, m))} |" for m in shown_metrics(outcome)]
         for timed, label in zip(outcome.timed, labels(outcome), strict=True):
@@ -149,8 +164,8 @@ def as_json(outcomes: list[Outcome], options: Options) -> str:
 
 def as_csv(outcomes: list[Outcome], options: Options) -> str:
     """A line for each column of each geometry; base units."""
-    keys = ["dims", "dtype", "data", "durability", "label", "kind", "backend", "compression", "writers", "error"]
-    figures: list[str] = []
+    keys = ["dims", "dtype", "data", "durability", "label", "kind", "backend", "compression", "writers", "cameras"]
+    figures = ["error"]
     for metric in METRICS:
         figures += [f"{metric.key}_mean", f"{metric.key}_std"] if metric.unit == "mean±std s" else [metric.key]
     text = io.StringIO()

@@ -31,9 +31,14 @@ def write_s(timed: Timed) -> float:
     return statistics.median(sample.write_s for sample in timed.samples)
 
 
+def volume_gb(timed: Timed, outcome: Outcome) -> float:
+    """GB of pixels, uncompressed, of one iteration: of all cameras."""
+    return outcome.geometry.volume_bytes(timed.column) / 1e9
+
+
 def bandwidth(timed: Timed, outcome: Outcome) -> float:
     """GB/s of pixels, uncompressed, by the median time."""
-    return outcome.geometry.total_bytes / 1e9 / write_s(timed)
+    return volume_gb(timed, outcome) / write_s(timed)
 
 
 def disk_bandwidth(outcome: Outcome) -> float | None:
@@ -56,9 +61,13 @@ def _cpu(*roles: str) -> Callable[[Timed, Outcome], float | None]:
 
     def of(timed: Timed, outcome: Outcome) -> float | None:
         used = [sum(s.cpu_s[role] for role in roles) for s in timed.samples if all(r in s.cpu_s for r in roles)]
-        return statistics.median(used) / (outcome.geometry.total_bytes / 1e9) if used else None
+        return statistics.median(used) / volume_gb(timed, outcome) if used else None
 
     return of
+
+
+def _fps(timed: Timed, outcome: Outcome) -> float:
+    return timed.column.cameras * outcome.geometry.frames / write_s(timed)
 
 
 def _share_of_disk(timed: Timed, outcome: Outcome) -> float | None:
@@ -90,7 +99,7 @@ METRICS = (
     Metric("write_s", "write", "mean±std s", _over_samples(lambda s: s.write_s), _plus_minus),
     Metric("write_median_s", "write", "median s", lambda t, _: write_s(t), lambda v: f"{v:.3f}"),
     Metric("unsynced_s", "write, before fsync", "median s", _unsynced_s, lambda v: f"{v:.3f}"),
-    Metric("fps", "throughput", "fps", lambda t, o: o.geometry.frames / write_s(t), lambda v: f"{v:,.1f}"),
+    Metric("fps", "throughput", "fps", _fps, lambda v: f"{v:,.1f}"),
     Metric("gb_per_s", "bandwidth", "GB/s", bandwidth, lambda v: f"{v:.3f}"),
     Metric("disk_fraction", "fraction of the disk", "", _share_of_disk, lambda v: f"{v:.2f}"),
     Metric("append_p50_ns", "append p50", "ms", lambda t, _: quantile_ns(t, 0.5), _ms),
@@ -105,7 +114,7 @@ METRICS = (
         "compression_ratio",
         "compression ratio",
         "",
-        lambda t, o: o.geometry.total_bytes / statistics.median(s.stored_bytes for s in t.samples),
+        lambda t, o: o.geometry.volume_bytes(t.column) / statistics.median(s.stored_bytes for s in t.samples),
         lambda v: f"{v:.2f}",
     ),
     Metric("files", "files", "", _median_bytes(lambda s: s.files), lambda v: f"{v:,.0f}"),
@@ -130,7 +139,10 @@ def labels(outcome: Outcome) -> list[str]:
 
 
 def to_dict(outcome: Outcome, options: Options) -> dict[str, Any]:
-    """All figures of a geometry, single samples too (appends as quantiles), in base units."""
+    """All figures of a geometry, single samples too (appends as quantiles), in base units.
+
+    ``frames`` and ``total_bytes`` are those of one camera, the figures of a column those of all its cameras.
+    """
     geometry = outcome.geometry
     columns = []
     for timed, label in zip(outcome.timed, labels(outcome), strict=True):
@@ -145,6 +157,7 @@ def to_dict(outcome: Outcome, options: Options) -> dict[str, Any]:
                 "backend": timed.column.backend,
                 "compression": timed.column.compression,
                 "writers": timed.column.writers or None,
+                "cameras": timed.column.cameras,
                 "error": timed.error.to_dict() if timed.error else None,
                 **figures,
                 "samples": [

@@ -33,6 +33,7 @@ _NO_DIMS = "Such as --dims t:128:1:16,y:2048:256:8,x:2048:256:8"
 @click.option("--warmups", "-w", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--iterations", "-i", "-n", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--writers", type=click.IntRange(1, 64), multiple=True, help="Repeatable.  [default: as omewd serve]")
+@click.option("--cameras", type=click.IntRange(1, 16), multiple=True, help="At once; repeatable.  [default: 1]")
 @click.option(
     "--output-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -57,6 +58,7 @@ def command(
     compression: tuple[str, ...],
     dtype: str | None,
     writers: tuple[int, ...],
+    cameras: tuple[int, ...],
     output_dir: Path | None,
     form: str,
     plot: Path | None,
@@ -70,7 +72,8 @@ def command(
     """Time datasets of the given dimensions through a daemon of its own, with real camera and writer processes.
 
     The clock runs from the first append until all is on disk. Columns are timed in turn, beside plain writes of
-    the same volume to the same drive. What is made is removed.
+    the same volume to the same drive. What is made is removed. Several cameras have a dataset of these dimensions
+    each, in one daemon; figures are of all together.
     """
     from rich.console import Console
 
@@ -92,6 +95,7 @@ def command(
         _compressions(compression or _listed(fields.get("compression"))),
         list(dict.fromkeys(writers)) or [default_writers()],
         [*([IN_PROCESS] if in_process else []), *dict.fromkeys(peer)],
+        list(dict.fromkeys(cameras)) or [1],
     )
     folder = (output_dir or Path.cwd()).absolute()
     console = Console(stderr=form != "table")
@@ -100,7 +104,8 @@ def command(
     if recommend:
         from omewd.cli.recommend import recommend as find
 
-        given = {"--format": form != "table", "--plot": plot, "--in-process": in_process, "--peer": peer}
+        given: dict[str, object] = {"--format": form != "table", "--plot": plot, "--in-process": in_process}
+        given |= {"--peer": peer, "--cameras": cameras}
         if meaningless := [name for name, value in given.items() if value]:
             raise OmewdError("usage", f"{meaningless[0]} has no meaning with --recommend", "Leave it out")
         find(console, geometries, chosen, options, folder, time_limit, explicit=bool(compression))
@@ -109,7 +114,7 @@ def command(
         _check_plot(plot)
     for geometry in geometries:
         geometry.check()
-        check_room(folder, geometry)
+        check_room(folder, geometry, chosen)
     outcomes = _run(console, geometries, chosen, options, folder, shown=form == "table")
     _print(form, outcomes, options)
     if plot is not None:

@@ -105,6 +105,32 @@ def test_the_peer_is_timed_beside_us(tmp_path: Path) -> None:
     assert set(peer["cpu_s"]) == {"process"}
 
 
+def test_several_cameras_are_timed_beside_one(tmp_path: Path) -> None:
+    arguments = ["-d", DIMS, "-b", "direct", "--cameras", "1", "--cameras", "2", "-i", "2"]
+    out, err = run(tmp_path, *arguments)
+    assert "Cameras at once: 1, 2" in out
+    for label in ("direct ×1 camera", "direct ×2 cameras"):
+        assert f"✓ {label} complete" in out
+        assert label in out.partition("Test conditions")[2]
+    assert not err
+    out, _ = run(tmp_path, *arguments, "--format", "json")
+    found = columns(out)
+    one, two = found["direct ×1 camera"], found["direct ×2 cameras"]
+    assert (one["cameras"], two["cameras"]) == (1, 2)
+    assert two["files"] == 2 * one["files"]
+    assert two["compression_ratio"] == pytest.approx(one["compression_ratio"], rel=0.05)
+    for column in (one, two):
+        assert [set(sample["cpu_s"]) for sample in column["samples"]] == [{"producer", "daemon", "writers"}] * 2
+        assert column["fps"] == pytest.approx(column["cameras"] * 8 / column["write_median_s"])
+        assert column["gb_per_s"] == pytest.approx(column["cameras"] * 8 * 64 * 64 * 2 / 1e9 / column["write_median_s"])
+
+
+def test_several_cameras_are_paced_together(tmp_path: Path) -> None:
+    arguments = ["-d", DIMS, "-b", "direct", "-i", "1", "-w", "0", "--fps", "8", "--cameras", "3", "--format", "json"]
+    [column] = columns(run(tmp_path, *arguments)[0]).values()
+    assert 7 / 8 <= column["write_s"]["mean"] < 2 * 7 / 8  # one after the other they would take three times as long
+
+
 def test_settings_come_from_a_file(tmp_path: Path) -> None:
     settings = tmp_path / "settings.json"
     work = tmp_path / "work"
@@ -151,6 +177,7 @@ def test_a_paced_camera_finds_room(tmp_path: Path) -> None:
         (["-d", DIMS, "--dtype", "foo", "--recommend", "--fps", "10"], "dtype"),
         (["-d", "y:64", "--recommend", "--fps", "10"], "dimensions"),
         (["-d", DIMS, "--recommend", "--fps", "10", "--format", "json"], "--format has no meaning"),
+        (["-d", DIMS, "--recommend", "--fps", "10", "--cameras", "2"], "--cameras has no meaning"),
         (["-d", DIMS, "--memory", "foo"], "not a size"),
         (["-d", DIMS, "--plot", "/nowhere/p.png"], "/nowhere is not a folder"),
         (["-d", DIMS, "--plot", "p.foo"], "PNG"),
@@ -226,7 +253,7 @@ def writers(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def is_recording(folder: Path) -> bool:
-    return any(folder.glob("*/*.ome.zarr/0/c/*"))
+    return any(folder.glob("*/*/*.ome.zarr/0/c/*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -263,6 +290,19 @@ def test_a_killed_writer_voids_its_column(tmp_path: Path) -> None:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "✗ tensorstore failed: a writer process died" in out
+    assert "1 of 1 columns failed" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_camera_that_dies_fails_its_column_and_the_others_are_ended(tmp_path: Path) -> None:
+    process = start(tmp_path, *LONG[:4], "-i", "1", "-w", "0", "--fps", "500", "--cameras", "2")
+    wait_for(lambda: is_recording(tmp_path), 30)
+    cameras = [child for child in descendants(process) if "omewd.bench.feeder" in child.cmdline()]
+    assert len(cameras) == 2
+    cameras[1].kill()
+    out, err = process.communicate(timeout=60)  # the other one had minutes to go
+    assert process.returncode == 1
+    assert "✗ tensorstore failed: the process that handed frames over ended with SIGKILL" in out
     assert "1 of 1 columns failed" in err
     assert not list(tmp_path.iterdir())
 

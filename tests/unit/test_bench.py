@@ -7,11 +7,15 @@ import errno
 import io
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,8 @@ import pytest
 
 import omewd
 from omewd.bench import processes
+from omewd.bench.benchmark import check_room
+from omewd.bench.camera import Camera, feed
 from omewd.bench.candidates import Candidate, Trial, as_dims, best, first_look, second_look
 from omewd.bench.disk import DiskProbe
 from omewd.bench.frames import make_pool
@@ -76,6 +82,26 @@ def test_a_label_says_only_what_differs() -> None:
     assert [c.label(by_writers) for c in by_writers] == ["a ×1", "a ×2"]
 
 
+def test_several_cameras_are_columns_of_omewd_alone_and_are_named_where_they_differ() -> None:
+    made = columns(["a"], [None], [2], [IN_PROCESS], [1, 2])
+    assert [c.cameras for c in made] == [1, 2, 1]
+    assert [c.label(made) for c in made] == ["a ×1 camera", "a ×2 cameras", "in-process: a ×1 camera"]
+    assert [c.label(made[1:2]) for c in made[1:2]] == ["a"]
+    by_writers = columns(["a"], [None], [1, 4], [], [3, 1])
+    assert [c.label(by_writers) for c in by_writers] == [
+        "a ×1 ×3 cameras", "a ×1 ×1 camera", "a ×4 ×3 cameras", "a ×4 ×1 camera",
+    ]  # fmt: skip
+
+
+def test_there_must_be_room_for_the_datasets_of_all_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_one = geometry().total_bytes
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=int(of_one * 2.5)))
+    check_room(tmp_path, geometry(), [OURS, replace(OURS, cameras=2)])
+    with pytest.raises(OmewdError, match="are free in") as failure:
+        check_room(tmp_path, geometry(), [OURS, replace(OURS, cameras=3)])
+    assert failure.value.code == "disk_full"
+
+
 def test_an_unbounded_acquisition_can_not_be_timed() -> None:
     with pytest.raises(OmewdError, match="unbounded"):
         geometry("t:inf,y:8,x:8").check()
@@ -106,6 +132,19 @@ def test_the_figures_agree_with_each_other() -> None:
     assert figures["cpu_writers_s_per_gb"] == pytest.approx(0.5 / gb)
     assert figures["cpu_process_s_per_gb"] is None
     assert figures["compression_ratio"] == pytest.approx(1.0)
+
+
+def test_the_figures_of_several_cameras_are_of_all_together() -> None:
+    one = Timed(OURS, [sample(2.0)])
+    three = Timed(replace(OURS, cameras=3), [sample(2.0, stored_bytes=3 * 163840)])
+    result = outcome(one, three)
+    figures, threefold = values(one, result), values(three, result)
+    for key in ("fps", "gb_per_s", "disk_fraction"):
+        assert threefold[key] == pytest.approx(3 * figures[key])
+    assert threefold["cpu_writers_s_per_gb"] == pytest.approx(figures["cpu_writers_s_per_gb"] / 3)
+    assert threefold["compression_ratio"] == pytest.approx(figures["compression_ratio"])
+    for key in ("write_s", "peak_bytes", "files"):
+        assert threefold[key] == figures[key]  # samples have these of all cameras
 
 
 @pytest.mark.parametrize("count", [1, 2, 99, 100, 101, 1000])
@@ -164,6 +203,21 @@ def test_markdown_is_a_table_with_every_metric() -> None:
     assert all(any(line.startswith(f"| {title}") for line in table) for title in titles)
     assert "broken: it is broken. Mend it" in text
     assert sum("ERROR" in line for line in table) == len(table) - 2
+    assert "Cameras" not in text
+
+
+def test_reports_say_how_many_cameras_there_were() -> None:
+    result = outcome(Timed(OURS, [sample()]), Timed(replace(OURS, cameras=2), [sample()]))
+    [benchmark] = json.loads(as_json([result], Options()))["benchmarks"]
+    assert [column["cameras"] for column in benchmark["columns"]] == [1, 2]
+    rows = list(csv.DictReader(io.StringIO(as_csv([result], Options()))))
+    assert [(row["label"], row["cameras"]) for row in rows] == [
+        ("tensorstore ×1 camera", "1"),
+        ("tensorstore ×2 cameras", "2"),
+    ]
+    text = as_markdown([result], Options())
+    assert "- Cameras at once: 1, 2; each has frames" in text
+    assert "of the volume of one camera" in text
 
 
 # -- recommendations -------------------------------------------------------------------------------
@@ -294,6 +348,27 @@ def test_cpu_time_and_memory_of_another_process() -> None:
         process.kill()
     with pytest.raises(OSError, match="Invalid argument"):
         processes.cpu_seconds(process.pid)
+
+
+def test_a_camera_that_dies_or_hangs_is_told_while_others_are_at_it(tmp_path: Path) -> None:
+    spec = geometry("t:1000,y:8:4,x:8:4").spec(Column(IN_PROCESS, "zarr-python", None, 0), Options())
+    cameras = [Camera(), Camera()]
+    try:
+        for number, camera in enumerate(cameras):
+            camera.prepare(shape=[8, 8], dtype="uint16", data="random", frames=4)
+            folder = str(tmp_path / f"{number}.ome.zarr")
+            camera.open(kind=IN_PROCESS, spec=spec.model_dump(mode="json"), folder=folder, socket="")
+        settings: dict[str, Any] = {"frames": 1000, "fps": 200.0, "sync": False}
+        os.kill(cameras[1].pid, signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(OmewdError, match="ended with SIGKILL"):
+            feed(cameras, [str(tmp_path / "0.npy"), str(tmp_path / "1.npy")], 60, **settings)
+        assert time.monotonic() - began < 2  # the other one takes 5 s
+        with pytest.raises(OmewdError, match="it hangs: no answer to feed"):
+            feed(cameras[:1], [str(tmp_path / "0.npy")], 0.2, **settings)
+    finally:
+        for camera in cameras:
+            camera.close()
 
 
 def test_processes_get_names_in_the_place_of_command_lines(tmp_path: Path) -> None:
