@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ Array = np.ndarray[Any, Any]
 class UnitFrames:
     """Where each frame of a unit is. ``grid``: frame indexes in storage order; ``sequences``: -1 where absent."""
 
+    unit: int
     grid: Array
     sequences: Array
 
@@ -47,41 +49,59 @@ class RingReader:
             strides=(geometry.slot_header_stride, 8),
         )
 
-    def locate(self, job: Job, unit: int) -> UnitFrames:
-        """Find a unit's frames among the slots that the job names."""
-        grid = frame_indexes(self._plan, unit)
+    def locate(self, job: Job) -> list[UnitFrames]:
+        """Find the frames of a job's units among the slots that it names."""
+        units = range(job.unit, job.unit + job.units)
+        grids = [frame_indexes(self._plan, unit) for unit in units]
+        wanted = np.concatenate([grid.reshape(-1) for grid in grids])
         sequences = np.arange(job.sequence, job.sequence_end)
         present = self._headers[sequences % self._capacity, FRAME_INDEX].astype(np.int64)
-        place = np.searchsorted(present, grid)
+        place = np.searchsorted(present, wanted)
         clipped = np.minimum(place, max(len(present) - 1, 0))
-        found = (place < len(present)) & (present[clipped] == grid) if len(present) else np.zeros(grid.shape, bool)
-        return UnitFrames(grid, np.where(found, job.sequence + clipped, -1))
+        found = (place < len(present)) & (present[clipped] == wanted) if len(present) else np.zeros(wanted.shape, bool)
+        where = np.where(found, job.sequence + clipped, -1)
+        ends = np.cumsum([grid.size for grid in grids]).tolist()
+        parts = zip(units, grids, [0, *ends], ends, strict=False)
+        return [UnitFrames(unit, grid, where[a:b].reshape(grid.shape)) for unit, grid, a, b in parts]
 
-    def stamps(self, frames: UnitFrames) -> tuple[Array, Array]:
-        """Of a unit's frames that are there: (monotonic ns of their publishing, ns that the camera waited for room)."""
-        slots = frames.sequences[frames.sequences >= 0] % self._capacity
+    def stamps(self, sequences: Array) -> tuple[Array, Array]:
+        """Of frames: (monotonic ns of their publishing, ns that the camera waited for room)."""
+        slots = sequences % self._capacity
         return self._headers[slots, MONOTONIC_NS].astype(np.int64), self._headers[slots, WAITED_NS].astype(np.int64)
 
+    def blocks(self, units: Sequence[UnitFrames]) -> list[Array]:
+        """The pixels of units, each as :meth:`block` gives it."""
+        if len(units) > 1 and len({frames.sequences.shape for frames in units}) == 1:
+            together = self._view(np.stack([frames.sequences for frames in units]))
+            if together is not None:
+                return list(together)
+        return [self.block(frames) for frames in units]
+
     def block(self, frames: UnitFrames) -> Array:
-        """The unit's pixels, (…, Y, X); zero where a frame is absent. Valid while the job is leased.
+        """A unit's pixels, (…, Y, X); zero where a frame is absent. Valid while the job is leased.
 
         A view of the ring if the unit's slots lie at regular distances; else gathered.
         """
         sequences = frames.sequences
-        if frames.count == sequences.size:
-            laps = sequences // self._capacity
-            steps = _regular_steps(sequences)
-            if steps is not None and laps.min() == laps.max():
-                slot = int(sequences.flat[0]) % self._capacity
-                strides = tuple(step * self._slots.strides[0] for step in steps) + self._slots.strides[1:]
-                return np.lib.stride_tricks.as_strided(
-                    self._slots[slot], (*sequences.shape, *self._slots.shape[1:]), strides, writeable=False
-                )
-        shape = (*sequences.shape, *self._slots.shape[1:])
-        block = np.empty(shape, self._slots.dtype)
+        view = self._view(sequences)
+        if view is not None:
+            return view
+        block = np.empty((*sequences.shape, *self._slots.shape[1:]), self._slots.dtype)
         for place, sequence in np.ndenumerate(sequences):
             block[place] = self._slots[sequence % self._capacity] if sequence >= 0 else 0
         return block
+
+    def _view(self, sequences: Array) -> Array | None:
+        """Slots as they lie in the ring, None if there is no such view of them."""
+        laps = sequences // self._capacity
+        steps = _regular_steps(sequences)
+        if steps is None or laps.min() != laps.max() or sequences.flat[0] < 0:
+            return None
+        strides = tuple(step * self._slots.strides[0] for step in steps) + self._slots.strides[1:]
+        first = self._slots[int(sequences.flat[0]) % self._capacity]
+        return np.lib.stride_tricks.as_strided(
+            first, (*sequences.shape, *self._slots.shape[1:]), strides, writeable=False
+        )
 
     def close(self) -> None:
         del self._slots, self._headers

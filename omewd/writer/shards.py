@@ -141,7 +141,10 @@ class Shards:
 
     def _all(self, do: Callable[[ShardFile], None], files: list[ShardFile]) -> None:
         with self._clock.stage("fsync"):
-            _results([self._pool.submit(do, file) for file in files])
+            if len(files) == 1:
+                do(files[0])
+            else:
+                _results([self._pool.submit(do, file) for file in files])
 
     def _write(self, parts: Iterable[_Part]) -> None:
         """Write chunks in threads; none of them is at it any more when this returns or raises."""

@@ -214,24 +214,28 @@ class Worker:
         self._clock.take()
         stream.hold_dataset()
         with self._clock.stage("read"):
-            units = {unit: stream.ring.locate(job, unit) for unit in range(job.unit, job.unit + job.units)}
+            units = stream.ring.locate(job)
+            present = [frames for frames in units if frames.count]
         stored_bytes = 0
-        frames_written = sum(frames.count for frames in units.values())
-        if frames_written and stream.shards is not None:
-            blocks = ((unit, stream.ring.block(frames)) for unit, frames in units.items() if frames.count)
-            stored_bytes = stream.shards.store(self._clock.timed("read", blocks))
-        elif frames_written:
+        frames_written = sum(frames.count for frames in present)
+        if present and stream.shards is not None:
+            with self._clock.stage("read"):
+                blocks = stream.ring.blocks(present)
+            stored_bytes = stream.shards.store(
+                (frames.unit, block) for frames, block in zip(present, blocks, strict=True)
+            )
+        elif present:
             sink = self._sink(job.stream, stream)
             several = job.units * len(stream.array.frame_keys) > 1
             small = several and stream.array.key_bytes <= SMALL_FILE_BYTES
             pool = self._pool if small else self._shard_pool.threads if several and sink.lasting else None
-            folders = self._encoded(sink, stream, units, at_once=small and not sink.lasting)
+            folders = self._encoded(sink, stream, present, at_once=small and not sink.lasting)
             stored_bytes = stream.publisher.publish_folders(folders, pool)
         with self._clock.stage("write"):
-            lines = _ledger_lines(stream.ring.segment, list(units.values()), job)
+            lines = _ledger_lines(stream.ring.segment, units, job)
             stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines, job.frontier))
         point("writer: ledger appended")
-        waits = _waits(stream.ring, units.values(), started_ns)
+        waits = _waits(stream.ring, units, started_ns)
         for stage, spent_ns in self._clock.take().items():
             waits[stage] = Histogram()
             waits[stage].add(spent_ns, frames_written)
@@ -245,17 +249,16 @@ class Worker:
         }
 
     def _encoded(
-        self, sink: Sink, stream: OpenStream, units: dict[int, UnitFrames], *, at_once: bool
+        self, sink: Sink, stream: OpenStream, units: Iterable[UnitFrames], *, at_once: bool
     ) -> Iterator[Folder]:
         """The folder of each unit: all keys across the frame, at one place along the outer axes.
 
         ``at_once``: the bytes are taken out of the sink here, so that threads can still be writing them when the
         next unit is encoded; else they are valid until the next file is asked for.
         """
-        for unit, frames in units.items():
-            if frames.count:
-                place = key_of(stream.plan, ShardPlace(unit, 0, 0)).rsplit("/", 2)[0]
-                yield Folder(place, f"unit{unit}", self._keys(sink, stream, frames, at_once=at_once))
+        for frames in units:
+            place = key_of(stream.plan, ShardPlace(frames.unit, 0, 0)).rsplit("/", 2)[0]
+            yield Folder(place, f"unit{frames.unit}", self._keys(sink, stream, frames, at_once=at_once))
 
     def _keys(
         self, sink: Sink, stream: OpenStream, frames: UnitFrames, *, at_once: bool
@@ -286,16 +289,17 @@ def _free_bytes(folder: Path) -> int:
 
 def _waits(ring: RingReader, units: Iterable[UnitFrames], started_ns: int) -> Waits:
     """What the slots' time stamps tell: how long frames waited until their job began."""
-    waits: Waits = {"producer": Histogram(), "ring": Histogram(), "dispatch": Histogram()}
-    for frames in units:
-        if not frames.count:
-            continue
-        published_ns, waited_ns = ring.stamps(frames)
-        complete_ns = int(published_ns.max())
-        waits["producer"].merge(histogram_of(waited_ns))
-        waits["ring"].merge(histogram_of(complete_ns - published_ns))
-        waits["dispatch"].add(started_ns - complete_ns, frames.count)
-    return waits
+    present = [frames.sequences[frames.sequences >= 0] for frames in units if frames.count]
+    if not present:
+        return {"producer": Histogram(), "ring": Histogram(), "dispatch": Histogram()}
+    counts = np.array([len(sequences) for sequences in present])
+    published_ns, waited_ns = ring.stamps(np.concatenate(present))
+    complete_ns = np.repeat(np.maximum.reduceat(published_ns, np.cumsum(counts) - counts), counts)
+    return {
+        "producer": histogram_of(waited_ns),
+        "ring": histogram_of(complete_ns - published_ns),
+        "dispatch": histogram_of(started_ns - complete_ns),
+    }
 
 
 def _ledger_lines(segment: Segment, units: Sequence[UnitFrames], job: Job) -> Iterator[str]:

@@ -39,12 +39,28 @@ def record(process: DaemonProcess, spec: StreamSpec, frames: int = 48) -> None:
 def test_rows_19_and_20_an_error_that_passes_costs_nothing(tmp_path: Path, call: str, passing: int) -> None:
     """Once in each thread: the unit is written again from the ring, and never counted before."""
     prefix = traced("-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when={passing}")
-    spec = make_spec("cam", DIMS)
+    spec = make_spec("cam", DIMS, backend="tensorstore")
     with daemon(tmp_path, *OPTIONS, prefix=prefix) as process:
         record(process, spec)
         status = process.client.status("cam")
         assert status["state"] == "DONE"
         assert status["retries"] >= 1
+        check_dataset(process.data / "cam.ome.zarr", spec, 48)
+
+
+@needs_strace
+@pytest.mark.parametrize("passing", [8, 9, 10], ids=["chunks", "table", "ledger"])
+@pytest.mark.parametrize("compression", [None, "blosc-lz4"])
+def test_row_19_an_error_of_a_shard_in_progress_costs_nothing(
+    tmp_path: Path, passing: int, compression: str | None
+) -> None:
+    """The one thread that syncs has done four for the metadata, then three a job; here the second job's fail."""
+    prefix = traced("-e", "trace=fdatasync", "-e", f"inject=fdatasync:error=EIO:when={passing}")
+    spec = make_spec("cam", "t:48:1:48,y:128:64:2,x:128:64:2", ring_slots=8, compression=compression)
+    with daemon(tmp_path, "--writers", "1", "--memory", "512MiB", prefix=prefix) as process:
+        record(process, spec)
+        assert process.client.status("cam")["retries"] == 1
+        assert "Input/output error" in process.log()
         check_dataset(process.data / "cam.ome.zarr", spec, 48)
 
 

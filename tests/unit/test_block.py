@@ -15,7 +15,7 @@ from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
 from omewd.ring import pixels
 from omewd.ring.layout import GAP_SKIPPED, STATE_OPEN
-from omewd.writer.block import RingReader
+from omewd.writer.block import RingReader, UnitFrames
 from tests.unit.rings import Ends, Expected, is_even, open_ring, plans
 
 Array = np.ndarray[Any, Any]
@@ -42,6 +42,11 @@ def write_job(ends: Ends, plan: Plan, unit: int) -> Job:
         sequence_end=slots.released_below(plan.last_frame(unit) + 1),
         frontier=ends.daemon.frontier,
     )
+
+
+def locate_one(reader: RingReader, ends: Ends, plan: Plan, unit: int) -> UnitFrames:
+    [frames] = reader.locate(write_job(ends, plan, unit))
+    return frames
 
 
 def expected_block(plan: Plan, unit: int, present: set[int]) -> Array:
@@ -75,16 +80,39 @@ def test_every_unit_of_an_acquisition_with_gaps_is_what_was_published(
                     ends.producer.add_gap(1, GAP_SKIPPED)
                 else:
                     publish(ends)
-            located = reader.locate(write_job(ends, plan, unit), unit)
+            found = locate_one(reader, ends, plan, unit)
             members = set(expected.frames_of(unit))
-            assert located.count == len(members & present)
-            assert located.grid.tolist() == expected.grid(unit).tolist()
-            np.testing.assert_array_equal(reader.block(located), expected_block(plan, unit, present))
-            del located
+            assert found.count == len(members & present)
+            assert found.grid.tolist() == expected.grid(unit).tolist()
+            np.testing.assert_array_equal(reader.block(found), expected_block(plan, unit, present))
+            del found
             ends.daemon.release_below(min(plan.first_frame(unit + 1), ends.daemon.frontier), durable=True)
             if plan.units_total == unit + 1:
                 break
         del reader
+
+
+@given(plans(max_frames=60), st.data())
+def test_a_job_of_several_units_finds_what_one_at_a_time_finds(plan: Plan, data: st.DataObject) -> None:
+    expected = Expected(plan)
+    skipped = data.draw(st.sets(st.integers(0, expected.frames - 1), max_size=3))
+    present = set(range(expected.frames)) - skipped
+    with open_ring(expected.frames) as ends:
+        for frame in range(expected.frames):
+            if frame in present:
+                publish(ends)
+            else:
+                ends.producer.add_gap(1, GAP_SKIPPED)
+        ends.daemon.poll()
+        reader, units = reader_of(ends, plan), len(expected.blocks)
+        job = Job(1, 1, "write", unit=0, units=units, sequence_end=len(present), frontier=expected.frames)
+        found = reader.locate(job)
+        assert [frames.unit for frames in found] == list(range(units))
+        for unit, block in enumerate(reader.blocks(found)):
+            assert found[unit].grid.tolist() == expected.grid(unit).tolist()
+            np.testing.assert_array_equal(block, expected_block(plan, unit, present))
+            del block
+        del found, reader
 
 
 @given(plans(max_frames=80).filter(is_even), st.integers(1, 3))
@@ -95,7 +123,7 @@ def test_in_a_ring_of_whole_groups_no_full_unit_is_copied(plan: Plan, groups: in
         for unit in range(len(expected.blocks)):
             while ends.producer.next_frame <= plan.last_frame(unit):
                 publish(ends)
-            block = reader.block(reader.locate(write_job(ends, plan, unit), unit))
+            block = reader.block(locate_one(reader, ends, plan, unit))
             assert np.shares_memory(block, slots)
             assert not block.flags.writeable
             np.testing.assert_array_equal(block, expected_block(plan, unit, set(expected.frames_of(unit))))
@@ -113,7 +141,7 @@ def test_a_unit_that_wraps_round_the_end_is_gathered() -> None:
         for unit in range(5):
             for _ in range(3):
                 publish(ends)
-            block = reader.block(reader.locate(write_job(ends, plan, unit), unit))
+            block = reader.block(locate_one(reader, ends, plan, unit))
             assert block[:, 0, 0].tolist() == [3 * unit + 1, 3 * unit + 2, 3 * unit + 3]
             assert np.shares_memory(block, pixels.slots(ends.segment)) == (unit * 3 % 4 <= 1)
             ends.daemon.release_below(3 * unit + 3, durable=True)
@@ -129,7 +157,7 @@ def test_a_gap_of_another_unit_between_the_frames_makes_no_difference() -> None:
             else:
                 publish(ends)
         reader = reader_of(ends, plan)
-        first, second = (reader.locate(write_job(ends, plan, unit), unit) for unit in range(2))
+        first, second = (locate_one(reader, ends, plan, unit) for unit in range(2))
         assert (first.count, second.count) == (4, 3)
         assert reader.block(first)[..., 0, 0].tolist() == [[1], [3], [5], [7]]
         assert reader.block(second)[..., 0, 0].tolist() == [[2], [0], [6], [8]]
@@ -145,7 +173,7 @@ def test_what_a_unit_left_in_the_buffer_does_not_show_in_the_next() -> None:
                 ends.producer.add_gap(1, GAP_SKIPPED)
             else:
                 publish(ends)
-        blocks = [reader.block(reader.locate(write_job(ends, plan, unit), unit)).copy() for unit in range(2)]
+        blocks = [reader.block(locate_one(reader, ends, plan, unit)).copy() for unit in range(2)]
         assert blocks[0][:, 0, 0].tolist() == [1, 0, 3]
         assert blocks[1][:, 0, 0].tolist() == [0, 5, 6]
         del reader
@@ -156,9 +184,9 @@ def test_a_unit_of_gaps_only_has_no_frames() -> None:
     with open_ring(6) as ends:
         ends.producer.add_gap(4, GAP_SKIPPED)
         reader = reader_of(ends, plan)
-        located = reader.locate(write_job(ends, plan, 0), 0)
-        assert located.count == 0
-        assert (located.sequences == -1).all()
+        found = locate_one(reader, ends, plan, 0)
+        assert found.count == 0
+        assert (found.sequences == -1).all()
         del reader
 
 
@@ -167,7 +195,7 @@ def test_a_single_image_is_a_view() -> None:
     with open_ring(1) as ends:
         publish(ends)
         reader = reader_of(ends, plan)
-        block = reader.block(reader.locate(write_job(ends, plan, 0), 0))
+        block = reader.block(locate_one(reader, ends, plan, 0))
         assert block.tolist() == [[1, 1, 1], [1, 1, 1]]
         assert np.shares_memory(block, pixels.slots(ends.segment))
         del reader, block
@@ -182,7 +210,7 @@ def test_pixels_come_through_bit_for_bit(dtype: str) -> None:
             pixels.slots(ends.segment)[ends.producer.slot] = frame
             ends.producer.publish(0, 0, b"")
         reader = reader_of(ends, plan)
-        block = reader.block(reader.locate(write_job(ends, plan, 0), 0))
+        block = reader.block(locate_one(reader, ends, plan, 0))
         assert block.dtype == dtype
         assert block.tobytes() == frames.tobytes()
         del reader, block
@@ -194,7 +222,7 @@ def test_a_block_that_is_still_held_outlives_its_reader() -> None:
         publish(ends)
         publish(ends)
         reader = reader_of(ends, plan)
-        block = reader.block(reader.locate(write_job(ends, plan, 0), 0))
+        block = reader.block(locate_one(reader, ends, plan, 0))
         del reader
         assert ends.producer.state == STATE_OPEN
     assert block[:, 0, 0].tolist() == [1, 2]
