@@ -187,8 +187,8 @@ def choose_capacity(
     """How many slots a stream's ring gets. Pure.
 
     At best a group of units for each writer and two more (one filling, one to absorb a stall of the
-    disk), and ``target_bytes``; else two groups, else one: multiples of the group, so that units lie
-    contiguous. At least the window, in which a unit can complete. No more than the acquisition needs.
+    disk), and ``target_bytes``; else those groups and half of what is free, else two groups, else one:
+    multiples of the group, so that units lie contiguous. At least the window, in which a unit can complete. No more than the acquisition needs.
     ``wanted_slots`` is taken as it is if a unit can complete in it.
     Raises OmewdError ``bad_spec`` or ``no_memory`` with the numbers and a remedy.
     """
@@ -209,7 +209,7 @@ def choose_capacity(
     best = max((writers + 2) * group, target_bytes // slot_bytes, 16)
     if plan.frames_total is not None:
         best = min(best, plan.frames_total)
-    for slots in (best, (writers + 2) * group, 2 * group, group):
+    for slots in (best, max(affordable // 2, (writers + 2) * group), 2 * group, group):
         rounded = -(-slots // group) * group
         if rounded <= affordable:
             return rounded

@@ -165,7 +165,7 @@ def test_verify_finds_what_is_wrong(omewd_daemon: DaemonProcess) -> None:
     shard.unlink()
     assert "0/c/1/0/0 is missing" in problems()
     shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    assert "write unit 1 does not decode" in problems()
+    assert "0/c/1/0/0 has a torn index" in problems()
     shard.write_bytes(good)
     (dataset / "0" / "c" / "9").mkdir()
     (dataset / "0" / "c" / "9" / "x").write_text("stray")

@@ -362,7 +362,7 @@ def test_row_28_life_of_the_service(machine: Machine) -> None:
 
 def _drain(machine: Machine) -> None:
     """Stop the service while frames are in the ring and writers hang for longer than TimeoutStopSec."""
-    dims = "t:1000:1:16,y:64,x:96"
+    dims = "t:1000:16,y:64,x:96"
     command = machine.inside(sys.executable, "-c", _CAMERA, "drained", dims, "40", "auto", user="camera")
     camera = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with camera:
