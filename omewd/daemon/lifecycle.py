@@ -146,19 +146,19 @@ class Lifecycle:
             if stream.id in writer.streams:
                 writer.streams.discard(stream.id)
                 self._supervisor.tell(writer, {"do": "close", "stream": stream.id})
-        if stream.has_kept_frames:
-            stream.settled = True
-        elif stream.was_active:
-            self._streams.release(holding)
-        else:  # it never was one: whoever asked for it has been told
+        # Before memory is given back: for a ring of 512 MiB that takes up to 0.1 s.
+        stream.settled = True
+        self._answer_starter(holding)
+        self._waiters.tell(stream)
+        if not stream.was_active:  # it never was one: whoever asked for it has been told
             self._streams.discard(holding)
+        elif not stream.has_kept_frames:  # else until somebody says what to do with them
+            self._streams.release(holding)
         frames = {"received": stream.received, "written": stream.written, "gaps": sum(stream.gaps.values())}
         log.info("stream ended", stream=stream.spec.name, state=stream.state.value, **frames, ended_by=stream.ended_by)
         if holding.leftovers:
             number = self._dispatcher.number()
             self._dispatcher.submit(Job(id=number, stream=NO_STREAM, kind="sweep", dataset=str(stream.dataset)))
-        self._answer_starter(holding)
-        self._waiters.tell(stream)
 
     def stop(self, holding: Holding, why: str, now_ns: int) -> None:
         with self._failing(holding, now_ns):
