@@ -188,7 +188,8 @@ def choose_capacity(
 
     At best a group of units for each writer and two more (one filling, one to absorb a stall of the
     disk), and ``target_bytes``; else those groups and half of what is free, else two groups, else one:
-    multiples of the group, so that units lie contiguous. At least the window, in which a unit can complete. No more than the acquisition needs.
+    multiples of the group, so that units lie contiguous. At least the window, in which a unit can
+    complete. No more than the acquisition needs.
     ``wanted_slots`` is taken as it is if a unit can complete in it.
     Raises OmewdError ``bad_spec`` or ``no_memory`` with the numbers and a remedy.
     """
