@@ -172,7 +172,10 @@ class Publisher:
                     futures.append(pool.submit(self._write_aside, path, pieces))
             finally:
                 wait(futures)
-        return [future.result() for future in futures]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            futures.clear()  # an error's traceback holds them, they hold the error, and it the frames of the ring
 
     def sync_folders(self, folders: list[Path]) -> None:
         with self._clock.stage("fsync"):

@@ -121,7 +121,7 @@ class ShardFile:
 
     def note(self, number: int, entries: Entries) -> None:
         """Put chunks from ``number`` on, which are on disk, in the table."""
-        os.pwrite(self._table, entries.astype("<u8").tobytes(), _HEADER.size + number * ENTRY_BYTES)
+        _put(self._table, entries.astype("<u8").tobytes(), _HEADER.size + number * ENTRY_BYTES)
 
     def sync(self) -> None:
         self._sync(self._data)
@@ -164,7 +164,7 @@ class ShardFile:
                 os.ftruncate(self._data, end)
                 for hole in _holes(entries[present]):
                     punch(self._data, *hole)
-                os.pwrite(self._data, index_bytes(entries), end)
+                _put(self._data, index_bytes(entries), end)
                 self._sync(self._data)
                 return self._path
         finally:
@@ -204,7 +204,7 @@ class ShardFile:
         return entries
 
     def _write_header(self, end: int) -> None:
-        os.pwrite(self._table, _HEADER.pack(_MAGIC, end), 0)
+        _put(self._table, _HEADER.pack(_MAGIC, end), 0)
 
     def _format(self) -> None:
         """Make the table: empty, or with what the sealed shard has. The header makes it valid, so it comes last."""
@@ -262,8 +262,18 @@ class ShardFile:
         wish = min(end + ahead, aligned(self._room_bytes))
         room = os.fstatvfs(self._data)
         if wish > end and (wish - begin) * _AHEAD_PART_OF_FREE < room.f_bavail * room.f_frsize:
-            end = wish
+            with suppress(OSError):  # a quota
+                extend(self._data, begin, wish)
+                return
         extend(self._data, begin, end)
+
+
+def _put(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of it: a disk that gets full in the middle takes a part without an error."""
+    left = memoryview(data)
+    while left:
+        count = os.pwrite(descriptor, left, offset)
+        left, offset = left[count:], offset + count
 
 
 def _holes(entries: Entries) -> Iterator[tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -115,7 +116,8 @@ class Shards:
                 self._write(parts.values())
             except BaseException:
                 for file in files:
-                    file.give_back()
+                    with suppress(OSError):
+                        file.give_back()
                 raise
             point("writer: chunks written")
             self._sync(parts)
@@ -244,7 +246,10 @@ class Shards:
 def _results(futures: list[Future[Result]]) -> list[Result]:
     """What tasks return, or the first error; none of them is at work any more either way."""
     wait(futures)
-    return [future.result() for future in futures]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        futures.clear()  # an error's traceback holds them, they hold the error, and it the frames of the ring
 
 
 def _fixed_entries(number: int, count: int, size: int) -> tuple[int, Entries]:

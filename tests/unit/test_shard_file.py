@@ -18,7 +18,7 @@ import pytest
 
 from omewd.model.shards import ShardPlace
 from omewd.ngff.shard_index import ABSENT, ENTRY_BYTES, index_bytes, read_entries
-from omewd.writer import shard_file
+from omewd.writer import filesystem, shard_file
 from omewd.writer.aligned import ALIGNMENT, Buffers, aligned, packed, write_at
 from omewd.writer.shard_file import ShardFile, in_staging
 
@@ -808,3 +808,29 @@ def test_a_shard_in_progress_keeps_what_is_on_record(
     add(root, NEW)
     seal(root)
     assert sealed(root) == {**OLD, **NEW}
+
+
+def test_a_disk_that_takes_a_part_of_the_table_or_of_the_index_is_asked_for_the_rest(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: real(descriptor, bytes(data[:10]), offset))
+    chunks = {number: some_bytes(5000, number) for number in range(CHUNKS)}
+    add(root, chunks)
+    seal(root)
+    monkeypatch.undo()
+    assert sealed(root) == chunks
+
+
+def test_room_ahead_that_a_quota_refuses_is_done_without(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def extend(descriptor: int, start: int, end: int) -> None:
+        if end > 2 * ALIGNMENT:
+            raise OSError(errno.EDQUOT, "quota")
+        real(descriptor, start, end)
+
+    real = filesystem.extend
+    monkeypatch.setattr(shard_file, "extend", extend)
+    chunks = {0: some_bytes(5000)}
+    add(root, chunks)
+    seal(root)
+    assert sealed(root) == chunks
