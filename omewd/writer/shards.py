@@ -126,7 +126,7 @@ class Shards:
                 for part in parts.values():
                     for number, entries in part.runs:
                         part.file.note(number, entries)
-            self._all(ShardFile.sync_table, files)
+            self._sync_all(ShardFile.sync_table, files)
             point("writer: chunks on record")
             self._publisher.direct = all(file.direct for file in files)
         finally:
@@ -135,13 +135,15 @@ class Shards:
         return sum(int(entries[:, 1].sum()) for part in parts.values() for _, entries in part.runs)
 
     def _sync(self, parts: dict[ShardPlace, _Part]) -> None:
-        self._all(ShardFile.sync, [part.file for part in parts.values()])
+        self._sync_all(ShardFile.sync, [part.file for part in parts.values()])
         # Another writer may have made a shard and not synced its name yet: who sees one for the first time does.
         if self._durable and not self._seen.issuperset(parts):
             self._publisher.sync_folders([self._publisher.staging])
             self._seen = set(parts) | (self._seen if len(self._seen) < _SHARDS_REMEMBERED else set())
 
-    def _all(self, do: Callable[[ShardFile], None], files: list[ShardFile]) -> None:
+    def _sync_all(self, do: Callable[[ShardFile], None], files: list[ShardFile]) -> None:
+        if not self._durable:
+            return
         with self._clock.stage("fsync"):
             if len(files) == 1:
                 do(files[0])

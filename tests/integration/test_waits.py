@@ -7,6 +7,8 @@ import signal
 import threading
 import time
 
+import pytest
+
 from omewd.model.waits import STAGES
 from tests.support import DaemonProcess, check_dataset, make_frame, make_spec
 
@@ -50,11 +52,14 @@ def test_a_delay_shows_in_its_stage(omewd_daemon: DaemonProcess) -> None:
     check_dataset(omewd_daemon.data / "cam.ome.zarr", spec, 12)
 
 
-def test_without_durability_there_is_no_fsync_stage(omewd_daemon: DaemonProcess) -> None:
-    spec = make_spec("cam", "t:8:1:2,y:16,x:16", durability="none", backend="tensorstore")
+@pytest.mark.parametrize(("backend", "absent"), [("tensorstore", {"fsync"}), ("direct", {"fsync", "rename"})])
+def test_without_durability_there_is_no_fsync_stage(
+    omewd_daemon: DaemonProcess, backend: str, absent: set[str]
+) -> None:
+    spec = make_spec("cam", "t:8:1:2,y:16,x:16", durability="none", backend=backend)
     omewd_daemon.client.start_stream(spec)
     with omewd_daemon.connect("cam") as producer:
         for index in range(8):
             producer.append(make_frame(index, (16, 16), "uint16"))
     waits = omewd_daemon.client.status("cam")["waits"]
-    assert set(waits) == set(STAGES) - {"fsync"}
+    assert set(waits) == set(STAGES) - absent
