@@ -14,20 +14,26 @@ _GROW_EVERY_NS = 2_000_000_000
 
 @dataclass
 class Upkeep:
-    """Which such jobs are due; each kind is out at most once at a time. Pure."""
+    """Which such jobs are due; each kind is out at most once at a time. Pure.
+
+    ``sealed``: how many shards are, or will be by the job that is out; ``looked_at``: the frame index that was last
+    compared with their ends.
+    """
 
     growing: bool = False
     grown_to: int = 0
     grown_ns: int = 0
     sealing: bool = False
     sealed: int = 0
+    looked_at: int = 0
 
     def due(self, stream: Stream, now_ns: int) -> Iterator[tuple[JobKind, int]]:
         """Jobs to submit now, as (kind, frames)."""
         if stream.state is not State.ACTIVE or stream.paused is not None:
             return
         safe = stream.safe_below
-        if stream.shards is not None and not self.sealing:
+        if stream.shards is not None and not self.sealing and safe > self.looked_at:
+            self.looked_at = safe
             # A daemon that takes a stream over seals what the last one may have left, too.
             complete = stream.shards.units_complete(safe)
             if complete > self.sealed:
