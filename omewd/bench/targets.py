@@ -88,7 +88,7 @@ def _make_array(spec: StreamSpec, folder: Path) -> None:
     frames = Plan.of(spec).frames_total
     assert frames is not None
     (folder / "0").mkdir(parents=True)
-    (folder / "0" / "zarr.json").write_text(json.dumps(array_json(spec, frames)))
+    (folder / "0" / "zarr.json").write_text(json.dumps(array_json(spec, [frames])))
 
 
 class TensorstoreTarget(UnitTarget):
@@ -147,7 +147,7 @@ class AcquireZarrTarget:
     def __init__(self, spec: StreamSpec, folder: Path) -> None:
         import acquire_zarr as aqz
 
-        if spec.storage_order != tuple(range(len(spec.dimensions))):
+        if spec.disk_order != tuple(range(len(spec.dimensions))):
             raise OmewdError("backend_unusable", "acquire-zarr in process is timed in acquisition order only")
         kinds = {
             "time": aqz.DimensionType.TIME,

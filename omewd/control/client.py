@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from omewd.control.connection import Connection
@@ -54,6 +56,18 @@ class Client:
     def status(self, name: str | None = None) -> dict[str, Any]:
         """The status of the daemon with all its streams, or of one stream."""
         return self._request("status", **({} if name is None else {"name": name}))
+
+    def set_metadata(self, name: str, namespace: str, mapping: Mapping[str, Any]) -> None:
+        """Put a mapping under ``namespace`` into the attributes of a stream's dataset, while it is open or afterwards.
+
+        It is in the attributes of the root group (its zarr.json), on disk when this returns; one that was given under
+        that namespace before is replaced. ``mapping`` is JSON-able, up to 4 MiB. Raises OmewdError ``bad_metadata``.
+        """
+        try:
+            json.dumps(mapping, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise OmewdError("bad_metadata", f"a stream's metadata must be JSON-able: {error}") from error
+        self._request("set_metadata", name=name, namespace=namespace, mapping=dict(mapping), timeout=None)
 
     def wait(self, name: str, timeout: float | None = None) -> dict[str, Any]:
         """Wait until a stream is DONE and return its last status.

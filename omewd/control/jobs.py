@@ -2,7 +2,7 @@
 
 Daemon to writer::
 
-    {"do": "open", "stream": id, "spec": {…}, "backend": name, "dataset": path}  + the ring's descriptor
+    {"do": "open", "stream": id, "source": n, "spec": {…}, "backend": name, "dataset": path}  + a ring's descriptor
     {"do": "close", "stream": id}
     {"do": "job", "job": {…}}
 
@@ -22,7 +22,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-JobKind = Literal["check", "create", "undo", "sweep", "recover", "write", "seal", "grow", "finalize"]
+from omewd.model.totals import Totals
+
+# The stream of jobs that belong to none; streams count from 1.
+NO_STREAM = 0
+
+JobKind = Literal["check", "create", "undo", "sweep", "recover", "write", "seal", "grow", "annotate", "finalize"]
 
 
 @dataclass(frozen=True)
@@ -35,29 +40,29 @@ class Job:
     ``undo``: take the dataset away again that was made for a stream of ``epoch`` which never started.
     ``recover``: finalize the dataset of ``spec`` and ``epoch`` to what its ledger has, as its ring is gone.
     ``sweep``: remove what was replaced by ``dataset``; of no stream.
-    ``write``: store ``units`` units from ``unit`` on, from the slots [``sequence``, ``sequence_end``); frame
-    indexes below ``frontier`` that no slot holds are gaps, named by ``gap_kinds`` ((from frame index on, name)).
-    ``seal``: put the shards in place that only have frame indexes below ``frames``.
-    ``grow``: let an unbounded array's metadata claim the first ``frames`` frames.
-    ``finalize``: write the final metadata for ``frames`` frames, of which ``written`` are on disk, ``gaps``
-    hold none, and ``lost_frames`` were handed over and could not be written; ``lost`` lists the first runs
-    (first, count) of those, ``ended_by`` says what ended the stream, ``failed`` whether it failed.
+    ``write``: store ``units`` units of ``source`` from ``unit`` on, from the slots [``sequence``, ``sequence_end``);
+    frame indexes below ``frontier`` that no slot holds are gaps, named by ``gap_kinds`` ((from frame index on, name)).
+    ``seal``: put the shards of ``source`` in place that only have frame indexes below its entry in ``frames``.
+    ``grow``: let the metadata of unbounded arrays claim the first ``frames`` frames of each source.
+    ``annotate``: put ``mapping`` under ``namespace`` into the attributes of the dataset's root group.
+    ``finalize``: write the final metadata for the ``totals`` of each source; ``ended_by`` says what ended the stream,
+    ``failed`` whether it failed.
     """
 
     id: int
     stream: int
     kind: JobKind
+    source: int = 0
     unit: int = 0
     units: int = 1
     sequence: int = 0
     sequence_end: int = 0
     frontier: int = 0
     gap_kinds: tuple[tuple[int, str], ...] = ()
-    frames: int = 0
-    written: int = 0
-    gaps: int = 0
-    lost: tuple[tuple[int, int], ...] = ()
-    lost_frames: int = 0
+    frames: tuple[int, ...] = ()
+    totals: tuple[Totals, ...] = ()
+    namespace: str = ""
+    mapping: dict[str, Any] | None = None
     ended_by: str = ""
     failed: bool = False
     root: str = ""
@@ -70,5 +75,9 @@ class Job:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Job:
-        pairs = {name: tuple((a, b) for a, b in fields[name]) for name in ("gap_kinds", "lost")}
-        return cls(**{**fields, **pairs})
+        typed = {
+            "gap_kinds": tuple((frame, kind) for frame, kind in fields["gap_kinds"]),
+            "frames": tuple(fields["frames"]),
+            "totals": tuple(Totals.from_dict(totals) for totals in fields["totals"]),
+        }
+        return cls(**{**fields, **typed})

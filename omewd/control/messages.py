@@ -1,11 +1,14 @@
 """Messages: one JSON object each over a Unix SOCK_SEQPACKET socket, descriptors beside it where needed.
 
-Requests are ``{"op": …}``; replies are ``{"ok": …}`` or ``{"error": {"code", "message", "remedy"}}``.
+Requests are ``{"op": …}``; replies are ``{"ok": …}`` or ``{"error": {"code", "message", "remedy"}}``. One that is
+larger than a packet (the positions of a plate, a microscope's settings) is in sealed memory whose descriptor comes
+last, and the packet says ``{"in_memory": bytes}``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -13,9 +16,12 @@ from typing import Any
 
 from omewd.errors import OmewdError
 
-# Below the kernel's default send buffer (212,992 bytes), so that one message always fits.
-MAX_MESSAGE_BYTES = 128 * 1024
+# Below the kernel's default send buffer (212,992 bytes), so that one packet always fits.
+MAX_PACKET_BYTES = 128 * 1024
+# To parse 4 MiB takes the daemon 40 ms.
+MAX_MESSAGE_BYTES = 4 * 2**20
 MAX_DESCRIPTORS = 4
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 
 Message = dict[str, Any]
 
@@ -41,10 +47,50 @@ def decode(data: bytes) -> Message:
 
 def send(connection: socket.socket, message: Message, descriptors: tuple[int, ...] = ()) -> None:
     data = encode(message)
-    if descriptors:
+    if len(data) > MAX_PACKET_BYTES:
+        memory = _in_memory(data)
+        try:
+            packet = encode({"in_memory": len(data)})
+            socket.send_fds(connection, [packet], [*descriptors, memory])
+        finally:
+            os.close(memory)
+    elif descriptors:
         socket.send_fds(connection, [data], list(descriptors))
     else:
         connection.send(data)
+
+
+def _in_memory(data: bytes) -> int:
+    """A descriptor of memory that nobody can change any more."""
+    memory = os.memfd_create("omewd-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(memory, left) :]
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(memory)
+        raise
+    return memory
+
+
+def _out_of_memory(descriptors: list[int]) -> Message:
+    """The message in the last of the descriptors, which it closes; raises OmewdError ``bad_message``, ``too_large``."""
+    if not descriptors:
+        raise OmewdError("bad_message", "a message that is in memory comes without a descriptor")
+    memory = descriptors.pop()
+    try:
+        # Only sealed memory: a read of anything else may take for ever, or change on the way.
+        if fcntl.fcntl(memory, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            raise OmewdError("bad_message", "a message that is in memory has to be sealed")
+        size = os.fstat(memory).st_size
+        if size > MAX_MESSAGE_BYTES:
+            raise OmewdError("too_large", f"a message of {size} bytes is over the limit of {MAX_MESSAGE_BYTES}")
+        return decode(os.pread(memory, size, 0))
+    except OSError as error:
+        raise OmewdError("bad_message", f"a message in memory can't be read: {error.strerror}") from error
+    finally:
+        os.close(memory)
 
 
 def receive(connection: socket.socket) -> tuple[Message, list[int]] | None:
@@ -52,16 +98,19 @@ def receive(connection: socket.socket) -> tuple[Message, list[int]] | None:
 
     Raises OmewdError ``too_large`` or ``bad_message``, BlockingIOError if nothing is there.
     """
-    data, descriptors, flags, _ = socket.recv_fds(connection, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
+    data, descriptors, flags, _ = socket.recv_fds(connection, MAX_PACKET_BYTES, MAX_DESCRIPTORS)
     try:
         for descriptor in descriptors:  # recv_fds of Python 3.11 ignores MSG_CMSG_CLOEXEC
             os.set_inheritable(descriptor, False)
         if flags & socket.MSG_TRUNC:
-            raise OmewdError("too_large", f"a control message is over the limit of {MAX_MESSAGE_BYTES} bytes")
+            raise OmewdError("too_large", f"a control packet is over the limit of {MAX_PACKET_BYTES} bytes")
         if not data:
             close_all(descriptors)
             return None
-        return decode(data), descriptors
+        message = decode(data)
+        if "in_memory" in message:
+            message = _out_of_memory(descriptors)
+        return message, descriptors
     except OmewdError:
         close_all(descriptors)
         raise

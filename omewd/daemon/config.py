@@ -71,14 +71,21 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
 
 
+def unit_bytes(spec: StreamSpec, plan: Plan) -> int:
+    """Bytes of a whole write unit, at the full resolution."""
+    return math.prod(plan.extents) * spec.frame_bytes
+
+
 def writer_need_bytes(spec: StreamSpec, backend: str) -> int:
     """What a writer may hold beside the ring while it is at a job of a stream."""
     extents = math.prod(Plan.of(spec, backend).extents)
     frames = Plan.of(spec).frames_total
     job_bytes = JOB_BYTES if frames is None else min(JOB_BYTES, frames * spec.frame_bytes)
+    # All smaller resolutions together are a third of the full one, and they are made before any is written.
+    resolutions = 1.5 if spec.levels > 1 else 1.0
     if backend != DIRECT:
-        return WRITER_COPIES[backend] * extents * spec.frame_bytes + job_bytes
+        return int(resolutions * (WRITER_COPIES[backend] * extents * spec.frame_bytes + job_bytes))
     # It fills chunks up to their full size at the frame's edges.
     chunks = zip(spec.frame_shape, spec.chunk_shape[-2:], strict=True)
     whole_frame = math.prod(-(-n // c) * c for n, c in chunks) * ITEM_BYTES[spec.dtype]
-    return WRITER_COPIES[DIRECT] * max(extents * whole_frame, job_bytes)
+    return int(resolutions * WRITER_COPIES[DIRECT] * max(extents * whole_frame, job_bytes))

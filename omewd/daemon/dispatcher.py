@@ -26,7 +26,7 @@ _LEDGER_S = 3600.0
 
 
 class Source(Protocol):
-    """A stream, as far as the dispatcher knows."""
+    """A source of a stream, as far as the dispatcher knows."""
 
     def take_job(self, number: Callable[[], int], writers: int) -> Job | None: ...
 
@@ -173,9 +173,11 @@ class Dispatcher:
         times += [task.not_before_ns for task in self._waiting if task.not_before_ns]
         return min(times, default=None)
 
-    def forget(self, stream: int) -> None:
-        """Drop the jobs of a stream that wait; those that are out still get their answer."""
+    def forget(self, stream: int) -> list[int]:
+        """Drop the jobs of a stream that wait, and return their ids; those that are out still get their answer."""
+        dropped = [task.job.id for task in self._waiting if task.job.stream == stream]
         self._waiting = deque(task for task in self._waiting if task.job.stream != stream)
+        return dropped
 
     def is_busy(self, stream: int) -> bool:
         """Whether a writer is at a job of that stream, or one waits."""

@@ -5,9 +5,6 @@ from __future__ import annotations
 from omewd.control.jobs import Job
 from omewd.daemon.stream import Stream
 
-# Which frames are lost follows from the ledger too; this many runs of them fit in a message.
-LOST_RUNS_ON_RECORD = 1000
-
 
 def check_job(stream: Stream, number: int) -> Job:
     spec = stream.spec.model_dump(mode="json")
@@ -16,7 +13,7 @@ def check_job(stream: Stream, number: int) -> Job:
 
 
 def undo_job(stream: Stream, number: int) -> Job:
-    return Job(id=number, stream=stream.id, kind="undo", dataset=str(stream.dataset), epoch=stream.geometry.epoch)
+    return Job(id=number, stream=stream.id, kind="undo", dataset=str(stream.dataset), epoch=stream.epoch)
 
 
 def finalize_job(stream: Stream, number: int) -> Job:
@@ -24,11 +21,7 @@ def finalize_job(stream: Stream, number: int) -> Job:
         id=number,
         stream=stream.id,
         kind="finalize",
-        frames=stream.received,
-        written=stream.written,
-        gaps=sum(stream.gaps.values()),
-        lost=stream.lost[:LOST_RUNS_ON_RECORD],
-        lost_frames=sum(count for _, count in stream.lost),
+        totals=tuple(source.totals for source in stream.sources),
         ended_by=stream.ended_by,
         failed=stream.error is not None,
     )

@@ -11,14 +11,16 @@ from typing import Any
 
 import structlog
 
-from omewd.control.jobs import Job, JobKind
+from omewd.control.jobs import NO_STREAM, Job, JobKind
+from omewd.control.messages import close_all
 from omewd.daemon import shared_memory
 from omewd.daemon.dispatcher import Dispatcher
+from omewd.daemon.holding import HeldRing, Holding, doorbells
 from omewd.daemon.journal import STARTING, Journal, boot_id
-from omewd.daemon.lifecycle import NO_STREAM, Lifecycle
 from omewd.daemon.loop import Loop
+from omewd.daemon.outcomes import Outcomes
 from omewd.daemon.stream import Stream
-from omewd.daemon.streams import Holding, Streams, doorbells
+from omewd.daemon.streams import Streams
 from omewd.errors import OmewdError
 from omewd.model.spec import StreamSpec
 from omewd.ring.daemon_ring import DaemonRing
@@ -39,13 +41,13 @@ class Recovery:
         loop: Loop,
         streams: Streams,
         dispatcher: Dispatcher,
-        lifecycle: Lifecycle,
+        outcomes: Outcomes,
         journal: Journal,
         instance: str,
         scratch: Path,
     ) -> None:
         self._loop, self._streams, self._dispatcher = loop, streams, dispatcher
-        self._lifecycle, self._journal = lifecycle, journal
+        self._outcomes, self._journal = outcomes, journal
         self._instance, self._scratch = instance, scratch
 
     def run(self) -> None:
@@ -64,9 +66,10 @@ class Recovery:
                     stream=name,
                     reason=str(error) if isinstance(error, OmewdError) else repr(error),
                 )
-        rings = {holding.shared_memory for holding in self._streams.open.values()}
+        rings = {ring.shared_memory for holding in self._streams.open.values() for ring in holding.rings}
         for path in Path("/dev/shm").glob(f"{self._instance}-*"):
-            number, _, name = path.name.removeprefix(f"{self._instance}-").partition("-")
+            number, _, source_and_name = path.name.removeprefix(f"{self._instance}-").partition("-")
+            name = source_and_name.partition("-")[2]
             if number.isdecimal():
                 self._streams.count_from(int(number))
             if path.lstat().st_uid != os.geteuid() or f"/{path.name}" in rings or path == self._scratch:
@@ -88,18 +91,19 @@ class Recovery:
             try:
                 holding = self._holding(entry, time.monotonic_ns())
             except FileNotFoundError:
-                log.error("the ring of a stream is gone", stream=name, ring=entry["shared_memory"])
+                log.error("a ring of a stream is gone", stream=name, rings=entry["shared_memory"])
             else:
                 if holding is None:  # it was complete
                     self._have_cleaned_up(name, entry, "sweep")
                     return
         else:
-            log.error("the machine was restarted, and the ring of a stream is gone", stream=name)
+            log.error("the machine was restarted, and the rings of a stream are gone", stream=name)
         if holding is None:
             self._have_cleaned_up(name, entry, "recover")
             return
         self._streams.adopt(holding)
-        self._loop.watch(holding.to_daemon, holding.hush)
+        for ring in holding.rings:
+            self._loop.watch(ring.to_daemon, ring.hush)
         stream = holding.stream
         log.warning(
             "stream taken over",
@@ -112,31 +116,40 @@ class Recovery:
 
     @staticmethod
     def _holding(entry: dict[str, Any], now_ns: int) -> Holding | None:
-        """What an open stream holds, made from its ring; None if the stream was complete.
+        """What an open stream holds, made from its rings; None if the stream was complete.
 
-        Raises FileNotFoundError if the ring is gone, OmewdError ``bad_ring`` if it is damaged; it stays as it is then.
+        Raises FileNotFoundError if a ring is gone, OmewdError ``bad_ring`` if one is damaged; they stay as they are.
         """
-        name = entry["shared_memory"]
-        descriptor = shared_memory.reopen(name)
+        spec = StreamSpec.parse(entry["spec"])
         with contextlib.ExitStack() as undo:
-            undo.callback(os.close, descriptor)
-            segment = Segment.open(os.dup(descriptor), owner=os.geteuid(), writable=True)
-            undo.callback(segment.close)
-            if segment.geometry.epoch != entry["epoch"]:
-                raise OmewdError("bad_ring", f"its ring {name} is of another stream")
-            ring = DaemonRing(segment)
-            if ring.state == STATE_DONE:
+            held, rings = [], []
+            for name in entry["shared_memory"]:
+                descriptor = shared_memory.reopen(name)
+                undo.callback(os.close, descriptor)
+                segment = Segment.open(os.dup(descriptor), owner=os.geteuid(), writable=True)
+                undo.callback(segment.close)
+                if segment.geometry.epoch != entry["epoch"]:
+                    raise OmewdError("bad_ring", f"its ring {name} is of another stream")
+                rings.append(DaemonRing(segment))
+                held.append((name, descriptor, segment))
+            if not rings or len(rings) != spec.sources:
+                raise OmewdError("bad_journal", f"it has {len(rings)} rings for {spec.sources} sources")
+            if any(ring.state == STATE_DONE for ring in rings):
                 return None
-            spec = StreamSpec.parse(entry["spec"])
             dataset, root = Path(entry["dataset"]), Path(entry["root"])
-            number, backend = entry["id"], entry["backend"]
-            stream = Stream(number, spec, backend, segment.geometry, dataset, root, started_ns=now_ns)
-            ring.resume()
-            stream.resume(ring, now_ns)
-            bells = doorbells()
+            number, backend, geometry = entry["id"], entry["backend"], held[0][2].geometry
+            stream = Stream.of(number, spec, backend, geometry, dataset, root, started_ns=now_ns)
+            for ring in rings:
+                ring.resume()
+            stream.resume(rings, now_ns)
+            bells = []
+            for _ in held:
+                bells.append(doorbells())
+                undo.callback(close_all, list(bells[-1]))
             undo.pop_all()
-        holding = Holding(stream, name, descriptor, *bells)
-        holding.segment, holding.allocated_bytes = segment, segment.geometry.total_bytes
+        holding = Holding(stream, [])
+        for (name, descriptor, segment), pair in zip(held, bells, strict=True):
+            holding.rings.append(HeldRing(name, descriptor, *pair, segment.geometry.total_bytes, segment))
         holding.place = Path(entry["place"]) if entry["place"] else None
         holding.leftovers = entry["leftovers"]
         return holding
@@ -155,14 +168,16 @@ class Recovery:
             spec=entry["spec"] if kind == "recover" else None,
         )
         self._dispatcher.submit(job)
-        self._lifecycle.on_done[job.id] = lambda: self._journal.remove(name)
+        self._outcomes.on_done[job.id] = lambda: self._journal.remove(name)
 
 
 def resume_failed(holding: Holding, now_ns: int) -> None:
-    """The cause of a failure is mended: write what is still in the stream's ring."""
-    assert holding.segment is not None
-    ring = DaemonRing(holding.segment)
-    ring.revive()
-    ring.resume()
-    holding.stream.revive(ring, now_ns)
+    """The cause of a failure is mended: write what is still in the stream's rings."""
+    rings = []
+    for held in holding.rings:
+        assert held.segment is not None
+        rings.append(DaemonRing(held.segment))
+        rings[-1].revive()
+        rings[-1].resume()
+    holding.stream.resume(rings, now_ns)
     log.info("stream resumed", stream=holding.stream.spec.name, in_flight=holding.stream.in_flight)

@@ -10,11 +10,13 @@ import structlog
 
 from omewd import __version__
 from omewd.control.messages import MAX_MESSAGE_BYTES, Message
+from omewd.daemon.annotations import Annotations
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.dispatcher import Dispatcher
 from omewd.daemon.lifecycle import Lifecycle
 from omewd.daemon.recovery import resume_failed
 from omewd.daemon.server import ControlServer, Peer
+from omewd.daemon.source import Source
 from omewd.daemon.stream import State, Stream
 from omewd.daemon.streams import Streams
 from omewd.daemon.supervisor import Supervisor
@@ -39,8 +41,10 @@ class Requests:
         lifecycle: Lifecycle,
         server: ControlServer,
         waiters: Waiters,
+        annotations: Annotations,
     ) -> None:
         self._waiters = waiters
+        self._annotations = annotations
         self._config = config
         self._streams = streams
         self._dispatcher = dispatcher
@@ -61,18 +65,26 @@ class Requests:
             case "resume_stream":
                 return self._resume_stream(message.get("name"), now)
             case "attach":
-                self._attach(peer, message.get("name"))
+                self._attach(peer, message.get("name"), message.get("source"))
             case "reattach":
                 self._reattach(peer, message)
             case "finish":
                 return self._finish(peer, now)
+            case "view":
+                self._view(peer, message.get("name"), message.get("source"))
+            case "set_metadata":
+                stream = self._streams.named(message.get("name"))
+                self._annotations.add(peer, stream, message.get("namespace"), message.get("mapping"))
             case "wait":
-                self._waiters.add(peer, self._streams.named(message.get("name"), message.get("id")))
+                stream = self._streams.named(message.get("name"), message.get("id"))
+                number = message.get("source")
+                self._waiters.add(peer, stream, None if number is None else self._source(stream, number).number)
             case other:
                 raise OmewdError(
                     "bad_message",
                     f"there is no request {str(other)[:80]!r}",
-                    "Requests are status, start_stream, stop_stream, resume_stream, attach, reattach, finish and wait",
+                    "Requests are status, start_stream, stop_stream, resume_stream, attach, reattach, view, finish, "
+                    "wait and set_metadata",
                 )
         return None  # the reply comes later, or has been sent
 
@@ -122,7 +134,11 @@ class Requests:
         holding = self._streams.open.get(stream.id)
         if holding is not None and stream.settled:
             self._streams.release(holding)
-            log.warning("the ring of a failed stream is let go", stream=stream.spec.name, lost=stream.lost[:10])
+            log.warning(
+                "the ring of a failed stream is let go",
+                stream=stream.spec.name,
+                lost=[source.lost[:10] for source in stream.sources],
+            )
         elif holding is not None:
             if stream.state is State.STARTING:
                 self._lifecycle.fail(
@@ -143,50 +159,97 @@ class Requests:
         resume_failed(holding, now_ns)
         return stream.status(now_ns)
 
-    def _attach(self, peer: Peer, name: object) -> None:
+    @staticmethod
+    def _source(stream: Stream, wish: object) -> Source:
+        """The source of that name or number, or the only one; raises OmewdError ``unknown_source``."""
+        names = stream.spec.source_names
+        if wish is None and len(names) == 1:
+            return stream.sources[0]
+        if isinstance(wish, str) and stream.spec.source_axis is not None and wish in names:
+            return stream.sources[names.index(wish)]
+        number = int(wish) if isinstance(wish, str) and wish.isdecimal() and len(wish) < 4 else wish
+        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(names):
+            return stream.sources[number]
+        known = f"{', '.join(names)} (or 0 to {len(names) - 1})" if stream.spec.source_axis is not None else "one"
+        raise OmewdError(
+            "unknown_source",
+            f"stream {stream.spec.name!r} has no source {str(wish)[:80]!r}; it has {known}"
+            if wish is not None
+            else f"stream {stream.spec.name!r} has several sources: {known}",
+            "Say which one: source=",
+        )
+
+    def _attach(self, peer: Peer, name: object, wish: object) -> None:
         stream = self._streams.named(name)
+        source = self._source(stream, wish)
         holding = self._streams.open.get(stream.id)
         if peer.attached is not None:
             raise OmewdError("producer_exists", "this connection is a producer already")
-        if holding is None or stream.state is not State.ACTIVE:
+        if holding is None or stream.state is not State.ACTIVE or not source.is_open:
+            ended_by = source.ended_by or stream.ended_by
             raise OmewdError(
                 "stream_stopped",
-                f"stream {stream.spec.name!r} takes no frames: it is {stream.state.value}"
-                + (f" ({stream.ended_by})" if stream.ended_by else ""),
+                f"stream {stream.spec.name!r} takes no frames{f' of {source.name!r}' if source.name else ''}: "
+                f"it is {stream.state.value}" + (f" ({ended_by})" if ended_by else ""),
                 "Start a new stream",
             )
-        descriptor = self._streams.attach(holding, peer)
+        descriptor = self._streams.attach(holding, source.number, peer)
+        ring = holding.rings[source.number]
         try:
-            reply = stream.status(time.monotonic_ns())
-            self._server.reply(peer, reply, (descriptor, holding.to_daemon, holding.to_producer))
+            reply = {**stream.status(time.monotonic_ns()), "source": source.number}
+            self._server.reply(peer, reply, (descriptor, ring.to_daemon, ring.to_producer))
         finally:
             os.close(descriptor)
-        log.info("producer attached", stream=stream.spec.name, pid=peer.pid)
+        log.info("producer attached", stream=stream.spec.name, source=source.name, pid=peer.pid)
 
     def _reattach(self, peer: Peer, message: Message) -> None:
         """A producer goes on with a ring that it has; new doorbells are all it needs."""
         stream = self._streams.named(message.get("name"), message.get("id"))
+        source = self._source(stream, message.get("source"))
         holding = self._streams.open.get(stream.id)
-        if holding is None or stream.geometry.epoch != message.get("epoch"):
+        if holding is None or stream.epoch != message.get("epoch"):
             raise OmewdError("stream_stopped", f"stream {stream.spec.name!r} has ended, or it is another one now")
-        self._streams.reattach(holding, peer)
-        self._server.reply(peer, stream.status(time.monotonic_ns()), (holding.to_daemon, holding.to_producer))
-        log.info("producer is back", stream=stream.spec.name, pid=peer.pid)
+        self._streams.reattach(holding, source.number, peer)
+        ring = holding.rings[source.number]
+        self._server.reply(peer, stream.status(time.monotonic_ns()), (ring.to_daemon, ring.to_producer))
+        log.info("producer is back", stream=stream.spec.name, source=source.name, pid=peer.pid)
+
+    def _view(self, peer: Peer, name: object, wish: object) -> None:
+        """Whoever may connect may look: at the ring, which they can't write, and at where the dataset is."""
+        stream = self._streams.named(name)
+        source = self._source(stream, wish)
+        holding = self._streams.open.get(stream.id)
+        reply = {
+            **stream.status(time.monotonic_ns()),
+            "source": source.number,
+            "backend": stream.backend,
+            "spec": stream.spec.model_dump(mode="json"),
+        }
+        if holding is None or source.ring is None:
+            self._server.reply(peer, reply)
+            return
+        descriptor = os.open(f"/dev/shm{holding.rings[source.number].shared_memory}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._server.reply(peer, reply, (descriptor,))
+        finally:
+            os.close(descriptor)
 
     def _finish(self, peer: Peer, now_ns: int) -> Message:
-        holding = None if peer.attached is None else self._streams.open.get(peer.attached)
+        holding = None if peer.attached is None else self._streams.open.get(peer.attached[0])
+        number = None if peer.attached is None else peer.attached[1]
         peer.attached = None
         if holding is None:
             return {}
-        self._lifecycle.stop(holding, "the producer closed the stream", now_ns)
+        self._lifecycle.stop(holding, "the producer closed the stream", now_ns, number)
         return holding.stream.status(now_ns)
 
     def peer_gone(self, peer: Peer) -> None:
         self._waiters.forget(peer)
-        holding = None if peer.attached is None else self._streams.open.get(peer.attached)
-        if holding is None:
+        holding = None if peer.attached is None else self._streams.open.get(peer.attached[0])
+        if holding is None or peer.attached is None:
             return
+        number = peer.attached[1]
         peer.attached = None
-        holding.producer = None
-        if not self._streams.producer_lives(holding):  # else it has only hung up, and comes back
-            self._lifecycle.producer_lost(holding, time.monotonic_ns())
+        holding.rings[number].producer = None
+        if not holding.rings[number].producer_lives:  # else it has only hung up, and comes back
+            self._lifecycle.producer_lost(holding, number, time.monotonic_ns())

@@ -15,15 +15,18 @@ from pathlib import Path
 
 import structlog
 
+from omewd.control.jobs import NO_STREAM
 from omewd.control.profiling import profiled
 from omewd.daemon import shared_memory
+from omewd.daemon.annotations import Annotations
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.dispatcher import Dispatcher
 from omewd.daemon.fence import fence, writers_lock
 from omewd.daemon.journal import InstanceLock, Journal, instance_name
-from omewd.daemon.lifecycle import NO_STREAM, Lifecycle
+from omewd.daemon.lifecycle import Lifecycle
 from omewd.daemon.loop import Loop
 from omewd.daemon.notify import Notifier
+from omewd.daemon.outcomes import Outcomes
 from omewd.daemon.recovery import Recovery
 from omewd.daemon.requests import Requests
 from omewd.daemon.server import ControlServer
@@ -70,17 +73,26 @@ class Daemon:
             start_timeout_s=config.start_timeout_s,
         )
         waiters = Waiters(self._server)
+        annotations = Annotations(self._dispatcher, self._server)
         self._lifecycle = Lifecycle(
-            self._loop, self._streams, self._dispatcher, self._supervisor, self._server, waiters
+            self._loop, self._streams, self._dispatcher, self._supervisor, self._server, waiters, annotations
         )
+        self._outcomes = Outcomes(self._streams, self._dispatcher, self._lifecycle, annotations)
         self._requests = Requests(
-            config, self._streams, self._dispatcher, self._supervisor, self._lifecycle, self._server, waiters
+            config,
+            self._streams,
+            self._dispatcher,
+            self._supervisor,
+            self._lifecycle,
+            self._server,
+            waiters,
+            annotations,
         )
         self._recovery = Recovery(
             self._loop,
             self._streams,
             self._dispatcher,
-            self._lifecycle,
+            self._outcomes,
             self._journal,
             self._instance,
             self._scratch,
@@ -98,7 +110,7 @@ class Daemon:
         try:
             self._catch_signals()
             self._recovery.run()
-            self._supervisor.start(self._lifecycle.writer_said, self._lifecycle.writer_died)
+            self._supervisor.start(self._outcomes.writer_said, self._outcomes.writer_died)
             self._await_first_writer()
             config = self._config
             self._server.start(config.socket, config.group, self._requests.handle, self._requests.peer_gone)
@@ -160,7 +172,7 @@ class Daemon:
         now = time.monotonic_ns()
         if self._supervisor.broken:
             log.error("no writer can be started any more: giving up")
-            self._lifecycle.give_up_all(OmewdError("no_writers", "no writer process can be started any more"), now)
+            self._outcomes.give_up_all(OmewdError("no_writers", "no writer process can be started any more"), now)
             self._exit_status = EXIT_ERROR
             return True
         if not self._lifecycle.stopping:
@@ -186,7 +198,8 @@ class Daemon:
         self._server.close()
         self._supervisor.close()
         for holding in list(self._streams.open.values()):
-            self._loop.forget(holding.to_daemon)
+            for ring in holding.rings:
+                self._loop.forget(ring.to_daemon)
             if self._config.ephemeral:
                 self._streams.release(holding)
             else:
@@ -221,7 +234,7 @@ class Daemon:
         self._supervisor.fill()
         self._server.listen_again(now_ns)
         self._lifecycle.give_jobs(now_ns)
-        rung = [holding.stream.listen() for holding in self._streams.open.values()]
+        rung = [source.listen() for holding in self._streams.open.values() for source in holding.stream.sources]
         self._more = any(rung)
         self._tell_systemd(now_ns)
 

@@ -29,13 +29,13 @@ _UCRED = struct.Struct("3i")
 
 
 class Peer:
-    """One connected client. ``attached``: the id of the stream whose producer it is."""
+    """One connected client. ``attached``: (the stream's id, the source's number) whose producer it is."""
 
     def __init__(self, channel: socket.socket, pid: int, uid: int) -> None:
         self.channel = channel
         self.pid = pid
         self.uid = uid
-        self.attached: int | None = None
+        self.attached: tuple[int, int] | None = None
         self.open = True
 
 

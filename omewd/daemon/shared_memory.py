@@ -36,15 +36,15 @@ def create(name: str, geometry: Geometry) -> int:
     return fd
 
 
-def check_room(geometry: Geometry) -> None:
-    """Raise OmewdError ``no_shared_memory`` if a ring is sure not to fit.
+def check_room(size_bytes: int) -> None:
+    """Raise OmewdError ``no_shared_memory`` if rings of that size are sure not to fit.
 
     Past the machine's memory it is not an error that comes, but the kernel's out-of-memory killer.
     """
     room = os.statvfs("/dev/shm")
     for free, where in ((room.f_bavail * room.f_frsize, "in /dev/shm"), (available_memory_bytes(), "of memory")):
-        if geometry.total_bytes > free:
-            raise _no_room(geometry, f"{free / 2**20:.1f} MiB are free {where}")
+        if size_bytes > free:
+            raise _no_room(size_bytes, f"{free / 2**20:.1f} MiB are free {where}")
 
 
 def allocate(fd: int, geometry: Geometry, done_bytes: int) -> int:
@@ -56,14 +56,14 @@ def allocate(fd: int, geometry: Geometry, done_bytes: int) -> int:
     try:
         os.posix_fallocate(fd, done_bytes, step)
     except OSError as error:
-        raise _no_room(geometry, f"{error.strerror} after {done_bytes / 2**20:.1f} MiB") from error
+        raise _no_room(geometry.total_bytes, f"{error.strerror} after {done_bytes / 2**20:.1f} MiB") from error
     return done_bytes + step
 
 
-def _no_room(geometry: Geometry, why: str) -> OmewdError:
+def _no_room(size_bytes: int, why: str) -> OmewdError:
     return OmewdError(
         "no_shared_memory",
-        f"there is no room for the ring of {geometry.total_bytes / 2**20:.1f} MiB: {why}",
+        f"there is no room for the ring of {size_bytes / 2**20:.1f} MiB: {why}",
         "Free memory, make /dev/shm larger, or ask for fewer ring slots",
     )
 

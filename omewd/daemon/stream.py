@@ -1,41 +1,31 @@
-"""One open stream as the daemon sees it: its ring, which units are done, and what it says of itself.
+"""One open stream as the daemon sees it: its sources, its state, and what it says of itself.
 
     STARTING ──► ACTIVE ──► DRAINING ──► FINALIZING ──► DONE
         │           │           │             │
         └───────────┴───────────┴─────────────┴───────► FAILED (with the reason)
 
-STARTING: memory is allocated, the dataset made. ACTIVE: frames are taken. DRAINING: no more frames are
-taken, the units that are there get written. FINALIZING: true shape and metadata. No I/O but the ring's.
+STARTING: memory is allocated, the dataset made. ACTIVE: a source takes frames. DRAINING: none does any
+more, the units that are there get written. FINALIZING: true shape and metadata. No I/O but the rings'.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
-from itertools import groupby, islice
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from omewd.control.faultpoints import point
-from omewd.control.jobs import Job
-from omewd.daemon.config import JOB_BYTES
+from omewd.daemon.source import Source
 from omewd.errors import OmewdError, stream_failed
-from omewd.model.plan import Plan
-from omewd.model.spec import DIRECT, StreamSpec
+from omewd.model.spec import StreamSpec
 from omewd.model.waits import Histogram, RecentWaits, Waits, summary
 from omewd.ring.daemon_ring import DaemonRing
-from omewd.ring.layout import STATE_FAILED, STATE_OPEN, UNSET, Geometry
+from omewd.ring.layout import STATE_FAILED, Geometry
 
-_RUNS_IN_STATUS = 50
-_JOB_UNITS = 1024
-# What keeps a job within a message; a unit with more changes than this has the last kind to its end.
-_KINDS_IN_JOB = 500
 _LOSS = re.compile(r"; (all \d+ received frames are written|\d+ of \d+ received frames are missing: .*)$")
+_RUNS_TOLD = 10
 
 
 class State(StrEnum):
@@ -59,11 +49,10 @@ class Stream:
     id: int
     spec: StreamSpec
     backend: str
-    geometry: Geometry
     dataset: Path
     root: Path
     started_ns: int
-    ring: DaemonRing | None = None
+    sources: list[Source]
     state: State = State.STARTING
     settled: bool = False
     was_active: bool = False
@@ -71,76 +60,65 @@ class Stream:
     error: OmewdError | None = None
     ended_by: str = ""
     ended_ns: int | None = None
-    first_frame_ns: int | None = None
-    producer_pid: int | None = None
-
-    received: int = 0
-    written: int = 0
-    gaps: dict[str, int] = field(default_factory=lambda: {"skipped": 0, "dropped": 0})
-    stored_bytes: int = 0
-    lost: tuple[tuple[int, int], ...] = ()
     retries: int = 0
     paused: OmewdError | None = None
     disk_free_bytes: int | None = None
     disk_io: str | None = None
     waits: RecentWaits = field(default_factory=RecentWaits)
 
-    next_unit: int = 0
-    incomplete_unit: int = 0
-    done_below: int = 0
-    done: dict[int, int] = field(default_factory=dict)
-    _stored_below: int = 0
+    @classmethod
+    def of(
+        cls,
+        number: int,
+        spec: StreamSpec,
+        backend: str,
+        geometry: Geometry,
+        dataset: Path,
+        root: Path,
+        *,
+        started_ns: int,
+    ) -> Stream:
+        """A stream with its sources; all of them have a ring of the same ``geometry``."""
+        sources = [Source(number, source, spec, backend, geometry) for source in range(spec.sources)]
+        return cls(number, spec, backend, dataset, root, started_ns, sources)
 
-    @cached_property
-    def plan(self) -> Plan:
-        """Its write units."""
-        return Plan.of(self.spec, self.backend)
+    @property
+    def epoch(self) -> int:
+        return self.sources[0].geometry.epoch
 
-    @cached_property
-    def shards(self) -> Plan | None:
-        """Its shards, where they are more than a write unit."""
-        return Plan.of(self.spec) if self.backend == DIRECT and self.spec.sharded else None
+    @property
+    def ring_bytes(self) -> int:
+        """Bytes of all its rings."""
+        return sum(source.geometry.total_bytes for source in self.sources)
+
+    @property
+    def has_rings(self) -> bool:
+        return all(source.ring is not None for source in self.sources)
 
     def write_with(self, backend: str, geometry: Geometry) -> None:
         """Take another backend, before anything is made."""
-        self.backend, self.geometry = backend, geometry
-        for fact in ("plan", "shards"):
-            self.__dict__.pop(fact, None)
+        self.backend = backend
+        for source in self.sources:
+            source.write_with(backend, geometry)
 
-    def resume(self, ring: DaemonRing, now_ns: int) -> None:
-        """Go on where another daemon was; ``ring`` has been resumed."""
-        progress = ring.progress
-        self.ring = ring
-        if self.spec.durability == "fsync":
-            ring.note_durable()
+    def resume(self, rings: list[DaemonRing], now_ns: int) -> None:
+        """Go on where another daemon was, or after a failure; ``rings`` have been resumed."""
+        for source, ring in zip(self.sources, rings, strict=True):
+            source.resume(ring, now_ns)
+        self.settled, self.error, self.ended_ns, self.paused = False, None, None, None
         self.was_active = True
-        self.next_unit = self.done_below = progress.units
-        self.received = progress.frames
-        self.gaps = {"skipped": progress.skipped, "dropped": progress.dropped}
-        self.written = progress.frames - progress.skipped - progress.dropped
-        self.stored_bytes = self._stored_below = progress.stored_bytes
-        self.producer_pid = ring.producer or None
-        self.state = State.ACTIVE if ring.state == STATE_OPEN else State.DRAINING
-        self.incomplete_unit = self.plan.units_complete(self.received)
-        self._count(now_ns)
-        if self.state is State.DRAINING:
-            self.incomplete_unit = self.plan.units_with(self.received)
-            self.ended_by = "all frames received" if self.received == self.plan.frames_total else "it was stopped"
-        if ring.state == STATE_FAILED:
+        self.state = State.ACTIVE
+        self._drain_if_ended()
+        failed = next((ring for ring in rings if ring.state == STATE_FAILED), None)
+        if failed is not None:
             self.state = State.FAILED
-            self.error = ring.failure or stream_failed("it failed, and the reason was lost with the last daemon")
+            self.error = failed.failure or stream_failed("it failed, and the reason was lost with the last daemon")
             self.ended_by = "failure"
 
     @property
     def has_kept_frames(self) -> bool:
-        """It has failed, and frames that are not on disk are still in its ring."""
-        return self.state is State.FAILED and bool(self.lost) and self.ring is not None
-
-    def revive(self, ring: DaemonRing, now_ns: int) -> None:
-        """After a failure: try again to write what is in the ring; ``ring`` has been resumed."""
-        self.settled, self.error, self.lost, self.ended_ns, self.paused = False, None, (), None, None
-        self.done.clear()
-        self.resume(ring, now_ns)
+        """It has failed, and frames that are not on disk are still in its rings."""
+        return self.state is State.FAILED and any(source.lost for source in self.sources) and self.has_rings
 
     # -- frames in ------------------------------------------------------------------------------
 
@@ -149,61 +127,32 @@ class Stream:
         return self.state is State.ACTIVE
 
     def poll(self, now_ns: int) -> None:
-        """Take note of new frames; with the last declared one the stream drains. Raises OmewdError ``bad_ring``."""
-        if self.ring is None or not self.takes_frames:
-            return
-        self.ring.poll()
-        self._count(now_ns)
-        if self.received == self.plan.frames_total:
-            self.stop("", now_ns)
+        """Take note of new frames; with the last declared ones the stream drains. Raises OmewdError ``bad_ring``."""
+        if self.takes_frames:
+            for source in self.sources:
+                source.poll(now_ns)
+            self._drain_if_ended()
 
-    def listen(self) -> bool:
-        """Say at which frame the producer is to ring, once jobs are given out; returns whether it is there already.
-
-        Where units wait for a writer, that one's answer is what is waited for: a wake-up for each frame would only
-        take time from it.
-        """
-        if self.ring is None or not self.takes_frames:
-            return False
-        waits = self.next_unit < self.incomplete_unit
-        return self.ring.ring_at(UNSET if waits else self.plan.last_frame(self.incomplete_unit) + 1)
-
-    def _count(self, now_ns: int) -> None:
-        assert self.ring is not None
-        if self.ring.frontier == self.received:
-            return
-        total = self.plan.frames_total
-        if total is not None and self.ring.frontier > total:
-            raise OmewdError("bad_ring", f"{self.ring.frontier} frames in the ring, {total} were declared")
-        if self.first_frame_ns is None:
-            self.first_frame_ns = now_ns
-        for _, count, kind in self.ring.gaps(self.received, self.ring.frontier):
-            self.gaps[kind] += count
-        self.received = self.ring.frontier
-        self.incomplete_unit = self.plan.units_complete(self.received)
-
-    def stop(self, why: str, now_ns: int) -> None:
-        """Take no more frames; what has been published by now is written."""
+    def stop(self, why: str, now_ns: int, source: Source | None = None) -> None:
+        """Take no more frames, or none of one source; what has been published by now is written."""
         if not self.takes_frames:
             return
-        assert self.ring is not None
-        self.ring.stop()
-        point("daemon: ring stopped")
-        self._count(now_ns)
-        self.incomplete_unit = self.plan.units_with(self.received)  # the last ones may stay short
-        self.state = State.DRAINING
-        self.ended_by = "all frames received" if self.received == self.plan.frames_total else why
+        for each in self.sources if source is None else [source]:
+            each.stop(why, now_ns)
+        self._drain_if_ended()
+
+    def _drain_if_ended(self) -> None:
+        if not any(source.is_open for source in self.sources):
+            self.state = State.DRAINING
+            reasons = dict.fromkeys(source.ended_by for source in self.sources)
+            self.ended_by = ", ".join(reasons)
 
     def fail(self, error: OmewdError, now_ns: int) -> None:
-        """End in failure; the reason is left where the producer finds it at its next call."""
+        """End in failure; the reason is left where the producers find it at their next call."""
         if self.state in (State.DONE, State.FAILED):
             return
-        if self.ring is not None:
-            if self.takes_frames and error.code != "bad_ring":
-                with contextlib.suppress(OmewdError):  # a damaged ring must not hide the first reason
-                    self.ring.stop()
-                    self._count(now_ns)
-            self.ring.fail(error)
+        for source in self.sources:
+            source.fail(error, now_ns)
         self.state = State.FAILED
         self.error = error
         self.ended_by = self.ended_by or "failure"
@@ -211,55 +160,9 @@ class Stream:
     # -- units out ------------------------------------------------------------------------------
 
     @property
-    def in_flight(self) -> int:
-        """Frames that were handed over and are neither on disk nor given up."""
-        return self.received - self.written - sum(self.gaps.values()) - sum(count for _, count in self.lost)
-
-    def take_job(self, number: Callable[[], int], writers: int) -> Job | None:
-        """The next write units that are complete (or will not get more), as a job.
-
-        One unit; of small ones this writer's share of what is ready, so that they share the disk's latency.
-        """
-        ready = self.incomplete_unit - self.next_unit
-        if self.state not in (State.ACTIVE, State.DRAINING) or ready <= 0 or self.paused is not None:
-            return None
-        assert self.ring is not None
-        units = max(1, min(ready // writers, JOB_BYTES // self.unit_bytes(), _JOB_UNITS))
-        unit = self.next_unit
-        self.next_unit += units
-        first, last = self.plan.first_frame(unit), self.plan.last_frame(unit + units - 1)
-        gaps = self.ring.gaps(first, min(last + 1, self.received))
-        runs = groupby(gaps, key=itemgetter(2))  # a kind is named where it changes
-        kinds = tuple((next(run)[0], kind) for kind, run in islice(runs, _KINDS_IN_JOB))
-        return Job(
-            id=number(),
-            stream=self.id,
-            kind="write",
-            unit=unit,
-            units=units,
-            sequence=self.ring.map.released_below(first),
-            sequence_end=self.ring.map.released_below(last + 1),
-            frontier=self.received,
-            gap_kinds=kinds,
-        )
-
-    def written_to_disk(self, job: Job, frames: int, stored_bytes: int) -> bool:
-        """A job's units are on disk; returns whether slots were given back to the producer."""
-        assert self.ring is not None
-        self.written += frames
-        self.stored_bytes += stored_bytes
-        # A job's bytes stand by its last unit: it counts as a whole once that is done.
-        self.done.update(dict.fromkeys(range(job.unit, job.unit + job.units), 0))
-        self.done[job.unit + job.units - 1] = stored_bytes
-        while self.done_below in self.done:
-            self._stored_below += self.done.pop(self.done_below)
-            self.done_below += 1
-        return self.ring.release_below(
-            self.safe_below,
-            durable=self.spec.durability == "fsync",
-            units=self.done_below,
-            stored_bytes=self._stored_below,
-        )
+    def gives_jobs(self) -> bool:
+        """Whether write units may be given to writers."""
+        return self.state in (State.ACTIVE, State.DRAINING) and self.paused is None
 
     def note_waits(self, packed: dict[str, Any], done_ns: int, now_ns: int) -> None:
         """Take in where a job's frames have waited; the job was done at ``done_ns``."""
@@ -270,58 +173,69 @@ class Stream:
         self.waits.add(waits, now_ns)
 
     @property
-    def safe_below(self) -> int:
-        """All frame indexes below are in units that are done."""
-        total = self.plan.units_total
-        if total is not None and self.done_below >= total:
-            return self.received
-        return min(self.plan.first_frame(self.done_below), self.received)
-
-    @property
     def drained(self) -> bool:
         """Nothing is left to write of a stream that takes no more frames."""
-        return self.state is State.DRAINING and self.done_below == self.next_unit == self.incomplete_unit
+        return self.state is State.DRAINING and all(source.drained for source in self.sources)
 
-    def find_lost(self) -> None:
-        """Of a failed stream: the frames in units that did not get done."""
-        assert self.ring is not None
-        runs: list[tuple[int, int]] = []
-        for piece in self.ring.map.pieces(self.safe_below, self.received):
-            for frame in range(piece.frame, piece.frame + piece.count):
-                unit = self.plan.unit_of(frame)
-                if unit < self.done_below or unit in self.done:
-                    continue
-                if runs and sum(runs[-1]) == frame:
-                    runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-                else:
-                    runs.append((frame, 1))
-        self.lost = tuple(runs)
+    @property
+    def received(self) -> int:
+        return sum(source.received for source in self.sources)
+
+    @property
+    def written(self) -> int:
+        return sum(source.written for source in self.sources)
+
+    @property
+    def gaps(self) -> int:
+        return sum(sum(source.gaps.values()) for source in self.sources)
+
+    @property
+    def in_flight(self) -> int:
+        """Frames that were handed over and are neither on disk nor given up."""
+        return sum(source.in_flight for source in self.sources)
+
+    @property
+    def safe_below(self) -> tuple[int, ...]:
+        """For each source: all frame indexes below are in units that are done."""
+        return tuple(source.safe_below for source in self.sources)
 
     def tell_loss(self) -> None:
-        """Find what is lost of a failed stream, and say so in its error, also to the producer."""
-        assert self.ring is not None
+        """Find what is lost of a failed stream, and say so in its error, also to the producers."""
         assert self.error is not None
-        self.find_lost()
-        count = sum(n for _, n in self.lost)
+        told = []
+        for source in self.sources:
+            source.find_lost()
+            runs = ", ".join(
+                f"{first}-{first + n - 1}" if n > 1 else str(first) for first, n in source.lost[:_RUNS_TOLD]
+            )
+            if runs:
+                more = ", …" if len(source.lost) > _RUNS_TOLD else ""
+                told.append(f"{source.name}: {runs}{more}" if source.name else f"{runs}{more}")
         reason = _LOSS.sub("", self.error.message)  # a daemon before this one may have said so already
         text = f"{reason}; all {self.received} received frames are written"
-        if count:
-            runs = ", ".join(f"{first}-{first + n - 1}" if n > 1 else str(first) for first, n in self.lost[:10])
-            more = ", …" if len(self.lost) > 10 else ""
-            text = f"{reason}; {count} of {self.received} received frames are missing: {runs}{more}"
+        if told:
+            count = sum(n for source in self.sources for _, n in source.lost)
+            text = f"{reason}; {count} of {self.received} received frames are missing: {'; '.join(told)}"
         self.error = OmewdError(self.error.code, text, self.error.remedy)
-        self.ring.fail(self.error)
-
-    def unit_bytes(self) -> int:
-        return self.spec.frame_bytes * _product(self.plan.extents)
+        for source in self.sources:
+            if source.ring is not None:
+                source.ring.fail(self.error)
 
     # -- what it says of itself -----------------------------------------------------------------
 
     def status(self, now_ns: int) -> dict[str, Any]:
         end = self.ended_ns or now_ns
-        seconds = (end - self.first_frame_ns) / 1e9 if self.first_frame_ns is not None else 0.0
+        first = min((s.first_frame_ns for s in self.sources if s.first_frame_ns is not None), default=None)
+        seconds = (end - first) / 1e9 if first is not None else 0.0
         written_bytes = self.written * self.spec.frame_bytes
-        used = self.ring.map.published - self.ring.released if self.ring is not None else 0
+        sources = [source.status() for source in self.sources]
+        frames: Counter[str] = Counter()
+        ring: Counter[str] = Counter()
+        for source in sources:
+            frames.update({name: count for name, count in source["frames"].items() if count is not None})
+            ring.update(source["ring"])
+        endless = any(source["frames"]["declared"] is None for source in sources)
+        stored_bytes = sum(source.stored_bytes for source in self.sources)
         return {
             "id": self.id,
             "name": self.spec.name,
@@ -331,59 +245,41 @@ class Stream:
             "dtype": self.spec.dtype,
             "frame_shape": list(self.spec.frame_shape),
             "frame_bytes": self.spec.frame_bytes,
+            "images": self.spec.images,
+            "levels": self.spec.levels,
             "backend": self.backend,
             "backend_reason": self.backend_reason,
             "compression": self.spec.compression,
             "backpressure": self.spec.backpressure,
             "durability": self.spec.durability,
-            "frames": {
-                "declared": self.plan.frames_total,
-                "received": self.received,
-                "written": self.written,
-                "gaps": sum(self.gaps.values()),
-                **self.gaps,
-                "lost": sum(count for _, count in self.lost),
-                "in_flight": self.in_flight,
-                "durable": self.safe_below if self.spec.durability == "fsync" else 0,
-            },
-            "lost": [list(run) for run in self.lost[:_RUNS_IN_STATUS]],
+            "frames": {**frames, "declared": None if endless else frames["declared"]},
+            "lost": [run for source in sources for run in source["lost"]],
             "kept_in_ring": self.has_kept_frames,
-            "ring": {
-                "slots": self.geometry.capacity,
-                "used": used,
-                "bytes": self.geometry.total_bytes,
-                "window": self.plan.window_frames,
-            },
+            "ring": dict(ring),
+            "sources": sources,
             "throughput": {
                 "seconds": round(seconds, 3),
                 "frames_per_s": round(self.written / seconds, 1) if seconds > 0 else 0.0,
                 "bytes_per_s": round(written_bytes / seconds) if seconds > 0 else 0,
                 "written_bytes": written_bytes,
-                "stored_bytes": self.stored_bytes,
+                "stored_bytes": stored_bytes,
             },
             "paused": self.paused.to_dict() if self.paused else None,
             "disk": {
                 "free_bytes": self.disk_free_bytes,
-                "lasts_s": self._disk_lasts_s(seconds),
+                "lasts_s": self._disk_lasts_s(stored_bytes, seconds),
                 "io": self.disk_io,
             },
             "waits": summary(self.waits.all),
             "recent_waits": summary(self.waits.recent(now_ns)),
             "retries": self.retries,
-            "producer": self.producer_pid,
+            "producer": next((source["producer"] for source in sources if source["producer"]), None),
             "ended_by": self.ended_by,
             "error": self.error.to_dict() if self.error else None,
         }
 
-    def _disk_lasts_s(self, seconds: float) -> float | None:
+    def _disk_lasts_s(self, stored_bytes: int, seconds: float) -> float | None:
         """How long the disk lasts at the rate of this stream so far."""
-        if self.disk_free_bytes is None or not self.stored_bytes or seconds <= 0:
+        if self.disk_free_bytes is None or not stored_bytes or seconds <= 0:
             return None
-        return round(self.disk_free_bytes / (self.stored_bytes / seconds), 1)
-
-
-def _product(numbers: tuple[int, ...]) -> int:
-    result = 1
-    for number in numbers:
-        result *= number
-    return result
+        return round(self.disk_free_bytes / (stored_bytes / seconds), 1)

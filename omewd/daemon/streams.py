@@ -5,26 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from omewd.control.faultpoints import point
-from omewd.control.messages import close_all
 from omewd.daemon import shared_memory
 from omewd.daemon.config import RING_TARGET_BYTES, ServeConfig, writer_need_bytes
+from omewd.daemon.holding import HeldRing, Holding, doorbells
 from omewd.daemon.journal import ACTIVE, STARTING, Journal, boot_id
 from omewd.daemon.server import Peer
 from omewd.daemon.stream import Stream
-from omewd.daemon.upkeep import Upkeep
 from omewd.errors import OmewdError
 from omewd.model.plan import Budget, Plan, choose_capacity
 from omewd.model.spec import DIRECT, StreamSpec
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import PAGE, Geometry, slot_header_stride, slot_stride
-from omewd.ring.segment import PRODUCER_BYTE, Segment, is_locked, try_lock
+from omewd.ring.segment import PRODUCER_BYTE, Segment, try_lock
 
 log = structlog.get_logger("streams")
 
@@ -32,41 +31,6 @@ MAX_OPEN_STREAMS = 256
 KEPT_ENDED_STREAMS = 64
 # Header pages of a ring, and what rounding to pages adds.
 _FIXED_BYTES = 4 * PAGE
-
-
-@dataclass
-class Holding:
-    """What the daemon holds for an open stream: its memory, its doorbells, its clients.
-
-    ``place``: where the dataset really is, symbolic links followed. ``leftovers``: it has replaced another one.
-    ``auto_name``: the number in a name that the daemon chose, 0 if it did not.
-    """
-
-    stream: Stream
-    shared_memory: str
-    descriptor: int
-    to_daemon: int
-    to_producer: int
-    request: Any = None
-    auto_name: int = 0
-    wants_memory: bool = False
-    allocated_bytes: int = 0
-    segment: Segment | None = None
-    starter: Peer | None = None
-    producer: Peer | None = None
-    place: Path | None = None
-    leftovers: bool = False
-    upkeep: Upkeep = field(default_factory=Upkeep)
-
-    def ring_producer(self) -> None:
-        """Wake a producer that waits for room, or for the end."""
-        with contextlib.suppress(BlockingIOError):  # it rings already
-            os.eventfd_write(self.to_producer, 1)
-
-    def hush(self) -> None:
-        """Take note of the producer's doorbell."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.to_daemon)
 
 
 class Streams:
@@ -117,7 +81,7 @@ class Streams:
     # -- memory --------------------------------------------------------------------------------
 
     def ring_bytes(self, without: Holding | None = None) -> int:
-        return sum(h.stream.geometry.total_bytes for h in self.open.values() if h is not without)
+        return sum(h.stream.ring_bytes for h in self.open.values() if h is not without)
 
     def writer_bytes(self, of_one_more: int = 0, without: Holding | None = None) -> int:
         """What the writers may hold beside the rings: each one unit at a time, in a few copies."""
@@ -168,7 +132,7 @@ class Streams:
             frames_total=Plan.of(spec).frames_total,
         )
         self._last_id += 1
-        stream = Stream(self._last_id, spec, backend, geometry, dataset, root, started_ns=now_ns)
+        stream = Stream.of(self._last_id, spec, backend, geometry, dataset, root, started_ns=now_ns)
         holding = self._hold(stream)
         holding.request, holding.auto_name = fields, auto_name
         self.open[stream.id] = holding
@@ -176,15 +140,20 @@ class Streams:
 
     def _hold(self, stream: Stream) -> Holding:
         """Make what an open stream holds, all of it or nothing."""
-        name = f"/{self._instance}-{stream.id}-{stream.spec.name}"
+        holding = Holding(stream, [])
         with contextlib.ExitStack() as undo:
             try:
-                descriptor = shared_memory.create(name, stream.geometry)
-                undo.callback(shared_memory.unlink, name)
-                undo.callback(os.close, descriptor)
-                bells = doorbells()
-                undo.callback(close_all, list(bells))
-                holding = Holding(stream, name, descriptor, *bells)
+                for source in stream.sources:
+                    name = f"/{self._instance}-{stream.id}-{source.number}-{stream.spec.name}"
+                    descriptor = shared_memory.create(name, source.geometry)
+                    undo.callback(shared_memory.unlink, name)
+                    try:
+                        ring = HeldRing(name, descriptor, *doorbells())
+                    except OSError:
+                        os.close(descriptor)
+                        raise
+                    undo.callback(ring.close)
+                    holding.rings.append(ring)
                 point("daemon: ring made")
                 self._write_journal(holding, STARTING)
                 point("daemon: journal written")
@@ -214,14 +183,14 @@ class Streams:
             "phase": phase,
             "boot": boot_id(),
             "id": stream.id,
-            "epoch": stream.geometry.epoch,
+            "epoch": stream.epoch,
             "spec": stream.spec.model_dump(mode="json"),
             "dataset": str(stream.dataset),
             "root": str(stream.root),
             "place": str(holding.place) if holding.place else None,
             "backend": stream.backend,
             "leftovers": holding.leftovers,
-            "shared_memory": holding.shared_memory,
+            "shared_memory": [ring.shared_memory for ring in holding.rings],
         }
         self._journal.write(stream.spec.name, entry)
 
@@ -241,18 +210,22 @@ class Streams:
         stream = holding.stream
         if backend == stream.backend:
             return
-        geometry = replace(stream.geometry, capacity=self._capacity(stream.spec, backend, without=holding))
-        os.ftruncate(holding.descriptor, geometry.total_bytes)
+        capacity = self._capacity(stream.spec, backend, without=holding)
+        geometry = replace(stream.sources[0].geometry, capacity=capacity)
+        for ring in holding.rings:
+            os.ftruncate(ring.descriptor, geometry.total_bytes)
         stream.write_with(backend, geometry)
 
     def _capacity(self, spec: StreamSpec, backend: str, without: Holding | None = None) -> int:
-        slot_bytes = slot_stride(spec.frame_bytes) + slot_header_stride(spec.frame_bytes)
+        """How many slots each ring of a stream gets: all of them are alike."""
+        rings = spec.sources
+        slot_bytes = rings * (slot_stride(spec.frame_bytes) + slot_header_stride(spec.frame_bytes))
         budget = self._config.memory_bytes
         return choose_capacity(
             Plan.of(spec, backend),
             slot_bytes,
             Budget(
-                budget - self.ring_bytes(without) - _FIXED_BYTES,
+                budget - self.ring_bytes(without) - rings * _FIXED_BYTES,
                 self.writer_bytes(writer_need_bytes(spec, backend), without),
             ),
             target_bytes=min(RING_TARGET_BYTES, budget // 8),
@@ -286,73 +259,72 @@ class Streams:
         holding.place = place
 
     def allocate(self, holding: Holding) -> bool:
-        """Allocate a step of a ring's memory; True once the ring can be used."""
-        geometry = holding.stream.geometry
-        if not holding.allocated_bytes:
-            shared_memory.check_room(geometry)
-        holding.allocated_bytes = shared_memory.allocate(holding.descriptor, geometry, holding.allocated_bytes)
-        if holding.allocated_bytes < geometry.total_bytes:
+        """Allocate a step of a stream's memory; True once its rings can be used."""
+        sources = list(zip(holding.stream.sources, holding.rings, strict=True))
+        if not holding.rings[0].allocated_bytes:
+            shared_memory.check_room(holding.stream.ring_bytes)
+        source, ring = next(pair for pair in sources if pair[0].ring is None)
+        ring.allocated_bytes = shared_memory.allocate(ring.descriptor, source.geometry, ring.allocated_bytes)
+        if ring.allocated_bytes < source.geometry.total_bytes:
+            return False
+        ring.segment = Segment(os.dup(ring.descriptor), source.geometry, writable=True)
+        source.ring = DaemonRing(ring.segment)
+        source.ring.format()
+        if not holding.stream.has_rings:
             return False
         holding.wants_memory = False
-        holding.segment = Segment(os.dup(holding.descriptor), geometry, writable=True)
-        holding.stream.ring = DaemonRing(holding.segment)
-        holding.stream.ring.format()
         point("daemon: ring formatted")
         return True
 
-    def attach(self, holding: Holding, peer: Peer) -> int:
-        """A descriptor of the ring for its one producer; it carries the lock that says the producer lives.
+    def attach(self, holding: Holding, number: int, peer: Peer) -> int:
+        """A descriptor of a source's ring for its one producer; it carries the lock that says the producer lives.
 
         Raises OmewdError ``producer_exists``.
         """
-        descriptor = shared_memory.reopen(holding.shared_memory)
+        ring, source = holding.rings[number], holding.stream.sources[number]
+        descriptor = shared_memory.reopen(ring.shared_memory)
         if not try_lock(descriptor, PRODUCER_BYTE):
             os.close(descriptor)
+            of_source = f" for source {source.name!r}" if source.name else ""
             raise OmewdError(
                 "producer_exists",
-                f"stream {holding.stream.spec.name!r} has a producer already (process {holding.stream.producer_pid})",
-                "A stream takes one camera; start another stream for another camera",
+                f"stream {source.spec.name!r} has a producer already{of_source} (process {source.producer_pid})",
+                "A source takes one camera; connect to another source, or start another stream for another camera",
             )
-        self._note_producer(holding, peer)
+        self._note_producer(holding, number, peer)
         return descriptor
 
-    def reattach(self, holding: Holding, peer: Peer) -> None:
+    def reattach(self, holding: Holding, number: int, peer: Peer) -> None:
         """A producer that has been there before the daemon was started again; raises OmewdError ``producer_exists``."""
-        ring = holding.stream.ring
+        ring, held = holding.stream.sources[number].ring, holding.rings[number]
         if ring is None or ring.producer != peer.pid:
             raise OmewdError("producer_exists", f"process {peer.pid} is not the producer of this stream")
-        if (
-            holding.producer is not None
-        ):  # it has hung up, and its new connection is heard before the end of the old one
-            holding.producer.attached = None
-        self._note_producer(holding, peer)
+        if held.producer is not None:  # it has hung up, and its new connection is heard before the end of the old one
+            held.producer.attached = None
+        self._note_producer(holding, number, peer)
 
     @staticmethod
-    def _note_producer(holding: Holding, peer: Peer) -> None:
-        holding.producer = peer
-        holding.stream.producer_pid = peer.pid
-        if holding.stream.ring is not None:
-            holding.stream.ring.producer = peer.pid
-        peer.attached = holding.stream.id
-
-    @staticmethod
-    def producer_lives(holding: Holding) -> bool:
-        """Whether a producer of before this daemon is still there: it holds a lock on its ring."""
-        return is_locked(holding.descriptor, PRODUCER_BYTE)
+    def _note_producer(holding: Holding, number: int, peer: Peer) -> None:
+        source = holding.stream.sources[number]
+        holding.rings[number].producer = peer
+        source.producer_pid = peer.pid
+        if source.ring is not None:
+            source.ring.producer = peer.pid
+        peer.attached = holding.stream.id, number
 
     def leave(self, holding: Holding) -> None:
         """Let go of an open stream, but leave its ring and its journal to the next daemon."""
         del self.open[holding.stream.id]
-        holding.stream.ring = None
-        if holding.segment is not None:
-            holding.segment.close()
-        close_all([holding.descriptor, holding.to_daemon, holding.to_producer])
+        for source, ring in zip(holding.stream.sources, holding.rings, strict=True):
+            source.ring = None
+            ring.close()
 
     def discard(self, holding: Holding) -> None:
         """Let go of all that an open stream holds, and forget it."""
         stream = holding.stream
         self.leave(holding)
-        shared_memory.unlink(holding.shared_memory)
+        for ring in holding.rings:
+            shared_memory.unlink(ring.shared_memory)
         point("daemon: ring removed")
         try:
             self._journal.remove(stream.spec.name)
@@ -368,16 +340,6 @@ class Streams:
         self.ended[stream.spec.name] = stream
         while len(self.ended) > KEPT_ENDED_STREAMS:
             del self.ended[next(iter(self.ended))]
-
-
-def doorbells() -> tuple[int, int]:
-    flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
-    to_daemon = os.eventfd(0, flags)
-    try:
-        return to_daemon, os.eventfd(0, flags)
-    except OSError:
-        os.close(to_daemon)
-        raise
 
 
 def _refuse_overlap(dataset: Path, other: Path, holding: Holding) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omewd.control.jobs import JobKind
+from omewd.daemon.source import Source
 from omewd.daemon.stream import State, Stream
 
 # The shape on disk of an unbounded stream follows its frames at this distance, for those who look.
@@ -14,39 +15,49 @@ _GROW_EVERY_NS = 2_000_000_000
 
 @dataclass
 class Upkeep:
-    """Which such jobs are due; each kind is out at most once at a time. Pure.
+    """Which such jobs are due. Pure.
 
-    ``sealed``: how many shards are, or will be by the job that is out; ``looked_at``: the frame index that was last
-    compared with their ends.
+    ``sealing``: sources that have such a job out. ``sealed``: how many shards of each source are, or will be by that
+    job; ``looked_at``: the frame index of each that was last compared with their ends. One "grow" is out at most.
     """
 
     growing: bool = False
-    grown_to: int = 0
+    grown_to: tuple[int, ...] = ()
     grown_ns: int = 0
-    sealing: bool = False
-    sealed: int = 0
-    looked_at: int = 0
+    sealing: set[int] = field(default_factory=set)
+    sealed: dict[int, int] = field(default_factory=dict)
+    looked_at: dict[int, int] = field(default_factory=dict)
 
     def due(self, stream: Stream, now_ns: int) -> Iterator[tuple[JobKind, int]]:
-        """Jobs to submit now, as (kind, frames)."""
+        """Jobs to submit now, as (kind, source)."""
         if stream.state is not State.ACTIVE or stream.paused is not None:
             return
+        for source in stream.sources:
+            if self._may_seal(source):
+                yield "seal", source.number
         safe = stream.safe_below
-        if stream.shards is not None and not self.sealing and safe > self.looked_at:
-            self.looked_at = safe
-            # A daemon that takes a stream over seals what the last one may have left, too.
-            complete = stream.shards.units_complete(safe)
-            if complete > self.sealed:
-                self.sealed, self.sealing = complete, True
-                yield "seal", safe
-        behind = stream.plan.frames_total is None and safe > self.grown_to
+        endless = any(source.plan.frames_total is None for source in stream.sources)
+        behind = endless and safe != (self.grown_to or (0,) * len(safe))
         if behind and not self.growing and now_ns >= self.grown_ns + _GROW_EVERY_NS:
             self.grown_ns, self.grown_to, self.growing = now_ns, safe, True
-            yield "grow", safe
+            yield "grow", 0
 
-    def done(self, kind: JobKind) -> None:
+    def _may_seal(self, source: Source) -> bool:
+        number, safe = source.number, source.safe_below
+        if source.shards is None or number in self.sealing or safe <= self.looked_at.get(number, 0):
+            return False
+        self.looked_at[number] = safe
+        # A daemon that takes a stream over seals what the last one may have left, too.
+        complete = source.shards.units_complete(safe)
+        if complete <= self.sealed.get(number, 0):
+            return False
+        self.sealed[number] = complete
+        self.sealing.add(number)
+        return True
+
+    def done(self, kind: JobKind, source: int) -> None:
         """A job has ended, well or not: what it left undone is done by the next one, or when the stream ends."""
         if kind == "seal":
-            self.sealing = False
+            self.sealing.discard(source)
         else:
             self.growing = False

@@ -10,28 +10,40 @@ from omewd.errors import stream_failed
 
 
 class Waiters:
-    """Answers each once: with the stream's last status, or why it failed."""
+    """Answers each once: with the stream's status then, or why it failed."""
 
     def __init__(self, server: ControlServer) -> None:
         self._server = server
-        self._waiting: dict[int, list[Peer]] = {}
+        self._waiting: dict[int, list[tuple[Peer, int | None]]] = {}
 
-    def add(self, peer: Peer, stream: Stream) -> None:
-        """Answer once the stream has ended, at once if it has."""
-        if stream.settled:
+    def add(self, peer: Peer, stream: Stream, number: int | None) -> None:
+        """Answer once the stream has ended, at once if it has.
+
+        With a source's ``number``: once all of that source is on disk, if others of the stream go on.
+        """
+        if stream.settled or self._has_left(stream, number):
             self._answer(peer, stream)
         else:
-            self._waiting.setdefault(stream.id, []).append(peer)
+            self._waiting.setdefault(stream.id, []).append((peer, number))
+
+    @staticmethod
+    def _has_left(stream: Stream, number: int | None) -> bool:
+        return number is not None and stream.takes_frames and stream.sources[number].drained
 
     def tell(self, stream: Stream) -> None:
-        """A stream has ended."""
-        for peer in self._waiting.pop(stream.id, []):
-            self._answer(peer, stream)
+        """A stream has ended, or a source of it may have."""
+        waiting = self._waiting.pop(stream.id, [])
+        still = [] if stream.settled else [entry for entry in waiting if not self._has_left(stream, entry[1])]
+        if still:
+            self._waiting[stream.id] = still
+        for peer, number in waiting:
+            if (peer, number) not in still:
+                self._answer(peer, stream)
 
     def forget(self, peer: Peer) -> None:
         """A client is gone."""
         for stream, waiting in self._waiting.items():
-            self._waiting[stream] = [other for other in waiting if other is not peer]
+            self._waiting[stream] = [entry for entry in waiting if entry[0] is not peer]
 
     def _answer(self, peer: Peer, stream: Stream) -> None:
         if stream.error is not None:

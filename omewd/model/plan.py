@@ -4,9 +4,10 @@ The one module that knows both orders: acquisition order, in which frames arrive
 and storage order, in which OME-Zarr keeps them.
 
 A write unit is a box of outer coordinates as large as one key (a shard, or a chunk), with the direct
-backend as large as one chunk, and spans the whole frame. Frame indexes are the lexicographic order of
-the outer coordinates, so the units, numbered in lexicographic order of their block coordinates, complete
-in the order of their numbers, and their first frames ascend too. That gives every answer here in closed form.
+backend as large as one chunk, and spans the whole frame. It lies in one image: along positions it has one
+element. Frame indexes are the lexicographic order of the outer coordinates, so the units, numbered in
+lexicographic order of their block coordinates, complete in the order of their numbers, and their first frames
+ascend too. That gives every answer here in closed form.
 """
 
 from __future__ import annotations
@@ -32,24 +33,38 @@ def unravel(number: int, counts: tuple[int | None, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Plan:
-    """The write units of one acquisition. Tuples are in acquisition order unless said otherwise.
+    """The write units of one source's frames. Tuples are in the order in which they arrive unless said otherwise.
 
     ``counts``: elements of each outer dimension, None if unbounded. ``extents``: elements of a write
-    unit along each. ``order``: for each outer axis on disk, the outer dimension that it is.
+    unit along each. ``order``: for each outer axis on disk, the outer dimension that it is. ``image_axis``: the
+    outer dimension whose elements are images of their own. ``source_axis``: the one of which this source has but the
+    element ``source``; it comes last, as it makes no order among the frames. ``names`` of the outer dimensions are for
+    messages.
     """
 
     counts: tuple[int | None, ...]
     extents: tuple[int, ...]
     order: tuple[int, ...]
+    image_axis: int | None = None
+    source_axis: int | None = None
+    source: int = 0
+    names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, spec: StreamSpec, backend: str = "") -> Plan:
-        """The units that a backend writes; without one, of a key each."""
-        outer = len(spec.dimensions) - 2
+    def of(cls, spec: StreamSpec, backend: str = "", source: int = 0) -> Plan:
+        """The units that a backend writes for a source; without a backend, of a key each."""
+        dims, own = spec.dimensions, spec.source_axis
+        shape = spec.chunk_shape if backend == DIRECT else spec.key_shape
+        outer = [i for i in range(len(dims) - 2) if i != own] + ([] if own is None else [own])
+        images = next((i for i in outer if dims[i].type == "position"), None)
         return cls(
-            counts=tuple(d.count for d in spec.dimensions[:outer]),
-            extents=(spec.chunk_shape if backend == DIRECT else spec.key_shape)[:outer],
-            order=spec.storage_order[:outer],
+            counts=tuple(1 if i == own else dims[i].count for i in outer),
+            extents=tuple(shape[i] for i in outer),
+            order=tuple(outer.index(i) for i in spec.disk_order[:-2]),
+            image_axis=None if images is None else outer.index(images),
+            source_axis=None if own is None else len(outer) - 1,
+            source=source,
+            names=tuple(dims[i].name for i in outer),
         )
 
     @cached_property
@@ -127,10 +142,29 @@ class Plan:
             tuple(self.strides[i] for i in self.order),
         )
 
+    def image_of(self, unit: int) -> int:
+        """The number of the image that a unit is in."""
+        return self._image(self.block(unit))
+
     def block_on_disk(self, unit: int) -> tuple[int, ...]:
-        """The unit's place in the grid of keys, in storage order, outer axes only."""
-        block = self.block(unit)
-        return tuple(block[i] for i in self.order)
+        """The unit's place in its image's grid of keys, in storage order, outer axes only."""
+        return self._on_disk(self.block(unit))
+
+    def _image(self, coordinate: tuple[int, ...]) -> int:
+        if self.image_axis is None:
+            return 0
+        return self.source if self.image_axis == self.source_axis else coordinate[self.image_axis]
+
+    def _on_disk(self, coordinate: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(self.source if i == self.source_axis else coordinate[i] for i in self.order)
+
+    def region(self, unit: int) -> list[tuple[int, int]]:
+        """What a unit covers of its image along each outer axis, storage order: (start, stop)."""
+        origin, size = self.origin(unit), self.size(unit)
+        return [
+            (self.source, self.source + 1) if i == self.source_axis else (origin[i], origin[i] + size[i])
+            for i in self.order
+        ]
 
     def unit_of(self, frame: int) -> int:
         """The unit that a frame belongs to."""
@@ -153,24 +187,41 @@ class Plan:
         return bisect_left(range(self.units_with(frames)), frames, key=self.last_frame)
 
     def place(self, frame: int) -> tuple[int, ...]:
-        """The outer index on disk (storage order) of a frame."""
-        coordinate = unravel(frame, self.counts)
-        return tuple(coordinate[i] for i in self.order)
+        """The outer index on disk (storage order) of a frame, in its image."""
+        return self._on_disk(unravel(frame, self.counts))
 
-    def outer_shape(self, frames: int) -> tuple[int, ...]:
-        """The smallest outer shape, in acquisition order, that holds the first ``frames`` frames.
+    def image(self, frame: int) -> int:
+        """The number of the image that a frame is in."""
+        return self._image(unravel(frame, self.counts))
 
-        A dimension is cut short only where all slower ones have a single element: the frames
-        [0, n) reach every element of it otherwise.
+    def outer_shape(self, frames: int, image: int = 0) -> tuple[int, ...]:
+        """The smallest outer shape that holds what an image has of the first ``frames`` frames.
+
+        With nothing in it, the slowest dimension that is an axis of the image is empty. A dimension is cut short only
+        where all slower ones have a single element: the frames reach every element of it otherwise.
         """
-        if not frames:
-            return tuple(0 if i == 0 else (c or 0) for i, c in enumerate(self.counts))
+        first = self._first(image)
+        if not self.holds(frames, image):
+            slowest = next((i for i in range(len(first)) if i != self.image_axis), None)
+            return tuple(0 if i == slowest else (c or 0) for i, c in enumerate(self.counts))
         last = unravel(frames - 1, self.counts)
         shape: list[int] = []
-        for position, (coordinate, count) in enumerate(zip(last, self.counts, strict=True)):
-            alone = all(n == 1 for n in shape[:position])
-            shape.append(coordinate + 1 if alone else count or 1)
+        for i, count in enumerate(self.counts):
+            alone = first[:i] == last[:i]
+            if not alone or i == self.image_axis:
+                shape.append(count or 1)
+            else:  # the last of them may not have got as far as this image
+                shape.append(last[i] + (first[i + 1 :] <= last[i + 1 :]))
         return tuple(shape)
+
+    def holds(self, frames: int, image: int) -> bool:
+        """Whether any of the first ``frames`` frames is in an image."""
+        first = self._first(image)
+        return frames > 0 and self._image(first) == image and first <= unravel(frames - 1, self.counts)
+
+    def _first(self, image: int) -> tuple[int, ...]:
+        """The coordinate of the first frame of an image, if it has any of this source."""
+        return tuple(image if i == self.image_axis != self.source_axis else 0 for i in range(len(self.counts)))
 
 
 @dataclass(frozen=True)
@@ -202,7 +253,7 @@ def choose_capacity(
             f"Ask for at least {window} ring slots (best a multiple of {group}), or use smaller shards",
         )
     if affordable < window:
-        raise _no_memory(window, slot_bytes, budget)
+        raise _no_memory(window, slot_bytes, budget, _smaller_units(plan, affordable))
     if wanted_slots is not None:
         if wanted_slots > affordable:
             raise _no_memory(wanted_slots, slot_bytes, budget, f"Ask for {affordable} ring slots or fewer")
@@ -217,11 +268,28 @@ def choose_capacity(
     return window
 
 
-def _no_memory(slots: int, slot_bytes: int, budget: Budget, remedy: str = "") -> OmewdError:
-    smaller = "Use a smaller chunk or shard in the outer dimensions" if slots > 1 else "Use fewer writers"
+def _smaller_units(plan: Plan, slots: int) -> str:
+    """How to cut write units so that a ring of ``slots`` completes them; the slowest dimension is cut first."""
+    extents = [e if c is None else min(e, c) for e, c in zip(plan.extents, plan.counts, strict=True)]
+    cuts: list[str] = []
+    span = plan.window_frames
+    for i, stride in enumerate(plan.strides):
+        if span <= slots or extents[i] == 1:
+            continue
+        others = span - (extents[i] - 1) * stride
+        most = max((slots - others) // stride + 1, 1)
+        span = others + (most - 1) * stride
+        cuts.append(f"{most} along {plan.names[i] if plan.names else f'dimension {i}'}")
+    if span > slots or not cuts:
+        return "Use smaller frames or fewer writers"
+    return f"Use write units (chunks, or shards with other backends than direct) of at most {' and '.join(cuts)}"
+
+
+def _no_memory(slots: int, slot_bytes: int, budget: Budget, remedy: str) -> OmewdError:
+    more = slots * slot_bytes + budget.writer_bytes - budget.free_bytes
     return OmewdError(
         "no_memory",
         f"a ring of {slots} slots of {slot_bytes} bytes needs {slots * slot_bytes / 2**20:.1f} MiB and the writers "
         f"{budget.writer_bytes / 2**20:.1f} MiB; {budget.free_bytes / 2**20:.1f} MiB of the daemon's budget are free",
-        f"{remedy or smaller}, or give the daemon more: omewd serve --memory",
+        f"{remedy}, or give the daemon {math.ceil(more / 2**20)} MiB more: omewd serve --memory",
     )

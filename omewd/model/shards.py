@@ -15,6 +15,8 @@ import numpy as np
 
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.grid import frame_indexes
+from omewd.model.images import image_paths
+from omewd.model.levels import Level, levels_of
 from omewd.model.plan import Plan
 from omewd.model.spec import DIRECT, StreamSpec
 
@@ -23,7 +25,7 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class ShardPlace:
-    """Which shard: ``unit`` is its number in the plan of keys, (row, column) its place across the frame."""
+    """Which shard of a source: ``unit`` is its number in the plan of keys, (row, column) its place across the frame."""
 
     unit: int
     row: int
@@ -31,20 +33,34 @@ class ShardPlace:
 
 
 class ShardLayout:
-    """The chunks and shards of one dataset.
+    """The chunks and shards of one source at one resolution.
 
     ``chunks`` and ``keys``: the plans whose units are a chunk and a shard along the outer axes. ``grid``: chunks of a
     shard along each axis, storage order.
     """
 
-    def __init__(self, spec: StreamSpec) -> None:
-        self.chunks, self.keys = Plan.of(spec, DIRECT), Plan.of(spec)
-        self._key_shape, self._chunk_shape = spec.stored(spec.key_shape), spec.stored(spec.chunk_shape)
-        self.grid = tuple(k // c for k, c in zip(self._key_shape, self._chunk_shape, strict=True))
-        self.chunk_bytes = math.prod(self._chunk_shape) * ITEM_BYTES[spec.dtype]
-        self._across = tuple(-(-n // c) for n, c in zip(spec.frame_shape, self._chunk_shape[-2:], strict=True))
+    def __init__(self, spec: StreamSpec, level: Level | None = None, source: int = 0) -> None:
+        full = levels_of(spec)[0]
+        self.level, self.source = level or full, source
+        self.chunks, self.keys = Plan.of(spec, DIRECT, source), Plan.of(spec, source=source)
+        self._paths = image_paths(spec)
+        # Frames are those of the full resolution, at any: the grid of chunks is the same along the outer axes.
+        self._key_frames, self._chunk_frames = full.key_shape[:-2], full.chunk_shape[:-2]
+        self.chunk_shape, self.grid = self.level.chunk_shape, self.level.grid
+        self.chunk_bytes = math.prod(self.chunk_shape) * ITEM_BYTES[spec.dtype]
+        self._across = tuple(-(-n // c) for n, c in zip(self.level.frame_shape, self.chunk_shape[-2:], strict=True))
         shards = (-(-n // g) for n, g in zip(self._across, self.grid[-2:], strict=True))
         self._frame_keys = tuple(product(*map(range, shards)))
+
+    def key(self, place: ShardPlace) -> str:
+        """The path of a key ("default" chunk key encoding) in the dataset."""
+        return f"{self.folder(place.unit)}/{place.row}/{place.column}"
+
+    def folder(self, unit: int) -> str:
+        """The folder that all keys of a unit of the plan of keys are in."""
+        image = self._paths[self.keys.image_of(unit)]
+        outer = self.keys.block_on_disk(unit)
+        return "/".join([*([image] if image else []), str(self.level.number), "c", *map(str, outer)])
 
     @property
     def chunks_per_shard(self) -> int:
@@ -66,7 +82,7 @@ class ShardLayout:
     def chunks_of(self, place: ShardPlace) -> Iterator[tuple[int, tuple[slice, slice]]]:
         """A unit's chunks in a shard: (number counted from the unit's first one, the pixels of the frame in it)."""
         rows, columns = self.grid[-2:]
-        height, width = self._chunk_shape[-2:]
+        height, width = self.chunk_shape[-2:]
         for y, x in product(range(rows), range(columns)):
             down, right = place.row * rows + y, place.column * columns + x
             if down < self._across[0] and right < self._across[1]:
@@ -81,11 +97,11 @@ class ShardLayout:
         """Which chunks of a shard hold any of the frames that are written; ``written``: a flag a frame index."""
         indexes = frame_indexes(self.keys, place.unit)  # at a ragged end shorter than the shard
         known = indexes < len(written)
-        has = np.zeros(self._key_shape[:-2], bool)
+        has = np.zeros(self._key_frames, bool)
         inside: tuple[Any, ...] = (*(slice(0, n) for n in indexes.shape), ...)
         has[inside][known] = written[indexes[known]]
         outer = len(self.grid) - 2
-        apart = has.reshape([n for pair in zip(self.grid, self._chunk_shape[:outer], strict=False) for n in pair])
+        apart = has.reshape([n for pair in zip(self.grid, self._chunk_frames, strict=False) for n in pair])
         units = apart.any(axis=tuple(range(1, 2 * outer, 2))).reshape(-1, 1)
         across = np.zeros(self.grid[-2] * self.grid[-1], bool)
         across[[number for number, _ in self.chunks_of(place)]] = True

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from omewd.errors import OmewdError
-from omewd.model.dimensions import Dimension
+from omewd.model.dimensions import Dimension, Plate, Position
 from omewd.model.dtypes import ITEM_BYTES, MAX_FRAMES
 
 Backend = Literal["auto", "direct", "tensorstore", "zarr-python", "zarrs-python", "acquire-zarr"]
@@ -20,11 +20,14 @@ Backpressure = Literal["block", "drop", "fail"]
 Durability = Literal["fsync", "none"]
 ProducerLoss = Literal["finalize", "wait"]
 DiskFull = Literal["wait", "fail"]
+Downsample = Literal["mean", "nearest"]
 
 MAX_FRAME_BYTES = 2**34
+MAX_SOURCES = 64
+MAX_LEVELS = 16
 _COMPLAINT_LENGTH = 2000
-# A spec goes to the writers in one control message, with paths beside it.
-MAX_SPEC_BYTES = 2**16
+# A spec goes to the writers in one control message: 10,000 positions with all that can be said of them fit.
+MAX_SPEC_BYTES = 2**21
 
 # OME-Zarr 0.5, "axes" metadata: time first, then channel or a custom axis, then space.
 _STORAGE_RANK = {"time": 0, "channel": 1, "other": 1, "space": 2}
@@ -47,8 +50,20 @@ def _dtype_name(value: Any) -> str:
     return name
 
 
+def _split_order(value: Any) -> Any:
+    """An order that is no keyword: names with commas between, or a list of them."""
+    if isinstance(value, str) and value not in ("ome", "acquisition"):
+        return tuple(name.strip() for name in value.split(","))
+    return value
+
+
 class StreamSpec(BaseModel):
     """One stream: dimensions in acquisition order (slowest first, the frame's y and x last) and its policies.
+
+    ``storage_order``: "ome" (time, channel, space), "acquisition", or the names of the dimensions outside the frame.
+    ``plate``: what the wells are in that positions name. ``source_dimension``: the one that several producers feed, one
+    for each element. ``levels``: resolutions that are written, each half of the one before, by ``downsample``: "mean",
+    or "nearest" for labels. ``on_producer_loss`` None: "wait" with several sources, else "finalize".
 
     Raises OmewdError ``bad_spec`` from :meth:`parse`, pydantic's ValidationError from the constructor.
     """
@@ -57,14 +72,19 @@ class StreamSpec(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     output: Annotated[str, Field(min_length=1, max_length=4096)] = ""
-    dimensions: Annotated[tuple[Dimension, ...], Field(min_length=2, max_length=5)]
+    dimensions: Annotated[tuple[Dimension, ...], Field(min_length=2, max_length=6)]
     dtype: Annotated[str, BeforeValidator(_dtype_name)] = "uint16"
     backend: Backend = "auto"
     compression: Annotated[Compression | None, BeforeValidator(lambda v: None if v == "none" else v)] = None
     backpressure: Backpressure = "block"
     durability: Durability = "fsync"
-    on_producer_loss: ProducerLoss = "finalize"
+    on_producer_loss: ProducerLoss | None = None
     on_disk_full: DiskFull = "wait"
+    storage_order: Annotated[Literal["ome", "acquisition"] | tuple[str, ...], BeforeValidator(_split_order)] = "ome"
+    plate: Plate | None = None
+    source_dimension: str | None = None
+    levels: Annotated[int, Field(ge=1, le=MAX_LEVELS)] = 1
+    downsample: Downsample = "mean"
     overwrite: bool = False
     ring_slots: Annotated[int, Field(ge=1, le=2**24)] | None = None
 
@@ -83,14 +103,19 @@ class StreamSpec(BaseModel):
         doubled = [name for name, times in Counter(d.name for d in dims).items() if times > 1]
         if doubled:
             raise ValueError(f"dimensions: the name {doubled[0]!r} is used more than once")
-        for position, dim in enumerate(dims):
-            if dim.type == "position":
+        outer = dims[:-2]
+        unbounded = [dim for dim in dims if dim.count is None]
+        first = next((dim for dim in outer if dim.name != self.source_dimension), None)
+        if unbounded and (unbounded != [first] or unbounded[0].type == "position"):
+            raise ValueError(
+                "dimensions: only the first may be unbounded, and not a frame's or the positions; "
+                f"{unbounded[-1].name!r} is"
+            )
+        for dim in outer:
+            if dim.type == "position" and (dim.chunk_size or 1) * (dim.shard_size_chunks or 1) != 1:
                 raise ValueError(
-                    f"dimensions: {dim.name!r} is a position dimension; one stream is one image: "
-                    "open a stream for each position"
+                    f"dimensions: each position is an image of its own: no chunks or shards of {dim.name!r}"
                 )
-            if dim.count is None and (position > 0 or len(dims) == 2):
-                raise ValueError(f"dimensions: only the first may be unbounded, and not a frame's; {dim.name!r} is")
         for dim in dims[-2:]:
             if dim.type != "space":
                 raise ValueError(f"dimensions: the last two are the frame's y and x, in space; {dim.name!r} is not")
@@ -100,10 +125,20 @@ class StreamSpec(BaseModel):
                     f"dimensions: {shard} chunks of {chunk} reach past the frame's {pixels} pixels along {dim.name!r}"
                 )
         kinds = Counter(d.type for d in dims)
-        if kinds["space"] > 3 or kinds["time"] > 1 or kinds["channel"] + kinds["other"] > 1:
+        one_each = kinds["time"] <= 1 and kinds["channel"] + kinds["other"] <= 1 and kinds["position"] <= 1
+        if kinds["space"] > 3 or not one_each:
             raise ValueError(
                 "dimensions: OME-Zarr 0.5 takes 2 or 3 of space, at most one of time and one of channel or another "
-                f"type; these are {', '.join(f'{d.name} ({d.type})' for d in dims)}"
+                "type, and omewd one of positions beside them; "
+                f"these are {', '.join(f'{d.name} ({d.type})' for d in dims)}"
+            )
+        self._check_storage_order()
+        self._check_positions()
+        self._check_sources()
+        most = max(self.frame_shape).bit_length() + 1
+        if self.levels > most:
+            raise ValueError(
+                f"levels: a frame of {self.frame_shape} can be halved {most - 1} times: ask for {most} levels"
             )
         if self.frame_bytes > MAX_FRAME_BYTES:
             raise ValueError(f"dimensions: a frame of {self.frame_bytes} bytes is over the limit of {MAX_FRAME_BYTES}")
@@ -114,6 +149,58 @@ class StreamSpec(BaseModel):
         if size > MAX_SPEC_BYTES:
             raise ValueError(f"a stream's specification of {size} bytes is over the limit of {MAX_SPEC_BYTES}")
         return self
+
+    def _check_storage_order(self) -> None:
+        if isinstance(self.storage_order, str):
+            return
+        *outer, y, x = (d.name for d in self.dimensions if d.type != "position")
+        given = [name for name in self.storage_order if name not in {d.name for d in self.position_dimensions}]
+        if given[-2:] == [y, x]:
+            del given[-2:]
+        if sorted(given) != sorted(outer):
+            raise ValueError(
+                f"storage_order: {','.join(self.storage_order)} has to name {', '.join(outer) or 'nothing'} once each; "
+                f"the frame's {y}, {x} stay last"
+            )
+
+    def _check_positions(self) -> None:
+        positions = self.positions
+        names = Counter((p.plate_row, p.plate_column, p.grid_row, p.grid_column, p.name) for p in positions)
+        doubled = [name[-1] for name, times in names.items() if times > 1]
+        if doubled:
+            raise ValueError(f"dimensions: the position {doubled[0]!r} is there more than once")
+        if self.plate is None:
+            return
+        if not positions or any(p.plate_row is None for p in positions):
+            raise ValueError(
+                "plate: positions have to say in which well they are: give a position dimension with coords that have "
+                "plate_row and plate_column"
+            )
+        plate = self.plate
+        for names_of, which in ((plate.row_names, "row"), (plate.column_names, "column")):
+            if len(set(names_of)) < len(names_of):
+                raise ValueError(f"plate: a {which} is there more than once")
+            strange = {str(getattr(p, f"plate_{which}")) for p in positions} - set(names_of)
+            if strange:
+                raise ValueError(f"plate: it has no {which} {sorted(strange)[0]!r}, which a position is in")
+
+    def _check_sources(self) -> None:
+        if self.source_dimension is None:
+            return
+        dim = next((d for d in self.dimensions[:-2] if d.name == self.source_dimension), None)
+        if dim is None:
+            outer = ", ".join(d.name for d in self.dimensions[:-2]) or "none"
+            raise ValueError(
+                f"source_dimension: {self.source_dimension!r} is no dimension outside the frame (there are: {outer})"
+            )
+        if dim.count is None or dim.count > MAX_SOURCES:
+            raise ValueError(f"source_dimension: {dim.name!r} has to have 1 to {MAX_SOURCES} elements, one a producer")
+        if (dim.chunk_size or 1) * (dim.shard_size_chunks or 1) != 1:
+            raise ValueError(
+                f"source_dimension: each producer writes its own chunks: no chunks or shards of {dim.name!r}"
+            )
+        if len(set(dim.labels)) < len(dim.labels):
+            raise ValueError(f"source_dimension: two elements of {dim.name!r} have the same name")
 
     @classmethod
     def parse(cls, fields: Any) -> StreamSpec:
@@ -152,22 +239,68 @@ class StreamSpec(BaseModel):
         return tuple(c * s for c, s in zip(self.chunk_shape, shards, strict=True))
 
     @property
-    def storage_order(self) -> tuple[int, ...]:
+    def position_dimensions(self) -> tuple[Dimension, ...]:
+        """The dimension of positions, if there is one."""
+        return tuple(d for d in self.dimensions if d.type == "position")
+
+    @property
+    def positions(self) -> tuple[Position, ...]:
+        """The stage positions, each an image of its own; none without a dimension of positions."""
+        for dim in self.position_dimensions:
+            return tuple(
+                coordinate if isinstance(coordinate, Position) else Position(name=label)
+                for coordinate, label in zip(dim.coords or (None,) * (dim.count or 0), dim.labels, strict=True)
+            )
+        return ()
+
+    @property
+    def images(self) -> int:
+        """How many images the dataset has."""
+        return math.prod(d.count or 1 for d in self.position_dimensions)
+
+    @property
+    def source_axis(self) -> int | None:
+        """The number of the dimension that several producers feed."""
+        return next((i for i, d in enumerate(self.dimensions) if d.name == self.source_dimension), None)
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """What the producers are called, by number; one without a name where there is only one."""
+        return ("",) if self.source_axis is None else self.dimensions[self.source_axis].labels
+
+    @property
+    def sources(self) -> int:
+        """How many producers feed the stream, each through a ring of its own."""
+        return len(self.source_names)
+
+    @property
+    def waits_for_producer(self) -> bool:
+        """Whether a producer that dies may come back."""
+        return (self.on_producer_loss or ("finalize" if self.source_axis is None else "wait")) == "wait"
+
+    @property
+    def disk_order(self) -> tuple[int, ...]:
         """For each axis on disk, the number of the dimension (acquisition order) that it is.
 
-        OME-Zarr 0.5 wants time, then channel, then space; the frame's own two stay last.
+        OME-Zarr 0.5 wants time, then channel, then space; the frame's own two stay last. Positions are no axis.
         """
-        frame = len(self.dimensions) - 2
-        outer = sorted(range(frame), key=lambda i: _STORAGE_RANK[self.dimensions[i].type])
+        dims, frame = self.dimensions, len(self.dimensions) - 2
+        outer = [i for i in range(frame) if dims[i].type != "position"]
+        order = self.storage_order
+        if order == "ome":
+            outer.sort(key=lambda i: _STORAGE_RANK[dims[i].type])
+        elif order != "acquisition":
+            outer.sort(key=lambda i: order.index(dims[i].name))
         return (*outer, frame, frame + 1)
 
     @property
-    def storage_dimensions(self) -> tuple[Dimension, ...]:
-        return tuple(self.dimensions[i] for i in self.storage_order)
+    def disk_dimensions(self) -> tuple[Dimension, ...]:
+        """The dimensions in the order of the axes on disk."""
+        return tuple(self.dimensions[i] for i in self.disk_order)
 
     def stored(self, per_dimension: tuple[int, ...]) -> tuple[int, ...]:
-        """A tuple in acquisition order put into storage order."""
-        return tuple(per_dimension[i] for i in self.storage_order)
+        """A tuple in acquisition order put into the order on disk."""
+        return tuple(per_dimension[i] for i in self.disk_order)
 
 
 def _one_line(error: ValidationError) -> str:

@@ -13,6 +13,7 @@ STAGES = {
     "ring": "in the ring, until the last frame of its write unit is too",
     "dispatch": "in a complete unit that no writer has begun with",
     "read": "looked up in the ring; gathered, if its unit is not contiguous there",
+    "halve": "made smaller, for the other resolutions",
     "encode": "in the backend",
     "write": "written to a file aside",
     "fsync": "synced: file, folders, the ledger's lines",

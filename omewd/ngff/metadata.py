@@ -1,74 +1,145 @@
 """The zarr.json files of a dataset: Zarr v3 core spec for arrays and groups, OME-Zarr 0.5 for their meaning.
 
 Sources: Zarr v3 core specification ("Array metadata", "Group metadata"), the sharding codec
-(ZEP 2, "sharding_indexed"), https://ngff.openmicroscopy.org/0.5 ("axes", "multiscales", "omero").
+(ZEP 2, "sharding_indexed"), https://ngff.openmicroscopy.org/0.5 ("axes", "multiscales", "omero", "plate", "well",
+"bioformats2raw.layout").
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from yaozarrs import v05
 
-from omewd.model.dimensions import Channel, Dimension
-from omewd.model.plan import Plan
-from omewd.model.shards import ShardPlace
+from omewd.model.dimensions import Channel, Dimension, Plate, Position
+from omewd.model.images import image_paths, shape_on_disk
+from omewd.model.levels import Level, levels_of
 from omewd.model.spec import StreamSpec
 from omewd.ngff.codecs import array_document
 
-ARRAY_PATH = "0"
+Documents = dict[str, dict[str, Any]]
 
 
-def outer_shape_on_disk(spec: StreamSpec, frames: int) -> tuple[int, ...]:
-    plan = Plan.of(spec)
-    shape = plan.outer_shape(frames)
-    return tuple(shape[i] for i in plan.order)
+def documents(spec: StreamSpec, frames: Sequence[int]) -> Documents:
+    """All zarr.json of a dataset but omewd's own group's, by path, for the first so many frames of each source."""
+    found: Documents = {}
+    paths = image_paths(spec)
+    levels = levels_of(spec)
+    for number, (path, position) in enumerate(zip(paths, spec.positions or (None,), strict=True)):
+        root = f"{path}/" if path else ""
+        found[f"{root}zarr.json"] = image_group_json(spec, frames, number, position)
+        for level in levels:
+            found[f"{root}{level.number}/zarr.json"] = array_json(spec, frames, number, level)
+    if spec.plate is not None:
+        found.update(_plate_documents(spec, spec.plate, paths))
+    elif spec.position_dimensions:
+        found["zarr.json"] = _group(v05.Bf2Raw.model_validate({"bioformats2raw.layout": 3}))
+        found["OME/zarr.json"] = _group(v05.Series(series=list(paths)))
+    return found
 
 
-def shape_on_disk(spec: StreamSpec, frames: int) -> tuple[int, ...]:
-    """The array's shape when it holds the first ``frames`` frames; without any, its first axis is empty."""
-    shape = (*outer_shape_on_disk(spec, frames), *spec.frame_shape)
-    return shape if frames or len(shape) > 2 else (0, shape[1])
-
-
-def key_of(keys: Plan, place: ShardPlace) -> str:
-    """The path of a key ("default" chunk key encoding) in the dataset; ``keys``: the plan whose units are keys."""
-    outer = keys.block_on_disk(place.unit)
-    return "/".join([ARRAY_PATH, "c", *map(str, outer), str(place.row), str(place.column)])
-
-
-def array_json(spec: StreamSpec, frames: int) -> dict[str, Any]:
-    """The zarr.json of the image array, claiming the first ``frames`` frames."""
+def array_json(spec: StreamSpec, frames: Sequence[int], image: int = 0, level: Level | None = None) -> dict[str, Any]:
+    """The zarr.json of an image's array, claiming the first so many frames of each source."""
+    level = level or levels_of(spec)[0]
     return array_document(
-        shape=shape_on_disk(spec, frames),
-        key_shape=spec.stored(spec.key_shape),
-        chunk_shape=spec.stored(spec.chunk_shape),
+        shape=shape_on_disk(spec, frames, image, level),
+        key_shape=level.key_shape,
+        chunk_shape=level.chunk_shape,
         dtype=spec.dtype,
         compression=spec.compression,
         sharded=spec.sharded,
-        dimension_names=tuple(d.name for d in spec.storage_dimensions),
+        dimension_names=tuple(d.name for d in spec.disk_dimensions),
     )
 
 
-def image_group_json(spec: StreamSpec, frames: int) -> dict[str, Any]:
-    """The zarr.json of the image group: one multiscale with axes, units, scales, and channels."""
-    dimensions = spec.storage_dimensions
+def image_group_json(
+    spec: StreamSpec, frames: Sequence[int], image: int = 0, position: Position | None = None
+) -> dict[str, Any]:
+    """The zarr.json of an image's group: one multiscale with axes, units, scales, translations; and channels."""
+    origin = _origin(spec, position)
     multiscale = v05.Multiscale(
-        name=spec.name,
-        axes=[_axis(d) for d in dimensions],
-        datasets=[
-            v05.Dataset(
-                path=ARRAY_PATH,
-                coordinateTransformations=[v05.ScaleTransformation(scale=[d.scale for d in dimensions])],
-            )
-        ],
+        name=position.name if position else spec.name,
+        axes=_axes(spec),
+        datasets=[_dataset(spec, level, origin) for level in levels_of(spec)],
+        type=spec.downsample if spec.levels > 1 else None,
     )
-    image = v05.Image(multiscales=[multiscale], omero=_omero(spec, frames))
-    return {
-        "zarr_format": 3,
-        "node_type": "group",
-        "attributes": {"ome": image.model_dump(mode="json", exclude_none=True)},
-    }
+    group = _group(v05.Image(multiscales=[multiscale]))
+    channels = _channels(spec, shape_on_disk(spec, frames, image))
+    if channels is not None:
+        group["attributes"]["ome"]["omero"] = {"channels": channels}
+    return group
+
+
+def _group(ome: Any) -> dict[str, Any]:
+    attributes = {"ome": ome.model_dump(mode="json", exclude_none=True, by_alias=True)}
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def _plate_documents(spec: StreamSpec, plate: Plate, paths: Sequence[str]) -> Documents:
+    """OME-Zarr 0.5, "plate" and "well": the wells that there are images of, with their fields."""
+    fields: dict[tuple[str, str], list[str]] = {}
+    for path in paths:
+        row, column, field = path.split("/")
+        fields.setdefault((row, column), []).append(field)
+    wells = [
+        v05.PlateWell(
+            path=f"{row}/{column}", rowIndex=plate.row_names.index(row), columnIndex=plate.column_names.index(column)
+        )
+        for row, column in fields
+    ]
+    definition = v05.PlateDef(
+        name=plate.name or spec.name,
+        rows=[v05.Row(name=name) for name in plate.row_names],
+        columns=[v05.Column(name=name) for name in plate.column_names],
+        wells=wells,
+        field_count=max(map(len, fields.values())),
+    )
+    found = {"zarr.json": _group(v05.Plate(plate=definition))}
+    for (row, column), names in fields.items():
+        found[f"{row}/zarr.json"] = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+        well = v05.WellDef(images=[v05.FieldOfView(path=name) for name in names])
+        found[f"{row}/{column}/zarr.json"] = _group(v05.Well(well=well))
+    return found
+
+
+def _origin(spec: StreamSpec, position: Position | None) -> tuple[float, ...]:
+    """Where the first pixel of an image is: the stage's place is that of the image's corner."""
+    stage: dict[int, float] = {}
+    if position is not None:
+        axes = len(spec.disk_order)
+        stage = {axes - 1: position.x_coord or 0.0, axes - 2: position.y_coord or 0.0}
+        depth = next((i for i, d in enumerate(spec.disk_dimensions[:-2]) if d.type == "space"), None)
+        if depth is not None:
+            stage[depth] = position.z_coord or 0.0
+    return tuple(d.translation + stage.get(i, 0.0) for i, d in enumerate(spec.disk_dimensions))
+
+
+def _dataset(spec: StreamSpec, level: Level, origin: tuple[float, ...]) -> v05.Dataset:
+    scale = [d.scale * factor for d, factor in zip(spec.disk_dimensions, level.factors, strict=True)]
+    # A mean stands for the middle of its pixels, the nearest one for the pixel that it is.
+    shift = [(factor - 1) / 2 if spec.downsample == "mean" else 0.0 for factor in level.factors]
+    translation = [o + s * d.scale for o, s, d in zip(origin, shift, spec.disk_dimensions, strict=True)]
+    transformations: list[Any] = [v05.ScaleTransformation(scale=scale)]
+    if any(translation):
+        transformations.append(v05.TranslationTransformation(translation=translation))
+    return v05.Dataset(path=str(level.number), coordinateTransformations=transformations)
+
+
+def _axes(spec: StreamSpec) -> list[Any]:
+    """The axes; those that another storage order puts where OME-Zarr 0.5 has no place for their type go without it.
+
+    ("axes": time first, then channel or custom ones, then space.)
+    """
+    dims = spec.disk_dimensions
+    axes = []
+    for i, dim in enumerate(dims):
+        in_place = {
+            "time": i == 0,
+            "space": all(after.type == "space" for after in dims[i:]),
+        }.get(dim.type, True)
+        axes.append(_axis(dim) if in_place else v05.CustomAxis(name=dim.name, unit=dim.unit))
+    return axes
 
 
 def _axis(dimension: Dimension) -> Any:
@@ -83,16 +154,16 @@ def _axis(dimension: Dimension) -> Any:
             return v05.CustomAxis(name=dimension.name, type=dimension.type, unit=dimension.unit)
 
 
-def _omero(spec: StreamSpec, frames: int) -> v05.Omero | None:
-    """Rendering hints, for channels that have names. The window is what an integer camera can give."""
-    sizes = outer_shape_on_disk(spec, frames)
-    for axis, dimension in enumerate(spec.storage_dimensions[:-2]):
+def _channels(spec: StreamSpec, shape: tuple[int, ...]) -> list[dict[str, Any]] | None:
+    """Rendering hints ("omero"), for channels that have names; those that the array has, of ``shape``."""
+    for axis, dimension in enumerate(spec.disk_dimensions[:-2]):
         if dimension.type == "channel" and dimension.coords is not None:
-            return v05.Omero(channels=[_omero_channel(c, spec.dtype) for c in dimension.coords[: sizes[axis]]])
+            return [_channel(c, spec.dtype) for c in dimension.coords[: shape[axis]] if isinstance(c, Channel)]
     return None
 
 
-def _omero_channel(channel: Channel, dtype: str) -> v05.OmeroChannel:
+def _channel(channel: Channel, dtype: str) -> dict[str, Any]:
+    """The window is what an integer camera can give; wavelengths in nm, called as OMERO's web gateway does."""
     bits = int("".join(filter(str.isdigit, dtype)))
     if dtype.startswith("float"):
         low, high = 0.0, 1.0
@@ -101,4 +172,11 @@ def _omero_channel(channel: Channel, dtype: str) -> v05.OmeroChannel:
     else:
         low, high = float(-(2 ** (bits - 1))), float(2 ** (bits - 1) - 1)
     window = v05.OmeroWindow(start=low, min=low, end=high, max=high)
-    return v05.OmeroChannel(label=channel.name, color=channel.color, active=True, window=window)
+    known = v05.OmeroChannel(label=channel.name, color=channel.color, active=True, window=window)
+    optics = {
+        "emissionWave": channel.emission_wavelength_nm,
+        "excitationWave": channel.excitation_wavelength_nm,
+        "fluorophore": channel.fluorophore,
+    }
+    shown: dict[str, Any] = known.model_dump(mode="json", exclude_none=True)
+    return {**shown, **{name: value for name, value in optics.items() if value is not None}}

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,15 @@ from yaozarrs import validate_zarr_store
 
 from omewd.errors import OmewdError
 from omewd.model.grid import frame_indexes
+from omewd.model.images import image_paths, shape_on_disk
+from omewd.model.levels import levels_of
 from omewd.model.plan import Plan
 from omewd.model.shards import Flags, ShardLayout, ShardPlace
 from omewd.model.spec import StreamSpec
 from omewd.ngff import ledger, metadata
 from omewd.ngff.shard_index import ABSENT, read_entries
 
-_EXPECTED_FILES = {
-    "zarr.json",
-    f"{metadata.ARRAY_PATH}/zarr.json",
-    f"{ledger.FOLDER}/zarr.json",
-    f"{ledger.FOLDER}/{ledger.FILE}",
-}
-
-
+_OWN_FILES = {f"{ledger.FOLDER}/zarr.json", f"{ledger.FOLDER}/{ledger.FILE}"}
 # These do not store chunks that only hold the fill value.
 _LEAVE_ZEROS_OUT = ("zarrs-python", "acquire-zarr")
 # What is read back at a time, or a chunk across the frame if that is more.
@@ -39,34 +35,39 @@ _READ_BYTES = 256 << 20
 class Report:
     """What was read, and what is wrong with it: one line for each problem.
 
-    ``bad_units``: write units with files that are missing, empty or can't be decoded; ``strays``: files that do not
-    belong there.
+    ``received``: frames of each source; ``bad_units``: by source, the units of whole keys with files that are missing,
+    empty or can't be decoded; ``strays``: files that do not belong there.
     """
 
     dataset: Path
-    frames: int = 0
+    received: list[int] = field(default_factory=list)
     written: int = 0
     gaps: int = 0
     keys: int = 0
     read_bytes: int = 0
     problems: list[str] = field(default_factory=list)
-    bad_units: list[int] = field(default_factory=list)
+    bad_units: dict[int, list[int]] = field(default_factory=dict)
     strays: list[str] = field(default_factory=list)
 
+    @property
+    def frames(self) -> int:
+        """Frames that were received, of all sources."""
+        return sum(self.received)
+
     def to_dict(self) -> dict[str, Any]:
-        return {**self.__dict__, "dataset": str(self.dataset)}
+        return {**self.__dict__, "dataset": str(self.dataset), "frames": self.frames}
 
 
 def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) -> Report:
     """Read everything of a dataset back; ``progress(units read, units in all)`` is told how far it is.
 
-    Checks that the metadata validates as OME-Zarr 0.5, the shape is what was received, every frame index is
+    Checks that the metadata validates as OME-Zarr 0.5, the shapes are what was received, every frame index is
     accounted for in the ledger, every shard or chunk with a written frame is there and decodes (which checks
     the shard index's CRC-32C), gaps read as the fill value, and no other file is there.
     Raises OmewdError ``not_a_dataset`` if it is none of omewd's.
     """
     totals, spec = totals_of(dataset)
-    report = Report(dataset, frames=totals["received"])
+    report = Report(dataset, [each.received for each in ledger.totals_in(totals)])
     try:
         validate_zarr_store(str(dataset))
     except Exception as error:  # noqa: BLE001  whatever the validator dislikes is a finding
@@ -81,6 +82,7 @@ def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
     path = dataset / ledger.FOLDER / "zarr.json"
     try:
         totals = json.loads(path.read_text())["attributes"]["omewd"]
+        ledger.totals_in(totals)
         return totals, StreamSpec.parse(totals["stream"])
     except (OSError, ValueError, KeyError, TypeError, OmewdError) as error:
         raise OmewdError(
@@ -88,72 +90,108 @@ def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
         ) from error
 
 
-def _check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> bytearray:
-    """What the ledger says of each frame index, after comparing it with the totals."""
-    frames = totals["received"]
+def _check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> list[bytearray]:
+    """What the ledger says of each frame index of each source, after comparing it with the totals."""
     if totals["state"] != "complete":
         ended = f" ({totals['ended_by']})" if totals["ended_by"] else ""
         report.problems.append(f"the dataset is not complete: its state is {totals['state']!r}{ended}")
     try:
-        record = ledger.Ledger.read(dataset, frames)
+        record = ledger.Ledger.read(dataset, report.received)
     except OSError as error:
         report.problems.append(f"the ledger can't be read: {error.strerror}")
-        return bytearray(frames)
+        return [bytearray(frames) for frames in report.received]
     if record.unreadable_lines:
         report.problems.append(f"{record.unreadable_lines} lines of the ledger can't be read")
-    status = record.status
-    report.written = status.count(ledger.WRITTEN)
-    report.gaps = status.count(ledger.SKIPPED) + status.count(ledger.DROPPED)
-    missing = np.flatnonzero(np.frombuffer(status, np.uint8) == ledger.UNACCOUNTED).tolist()
-    if missing:
-        report.problems.append(f"{len(missing)} received frames are not in the ledger: {_runs(missing)}")
-    for name, found in (("written", report.written), ("gaps", report.gaps), ("lost_frames", len(missing))):
-        if totals[name] != found:
-            report.problems.append(f"the totals say {name}: {totals[name]}, the ledger has {found}")
-    return status
+    told = ledger.totals_in(totals)
+    names = [source["name"] for source in totals.get("sources", [{"name": ""}])]
+    for name, status, claimed, found in zip(names, record.status, told, record.totals, strict=True):
+        of = f" of {name}" if name else ""
+        report.written += found.written
+        report.gaps += found.gaps
+        missing = np.flatnonzero(np.frombuffer(status, np.uint8) == ledger.UNACCOUNTED).tolist()
+        if missing:
+            report.problems.append(f"{len(missing)} received frames{of} are not in the ledger: {_runs(missing)}")
+        for what in ("written", "gaps", "lost_frames"):
+            if getattr(claimed, what) != getattr(found, what):
+                report.problems.append(
+                    f"the totals{of} say {what}: {getattr(claimed, what)}, the ledger has {getattr(found, what)}"
+                )
+    return record.status
 
 
 def _check_pixels(
-    dataset: Path, spec: StreamSpec, status: bytearray, report: Report, progress: Callable[[int, int], None] | None
+    dataset: Path,
+    spec: StreamSpec,
+    status: list[bytearray],
+    report: Report,
+    progress: Callable[[int, int], None] | None,
 ) -> None:
-    layout = ShardLayout(spec)
-    plan = layout.keys
-    expected = metadata.shape_on_disk(spec, report.frames)
-    store = {"driver": "file", "path": str(dataset / metadata.ARRAY_PATH)}
-    try:
-        array: Any = tensorstore.open({"driver": "zarr3", "kvstore": store}, open=True, read=True).result()
-    except (ValueError, OSError) as error:
-        report.problems.append(f"the array can't be opened: {str(error).splitlines()[0]}")
-        return
-    if array.shape != expected:
-        report.problems.append(f"the array's shape is {array.shape}, {report.frames} frames make {expected}")
-    total = plan.units_with(report.frames)
+    levels, paths = levels_of(spec), image_paths(spec)
+    arrays: dict[tuple[int, int], Any] = {}
+    for image, level in product(range(len(paths)), levels):
+        path = f"{paths[image]}/{level.number}" if paths[image] else str(level.number)
+        arrays[image, level.number] = _open(
+            dataset / path, shape_on_disk(spec, report.received, image, level), path, report
+        )
+    plans = [Plan.of(spec, source=source) for source in range(spec.sources)]
+    units = [plan.units_with(frames) for plan, frames in zip(plans, report.received, strict=True)]
     expected_keys: set[str] = set()
-    end = plan.last_frame(total - 1) + 1 if total else 0
-    written = np.zeros(max(end, len(status)), bool)
-    written[: len(status)] = np.frombuffer(status, np.uint8) == ledger.WRITTEN
-    for unit in range(total):
-        is_written = written[frame_indexes(plan, unit)]
-        if is_written.any():
-            keys = keys_of(layout, unit)
-            expected_keys.update(keys)
-            whole = _check_files(dataset, list(keys), report)
-            if whole and spec.sharded and spec.backend not in _LEAVE_ZEROS_OUT:
-                checked = [_check_index(dataset / key, layout, place, written, report) for key, place in keys.items()]
-                whole = all(checked)
-            if not whole or not _check_unit(array, plan, unit, is_written, report):
-                report.bad_units.append(unit)
-        if progress is not None:
-            progress(unit + 1, total)
+    done = 0
+    for source, plan in enumerate(plans):
+        layouts = [ShardLayout(spec, level, source) for level in levels]
+        end = plan.last_frame(units[source] - 1) + 1 if units[source] else 0
+        written = np.zeros(max(end, len(status[source])), bool)
+        written[: len(status[source])] = np.frombuffer(status[source], np.uint8) == ledger.WRITTEN
+        for unit in range(units[source]):
+            is_written = written[frame_indexes(plan, unit)]
+            if is_written.any():
+                expected_keys.update(key for layout in layouts for key in keys_of(layout, unit))
+                fine = [
+                    _check_keys(dataset, spec, layout, unit, written, report)
+                    and _check_unit(arrays[plan.image_of(unit), layout.level.number], layout, unit, is_written, report)
+                    for layout in layouts
+                ]
+                if not all(fine):
+                    report.bad_units.setdefault(source, []).append(unit)
+            done += 1
+            if progress is not None:
+                progress(done, sum(units))
     found = {str(path.relative_to(dataset)) for path in dataset.rglob("*") if path.is_file()}
-    for stray in sorted(found - expected_keys - _EXPECTED_FILES):
+    expected_files = _OWN_FILES | set(metadata.documents(spec, report.received))
+    for stray in sorted(found - expected_keys - expected_files):
         report.strays.append(stray)
         report.problems.append(f"{stray} does not belong there")
 
 
+def _open(path: Path, expected: tuple[int, ...], name: str, report: Report) -> Any:
+    """An array of the dataset, None if it can't be opened."""
+    store = {"driver": "file", "path": str(path)}
+    try:
+        array: Any = tensorstore.open({"driver": "zarr3", "kvstore": store}, open=True, read=True).result()
+    except (ValueError, OSError) as error:
+        report.problems.append(f"the array {name} can't be opened: {str(error).splitlines()[0]}")
+        return None
+    if array.shape != expected:
+        report.problems.append(f"the shape of the array {name} is {array.shape}, the frames make {expected}")
+    return array
+
+
+def _check_keys(
+    dataset: Path, spec: StreamSpec, layout: ShardLayout, unit: int, written: Flags, report: Report
+) -> bool:
+    """Whether all keys of a unit are there, with all the chunks that they should have."""
+    keys = keys_of(layout, unit)
+    if not _check_files(dataset, list(keys), report):
+        return False
+    if not spec.sharded or spec.backend in _LEAVE_ZEROS_OUT:
+        return True
+    whole = [_check_index(dataset / key, layout, place, written, report) for key, place in keys.items()]
+    return all(whole)
+
+
 def keys_of(layout: ShardLayout, unit: int) -> dict[str, ShardPlace]:
     """The files of a unit of keys."""
-    return {metadata.key_of(layout.keys, place): place for place in layout.shards_in(unit)}
+    return {layout.key(place): place for place in layout.shards_in(unit)}
 
 
 def _check_files(dataset: Path, keys: list[str], report: Report) -> bool:
@@ -180,31 +218,38 @@ def _check_index(path: Path, layout: ShardLayout, place: ShardPlace, written: Fl
     with path.open("rb") as file:
         entries = read_entries(file.fileno(), len(wanted))
     if entries is None:
-        report.problems.append(f"{metadata.key_of(layout.keys, place)} has a torn index")
+        report.problems.append(f"{layout.key(place)} has a torn index")
         return False
     missing = int((wanted & (entries[:, 0] == ABSENT)).sum())
     if missing:
-        report.problems.append(f"{metadata.key_of(layout.keys, place)} lacks {missing} of {int(wanted.sum())} chunks")
+        report.problems.append(f"{layout.key(place)} lacks {missing} of {int(wanted.sum())} chunks")
     return not missing
 
 
-def _check_unit(array: Any, plan: Plan, unit: int, is_written: np.ndarray[Any, Any], report: Report) -> bool:
-    """Whether a unit decodes; a part of it is in memory at a time."""
-    origin, size = plan.origin(unit), plan.size(unit)
-    region = [(origin[i], min(origin[i] + size[i], array.shape[axis])) for axis, i in enumerate(plan.order)]
+def _check_unit(array: Any, layout: ShardLayout, unit: int, is_written: np.ndarray[Any, Any], report: Report) -> bool:
+    """Whether a unit decodes; a part of it is in memory at a time.
+
+    In the full resolution pixels are where a frame was written, and nowhere else.
+    """
+    if array is None:  # which is told already, and says nothing of its chunks
+        return True
+    spans = zip(layout.keys.region(unit), layout.level.factors, array.shape, strict=False)
+    region = [(start // factor, min(-(-stop // factor), length)) for (start, stop), factor, length in spans]
     frame_bytes = array.dtype.numpy_dtype.itemsize * math.prod(array.shape[len(region) :])
     for part in _parts(region, array.chunk_layout.read_chunk.shape, _READ_BYTES // frame_bytes):
         try:
             view = array[tuple(slice(a, b) for a, b in part)] if part else array
             pixels = np.asarray(view.read().result())
         except (ValueError, OSError) as error:
-            report.problems.append(f"write unit {unit} does not decode: {str(error).splitlines()[0][:300]}")
+            report.problems.append(f"{layout.folder(unit)} does not decode: {str(error).splitlines()[0][:300]}")
             return False
+        if layout.level.number:
+            continue
         inner = tuple(slice(a - first, b - first) for (a, b), (first, _) in zip(part, region, strict=True))
         for place in np.argwhere(~is_written[inner]):
             if pixels[tuple(place)].any():
                 at = tuple(int(i) + s.start for i, s in zip(place, inner, strict=True))
-                report.problems.append(f"write unit {unit} holds pixels at {at}, where no frame was written")
+                report.problems.append(f"{layout.folder(unit)} holds pixels at {at}, where no frame was written")
     return True
 
 

@@ -19,12 +19,19 @@ _REATTACH_TIMEOUT_S = 0.5  # the camera waits meanwhile; it is tried again
 
 
 class Link:
-    """Open connection and doorbells of the one producer of a stream. Doorbells rung while it is gone go nowhere."""
+    """Open connection and doorbells of the one producer of a source. Doorbells rung while it is gone go nowhere."""
 
     def __init__(
-        self, connection: Connection, to_daemon: int, to_producer: int, geometry: Geometry, *, stream_id: int
+        self,
+        connection: Connection,
+        to_daemon: int,
+        to_producer: int,
+        geometry: Geometry,
+        *,
+        stream_id: int,
+        source: int,
     ) -> None:
-        self._name, self._epoch, self._stream_id = geometry.name, geometry.epoch, stream_id
+        self._name, self._epoch, self._stream_id, self._source = geometry.name, geometry.epoch, stream_id, source
         self._next_reconnect_ns = 0
         self._take(connection, to_daemon, to_producer)
 
@@ -55,7 +62,8 @@ class Link:
         """Ask the daemon something about this stream; errors as :meth:`Connection.request`."""
         if self.is_gone:
             raise OmewdError("unreachable", "the daemon is gone")
-        return self._connection.request(op, name=self._name, id=self._stream_id, timeout=timeout)[0]
+        which = {"name": self._name, "id": self._stream_id, "source": self._source}
+        return self._connection.request(op, **which, timeout=timeout)[0]
 
     def reconnect(self) -> bool:
         """Whether the daemon is there again, and goes on with this producer; looks for it now and then.
@@ -75,7 +83,12 @@ class Link:
             return False
         try:
             _, descriptors = connection.request(
-                "reattach", name=self._name, id=self._stream_id, epoch=self._epoch, timeout=_REATTACH_TIMEOUT_S
+                "reattach",
+                name=self._name,
+                id=self._stream_id,
+                source=self._source,
+                epoch=self._epoch,
+                timeout=_REATTACH_TIMEOUT_S,
             )
         except TimeoutError:
             return False

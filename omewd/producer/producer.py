@@ -32,15 +32,16 @@ _DAEMON_RETURNS_S = 60.0
 _MAX_SKIP = 1_000_000
 
 
-def connect(name: str, *, socket: str | os.PathLike[str] | None = None) -> Producer:
+def connect(name: str, *, source: str | int | None = None, socket: str | os.PathLike[str] | None = None) -> Producer:
     """Attach to an open stream as its one producer; the ring is mapped and touched when this returns.
 
-    ``socket``: the daemon's control socket, else $OMEWD_SOCKET, else the default of ``omewd serve``.
-    Raises OmewdError: ``unknown_stream``, ``producer_exists``, ``stream_stopped``, ``no_daemon``, ….
+    ``source``: name or number of one, for a stream that has several. ``socket``: the daemon's control socket, else
+    $OMEWD_SOCKET, else the default of ``omewd serve``.
+    Raises OmewdError: ``unknown_stream``, ``unknown_source``, ``producer_exists``, ``stream_stopped``, ….
     """
     connection = Connection(socket)
     try:
-        status, descriptors = connection.request("attach", name=name)
+        status, descriptors = connection.request("attach", name=name, source=source)
     except BaseException:
         connection.close()
         raise
@@ -55,7 +56,8 @@ def connect(name: str, *, socket: str | os.PathLike[str] | None = None) -> Produ
         close_all([to_daemon, to_producer])
         connection.close()
         raise
-    return Producer(segment, Link(connection, to_daemon, to_producer, segment.geometry, stream_id=status["id"]))
+    link = Link(connection, to_daemon, to_producer, segment.geometry, stream_id=status["id"], source=status["source"])
+    return Producer(segment, link)
 
 
 class Slot:
@@ -73,9 +75,10 @@ class Slot:
 
 
 class Producer:
-    """Puts frames into one stream's ring. For one thread at a time.
+    """Puts frames into one source's ring. For one thread at a time.
 
-    As a context manager it waits on leaving until the dataset is complete on disk.
+    As a context manager it waits on leaving until the dataset is complete on disk; with other sources still at work,
+    until all frames of this one are.
     """
 
     def __init__(self, segment: Segment, link: Link) -> None:
@@ -300,11 +303,11 @@ class Producer:
     # -- ending --------------------------------------------------------------------------------
 
     def close(self, *, wait: bool = True, timeout: float | None = None) -> dict[str, Any]:
-        """End the stream: no more frames; returns its last status. May be called again.
+        """End the stream, or this source of it: no more frames; returns the stream's status then. May be called again.
 
-        With ``wait``, until the dataset is complete on disk (``timeout`` in seconds, None for ever). A daemon that
-        has gone is waited for, up to ``timeout`` or a minute: what it had not written is in shared memory, and is
-        written when it is started again.
+        With ``wait``, until the dataset is complete on disk, or all of this source is while others go on (``timeout``
+        in seconds, None for ever). A daemon that has gone is waited for, up to ``timeout`` or a minute: what it had not
+        written is in shared memory, and is written when it is started again.
         Raises StreamFailedError if it failed; OmewdError ``timeout``, ``daemon_gone``.
         """
         if self._closed:

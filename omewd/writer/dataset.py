@@ -4,32 +4,54 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from omewd.control.faultpoints import point
 from omewd.errors import OmewdError
+from omewd.model.levels import levels_of
 from omewd.model.plan import Plan
 from omewd.model.shards import Flags
 from omewd.model.spec import StreamSpec
+from omewd.model.totals import Totals
 from omewd.ngff import ledger, metadata
-from omewd.writer.backends.base import Piece
 from omewd.writer.filesystem import sync_folder
-from omewd.writer.publish import Publisher
+from omewd.writer.publish import SMALL_FILES_AT_ONCE, Publisher
 from omewd.writer.shards import ShardPool, Shards
 from omewd.writer.stopwatch import Stopwatch
 
 STAGING = f"{ledger.FOLDER}/staging"
-# Which frames are lost follows from the ledger too; this many runs of them fit in a message.
-_LOST_RUNS = 1000
+# A file takes a quarter of a millisecond of a core, and as long again for its sync.
+_FEW_DOCUMENTS = 16
 
 
-def _document(value: dict[str, object]) -> Iterable[Piece]:
-    return (json.dumps(value, indent=2).encode(),)
+def _publish(publisher: Publisher, documents: metadata.Documents, label: str) -> None:
+    """Write zarr.json files; many of them, as of a plate, several at once."""
+    files = ((path, [json.dumps(document, indent=2).encode()]) for path, document in documents.items())
+    if len(documents) <= _FEW_DOCUMENTS:
+        publisher.publish(files, label=label)
+        return
+    with ThreadPoolExecutor(SMALL_FILES_AT_ONCE) as pool:
+        publisher.publish(files, label=label, pool=pool)
+
+
+def _changed(dataset: Path, documents: metadata.Documents) -> metadata.Documents:
+    """Those that are not on disk as they are."""
+    return {path: document for path, document in documents.items() if _read(dataset / path) != document}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A zarr.json; nothing if there is none that can be read."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _publisher(folder: Path, spec: StreamSpec) -> Publisher:
@@ -62,12 +84,12 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
     aside.mkdir()
     try:
         (aside / STAGING).mkdir(parents=True)
-        frames = Plan.of(spec).frames_total or 0
+        frames = [Plan.of(spec, source=source).frames_total or 0 for source in range(spec.sources)]
         publisher = _publisher(aside, spec)
-        documents = _image_documents(spec, frames)
+        documents = metadata.documents(spec, frames)
         documents[f"{ledger.FOLDER}/zarr.json"] = ledger.summary_json(spec, state="writing", epoch=epoch)
         publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", b"")
-        publisher.publish(((path, _document(d)) for path, d in documents.items()), label="create")
+        _publish(publisher, documents, "create")
         point("writer: dataset made aside")
         if dataset.exists():
             dataset.rename(old)
@@ -95,8 +117,7 @@ def reopen(spec: StreamSpec, dataset: Path, epoch: int) -> None:
         sync_folder(staging.parent)
     if _epoch(dataset) != epoch:
         document = {f"{ledger.FOLDER}/zarr.json": ledger.summary_json(spec, state="writing", epoch=epoch)}
-        files = ((path, _document(d)) for path, d in document.items())
-        _publisher(dataset, spec).publish(files, label=f"reopen-{os.getpid()}")
+        _publish(_publisher(dataset, spec), document, f"reopen-{os.getpid()}")
 
 
 def undo(dataset: Path, epoch: int) -> None:
@@ -115,7 +136,7 @@ def undo(dataset: Path, epoch: int) -> None:
 def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:
     """Finalize a dataset whose ring is gone, to the frames that its ledger has: they are on disk.
 
-    Returns {"found": whether it is there} and what :func:`finalize_by_ledger` does.
+    Returns {"found": whether it is there}, and "received", "written", "gaps" of all sources together, "lost" of each.
     """
     if _epoch(dataset) != epoch:  # it was never made, or is complete
         sweep(dataset)
@@ -123,34 +144,30 @@ def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:
     with ledger.held(dataset):
         found = finalize_by_ledger(spec, dataset, "the machine was restarted")
     sweep(dataset)
-    return {"found": True, **found}
+    return {
+        "found": True,
+        "received": sum(totals.received for totals in found),
+        "written": sum(totals.written for totals in found),
+        "gaps": sum(totals.gaps for totals in found),
+        "lost": [list(totals.lost) for totals in found],
+    }
 
 
-def finalize_by_ledger(spec: StreamSpec, dataset: Path, ended_by: str, known_frames: int = 0) -> dict[str, Any]:
-    """Write the final metadata for what the ledger has; ``known_frames`` are known to have been handed over.
+def finalize_by_ledger(
+    spec: StreamSpec, dataset: Path, ended_by: str, known_frames: Sequence[int] | None = None
+) -> list[Totals]:
+    """Write the final metadata for what the ledger has; returns the totals of each source by that.
 
-    Returns {"received": one past the last frame index that it knows of, "written", "gaps", "lost": runs (first, count)
-    of indexes below of which it does not say what became}.
+    ``known_frames`` of each source are known to have been handed over. Frames are lost of which the ledger does not say
+    what became.
     """
-    received = max(ledger.received(dataset), known_frames)
+    counted = ledger.received(dataset, spec.sources)
+    received = [max(pair) for pair in zip(counted, known_frames or counted, strict=True)]
     record = ledger.Ledger.read(dataset, received)
-    status = record.status
-    written = status.count(ledger.WRITTEN)
-    gaps = status.count(ledger.SKIPPED) + status.count(ledger.DROPPED)
-    lost = [(run.start(), run.end() - run.start()) for run in re.finditer(rb"\x00+", status)]
-    finalize(
-        spec,
-        dataset,
-        frames=received,
-        written=written,
-        gaps=gaps,
-        lost=tuple(lost[:_LOST_RUNS]),
-        lost_frames=sum(count for _, count in lost),
-        ended_by=ended_by,
-        failed=bool(lost),
-        written_frames=record.written,
-    )
-    return {"received": received, "written": written, "gaps": gaps, "lost": lost[:_LOST_RUNS]}
+    totals = record.totals
+    failed = any(each.lost_frames for each in totals)
+    finalize(spec, dataset, totals=totals, ended_by=ended_by, failed=failed, written=record.written)
+    return totals
 
 
 def _beside(dataset: Path, which: str, epoch: int) -> Path:
@@ -190,49 +207,52 @@ def _folders_between(folder: Path, root: Path) -> Iterable[Path]:
         yield folder
 
 
-def grow(spec: StreamSpec, dataset: Path, frames: int) -> None:
-    """Let the metadata of an unbounded array claim the first ``frames`` frames."""
-    publisher = _publisher(dataset, spec)
-    documents = {f"{metadata.ARRAY_PATH}/zarr.json": metadata.array_json(spec, frames)}
-    publisher.publish(((path, _document(d)) for path, d in documents.items()), label="grow")
+def grow(spec: StreamSpec, dataset: Path, frames: Sequence[int]) -> None:
+    """Let the metadata of unbounded arrays claim the first so many frames of each source."""
+    documents = metadata.documents(spec, frames)
+    arrays = {path: document for path, document in documents.items() if document["node_type"] == "array"}
+    _publish(_publisher(dataset, spec), _changed(dataset, arrays), "grow")
+
+
+def annotate(dataset: Path, namespace: str, mapping: dict[str, Any]) -> None:
+    """Put a mapping into the attributes of the root group; nobody else may be writing those now."""
+    document = _read(dataset / "zarr.json")
+    if not document:
+        raise OmewdError("not_a_dataset", f"{dataset} has no zarr.json any more", "Was it moved or removed?")
+    document["attributes"] = {**document.get("attributes", {}), namespace: mapping}
+    aside = dataset / ledger.FOLDER  # also of one that is complete, and has no staging folder any more
+    Publisher(dataset, aside, durable=True).publish(
+        [("zarr.json", [json.dumps(document, indent=2).encode()])], label="annotate"
+    )
 
 
 def finalize(
     spec: StreamSpec,
     dataset: Path,
     *,
-    frames: int,
-    written: int,
-    gaps: int,
-    lost: tuple[tuple[int, int], ...],
-    lost_frames: int,
+    totals: Sequence[Totals],
     ended_by: str,
     failed: bool,
-    written_frames: Flags | None = None,
+    written: Sequence[Flags] | None = None,
 ) -> None:
     """Seal what shards there are, write the final metadata for what has arrived, remove what was only for writing.
 
-    Of a failed stream, or with ``written_frames`` (a flag a frame index), shards keep what the ledger has as written.
-    Running it again gives the same.
+    ``totals`` of each source. Of a failed stream, or with ``written`` (for each source a flag a frame index), shards
+    keep what the ledger has as written. Attributes that users have added stay. Running it again gives the same.
     """
     (dataset / STAGING).mkdir(exist_ok=True)
-    if failed and written_frames is None:
-        written_frames = ledger.Ledger.read(dataset, frames).written
+    frames = [each.received for each in totals]
+    if failed and written is None:
+        written = ledger.Ledger.read(dataset, frames).written
     publisher = _publisher(dataset, spec)
-    _seal(spec, publisher, written_frames)
-    documents = _image_documents(spec, frames)
+    _seal(spec, publisher, written)
+    documents = metadata.documents(spec, frames)
+    ome = documents["zarr.json"]["attributes"]["ome"]
+    documents["zarr.json"]["attributes"] = {**_read(dataset / "zarr.json").get("attributes", {}), "ome": ome}
     state = "failed" if failed else "complete"
-    documents[f"{ledger.FOLDER}/zarr.json"] = ledger.summary_json(
-        spec,
-        state=state,
-        received=frames,
-        written=written,
-        gaps=gaps,
-        lost=lost,
-        lost_frames=lost_frames,
-        ended_by=ended_by,
-    )
-    publisher.publish(((path, _document(d)) for path, d in documents.items()), label="finalize")
+    summary = ledger.summary_json(spec, state=state, totals=totals, ended_by=ended_by)
+    documents[f"{ledger.FOLDER}/zarr.json"] = summary
+    _publish(publisher, _changed(dataset, documents), "finalize")
     point("writer: finalized")
     shutil.rmtree(dataset / STAGING)
     if spec.durability == "fsync":
@@ -241,19 +261,15 @@ def finalize(
 
 def seal_by_ledger(spec: StreamSpec, dataset: Path) -> None:
     """Seal the shards that are in progress, with what the ledger has as written."""
-    _seal(spec, _publisher(dataset, spec), ledger.Ledger.read(dataset, ledger.received(dataset)).written)
+    record = ledger.Ledger.read(dataset, ledger.received(dataset, spec.sources))
+    _seal(spec, _publisher(dataset, spec), record.written)
 
 
-def _seal(spec: StreamSpec, publisher: Publisher, written: Flags | None) -> None:
+def _seal(spec: StreamSpec, publisher: Publisher, written: Sequence[Flags] | None) -> None:
     with closing(ShardPool()) as pool:
-        Shards(spec, publisher, Stopwatch(), pool).seal(written=written)
-
-
-def _image_documents(spec: StreamSpec, frames: int) -> dict[str, dict[str, object]]:
-    return {
-        "zarr.json": metadata.image_group_json(spec, frames),
-        f"{metadata.ARRAY_PATH}/zarr.json": metadata.array_json(spec, frames),
-    }
+        for level, source in product(levels_of(spec), range(spec.sources)):
+            shards = Shards(spec, publisher, Stopwatch(), pool, level, source)
+            shards.seal(written=None if written is None else written[source])
 
 
 def _check_inside(dataset: Path, root: Path) -> None:

@@ -70,15 +70,26 @@ class Publisher:
         self._buffers = buffers or Buffers()
         self.pool = pool
 
-    def publish(self, files: Iterable[tuple[str, Iterable[Piece]]], *, label: str) -> None:
+    def publish(
+        self, files: Iterable[tuple[str, Iterable[Piece]]], *, label: str, pool: ThreadPoolExecutor | None = None
+    ) -> None:
         """Put files (path in the dataset, bytes in pieces) in place, one by one.
 
-        ``label`` makes the names aside: the same label again overwrites what a killed writer left.
+        ``label`` makes the names aside: the same label again overwrites what a killed writer left. ``pool``: threads
+        to write them with, several at once.
         """
         asides: list[tuple[Path, Path]] = []
-        for number, (path, pieces) in enumerate(files):
-            asides.append((self.staging / f"{label}-{number}", self.root / path))
-            self._write_aside(str(asides[-1][0]), pieces)
+
+        def laid_out() -> Iterator[tuple[str, Iterable[Piece]]]:
+            for number, (path, pieces) in enumerate(files):
+                asides.append((self.staging / f"{label}-{number}", self.root / path))
+                yield str(asides[-1][0]), pieces
+
+        if pool is not None:
+            self._write_at_once(pool, laid_out())
+        else:
+            for aside, pieces in laid_out():
+                self._write_aside(aside, pieces)
         self.put_in_place(asides)
 
     def put_in_place(self, asides: Iterable[tuple[Path, Path]], there: Iterable[Path] = ()) -> None:

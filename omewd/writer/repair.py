@@ -8,9 +8,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from omewd.errors import OmewdError
+from omewd.model.grid import frame_indexes
+from omewd.model.levels import levels_of
 from omewd.model.plan import Plan
 from omewd.model.shards import ShardLayout
 from omewd.ngff import ledger
@@ -46,36 +49,39 @@ def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
             mended.append("removed what writers had left over")
         before = verify(dataset, progress)
         if before.bad_units:
-            layout = ShardLayout(spec)
-            _require_readable(dataset, layout, before.bad_units)
-            status = ledger.Ledger.read(dataset, before.frames).status
-            lines = list(_lost_lines(layout.keys, before.bad_units, status))
             publisher = Publisher(dataset, dataset / datasets.STAGING, durable=True)
-            publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines, before.frames))
-            mended.append(f"put the frames of {len(before.bad_units)} write units on record as lost")
+            status = ledger.Ledger.read(dataset, before.received).status
+            for source, units in before.bad_units.items():
+                _require_readable(dataset, [ShardLayout(spec, level, source) for level in levels_of(spec)], units)
+            for source, units in before.bad_units.items():
+                number = ledger.source_of(spec, source)
+                lines = list(_lost_lines(Plan.of(spec, source=source), units, status[source], number))
+                batch = ledger.batch(lines, before.received[source], number)
+                publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", batch)
+            count = sum(map(len, before.bad_units.values()))
+            mended.append(f"put the frames of {count} write units on record as lost")
         if before.problems:
             ended_by = str(totals["ended_by"] or "the daemon was lost")
-            found = datasets.finalize_by_ledger(spec, dataset, ended_by, totals["received"])
-            mended.append(f"wrote shape and totals for {found['received']} frames")
+            known = [each.received for each in ledger.totals_in(totals)]
+            found = datasets.finalize_by_ledger(spec, dataset, ended_by, known)
+            mended.append(f"wrote shape and totals for {sum(each.received for each in found)} frames")
     return Repair(before, verify(dataset, progress), mended)
 
 
-def _require_readable(dataset: Path, layout: ShardLayout, units: list[int]) -> None:
+def _require_readable(dataset: Path, layouts: list[ShardLayout], units: list[int]) -> None:
     """Raise OSError if files are there and can't be read: a disk that fails for a while is no loss of frames."""
-    for unit in units:
+    for layout, unit in product(layouts, units):
         for key in keys_of(layout, unit):
             with suppress(FileNotFoundError), (dataset / key).open("rb", buffering=0) as file:
                 while file.read(_READ_BYTES):
                     pass
 
 
-def _lost_lines(plan: Plan, units: list[int], status: bytearray) -> Iterator[str]:
-    from omewd.model.grid import frame_indexes
-
+def _lost_lines(plan: Plan, units: list[int], status: bytearray, source: int | None) -> Iterator[str]:
     for unit in units:
         for frame in sorted(int(f) for f in frame_indexes(plan, unit).flat):
             if frame < len(status) and status[frame] == ledger.WRITTEN:
-                yield ledger.gap_line(frame, 1, "lost")
+                yield ledger.gap_line(frame, 1, "lost", source)
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """A shard in progress: a staging file that chunks are written into, and a table of those that are in it.
 
-    staging/shard-U-R-C          the shard to be: chunks where they were put, in any order, with gaps between
-    staging/shard-U-R-C.table    header: magic, end of the room that has been granted; then the index to be,
-                                 (offset, length) of each chunk, length 0 while it is not there
+    staging/shard-L-S-U-R-C          the shard to be: chunks where they were put, in any order, with gaps between
+    staging/shard-L-S-U-R-C.table    header: magic, end of the room that has been granted; then the index to be,
+                                     (offset, length) of each chunk, length 0 while it is not there
 
-U, R and C are the shard's :class:`omewd.model.shards.ShardPlace`. Any number of writers have a shard open at
-once. Chunks that have a fixed place go there; others get room of their own when their size is known: whoever asks
-holds a lock on the table for that long, so that a writer that dies leaves an unused gap at most. The sharding codec
-allows gaps ("Binary shard format").
+L is the resolution and S the source; U, R and C are the shard's :class:`omewd.model.shards.ShardPlace`. Any number
+of writers have a shard open at once. Chunks that have a fixed place go there; others get room of their own when their
+size is known: whoever asks holds a lock on the table for that long, so that a writer that dies leaves an unused gap at
+most. The sharding codec allows gaps ("Binary shard format").
 
 A chunk counts once it is in the table, which its writer syncs after the chunk. Sealing makes the table the
 index at the shard's end, syncs, renames, and only then removes the table: at any moment either that or the
@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from omewd.control.faultpoints import point
-from omewd.model.shards import Flags, ShardPlace
+from omewd.model.shards import Flags, ShardLayout, ShardPlace
 from omewd.ngff.shard_index import ABSENT, ENTRY_BYTES, Entries, index_bytes, read_entries
 from omewd.writer.aligned import ALIGNMENT, aligned, is_direct
 from omewd.writer.filesystem import extend, punch, sync_folder
@@ -45,22 +45,27 @@ _AHEAD_PART_OF_FREE = 8
 _HOLE_BYTES = 64 << 10
 
 
-def in_staging(staging: Path) -> list[ShardPlace]:
-    """The shards in progress."""
-    names = (path.name.removesuffix(_TABLE).split("-")[1:] for path in staging.glob(f"shard-*{_TABLE}"))
-    return [ShardPlace(*map(int, name)) for name in names]
+def name_of(layout: ShardLayout, place: ShardPlace) -> str:
+    """The name in staging of a shard in progress."""
+    return f"shard-{layout.level.number}-{layout.source}-{place.unit}-{place.row}-{place.column}"
+
+
+def in_staging(staging: Path, layout: ShardLayout) -> list[ShardPlace]:
+    """The shards in progress of a source at a resolution."""
+    prefix = f"shard-{layout.level.number}-{layout.source}-"
+    names = (path.name.removesuffix(_TABLE).removeprefix(prefix) for path in staging.glob(f"{prefix}*{_TABLE}"))
+    return [ShardPlace(*map(int, name.split("-"))) for name in names]
 
 
 class ShardFile:
-    """One shard, open in one writer. ``chunks``: how many it can have; ``room_bytes``: what all of them take raw.
+    """One shard, open in one writer. ``path``: in staging; ``final``: its place in the dataset.
 
+    ``chunks``: how many it can have; ``room_bytes``: what all of them take raw.
     ``durable``: with fsync. Methods may be called from several threads. All errors are OSError.
     """
 
-    def __init__(
-        self, staging: Path, place: ShardPlace, final: Path, chunks: int, room_bytes: int, *, durable: bool = True
-    ) -> None:
-        self._path = staging / f"shard-{place.unit}-{place.row}-{place.column}"
+    def __init__(self, path: Path, final: Path, chunks: int, room_bytes: int, *, durable: bool = True) -> None:
+        self._path = path
         self._table_path = self._path.with_suffix(_TABLE)
         self.final = final
         self._chunks, self._room_bytes, self._durable = chunks, room_bytes, durable

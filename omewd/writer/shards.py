@@ -12,9 +12,9 @@ from typing import TypeVar
 import numpy as np
 
 from omewd.control.faultpoints import point
+from omewd.model.levels import Level
 from omewd.model.shards import Flags, ShardLayout, ShardPlace
 from omewd.model.spec import StreamSpec
-from omewd.ngff.metadata import key_of
 from omewd.ngff.shard_index import Entries
 from omewd.writer.aligned import (
     ALIGNMENT,
@@ -29,7 +29,7 @@ from omewd.writer.aligned import (
 from omewd.writer.backends.base import Block, UnitArray
 from omewd.writer.backends.direct import DirectSink
 from omewd.writer.publish import Publisher
-from omewd.writer.shard_file import ShardFile, in_staging
+from omewd.writer.shard_file import ShardFile, in_staging, name_of
 from omewd.writer.stopwatch import Stopwatch
 
 # Writes on their way at once in a writer; a disk is busy with two of 8 MiB, and while one is encoded others go out.
@@ -71,14 +71,22 @@ class ShardPool:
 
 
 class Shards:
-    """Stores the chunks of one dataset, and seals its shards. ``clock`` gets the time of each stage.
+    """Stores the chunks of one source at one resolution, and seals its shards. ``clock`` gets the time of each stage.
 
     ``pool``: threads to write with, each with a buffer of its own. Errors are OSError, or what a library raises.
     """
 
-    def __init__(self, spec: StreamSpec, publisher: Publisher, clock: Stopwatch, pool: ShardPool) -> None:
-        self.layout = ShardLayout(spec)
-        array = UnitArray.of(spec)
+    def __init__(
+        self,
+        spec: StreamSpec,
+        publisher: Publisher,
+        clock: Stopwatch,
+        pool: ShardPool,
+        level: Level | None = None,
+        source: int = 0,
+    ) -> None:
+        self.layout = ShardLayout(spec, level, source)
+        array = UnitArray.of(spec, level)
         self._sink = DirectSink(array, pool.cores)
         # All chunks have the same size, whole blocks: a chunk's offset follows from its number.
         self._has_fixed_places = array.compression is None and self.layout.chunk_bytes % ALIGNMENT == 0
@@ -90,9 +98,8 @@ class Shards:
 
     def _file(self, place: ShardPlace) -> ShardFile:
         layout, count = self.layout, self.layout.chunks_per_shard
-        final = self._publisher.root / key_of(layout.keys, place)
-        room_bytes = count * layout.chunk_bytes
-        return ShardFile(self._publisher.staging, place, final, count, room_bytes, durable=self._durable)
+        path, final = self._publisher.staging / name_of(layout, place), self._publisher.root / layout.key(place)
+        return ShardFile(path, final, count, count * layout.chunk_bytes, durable=self._durable)
 
     # -- chunks -----------------------------------------------------------------------------------
 
@@ -223,7 +230,7 @@ class Shards:
         layout, publisher = self.layout, self._publisher
         places = [
             place
-            for place in in_staging(publisher.staging)
+            for place in in_staging(publisher.staging, layout)
             if below is None or layout.keys.last_frame(place.unit) < below
         ]
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import omewd
-from omewd.control.messages import MAX_MESSAGE_BYTES
+from omewd.control.messages import MAX_PACKET_BYTES
 from tests.support import DaemonProcess, check_dataset, make_frame, make_spec
 
 
@@ -228,7 +228,7 @@ def raw_connection(daemon: DaemonProcess) -> socket.socket:
         b'{"op":"stop_stream"}',
         b"\xff\xfe\x00",
         b"[" * 100_000,
-        b'{"op":"' + b"x" * (MAX_MESSAGE_BYTES + 10) + b'"}',
+        b'{"op":"' + b"x" * (MAX_PACKET_BYTES + 10) + b'"}',
     ],
     ids=lambda data: repr(data[:30]),
 )

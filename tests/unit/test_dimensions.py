@@ -169,7 +169,7 @@ def test_coords_name_the_channels() -> None:
         ({"name": "c", "count": 1, "coords": [{"name": "a", "color": "red"}]}, "color"),
         ({"name": "c", "count": 1, "coords": [{"name": "a", "color": "00ff00\n"}]}, "color"),
         ({"name": "c", "count": 1, "coords": [""]}, "name"),
-        ({"name": "c", "count": None, "coords": ["a"]}, "coords"),
+        ({"name": "c", "count": "inf", "coords": ["a"]}, "coords"),
     ],
 )
 def test_coords_that_do_not_fit_are_refused(wrong: dict[str, Any], complaint: str) -> None:

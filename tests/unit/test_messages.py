@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from omewd.control.jobs import Job
-from omewd.control.messages import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, decode, encode, receive, send
+from omewd.control.messages import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, MAX_PACKET_BYTES, decode, encode, receive, send
 from omewd.errors import OmewdError, RingFullError, StreamFailedError, StreamStoppedError
 
 Channel = tuple[socket.socket, socket.socket]
@@ -75,12 +76,57 @@ def test_a_message_at_the_limit_goes_through_and_one_over_it_does_not(channel: C
 
 def test_a_message_that_is_cut_off_is_refused_whole(channel: Channel) -> None:
     ours, theirs = channel
-    ours.send(json.dumps(message_of(MAX_MESSAGE_BYTES + 1)).encode())
+    ours.send(json.dumps(message_of(MAX_PACKET_BYTES + 1)).encode())
     with pytest.raises(OmewdError, match="limit") as error:
         receive(theirs)
     assert error.value.code == "too_large"
     send(ours, {"op": "next"})
     assert receive(theirs) == ({"op": "next"}, [])
+
+
+def test_a_large_message_takes_its_descriptors_along(channel: Channel) -> None:
+    ours, theirs = channel
+    with open(os.devnull) as extra:
+        send(ours, message_of(MAX_PACKET_BYTES + 1), (extra.fileno(),))
+        received = receive(theirs)
+        assert received is not None
+        message, [descriptor] = received
+        assert message == message_of(MAX_PACKET_BYTES + 1)
+        assert os.path.sameopenfile(descriptor, extra.fileno())
+        os.close(descriptor)
+
+
+def unsealed() -> int:
+    memory = os.memfd_create("m", os.MFD_ALLOW_SEALING)
+    os.write(memory, b'{"op":"status"}')
+    return memory
+
+
+def never_ending() -> int:
+    reading, writing = os.pipe()
+    os.close(writing)
+    return reading
+
+
+def too_large() -> int:
+    memory = os.memfd_create("m", os.MFD_ALLOW_SEALING)
+    os.truncate(memory, MAX_MESSAGE_BYTES + 1)
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    return memory
+
+
+@pytest.mark.parametrize("make", [unsealed, never_ending, too_large, None])
+def test_memory_that_could_change_or_is_none_is_refused(channel: Channel, make: Callable[[], int] | None) -> None:
+    ours, theirs = channel
+    sent = [make()] if make else []
+    before = open_descriptors()
+    socket.send_fds(ours, [b'{"in_memory":15}'], sent)
+    with pytest.raises(OmewdError) as error:
+        receive(theirs)
+    assert error.value.code == ("too_large" if make is too_large else "bad_message")
+    assert open_descriptors() == before
+    for descriptor in sent:
+        os.close(descriptor)
 
 
 def test_messages_keep_their_borders(channel: Channel) -> None:
@@ -129,7 +175,7 @@ def open_descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
-@pytest.mark.parametrize("data", [b"not JSON", b"[1]", b"x" * (MAX_MESSAGE_BYTES + 5)])
+@pytest.mark.parametrize("data", [b"not JSON", b"[1]", b"x" * (MAX_PACKET_BYTES + 5)])
 def test_descriptors_beside_a_refused_message_are_closed(channel: Channel, data: bytes) -> None:
     ours, theirs = channel
     before = open_descriptors()

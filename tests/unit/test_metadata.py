@@ -66,7 +66,7 @@ def test_a_dataset_validates_and_opens_at_any_moment(tmp_path: Path, dims: str, 
     expected = (*(shape[i] for i in Plan.of(spec).order), *spec.frame_shape)
     assert array.shape == (expected if frames or len(expected) > 2 else (0, expected[1]))
     names = json.loads((tmp_path / "d.ome.zarr" / ARRAY_PATH / "zarr.json").read_text())["dimension_names"]
-    assert names == [d.name for d in spec.storage_dimensions]
+    assert names == [d.name for d in spec.disk_dimensions]
     validate_zarr_store(str(tmp_path / "d.ome.zarr"))
 
 
@@ -131,7 +131,7 @@ def test_channels_are_cut_with_the_shape(tmp_path: Path, dims: str, frames: int,
     spec = with_channels(dims, ["DAPI", "GFP", "Cy5"])
     assert channels(spec, frames) == labels
     array = make(tmp_path / "d.ome.zarr", spec, frames)
-    assert array.shape[[d.name for d in spec.storage_dimensions].index("c")] == len(labels)
+    assert array.shape[[d.name for d in spec.disk_dimensions].index("c")] == len(labels)
 
 
 def test_channels_without_names_say_nothing() -> None:

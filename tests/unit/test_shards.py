@@ -60,7 +60,7 @@ def dims_texts(draw: st.DrawFn) -> str:
 def frames_on_disk(spec: StreamSpec) -> Array:
     """The frame index at each outer place of the array on disk."""
     counts = [d.count or 1 for d in spec.dimensions[:-2]]
-    return np.arange(math.prod(counts)).reshape(counts).transpose(spec.storage_order[:-2])
+    return np.arange(math.prod(counts)).reshape(counts).transpose(spec.disk_order[:-2])
 
 
 Where = tuple[str, int]

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from omewd.model.dtypes import ITEM_BYTES
+from omewd.model.levels import Level, levels_of
 from omewd.model.spec import StreamSpec
 from omewd.ngff.codecs import array_document
 
@@ -30,7 +31,7 @@ Piece = Buffer | Block
 
 @dataclass(frozen=True)
 class UnitArray:
-    """The array of one write unit; shapes in elements, storage order, frame axes last."""
+    """The array of one write unit at one resolution; shapes in elements, storage order, frame axes last."""
 
     shape: tuple[int, ...]
     key_shape: tuple[int, ...]
@@ -40,16 +41,11 @@ class UnitArray:
     sharded: bool
 
     @classmethod
-    def of(cls, spec: StreamSpec) -> UnitArray:
-        key_shape = spec.stored(spec.key_shape)
-        return cls(
-            (*key_shape[:-2], *spec.frame_shape),
-            key_shape,
-            spec.stored(spec.chunk_shape),
-            spec.dtype,
-            spec.compression,
-            spec.sharded,
-        )
+    def of(cls, spec: StreamSpec, level: Level | None = None) -> UnitArray:
+        """That of a stream's units; ``level``: at which resolution, the full one without it."""
+        level = level or levels_of(spec)[0]
+        shape = (*level.key_shape[:-2], *level.frame_shape)
+        return cls(shape, level.key_shape, level.chunk_shape, spec.dtype, spec.compression, spec.sharded)
 
     @property
     def document(self) -> dict[str, Any]:

@@ -1,0 +1,185 @@
+"""What a writer holds for one stream, and how it stores units of it at all resolutions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path
+
+from omewd.model.levels import Level, levels_of
+from omewd.model.plan import Plan
+from omewd.model.shards import ShardLayout
+from omewd.model.spec import DIRECT, StreamSpec
+from omewd.ngff import ledger
+from omewd.ring.segment import Segment
+from omewd.writer import backends, dataset
+from omewd.writer.backends.base import Block, Piece, Sink, UnitArray
+from omewd.writer.block import RingReader, UnitFrames
+from omewd.writer.publish import SMALL_FILE_BYTES, Folder, Publisher
+from omewd.writer.pyramid import halve
+from omewd.writer.shards import ShardPool, Shards
+from omewd.writer.stopwatch import Stopwatch
+
+
+@dataclass
+class Tools:
+    """What a writer works with, for all its streams. ``cores``: how many it may use at once."""
+
+    cores: int
+    scratch: Path
+    files: ThreadPoolExecutor
+    shards: ShardPool
+    clock: Stopwatch = field(default_factory=Stopwatch)
+
+
+@dataclass
+class Resolution:
+    """One resolution of a stream's images: where its chunks go.
+
+    ``layouts`` and ``shards`` are by source; ``shards`` are empty where the write units are no chunks of shards.
+    """
+
+    level: Level
+    array: UnitArray
+    layouts: list[ShardLayout]
+    shards: list[Shards]
+    sink: Sink | None = None
+
+
+class OpenStream:
+    """The mapped rings, the publisher, and for each resolution the backend's sink, or the shards."""
+
+    def __init__(self, number: int, spec: StreamSpec, backend: str, folder: Path, tools: Tools) -> None:
+        self.number, self.spec, self.backend, self.folder = number, spec, backend, folder
+        self._tools = tools
+        self.rings: dict[int, RingReader] = {}
+        self.publisher = Publisher(
+            folder,
+            folder / dataset.STAGING,
+            durable=spec.durability == "fsync",
+            pool=tools.files,
+            clock=tools.clock,
+            buffers=tools.shards.buffers,
+        )
+        in_shards = backend == DIRECT and spec.sharded
+        self.resolutions = [
+            Resolution(
+                level,
+                UnitArray.of(spec, level),
+                [ShardLayout(spec, level, source) for source in range(spec.sources)],
+                [
+                    Shards(spec, self.publisher, tools.clock, tools.shards, level, source)
+                    for source in range(spec.sources if in_shards else 0)
+                ],
+            )
+            for level in levels_of(spec)
+        ]
+        self._lock: int | None = None
+
+    def add_ring(self, source: int, segment: Segment) -> None:
+        self.rings[source] = RingReader(segment, Plan.of(self.spec, self.backend, source))
+
+    @property
+    def epoch(self) -> int:
+        return next(iter(self.rings.values())).segment.geometry.epoch
+
+    def hold_dataset(self) -> None:
+        """Lock the dataset against ``omewd repair`` while this writer has it, and see that it is open for writing."""
+        if self._lock is None:
+            lock = ledger.hold(self.folder)
+            try:
+                dataset.reopen(self.spec, self.folder, self.epoch)
+            except OSError:
+                os.close(lock)
+                raise
+            self._lock = lock
+
+    def open_sinks(self) -> None:
+        """Have the backend open what it needs; raises whatever it does."""
+        for resolution in self.resolutions:
+            if not resolution.shards:
+                self._sink(resolution)
+
+    def _sink(self, resolution: Resolution) -> Sink:
+        if resolution.sink is None:
+            scratch = self._tools.scratch / f"{self.number}-{resolution.level.number}"
+            backend = backends.BACKENDS[self.backend]
+            resolution.sink = backend.open(resolution.array, threads=self._tools.cores, scratch=scratch)
+        return resolution.sink
+
+    # -- storing ----------------------------------------------------------------------------------
+
+    def store(self, source: int, units: Sequence[UnitFrames]) -> int:
+        """Store units, each with a frame at least, at all resolutions; returns the bytes that they take on disk."""
+        ring, clock = self.rings[source], self._tools.clock
+        full, *smaller = self.resolutions
+        numbers = [frames.unit for frames in units]
+        if not smaller and not full.shards:  # what has to be gathered is so one unit at a time
+            return self._store(full, source, zip(numbers, self._one_by_one(ring, units), strict=True), len(units))
+        with clock.stage("read"):
+            blocks: list[Block] = ring.blocks(units)
+        stored_bytes = self._store(full, source, zip(numbers, blocks, strict=True), len(units))
+        present = [frames.sequences >= 0 if frames.count < frames.sequences.size else None for frames in units]
+        for resolution in smaller:
+            with clock.stage("halve"):
+                made = self._tools.shards.threads.map(
+                    halve, blocks, repeat(resolution.level.halved), repeat(self.spec.downsample), present
+                )
+                halved = list(made)
+            blocks, present = [block for block, _ in halved], [there for _, there in halved]
+            stored_bytes += self._store(resolution, source, zip(numbers, blocks, strict=True), len(units))
+        return stored_bytes
+
+    def _one_by_one(self, ring: RingReader, units: Iterable[UnitFrames]) -> Iterator[Block]:
+        for frames in units:
+            with self._tools.clock.stage("read"):
+                block = ring.block(frames)
+            yield block
+
+    def _store(self, resolution: Resolution, source: int, blocks: Iterable[tuple[int, Block]], count: int) -> int:
+        if resolution.shards:
+            return resolution.shards[source].store(blocks)
+        tools, sink, array = self._tools, self._sink(resolution), resolution.array
+        several = count * len(array.frame_keys) > 1
+        small = several and array.key_bytes <= SMALL_FILE_BYTES
+        pool = tools.files if small else tools.shards.threads if several and sink.lasting else None
+        folders = self._encoded(sink, resolution.layouts[source], blocks, at_once=small and not sink.lasting)
+        return self.publisher.publish_folders(folders, pool)
+
+    def _encoded(
+        self, sink: Sink, layout: ShardLayout, blocks: Iterable[tuple[int, Block]], *, at_once: bool
+    ) -> Iterator[Folder]:
+        """The folder of each unit: all keys across the frame, at one place along the outer axes.
+
+        ``at_once``: the bytes are taken out of the sink here, so that threads can still be writing them when the
+        next unit is encoded; else they are valid until the next file is asked for.
+        """
+        for unit, block in blocks:
+            label = f"unit-{layout.level.number}-{layout.source}-{unit}"
+            yield Folder(layout.folder(unit), label, self._keys(sink, block, at_once=at_once))
+
+    def _keys(self, sink: Sink, block: Block, *, at_once: bool) -> Iterator[tuple[str, Iterable[Piece]]]:
+        clock = self._tools.clock
+        for key in clock.timed("encode", sink.encode(block)):
+            pieces = clock.timed("encode", key.pieces)
+            if at_once:
+                pieces = iter([bytes(piece) for piece in pieces])
+            yield f"{key.place[0]}/{key.place[1]}", pieces
+
+    def seal(self, source: int, below: int) -> None:
+        """Put the shards of a source in place that only have frame indexes below ``below``."""
+        for resolution in self.resolutions:
+            if resolution.shards:
+                resolution.shards[source].seal(below)
+
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+        for resolution in self.resolutions:
+            if resolution.sink is not None:
+                resolution.sink.close()
+        for ring in self.rings.values():
+            ring.close()
