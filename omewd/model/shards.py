@@ -71,7 +71,8 @@ class ShardLayout:
         block, order, outer = self.chunks.block(unit), self.chunks.order, self.grid[:-2]
         shard = 0
         for i, blocks in enumerate(self.keys.blocks):
-            shard = shard * (blocks or 1) + block[i] // outer[order.index(i)]
+            chunks = outer[order.index(i)] if i in order else 1  # else it is the image
+            shard = shard * (blocks or 1) + block[i] // chunks
         first = 0
         for i, count in zip(order, outer, strict=True):
             first = first * count + block[i] % count

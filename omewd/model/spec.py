@@ -23,6 +23,7 @@ DiskFull = Literal["wait", "fail"]
 Downsample = Literal["mean", "nearest"]
 
 MAX_FRAME_BYTES = 2**34
+MAX_AXES = 5
 MAX_SOURCES = 64
 MAX_LEVELS = 16
 _COMPLAINT_LENGTH = 2000
@@ -125,11 +126,11 @@ class StreamSpec(BaseModel):
                     f"dimensions: {shard} chunks of {chunk} reach past the frame's {pixels} pixels along {dim.name!r}"
                 )
         kinds = Counter(d.type for d in dims)
-        one_each = kinds["time"] <= 1 and kinds["channel"] + kinds["other"] <= 1 and kinds["position"] <= 1
-        if kinds["space"] > 3 or not one_each:
+        one_each = all(kinds[kind] <= 1 for kind in ("time", "channel", "other", "position"))
+        if kinds["space"] > 3 or not one_each or len(dims) - kinds["position"] > MAX_AXES:
             raise ValueError(
-                "dimensions: OME-Zarr 0.5 takes 2 or 3 of space, at most one of time and one of channel or another "
-                "type, and omewd one of positions beside them; "
+                f"dimensions: OME-Zarr 0.5 takes {MAX_AXES}: 2 or 3 of space, at most one each of time, channel and "
+                "another type; and omewd one of positions beside them; "
                 f"these are {', '.join(f'{d.name} ({d.type})' for d in dims)}"
             )
         self._check_storage_order()
@@ -151,6 +152,16 @@ class StreamSpec(BaseModel):
         return self
 
     def _check_storage_order(self) -> None:
+        self._check_storage_names()
+        untyped = [d.name for d, kind in zip(self.disk_dimensions, self.disk_types, strict=True) if kind is None]
+        if len(untyped) > 1:
+            raise ValueError(
+                f"storage_order: OME-Zarr 0.5 puts time first and space last, and has room for one axis that is neither "
+                f"nor a channel; stored as {', '.join(d.name for d in self.disk_dimensions)} there would be "
+                f"{len(untyped)} ({', '.join(untyped)}): use storage_order ome"
+            )
+
+    def _check_storage_names(self) -> None:
         if isinstance(self.storage_order, str):
             return
         *outer, y, x = (d.name for d in self.dimensions if d.type != "position")
@@ -297,6 +308,19 @@ class StreamSpec(BaseModel):
     def disk_dimensions(self) -> tuple[Dimension, ...]:
         """The dimensions in the order of the axes on disk."""
         return tuple(self.dimensions[i] for i in self.disk_order)
+
+    @property
+    def disk_types(self) -> tuple[str | None, ...]:
+        """The type that each axis on disk can have by its place: time first, space last; None where it has none.
+
+        (OME-Zarr 0.5, "axes". A dimension of another type is such an axis, too.)
+        """
+        dims = self.disk_dimensions
+        types: list[str | None] = []
+        for i, dim in enumerate(dims):
+            in_place = {"time": i == 0, "channel": True, "space": all(after.type == "space" for after in dims[i:])}
+            types.append(dim.type if in_place.get(dim.type) else None)
+        return tuple(types)
 
     def stored(self, per_dimension: tuple[int, ...]) -> tuple[int, ...]:
         """A tuple in acquisition order put into the order on disk."""

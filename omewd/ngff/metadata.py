@@ -12,7 +12,7 @@ from typing import Any
 
 from yaozarrs import v05
 
-from omewd.model.dimensions import Channel, Dimension, Plate, Position
+from omewd.model.dimensions import Channel, Plate, Position
 from omewd.model.images import image_paths, shape_on_disk
 from omewd.model.levels import Level, levels_of
 from omewd.model.spec import StreamSpec
@@ -127,31 +127,20 @@ def _dataset(spec: StreamSpec, level: Level, origin: tuple[float, ...]) -> v05.D
 
 
 def _axes(spec: StreamSpec) -> list[Any]:
-    """The axes; those that another storage order puts where OME-Zarr 0.5 has no place for their type go without it.
-
-    ("axes": time first, then channel or custom ones, then space.)
-    """
-    dims = spec.disk_dimensions
-    axes = []
-    for i, dim in enumerate(dims):
-        in_place = {
-            "time": i == 0,
-            "space": all(after.type == "space" for after in dims[i:]),
-        }.get(dim.type, True)
-        axes.append(_axis(dim) if in_place else v05.CustomAxis(name=dim.name, unit=dim.unit))
+    """The axes; one that another storage order puts where there is no place for its type goes without it."""
+    axes: list[Any] = []
+    for dim, kind in zip(spec.disk_dimensions, spec.disk_types, strict=True):
+        match kind:
+            case "time":
+                axes.append(v05.TimeAxis(name=dim.name, unit=dim.unit))
+            case "space":
+                axes.append(v05.SpaceAxis(name=dim.name, unit=dim.unit))
+            case "channel":
+                axes.append(v05.ChannelAxis(name=dim.name, unit=dim.unit))
+            case _:
+                of_type = dim.type if dim.type == "other" else None
+                axes.append(v05.CustomAxis(name=dim.name, type=of_type, unit=dim.unit))
     return axes
-
-
-def _axis(dimension: Dimension) -> Any:
-    match dimension.type:
-        case "time":
-            return v05.TimeAxis(name=dimension.name, unit=dimension.unit)
-        case "space":
-            return v05.SpaceAxis(name=dimension.name, unit=dimension.unit)
-        case "channel":
-            return v05.ChannelAxis(name=dimension.name, unit=dimension.unit)
-        case _:
-            return v05.CustomAxis(name=dimension.name, type=dimension.type, unit=dimension.unit)
 
 
 def _channels(spec: StreamSpec, shape: tuple[int, ...]) -> list[dict[str, Any]] | None:

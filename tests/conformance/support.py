@@ -14,7 +14,7 @@ import numpy as np
 
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
-from omewd.ngff.metadata import ARRAY_PATH
+from omewd.model.totals import Totals
 from omewd.writer import dataset
 from omewd.writer.backends import BACKENDS
 from omewd.writer.backends.base import Encoded, Sink, UnitArray
@@ -91,10 +91,8 @@ def write_dataset(spec: StreamSpec, root: Path, frame: Frames, *, scratch: Path)
                 shards.store(some)
     else:
         _publish(spec, plan, array, folder, blocks, scratch)
-    frames = plan.frames_total
-    dataset.finalize(
-        spec, folder, frames=frames, written=frames, gaps=0, lost=(), lost_frames=0, ended_by="test", failed=False
-    )
+    totals = Totals(received=plan.frames_total, written=plan.frames_total)
+    dataset.finalize(spec, folder, totals=[totals], ended_by="test", failed=False)
     return folder
 
 
@@ -119,7 +117,7 @@ def _publish(
     small = array.key_bytes <= SMALL_FILE_BYTES and len(array.frame_keys) > 1
     try:
         for unit, block in blocks:
-            place = "/".join([ARRAY_PATH, "c", *map(str, plan.block_on_disk(unit))])
+            place = "/".join(["0", "c", *map(str, plan.block_on_disk(unit))])
             files = ((f"{e.place[0]}/{e.place[1]}", e.pieces) for e in sink.encode(block))
             publisher.publish_folders([Folder(place, f"unit{unit}", files)], publisher.pool if small else None)
     finally:
@@ -180,7 +178,7 @@ def encode(sink: Sink, block: Array) -> dict[tuple[int, int], bytes]:
 
 def decode(backend: str, array: UnitArray, keys: dict[tuple[int, int], bytes], folder: Path) -> Array:
     """A unit's array out of its keys, read by another library than ``backend``."""
-    store = folder / ARRAY_PATH
+    store = folder / "0"
     for place, value in keys.items():
         path = store / array.key(place)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ def test_a_stream_from_start_to_verify(omewd_daemon: DaemonProcess) -> None:
         assert "cam: frames wait longest in " in omewd_daemon.omewd("status").stdout
         named = omewd_daemon.omewd("status", "cam").stdout
         assert "where frames waited in the last seconds" in named
-        assert all(stage in named for stage in STAGES)
+        assert all(stage in named for stage in STAGES if stage != "halve")  # there is one resolution
         stopped = omewd_daemon.omewd("stop-stream", "cam")
         assert stopped.returncode == 0
         assert "DONE, 15 frames written" in stopped.stdout

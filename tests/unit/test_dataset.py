@@ -12,6 +12,7 @@ import pytest
 
 from omewd.errors import OmewdError
 from omewd.model.spec import StreamSpec
+from omewd.model.totals import Totals
 from omewd.ngff import ledger
 from omewd.writer import dataset
 from omewd.writer.publish import Publisher
@@ -114,7 +115,7 @@ def failed(tmp_path: Path, pool: ShardPool) -> Path:
     place = tmp_path / "cam.ome.zarr"
     dataset.create(GOES_ON, place, tmp_path, epoch=7)
     store(GOES_ON, place, pool, range(5))
-    dataset.finalize_by_ledger(GOES_ON, place, "test", known_frames=6)
+    dataset.finalize_by_ledger(GOES_ON, place, "test", known_frames=[6])
     assert totals(place)["state"] == "failed"
     assert not (place / dataset.STAGING).exists()
     return place
@@ -135,13 +136,13 @@ def test_a_reopened_dataset_that_loses_its_ring_is_recovered_with_what_was_added
     dataset.reopen(GOES_ON, failed, epoch=9)
     store(GOES_ON, failed, pool, [5])
     assert not [path for path in (failed / "0/c/1").rglob("*") if path.is_file()]
-    assert len(list((failed / dataset.STAGING).glob("shard-1-*-0"))) == 2
+    assert len(list((failed / dataset.STAGING).glob("shard-0-0-1-*-0"))) == 2
     assert dataset.recover(GOES_ON, failed, epoch=9) == {
         "found": True,
         "received": 6,
         "written": 6,
         "gaps": 0,
-        "lost": [],
+        "lost": [[]],
     }
     check_dataset(failed, GOES_ON, 6)
     assert totals(failed)["state"] == "complete"
@@ -151,7 +152,7 @@ def test_what_is_not_on_record_is_not_recovered(failed: Path, pool: ShardPool) -
     dataset.reopen(GOES_ON, failed, epoch=9)
     store(GOES_ON, failed, pool, [5], on_record=False)
     store(GOES_ON, failed, pool, [6])
-    assert dataset.recover(GOES_ON, failed, epoch=9)["lost"] == [(5, 1)]
+    assert dataset.recover(GOES_ON, failed, epoch=9)["lost"] == [[(5, 1)]]
     array = read_zarr(failed)
     assert [bool(frame.any()) for frame in array] == [True] * 5 + [False, True]
 
@@ -170,7 +171,7 @@ def test_a_dataset_is_recovered_for_its_own_stream_only(failed: Path, pool: Shar
 def test_a_dataset_that_is_recovered_is_held_against_repair(failed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, refused = dataset.finalize_by_ledger, []
 
-    def finalize(*arguments: Any) -> dict[str, Any]:
+    def finalize(*arguments: Any) -> list[Totals]:
         with pytest.raises(OmewdError) as caught:
             repair(failed)
         refused.append(caught.value.code)

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from omewd.errors import OmewdError
@@ -49,7 +49,11 @@ def specs(draw: st.DrawFn) -> StreamSpec:
         fields["storage_order"] = draw(st.permutations([n for n in names if n != "p"]))
     else:
         fields["storage_order"] = order
-    return spec_of(",".join([*parts, "y:6,x:4"]), **fields)
+    try:
+        return spec_of(",".join([*parts, "y:6,x:4"]), **fields)
+    except OmewdError as error:
+        assert error.message.startswith("storage_order: OME-Zarr 0.5 puts time first"), error
+        return reject()
 
 
 @given(specs(), st.sampled_from(["", "direct"]))

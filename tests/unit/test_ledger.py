@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from omewd.model.dimensions import parse_dims
 from omewd.model.spec import StreamSpec
+from omewd.model.totals import Totals
 from omewd.ngff import ledger
 from omewd.ngff.ledger import DROPPED, SKIPPED, UNACCOUNTED, WRITTEN, Ledger
 
@@ -102,20 +103,20 @@ def test_a_torn_line_costs_itself_only(dataset: Path) -> None:
     for kept in range(len(first)):
         path = dataset / ledger.FOLDER / ledger.FILE
         path.write_bytes(first[:kept] + second)
-        read = Ledger.read(dataset, 2)
-        assert read.status[1] == WRITTEN
-        assert read.status[0] == (WRITTEN if kept >= end - 1 else UNACCOUNTED)  # all but the newline
+        read = Ledger.read(dataset, [2])
+        assert read.status[0][1] == WRITTEN
+        assert read.status[0][0] == (WRITTEN if kept >= end - 1 else UNACCOUNTED)  # all but the newline
         assert read.unreadable_lines == (0 if kept in (0, 1, end - 1, end, len(first) - 1) else 1)
-        assert ledger.received(dataset) == 2
+        assert ledger.received(dataset, 1) == [2]
 
 
 def test_what_was_received_is_known_beyond_what_is_written(dataset: Path) -> None:
     append(dataset, ledger.batch([ledger.frame_line(3, 1, 2, b"")], 9))
     append(dataset, ledger.batch([ledger.gap_line(4, 2, "skipped")], 7))
-    assert ledger.received(dataset) == 9
+    assert ledger.received(dataset, 1) == [9]
     assert [row["frame"] for row in ledger.rows(dataset) if row] == [3, 4]
     append(dataset, b'{"received":"x"}\n{"received":')
-    assert ledger.received(dataset) == 9
+    assert ledger.received(dataset, 1) == [9]
 
 
 @pytest.mark.parametrize(
@@ -138,8 +139,8 @@ def test_what_was_received_is_known_beyond_what_is_written(dataset: Path) -> Non
 )
 def test_a_line_that_is_no_row_is_counted_and_passed_over(dataset: Path, line: bytes) -> None:
     append(dataset, line + b"\n" + ledger.batch([ledger.frame_line(1, 1, 2, b"")], 0))
-    read = Ledger.read(dataset, 3)
-    assert list(read.status) == [UNACCOUNTED, WRITTEN, UNACCOUNTED]
+    read = Ledger.read(dataset, [3])
+    assert list(read.status[0]) == [UNACCOUNTED, WRITTEN, UNACCOUNTED]
     assert read.unreadable_lines == 1
 
 
@@ -147,7 +148,7 @@ def test_the_last_line_of_a_frame_counts(dataset: Path) -> None:
     append(dataset, ledger.batch([ledger.gap_line(0, 4, "skipped"), ledger.frame_line(1, 1, 2, b"")], 0))
     append(dataset, ledger.batch([ledger.gap_line(2, 1, "dropped"), ledger.frame_line(3, 1, 2, b"")], 0))
     append(dataset, ledger.batch([ledger.gap_line(3, 1, "skipped")], 0))
-    assert list(Ledger.read(dataset, 5).status) == [SKIPPED, WRITTEN, DROPPED, SKIPPED, UNACCOUNTED]
+    assert list(Ledger.read(dataset, [5]).status[0]) == [SKIPPED, WRITTEN, DROPPED, SKIPPED, UNACCOUNTED]
 
 
 rows = st.lists(
@@ -168,19 +169,18 @@ def test_each_frame_has_the_status_of_its_last_line(lines: list[tuple[int, int, 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / ledger.FOLDER).mkdir()
         append(Path(folder), ledger.batch(texts, 0))
-        assert list(Ledger.read(Path(folder), frames).status) == expected
+        assert list(Ledger.read(Path(folder), [frames]).status[0]) == expected
 
 
 def test_a_dataset_without_a_ledger_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        Ledger.read(tmp_path, 3)
+        Ledger.read(tmp_path, [3])
 
 
 def test_the_totals_are_json_with_the_whole_spec() -> None:
     spec = StreamSpec(name="s", dimensions=parse_dims("t:inf:2,y:4,x:5"))
-    document = ledger.summary_json(
-        spec, state="failed", received=9, written=5, gaps=1, lost=((3, 2), (8, 1)), ended_by="failure"
-    )
+    lost = Totals(received=9, written=5, gaps=1, lost=((3, 2), (8, 1)), lost_frames=3)
+    document = ledger.summary_json(spec, state="failed", totals=[lost], ended_by="failure")
     document = json.loads(json.dumps(document, allow_nan=False))
     totals = document["attributes"]["omewd"]
     assert (document["zarr_format"], document["node_type"]) == (3, "group")

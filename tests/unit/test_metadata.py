@@ -17,15 +17,15 @@ from omewd.model.dimensions import Dimension, parse_dims
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
-from omewd.ngff.metadata import ARRAY_PATH, array_json, image_group_json
+from omewd.ngff.metadata import array_json, image_group_json
 
 
 def make(folder: Path, spec: StreamSpec, frames: int) -> zarr.Array[Any]:
     """A dataset of metadata only."""
-    (folder / ARRAY_PATH).mkdir(parents=True)
-    (folder / "zarr.json").write_text(json.dumps(image_group_json(spec, frames), allow_nan=False))
-    (folder / ARRAY_PATH / "zarr.json").write_text(json.dumps(array_json(spec, frames), allow_nan=False))
-    return zarr.open_array(str(folder / ARRAY_PATH), mode="r")
+    (folder / "0").mkdir(parents=True)
+    (folder / "zarr.json").write_text(json.dumps(image_group_json(spec, [frames]), allow_nan=False))
+    (folder / "0" / "zarr.json").write_text(json.dumps(array_json(spec, [frames]), allow_nan=False))
+    return zarr.open_array(str(folder / "0"), mode="r")
 
 
 def spec_of(dims: str, **fields: Any) -> StreamSpec:
@@ -41,7 +41,7 @@ def with_channels(dims: str, names: list[str], dtype: str = "uint16") -> StreamS
 
 
 def axes_of(spec: StreamSpec, frames: int = 1) -> list[tuple[str, str | None, str | None]]:
-    document = image_group_json(spec, frames)
+    document = image_group_json(spec, [frames])
     [multiscale] = document["attributes"]["ome"]["multiscales"]
     return [(axis["name"], axis.get("type"), axis.get("unit")) for axis in multiscale["axes"]]
 
@@ -65,7 +65,7 @@ def test_a_dataset_validates_and_opens_at_any_moment(tmp_path: Path, dims: str, 
     shape = Plan.of(spec).outer_shape(frames)
     expected = (*(shape[i] for i in Plan.of(spec).order), *spec.frame_shape)
     assert array.shape == (expected if frames or len(expected) > 2 else (0, expected[1]))
-    names = json.loads((tmp_path / "d.ome.zarr" / ARRAY_PATH / "zarr.json").read_text())["dimension_names"]
+    names = json.loads((tmp_path / "d.ome.zarr" / "0" / "zarr.json").read_text())["dimension_names"]
     assert names == [d.name for d in spec.disk_dimensions]
     validate_zarr_store(str(tmp_path / "d.ome.zarr"))
 
@@ -103,16 +103,16 @@ def test_scales_are_in_storage_order() -> None:
         Dimension(name="y", count=4, scale=0.1),
         Dimension(name="x", count=5, scale=0.2),
     )
-    document = image_group_json(StreamSpec(name="s", dimensions=dimensions), 4)
+    document = image_group_json(StreamSpec(name="s", dimensions=dimensions), [4])
     [multiscale] = document["attributes"]["ome"]["multiscales"]
     [dataset] = multiscale["datasets"]
-    assert dataset["path"] == ARRAY_PATH
+    assert dataset["path"] == "0"
     assert dataset["coordinateTransformations"] == [{"type": "scale", "scale": [30, 0.5, 0.1, 0.2]}]
     assert (multiscale["name"], document["attributes"]["ome"]["version"]) == ("s", "0.5")
 
 
 def channels(spec: StreamSpec, frames: int) -> list[str] | None:
-    omero = image_group_json(spec, frames)["attributes"]["ome"].get("omero")
+    omero = image_group_json(spec, [frames])["attributes"]["ome"].get("omero")
     return None if omero is None else [channel["label"] for channel in omero["channels"]]
 
 
@@ -143,7 +143,7 @@ def test_channels_without_names_say_nothing() -> None:
     [("uint8", 0, 255), ("uint16", 0, 65535), ("int16", -32768, 32767), ("int8", -128, 127), ("float32", 0, 1)],
 )
 def test_the_window_of_a_channel_is_what_its_pixels_can_be(dtype: str, low: float, high: float) -> None:
-    document = image_group_json(with_channels("c:1,y:4,x:5", ["DAPI"], dtype), 1)
+    document = image_group_json(with_channels("c:1,y:4,x:5", ["DAPI"], dtype), [1])
     [channel] = document["attributes"]["ome"]["omero"]["channels"]
     assert channel["window"] == {"start": low, "min": low, "end": high, "max": high}
 
@@ -188,9 +188,9 @@ def specs(draw: st.DrawFn) -> StreamSpec:
 @given(specs(), st.integers(0, 70))
 def test_any_stream_has_metadata_that_validates(spec: StreamSpec, frames: int) -> None:
     frames = min(frames, Plan.of(spec).frames_total or frames)
-    group = json.loads(json.dumps(image_group_json(spec, frames), allow_nan=False))
+    group = json.loads(json.dumps(image_group_json(spec, [frames]), allow_nan=False))
     v05.OMEZarrGroupJSON.model_validate(group)
-    document = json.loads(json.dumps(array_json(spec, frames), allow_nan=False))
+    document = json.loads(json.dumps(array_json(spec, [frames]), allow_nan=False))
     metadata = zarr.core.metadata.ArrayV3Metadata.from_dict(document)
     assert len(metadata.shape) == len(spec.dimensions)
     assert metadata.shape[-2:] == spec.frame_shape if frames else 0 in metadata.shape

@@ -16,17 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from omewd.model.shards import ShardPlace
+from omewd.model.shards import ShardLayout, ShardPlace
 from omewd.ngff.shard_index import ABSENT, ENTRY_BYTES, index_bytes, read_entries
 from omewd.writer import filesystem, shard_file
 from omewd.writer.aligned import ALIGNMENT, Buffers, aligned, packed, write_at
 from omewd.writer.shard_file import ShardFile, in_staging
+from tests.support import make_spec
 
 CHUNKS = 4
 ROOM_BYTES = 1 << 20
 INDEX_BYTES = CHUNKS * ENTRY_BYTES + 4
 PLACE = ShardPlace(3, 1, 2)
-NAME = "shard-3-1-2"
+# Names say of which resolution and source they are, too.
+LAYOUT = ShardLayout(make_spec("cam", "t:8:1:4,y:4:2:1,x:6:2:1"))
+NAME = "shard-0-0-3-1-2"
 
 Chunks = dict[int, bytes]
 
@@ -39,7 +42,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def shard(root: Path, chunks: int = CHUNKS, room_bytes: int = ROOM_BYTES, *, durable: bool = True) -> ShardFile:
-    return ShardFile(root / "staging", PLACE, root / "c" / "key", chunks, room_bytes, durable=durable)
+    return ShardFile(root / "staging" / NAME, root / "c" / "key", chunks, room_bytes, durable=durable)
 
 
 def some_bytes(size: int, seed: int = 0) -> bytes:
@@ -387,11 +390,11 @@ def test_room_is_given_back_once(root: Path) -> None:
 
 def test_what_was_noted_is_in_the_sealed_shard(root: Path) -> None:
     add(root, OLD)
-    assert in_staging(root / "staging") == [PLACE]
+    assert in_staging(root / "staging", LAYOUT) == [PLACE]
     seal(root)
     assert sealed(root) == OLD
     assert staged(root) == set()
-    assert in_staging(root / "staging") == []
+    assert in_staging(root / "staging", LAYOUT) == []
 
 
 def test_chunks_are_noted_in_runs(root: Path) -> None:
@@ -735,7 +738,7 @@ def test_a_new_shard_that_was_cut_off_is_gone_on_with(
     root: Path, monkeypatch: pytest.MonkeyPatch, cut_off: CutOff
 ) -> None:
     cut_off(root, monkeypatch)
-    assert in_staging(root / "staging") == [PLACE]
+    assert in_staging(root / "staging", LAYOUT) == [PLACE]
     add(root, NEW)
     seal(root)
     assert sealed(root) == NEW

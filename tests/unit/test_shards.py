@@ -23,7 +23,6 @@ from omewd.model.grid import frame_indexes
 from omewd.model.plan import Plan
 from omewd.model.shards import ShardLayout, ShardPlace
 from omewd.model.spec import StreamSpec
-from omewd.ngff.metadata import key_of
 from omewd.ngff.shard_index import read_entries
 from omewd.writer import aligned, dataset, publish, shard_file, shards
 from omewd.writer.publish import Publisher
@@ -94,7 +93,7 @@ def test_every_chunk_is_where_zarr_looks_for_it(dims: str) -> None:
         frames = frozenset[int](frame_indexes(layout.chunks, unit).ravel().tolist())
         for place, first in layout.shards_of(unit):
             for number, pixels in layout.chunks_of(place):
-                where = key_of(layout.keys, place), first + number
+                where = layout.key(place), first + number
                 assert where not in found
                 assert first + number < layout.chunks_per_shard
                 found[where] = (frames, *pixels)
@@ -108,7 +107,7 @@ def test_an_unbounded_acquisition_is_laid_out_like_a_long_one(chunk: int, per_sh
     for unit in range(12):
         assert list(endless.shards_of(unit)) == list(long.shards_of(unit))
         for place, _ in endless.shards_of(unit):
-            assert key_of(endless.keys, place) == key_of(long.keys, place)
+            assert endless.key(place) == long.key(place)
 
 
 @given(dims_texts(), st.integers(0, 2**32), st.floats(0, 1))
@@ -126,7 +125,7 @@ def test_the_chunks_with_a_written_frame(dims: str, seed: int, known: float) -> 
         for place in layout.shards_in(unit):
             wanted = layout.with_frames(place, flags)
             assert wanted.shape == (layout.chunks_per_shard,)
-            found.update((key_of(layout.keys, place), number) for number in np.flatnonzero(wanted).tolist())
+            found.update((layout.key(place), number) for number in np.flatnonzero(wanted).tolist())
     assert found == expected
 
 
@@ -432,7 +431,7 @@ def test_only_shards_that_get_no_more_frames_are_sealed(tmp_path: Path, pool: Sh
     writer.store(6)
     writer.shards.seal(below=6)
     assert writer.sealed() == {f"0/c/{key}/0/0" for key in range(3)}
-    assert in_staging(writer.staging) == [ShardPlace(3, 0, 0)]
+    assert in_staging(writer.staging, writer.shards.layout) == [ShardPlace(3, 0, 0)]
     writer.shards.seal(below=7)
     assert writer.sealed() == {f"0/c/{key}/0/0" for key in range(4)}
     writer.check(set(range(7)))
@@ -478,7 +477,7 @@ def test_many_shards_are_sealed_in_batches(tmp_path: Path, pool: ShardPool, monk
 
     def point(name: str) -> None:
         if name == "writer: shards in place":
-            batches.append((len(writer.sealed()), len(in_staging(writer.staging))))
+            batches.append((len(writer.sealed()), len(in_staging(writer.staging, writer.shards.layout))))
 
     monkeypatch.setattr(shards, "point", point)
     writer.shards.seal()
@@ -666,16 +665,16 @@ def test_chunks_are_on_disk_before_they_are_on_record(
     events.clear()
     writer.store(0, 3)
     for number in range(2):
-        shard = f"{writer.staging}/shard-{number}-0-0"
+        shard = f"{writer.staging}/shard-0-0-{number}-0-0"
         data, noted = events.index(("sync", shard)), events.index(("note", f"{shard}.table"))
         assert data < noted < events.index(("sync", f"{shard}.table"), noted)
         assert events.index(("sync", str(writer.staging))) < noted
     events.clear()
     writer.store(1)
     assert events == [
-        ("sync", f"{writer.staging}/shard-0-0-0"),
-        ("note", f"{writer.staging}/shard-0-0-0.table"),
-        ("sync", f"{writer.staging}/shard-0-0-0.table"),
+        ("sync", f"{writer.staging}/shard-0-0-0-0-0"),
+        ("note", f"{writer.staging}/shard-0-0-0-0-0.table"),
+        ("sync", f"{writer.staging}/shard-0-0-0-0-0.table"),
     ]
 
 
@@ -687,7 +686,7 @@ def test_a_sealed_shard_is_on_disk_before_it_has_its_name(
     events.clear()
     writer.shards.seal()
     key = writer.folder / "0/c/0/0/0"
-    data, name = events.index(("sync", f"{writer.staging}/shard-0-0-0")), events.index(("rename", str(key)))
+    data, name = events.index(("sync", f"{writer.staging}/shard-0-0-0-0-0")), events.index(("rename", str(key)))
     assert data < name < events.index(("sync", str(key.parent)))
     for folder in ("0", "0/c", "0/c/0"):
         assert ("sync", str(writer.folder / folder)) in events
@@ -723,7 +722,7 @@ def test_a_shard_that_is_taken_back_is_so_on_disk_before_it_changes(
     writer.shards.seal()
     events.clear()
     writer.store(1)
-    shard = f"{writer.staging}/shard-0-0-0"
+    shard = f"{writer.staging}/shard-0-0-0-0-0"
     back = events.index(("rename", shard))
     assert events.index(("sync", f"{shard}.table")) < back
     for folder in (writer.folder / "0/c/0/0", writer.staging):

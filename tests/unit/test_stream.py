@@ -28,10 +28,11 @@ KINDS = {"skipped": GAP_SKIPPED, "dropped": GAP_DROPPED}
 
 
 class Camera:
-    """A stream with its ring, and a record of what became of each frame index."""
+    """A source of a stream with its ring, and a record of what became of each frame index."""
 
-    def __init__(self, stream: Stream, ends: Ends) -> None:
+    def __init__(self, stream: Stream, ends: Ends, number: int = 0) -> None:
         self.stream = stream
+        self.source = stream.sources[number]
         self.ends = ends
         self.fates: list[str] = []
         self.out: list[Job] = []
@@ -42,11 +43,11 @@ class Camera:
 
     @property
     def room(self) -> int:
-        total = self.stream.plan.frames_total
+        total = self.source.plan.frames_total
         return 10**9 if total is None else total - len(self.fates)
 
     def publish(self, count: int = 1) -> None:
-        slots = self.stream.geometry.capacity - (self.ends.producer.published - self.ends.daemon.released)
+        slots = self.source.geometry.capacity - (self.ends.producer.published - self.ends.daemon.released)
         count = min(count, slots, self.room)
         self.ends.publish(count)
         self.fates += ["frame"] * count
@@ -61,7 +62,9 @@ class Camera:
         self.stream.poll(5)
 
     def take(self) -> Job | None:
-        job = self.stream.take_job(lambda: next(self.numbers), self.writers)
+        if not self.stream.gives_jobs:
+            return None
+        job = self.source.take_job(lambda: next(self.numbers), self.writers)
         if job is not None:
             self.out.append(job)
         return job
@@ -69,8 +72,8 @@ class Camera:
     def frames_of(self, unit: int) -> list[int]:
         return [
             frame
-            for frame, fate in enumerate(self.fates[: self.stream.received])
-            if fate == "frame" and self.stream.plan.unit_of(frame) == unit
+            for frame, fate in enumerate(self.fates[: self.source.received])
+            if fate == "frame" and self.source.plan.unit_of(frame) == unit
         ]
 
     def finish(self, place: int = 0) -> None:
@@ -78,7 +81,7 @@ class Camera:
             job = self.out.pop(place % len(self.out))
             units = range(job.unit, job.unit + job.units)
             self.done_units.update(units)
-            self.stream.written_to_disk(job, sum(len(self.frames_of(unit)) for unit in units), stored_bytes=10)
+            self.source.written_to_disk(job, sum(len(self.frames_of(unit)) for unit in units), stored_bytes=10)
 
     def work(self) -> None:
         """Write all that can be written."""
@@ -86,27 +89,28 @@ class Camera:
             self.finish()
 
     def check(self) -> None:
-        stream, received = self.stream, self.stream.received
+        source, received = self.source, self.source.received
         fates = self.fates[:received]
-        lost = sum(count for _, count in stream.lost)
-        assert received == stream.written + sum(stream.gaps.values()) + stream.in_flight + lost
-        assert 0 <= stream.in_flight <= received
-        assert stream.gaps == {kind: fates.count(kind) for kind in KINDS}
+        lost = sum(count for _, count in source.lost)
+        assert received == source.written + sum(source.gaps.values()) + source.in_flight + lost
+        assert 0 <= source.in_flight <= received
+        assert source.gaps == {kind: fates.count(kind) for kind in KINDS}
         durable = self.ends.producer.durable
-        assert self.durable_before <= durable <= stream.safe_below <= received
+        assert self.durable_before <= durable <= source.safe_below <= received
         self.durable_before = durable
-        safe = range(stream.safe_below)
-        assert all(stream.plan.unit_of(f) in self.done_units for f in safe if fates[f] == "frame")
-        assert self.ends.daemon.released <= fates[: stream.safe_below].count("frame")
+        safe = range(source.safe_below)
+        assert all(source.plan.unit_of(f) in self.done_units for f in safe if fates[f] == "frame")
+        assert self.ends.daemon.released <= fates[: source.safe_below].count("frame")
 
 
 @contextlib.contextmanager
 def camera(plan: Plan, capacity: int = 200, dims: str = "", **fields: Any) -> Iterator[Camera]:
     spec = StreamSpec(name="s", dimensions=parse_dims(dims or "t:inf,y:2,x:3"), **fields)
     with open_ring(capacity, frames_total=plan.frames_total) as ends:
-        stream = Stream(1, spec, "tensorstore", ends.segment.geometry, Path("s.ome.zarr"), Path(), started_ns=0)
-        stream.plan = plan
-        stream.ring = ends.daemon
+        stream = Stream.of(1, spec, "tensorstore", ends.segment.geometry, Path("s.ome.zarr"), Path(), started_ns=0)
+        [source] = stream.sources
+        source.plan = plan
+        source.ring = ends.daemon
         stream.state = State.ACTIVE
         yield Camera(stream, ends)
 
@@ -158,7 +162,7 @@ def test_the_books_balance_at_every_moment(plan: Plan, history: list[tuple[str, 
             assert it.take() is None
             while it.out and spare % 2:
                 it.finish()
-            it.stream.find_lost()
+            it.source.find_lost()
             check_loss(it)
         else:
             it.stream.stop("asked", 9)
@@ -167,17 +171,17 @@ def test_the_books_balance_at_every_moment(plan: Plan, history: list[tuple[str, 
             assert it.stream.drained
             assert it.stream.in_flight == 0
             assert it.stream.written == it.fates.count("frame")
-            assert it.stream.safe_below == it.ends.producer.durable == it.stream.received
+            assert it.source.safe_below == it.ends.producer.durable == it.stream.received
             assert it.ends.daemon.released == it.ends.producer.published
         it.check()
 
 
 def check_loss(it: Camera) -> None:
-    lost = [first + i for first, count in it.stream.lost for i in range(count)]
+    lost = [first + i for first, count in it.source.lost for i in range(count)]
     fates = it.fates[: it.stream.received]
-    expected = [f for f, fate in enumerate(fates) if fate == "frame" and it.stream.plan.unit_of(f) not in it.done_units]
+    expected = [f for f, fate in enumerate(fates) if fate == "frame" and it.source.plan.unit_of(f) not in it.done_units]
     assert lost == expected
-    runs = it.stream.lost
+    runs = it.source.lost
     assert all(sum(a) < b[0] for a, b in itertools.pairwise(runs)), "runs that touch are one"
     assert it.stream.in_flight == 0
     assert it.stream.written + len(lost) == fates.count("frame")
@@ -193,7 +197,7 @@ def test_a_unit_is_given_out_once_when_its_last_frame_is_there(plan: Plan, histo
             if step != "take":
                 act(it, step, number)
                 continue
-            due = it.stream.next_unit
+            due = it.source.next_unit
             ready = (plan.units_total is None or due < plan.units_total) and plan.last_frame(due) < it.stream.received
             job = it.take()
             assert (job is not None) == ready
@@ -204,7 +208,7 @@ def test_a_unit_is_given_out_once_when_its_last_frame_is_there(plan: Plan, histo
 
 
 def check_job(it: Camera, job: Job) -> None:
-    plan, fates = it.stream.plan, it.fates
+    plan, fates = it.source.plan, it.fates
     first, stop = plan.first_frame(job.unit), min(plan.last_frame(job.unit) + 1, it.stream.received)
     assert job.sequence == fates[:first].count("frame")
     assert job.sequence_end == fates[:stop].count("frame")
@@ -252,7 +256,7 @@ def test_an_early_stop_writes_the_units_that_have_begun() -> None:
         drained = [it.stream.drained]
         it.work()
         assert [*drained, it.stream.drained] == [False, True]
-        assert (it.stream.ended_by, it.stream.safe_below) == ("asked", 5)
+        assert (it.stream.ended_by, it.stream.safe_below) == ("asked", (5,))
 
 
 def test_a_stop_without_frames_is_drained_at_once() -> None:
@@ -267,7 +271,7 @@ def test_a_stop_takes_in_what_no_poll_has_seen() -> None:
         it.publish(2)
         it.gap("skipped", 3)
         it.stream.stop("asked", 1)
-        assert (it.stream.received, it.stream.gaps["skipped"]) == (5, 3)
+        assert (it.stream.received, it.source.gaps["skipped"]) == (5, 3)
 
 
 def test_frames_after_a_stop_do_not_count() -> None:
@@ -282,7 +286,7 @@ def test_frames_after_a_stop_do_not_count() -> None:
 
 def test_the_doorbell_is_set_to_the_end_of_the_next_unit() -> None:
     with camera_of("t:inf:4,y:2,x:3") as it:
-        assert not it.stream.listen()
+        assert not it.source.listen()
         wanted = []
         for _ in range(4):
             it.publish(1)
@@ -290,7 +294,7 @@ def test_the_doorbell_is_set_to_the_end_of_the_next_unit() -> None:
         assert wanted == [False, False, False, True]
         it.poll()
         it.take()
-        it.stream.listen()
+        it.source.listen()
         it.publish(3)
         assert not it.ends.producer.wants_doorbell
 
@@ -299,14 +303,14 @@ def test_no_doorbell_while_units_wait_for_a_writer() -> None:
     with camera_of("t:inf:4,y:2,x:3") as it:
         it.publish(8)
         it.poll()
-        it.stream.listen()
+        it.source.listen()
         it.publish(8)
         assert not it.ends.producer.wants_doorbell
         it.poll()
         while it.take():
             pass
         it.publish(4)
-        assert it.stream.listen()  # it has not rung for these
+        assert it.source.listen()  # it has not rung for these
         it.poll()
 
 
@@ -329,8 +333,8 @@ def test_a_damaged_ring_does_not_keep_a_stream_from_failing(code: str) -> None:
         failure = it.ends.producer.failure
         assert failure is not None
         assert failure.message == "first reason"
-        it.stream.find_lost()
-        assert (it.stream.lost, it.stream.in_flight) == (((0, 2),), 0)
+        it.source.find_lost()
+        assert (it.source.lost, it.stream.in_flight) == (((0, 2),), 0)
 
 
 def test_the_first_failure_is_the_one_that_is_told() -> None:
@@ -356,10 +360,10 @@ def test_units_done_out_of_order_free_slots_only_up_to_the_first_that_is_not() -
         assert first
         assert second
         assert third
-        assert not it.stream.written_to_disk(third, 2, 0)
-        assert not it.stream.written_to_disk(second, 2, 0)
+        assert not it.source.written_to_disk(third, 2, 0)
+        assert not it.source.written_to_disk(second, 2, 0)
         assert it.ends.producer.durable == 0
-        assert it.stream.written_to_disk(first, 2, 0)
+        assert it.source.written_to_disk(first, 2, 0)
         assert (it.ends.producer.durable, it.ends.daemon.released) == (6, 6)
 
 
@@ -371,7 +375,7 @@ def test_small_units_go_out_as_a_writers_share_of_what_is_ready() -> None:
         jobs = [it.take() for _ in range(6)]
         assert [(job.unit, job.units) for job in jobs if job] == [(0, 16), (16, 8), (24, 4), (28, 2), (30, 1), (31, 1)]
         it.finish()
-        assert it.stream.safe_below == it.ends.producer.durable == 31
+        assert it.source.safe_below == it.ends.producer.durable == 31
         it.stream.stop("enough", 1)
         rest = [it.take() for _ in range(4)]
         assert [(job.unit, job.units) for job in rest if job] == [(32, 1)]
@@ -399,9 +403,9 @@ def test_what_is_done_beyond_a_unit_that_failed_is_not_lost() -> None:
         for place in (0, 1, 1):  # units 0, 2 and 3
             it.finish(place)
         it.stream.fail(OmewdError("disk_full", "no space"), 1)
-        it.stream.find_lost()
+        it.source.find_lost()
         assert it.done_units == {0, 2, 3}
-        assert it.stream.lost == ((1, 1), (3, 1))
+        assert it.source.lost == ((1, 1), (3, 1))
         check_loss(it)
 
 
@@ -420,7 +424,7 @@ def test_a_starting_stream_gives_no_jobs_and_takes_no_frames() -> None:
         it.publish(2)
         it.poll()
         assert (it.take(), it.stream.received) == (None, 0)
-        it.stream.ring = None
+        it.source.ring = None
         it.stream.stop("asked", 1)
         assert it.stream.status(0)["ring"]["used"] == 0
 
@@ -443,7 +447,7 @@ def test_many_lost_runs_still_fit_in_the_last_job() -> None:
             it.ends.producer.add_gap(1, GAP_SKIPPED)
             it.ends.producer.publish(0, 0, b"")
         it.stream.fail(OmewdError("disk_full", "no space"), 1)
-        it.stream.find_lost()
+        it.source.find_lost()
         assert it.stream.in_flight == 0
         assert len(json.dumps({"do": "job", "job": finalize_job(it.stream, 1).to_dict()})) < MAX_MESSAGE_BYTES
 

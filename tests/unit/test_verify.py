@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from omewd.model.shards import ShardLayout
 from omewd.model.spec import StreamSpec
 from omewd.ngff import ledger, verify
-from omewd.ngff.metadata import key_of
 from omewd.ngff.shard_index import ABSENT, ENTRY_BYTES, entries_at_end, index_bytes
 from tests.conformance.support import usual_frames, write_dataset
 from tests.support import make_spec
@@ -52,11 +51,11 @@ def test_a_chunk_that_is_missing_from_a_shard_is_found(tmp_path: Path, dims: str
     unit = (layout.keys.units_total or 0) - 1
     place = list(layout.shards_in(unit))[-1]
     chunks = np.flatnonzero(layout.with_frames(place, np.ones(layout.keys.frames_total or 0, bool)))
-    key = key_of(layout.keys, place)
+    key = layout.key(place)
     take_out(folder / key, int(chunks[-1]), layout.chunks_per_shard)
     report = verify.verify(folder)
     assert report.problems == [f"{key} lacks 1 of {len(chunks)} chunks"]
-    assert report.bad_units == [unit]
+    assert report.bad_units == {0: [unit]}
 
 
 def test_a_chunk_without_a_written_frame_may_be_missing(tmp_path: Path) -> None:
@@ -67,7 +66,7 @@ def test_a_chunk_without_a_written_frame_may_be_missing(tmp_path: Path) -> None:
     take_out(folder / "0/c/1/0/0", 1, 4)
     report = verify.verify(folder)
     assert report.problems == totals
-    assert report.bad_units == []
+    assert report.bad_units == {}
 
 
 def test_a_torn_index_is_found(tmp_path: Path) -> None:
@@ -77,7 +76,7 @@ def test_a_torn_index_is_found(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     report = verify.verify(folder)
     assert report.problems == ["0/c/1/0/0 has a torn index"]
-    assert report.bad_units == [1]
+    assert report.bad_units == {0: [1]}
 
 
 @pytest.mark.parametrize("at_once", [0, 1, 5000, 1 << 20])

@@ -1,0 +1,121 @@
+"""Any acquisition: dimensions, orders, positions, sources, resolutions, gaps, held against a plain model."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+from typing import Any
+
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
+
+import omewd
+from omewd.model.dtypes import ITEM_BYTES
+from omewd.model.spec import StreamSpec
+from omewd.ngff.verify import verify
+from tests.acquisitions import Frames, check_acquisition, coordinates
+from tests.support import DaemonProcess, make_frame
+
+numbers = itertools.count()
+EXAMPLES = int(os.environ.get("OMEWD_TEST_EXAMPLES", "40"))
+
+
+def record(process: DaemonProcess, spec: StreamSpec, arrivals: list[Frames]) -> dict[str, Any]:
+    """Hand frames over, the sources' in turn, and end the stream; returns its last status."""
+    process.client.start_stream(spec)
+    names = spec.source_names if spec.source_axis is not None else (None,)
+    with contextlib.ExitStack() as stack:
+        producers = [
+            stack.enter_context(omewd.connect(spec.name, source=name, socket=process.socket)) for name in names
+        ]
+        for turn in itertools.zip_longest(*arrivals, fillvalue="none"):
+            for producer, frame in zip(producers, turn, strict=True):
+                if frame is None:
+                    producer.skip()
+                elif not isinstance(frame, str):
+                    producer.append(frame)
+        for producer in producers:
+            producer.close()
+    return process.client.wait(spec.name, timeout=60)
+
+
+def _allowed(fields: dict[str, Any]) -> StreamSpec:
+    """A spec, if OME-Zarr can say in which order it is stored."""
+    try:
+        return StreamSpec.parse(fields)
+    except omewd.OmewdError as error:
+        assert error.message.startswith("storage_order: OME-Zarr 0.5 puts time first"), error
+        return reject()
+
+
+@st.composite
+def acquisitions(draw: st.DrawFn) -> tuple[StreamSpec, list[Frames]]:
+    names = draw(st.permutations(["t", draw(st.sampled_from("ca")), "z", "p"]))[: draw(st.integers(0, 4))]
+    own = draw(st.sampled_from([None, None, *names]))
+    first = next((n for n in names if n != own), None)
+    dims = []
+    for name in names:
+        count = draw(st.integers(1, 4))
+        cut = (
+            {}
+            if name in ("p", own)
+            else {
+                "chunk_size": draw(st.integers(1, 4)),
+                "shard_size_chunks": draw(st.sampled_from([None, None, 1, 2, 3])),
+            }
+        )
+        unbounded = name == first and name != "p" and draw(st.booleans())
+        dims.append({"name": name, "count": None if unbounded else count, **cut})
+    for name in "yx":
+        count = draw(st.integers(2, 21))
+        chunk = draw(st.integers(1, count))
+        shard = draw(st.sampled_from([None, 1, 2])) if -(-count // chunk) > 1 else None
+        dims.append({"name": name, "count": count, "chunk_size": chunk, "shard_size_chunks": shard})
+    order = draw(st.sampled_from(["ome", "ome", "acquisition", "list"]))
+    spec = _allowed(
+        {
+            "name": "any",  # each gets its own
+            "dimensions": dims,
+            "dtype": draw(st.sampled_from(sorted(ITEM_BYTES))),
+            "backend": draw(st.sampled_from(["direct", "tensorstore"])),
+            "compression": draw(st.sampled_from([None, None, "blosc-lz4", "zstd"])),
+            "storage_order": draw(st.permutations([n for n in names if n != "p"])) if order == "list" else order,
+            "source_dimension": own,
+            "levels": draw(st.sampled_from([1, 1, 2])),
+            "downsample": draw(st.sampled_from(["mean", "nearest"])),
+            "durability": "none",
+            "overwrite": True,
+        }
+    )
+    arrivals: list[Frames] = []
+    for source in range(spec.sources):
+        total = len(coordinates(spec, source, 40))
+        count = draw(st.sampled_from([total, draw(st.integers(0, total))]))
+        gaps = draw(st.sets(st.integers(0, max(count - 1, 0)), max_size=4))
+        arrivals.append(
+            [None if i in gaps else make_frame(i + source * 1000, spec.frame_shape, spec.dtype) for i in range(count)]
+        )
+    return spec, arrivals
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(acquisitions())
+def test_any_acquisition_is_what_a_plain_model_says(
+    omewd_daemon: DaemonProcess, acquisition: tuple[StreamSpec, list[Frames]]
+) -> None:
+    spec, arrivals = acquisition
+    name = f"any{next(numbers)}"  # one that fails must not be in the way of the next
+    spec = spec.model_copy(update={"name": name, "output": f"{name}.ome.zarr"})
+    dataset = omewd_daemon.data / spec.output
+    try:
+        record(omewd_daemon, spec, arrivals)
+        check_acquisition(dataset, spec, arrivals)
+        assert verify(dataset).problems == []
+    finally:
+        shutil.rmtree(dataset, ignore_errors=True)
