@@ -12,19 +12,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from omewd.control.client import Client
     from omewd.errors import OmewdError
-    from omewd.model.dimensions import Channel, Dimension, parse_dims
+    from omewd.model.dimensions import Channel, Dimension, Plate, Position, parse_dims
     from omewd.model.spec import StreamSpec
     from omewd.producer.producer import Producer, connect
+    from omewd.viewer.view import View, view
 
 _HOMES = {
     "Channel": "omewd.model.dimensions",
     "Client": "omewd.control.client",
     "Dimension": "omewd.model.dimensions",
     "OmewdError": "omewd.errors",
+    "Plate": "omewd.model.dimensions",
+    "Position": "omewd.model.dimensions",
     "Producer": "omewd.producer.producer",
     "StreamSpec": "omewd.model.spec",
     "connect": "omewd.producer.producer",
+    "View": "omewd.viewer.view",
     "parse_dims": "omewd.model.dimensions",
+    "view": "omewd.viewer.view",
 }
 
 __version__ = "0.1.0"
@@ -33,11 +38,15 @@ __all__ = [
     "Client",
     "Dimension",
     "OmewdError",
+    "Plate",
+    "Position",
     "Producer",
     "StreamSpec",
+    "View",
     "__version__",
     "connect",
     "parse_dims",
+    "view",
 ]
 
 

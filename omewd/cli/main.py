@@ -20,6 +20,8 @@ _COMMANDS = {
     "start-stream": "Open a stream: make its dataset and its ring.",
     "stop-stream": "Take no more frames; write what has arrived.",
     "resume-stream": "Take up a failed stream again.",
+    "set-metadata": "Put metadata of your own into a stream's dataset.",
+    "view": "Look at a frame while it is written.",
     "status": "Show streams, throughput and writers.",
     "verify": "Read a dataset back and say what is wrong.",
     "repair": "Mend what can be mended of a dataset.",

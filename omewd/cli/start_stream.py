@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,13 @@ from omewd.errors import OmewdError
 @click.option("--ring-slots", type=int, help="Frames that the ring holds.  [default: by memory and shards]")
 @click.option("--scale", help="Step of dimensions in their units, such as y=0.108,x=0.108,t=0.05.")
 @click.option("--channels", help="Names of the channels, such as DAPI,GFP.")
+@click.option("--positions", help="Names of the positions, such as left,right.")
+@click.option("--plate", help="A plate of so many rows and columns, such as 8x12; with --wells.")
+@click.option("--wells", help="Where the positions are, such as A1,A2,B1; several fields a well if there are more.")
+@click.option("--storage-order", help="ome, acquisition, or names such as t,c,z.  [default: ome]")
+@click.option("--source-dim", "source_dimension", help="The dimension that several cameras feed, such as c.")
+@click.option("--levels", type=int, help="Resolutions to write, each half of the one before.  [default: 1]")
+@click.option("--downsample", help="How they are made: mean, or nearest for labels.  [default: mean]")
 @click.option("--settings-file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON.")
 @click.option("--wait", is_flag=True, help="Stay, with live progress, until the stream is done.")
 @json_option
@@ -45,6 +53,9 @@ def command(
     dims: str | None,
     scale: str | None,
     channels: str | None,
+    positions: str | None,
+    plate: str | None,
+    wells: str | None,
     settings_file: Path | None,
     wait: bool,
     as_json: bool,
@@ -57,7 +68,11 @@ def command(
     options given here count more.
     """
     daemon = client(socket)
-    status = daemon.start_stream(_fields(name, dims, scale, channels, settings_file, settings))
+    fields = _fields(name, dims, settings_file, settings)
+    _describe(fields, scale=scale, channels=channels, positions=positions)
+    if plate or wells:
+        _put_in_wells(fields, plate, wells)
+    status = daemon.start_stream(fields)
     if as_json and not wait:
         print(json.dumps(status, indent=2))
     elif not as_json:
@@ -74,8 +89,6 @@ def command(
 def _fields(
     name: str | None,
     dims: str | None,
-    scale: str | None,
-    channels: str | None,
     settings_file: Path | None,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
@@ -96,18 +109,63 @@ def _fields(
         fields["dimensions"] = [d.model_dump(mode="json") for d in parse_dims(dims)]
     if "dimensions" not in fields:
         raise OmewdError("usage", "--dims is missing", "Such as --dims t:100,y:512,x:512")
+    return fields
+
+
+def _describe(fields: dict[str, Any], *, scale: str | None, channels: str | None, positions: str | None) -> None:
+    """Say what the dimensions are: steps, channels, positions."""
     by_name = {d.get("name"): d for d in fields["dimensions"] if isinstance(d, dict)}
     for part in filter(None, (scale or "").split(",")):
         dimension, _, step = part.partition("=")
         if dimension not in by_name:
             raise OmewdError("usage", f"--scale: there is no dimension {dimension!r}")
         by_name[dimension]["scale"] = step
-    if channels:
-        channel = next((d for d in by_name.values() if d.get("type") == "channel" or d.get("name") == "c"), None)
-        if channel is None:
-            raise OmewdError("usage", "--channels: there is no channel dimension", "Name one c in --dims")
-        channel["coords"] = channels.split(",")
-    return fields
+    for option, kind, names in (("--channels", "channel", channels), ("--positions", "position", positions)):
+        if names:
+            _of_type(fields, kind, option)["coords"] = names.split(",")
+
+
+def _of_type(fields: dict[str, Any], kind: str, option: str) -> dict[str, Any]:
+    """The dimension of a type; raises OmewdError ``usage`` if there is none."""
+    usual = kind[0]
+    dims = [d for d in fields["dimensions"] if isinstance(d, dict)]
+    found = next((d for d in dims if d.get("type") == kind or d.get("name") == usual), None)
+    if found is None:
+        raise OmewdError("usage", f"{option}: there is no {kind} dimension", f"Name one {usual} in --dims")
+    return found
+
+
+_WELL = re.compile(r"([A-Z]+)([0-9]+)")
+
+
+def _put_in_wells(fields: dict[str, Any], plate: str | None, wells: str | None) -> None:
+    """Make the positions fields of wells: the first ones of the first well, and so on."""
+    from omewd.model.dimensions import Plate
+
+    size = re.fullmatch(r"([0-9]{1,3})x([0-9]{1,3})", plate or "")
+    if size is None or not wells:
+        raise OmewdError(
+            "usage", "a plate takes --plate ROWSxCOLUMNS and --wells", "Such as --plate 8x12 --wells A1,A2"
+        )
+    found = [_WELL.fullmatch(well.strip().upper()) for well in wells.split(",")]
+    if None in found:
+        bad = wells.split(",")[found.index(None)]
+        raise OmewdError("usage", f"--wells: {bad!r} is no well", "Write the row's letter and the column, such as B3")
+    fields["plate"] = Plate.of_size(int(size[1]), int(size[2])).model_dump(mode="json")
+    dim = _of_type(fields, "position", "--wells")
+    each, rest = divmod(int(dim.get("count") or 0), len(found))
+    if rest or not each:
+        raise OmewdError(
+            "usage",
+            f"{dim.get('count')} positions are not so many in each of {len(found)} wells",
+            f"Make the count of {dim.get('name')} a multiple of {len(found)}",
+        )
+    dim["coords"] = [
+        {"name": f"{match[0]}-{number}", "plate_row": match[1], "plate_column": match[2]}
+        for match in found
+        if match is not None
+        for number in range(each)
+    ]
 
 
 def _print_started(status: dict[str, Any], socket: Path | None) -> None:
@@ -115,10 +173,14 @@ def _print_started(status: dict[str, Any], socket: Path | None) -> None:
     where = f", socket={str(socket)!r}" if socket else ""
     print(f"stream  {name}")
     print(f"path    {status['path']}")
-    print(f"ring    {ring['slots']} slots, {ring['bytes'] / 2**20:.1f} MiB; backend {status['backend']}")
+    sources = status["sources"]
+    of_each = f" in {len(sources)} rings" if len(sources) > 1 else ""
+    print(f"ring    {ring['slots']} slots{of_each}, {ring['bytes'] / 2**20:.1f} MiB; backend {status['backend']}")
     if status["backend_reason"]:
         print(f"        not the first choice: {status['backend_reason']}")
-    print(f"connect python: producer = omewd.connect({name!r}{where})")
+    for source in sources:
+        which = f", source={source['name']!r}" if source["name"] else ""
+        print(f"connect python: producer = omewd.connect({name!r}{which}{where})")
 
 
 def _check_complete(status: dict[str, Any]) -> None:

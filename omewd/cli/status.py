@@ -72,6 +72,9 @@ def _render(status: dict[str, Any]) -> RenderableType:
             f"{ring['used']}/{ring['slots']}",
             f"{throughput['bytes_per_s'] / 1e9:.2f} GB/s, {throughput['frames_per_s']:.0f} fps",
         )
+        if len(stream["sources"]) > 1:
+            for source in stream["sources"]:
+                table.add_row(*_source_row(source))
         if stream["error"]:
             notes.append(f"{stream['name']}: {stream['error']['message']}")
             if stream["kept_in_ring"]:
@@ -114,6 +117,22 @@ def _render(status: dict[str, Any]) -> RenderableType:
     if status.get("streams_not_shown"):
         notes.append(f"and {status['streams_not_shown']} more; name one to see it")
     return Group(*parts, *notes)
+
+
+def _source_row(source: dict[str, Any]) -> list[str]:
+    """One source of a stream that has several, below its stream."""
+    frames, ring = source["frames"], source["ring"]
+    state = source["ended_by"] or (f"process {source['producer']}" if source["producer"] else "no producer")
+    declared = f"/{frames['declared']}" if frames["declared"] is not None else ""
+    counts = (str(frames[key]) for key in ("written", "gaps", "in_flight", "durable"))
+    return [
+        f"  {source['name']}",
+        state,
+        f"{frames['received']}{declared}",
+        *counts,
+        f"{ring['used']}/{ring['slots']}",
+        "",
+    ]
 
 
 def _time(seconds: float) -> str:

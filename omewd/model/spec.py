@@ -136,7 +136,7 @@ class StreamSpec(BaseModel):
         self._check_storage_order()
         self._check_positions()
         self._check_sources()
-        most = max(self.frame_shape).bit_length() + 1
+        most = (max(self.frame_shape) - 1).bit_length() + 1
         if self.levels > most:
             raise ValueError(
                 f"levels: a frame of {self.frame_shape} can be halved {most - 1} times: ask for {most} levels"
@@ -156,7 +156,7 @@ class StreamSpec(BaseModel):
         untyped = [d.name for d, kind in zip(self.disk_dimensions, self.disk_types, strict=True) if kind is None]
         if len(untyped) > 1:
             raise ValueError(
-                f"storage_order: OME-Zarr 0.5 puts time first and space last, and has room for one axis that is neither "
+                "storage_order: OME-Zarr 0.5 puts time first and space last, and has room for one axis that is neither "
                 f"nor a channel; stored as {', '.join(d.name for d in self.disk_dimensions)} there would be "
                 f"{len(untyped)} ({', '.join(untyped)}): use storage_order ome"
             )

@@ -30,6 +30,8 @@ _LOOK_AGAIN_MS = 100
 _DAEMON_RETURNS_S = 60.0
 # Each write unit of gaps is put on record: more at once is a mistake of the program.
 _MAX_SKIP = 1_000_000
+# Seconds since the first frame, seconds, and places in the units of the dimensions in space.
+_KNOWN_METADATA = frozenset({"delta_t", "exposure_time", "position_x", "position_y", "position_z"})
 
 
 def connect(name: str, *, source: str | int | None = None, socket: str | os.PathLike[str] | None = None) -> Producer:
@@ -58,6 +60,13 @@ def connect(name: str, *, source: str | int | None = None, socket: str | os.Path
         raise
     link = Link(connection, to_daemon, to_producer, segment.geometry, stream_id=status["id"], source=status["source"])
     return Producer(segment, link)
+
+
+def _plain(value: object) -> object:
+    """What JSON does not know of numpy's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON-able")
 
 
 class Slot:
@@ -105,8 +114,9 @@ class Producer:
         """Copy a frame into the ring and publish it; returns its frame index, None if a full ring dropped it.
 
         ``frame``: (Y, X) array of the stream's dtype; another byte order and any strides are converted on
-        the way. ``metadata``: JSON-able, kept beside the frame. ``timeout``: how many seconds to wait for
-        room (policy ``block``), None for ever.
+        the way. ``metadata``: JSON-able, kept beside the frame; ``delta_t`` and ``exposure_time`` are in seconds, and
+        ``position_x``, ``position_y`` and ``position_z`` in the units of space. ``timeout``: how many seconds to wait
+        for room (policy ``block``), None for ever.
 
         Raises before anything is published: OmewdError ``bad_frame``, ``bad_metadata``; RingFullError;
         StreamStoppedError; StreamFailedError. A daemon that is killed is no error: the frames go into the ring, and the
@@ -268,8 +278,12 @@ class Producer:
             raise self._ended()
 
     def _encode(self, metadata: Mapping[str, Any]) -> bytes:
+        for key in _KNOWN_METADATA & metadata.keys():
+            value = metadata[key]
+            if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+                raise OmewdError("bad_metadata", f"a frame's {key} is a number, this is {value!r:.80}")
         try:
-            text = json.dumps(metadata, separators=(",", ":"), allow_nan=False).encode()
+            text = json.dumps(metadata, separators=(",", ":"), allow_nan=False, default=_plain).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise OmewdError("bad_metadata", f"a frame's metadata must be JSON-able: {error}") from error
         limit = self._geometry.metadata_max_bytes

@@ -20,12 +20,12 @@ from omewd.model.shards import Flags
 from omewd.model.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.ngff import ledger, metadata
+from omewd.ngff.shard_table import STAGING
 from omewd.writer.filesystem import sync_folder
 from omewd.writer.publish import SMALL_FILES_AT_ONCE, Publisher
 from omewd.writer.shards import ShardPool, Shards
 from omewd.writer.stopwatch import Stopwatch
 
-STAGING = f"{ledger.FOLDER}/staging"
 # A file takes a quarter of a millisecond of a core, and as long again for its sync.
 _FEW_DOCUMENTS = 16
 

@@ -14,6 +14,7 @@ from omewd.model.plan import Plan
 from omewd.model.shards import ShardLayout
 from omewd.model.spec import DIRECT, StreamSpec
 from omewd.ngff import ledger
+from omewd.ngff.shard_table import STAGING
 from omewd.ring.segment import Segment
 from omewd.writer import backends, dataset
 from omewd.writer.backends.base import Block, Piece, Sink, UnitArray
@@ -58,7 +59,7 @@ class OpenStream:
         self.rings: dict[int, RingReader] = {}
         self.publisher = Publisher(
             folder,
-            folder / dataset.STAGING,
+            folder / STAGING,
             durable=spec.durability == "fsync",
             pool=tools.files,
             clock=tools.clock,

@@ -17,6 +17,7 @@ from omewd.model.levels import levels_of
 from omewd.model.plan import Plan
 from omewd.model.shards import ShardLayout
 from omewd.ngff import ledger
+from omewd.ngff.shard_table import STAGING
 from omewd.ngff.verify import Report, keys_of, totals_of, verify
 from omewd.writer import dataset as datasets
 from omewd.writer.publish import Publisher
@@ -43,13 +44,13 @@ def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
     totals, spec = totals_of(dataset)
     mended: list[str] = []
     with _alone(dataset):
-        if (dataset / datasets.STAGING).exists():
+        if (dataset / STAGING).exists():
             datasets.seal_by_ledger(spec, dataset)
-            shutil.rmtree(dataset / datasets.STAGING)
+            shutil.rmtree(dataset / STAGING)
             mended.append("removed what writers had left over")
         before = verify(dataset, progress)
         if before.bad_units:
-            publisher = Publisher(dataset, dataset / datasets.STAGING, durable=True)
+            publisher = Publisher(dataset, dataset / STAGING, durable=True)
             status = ledger.Ledger.read(dataset, before.received).status
             for source, units in before.bad_units.items():
                 _require_readable(dataset, [ShardLayout(spec, level, source) for level in levels_of(spec)], units)

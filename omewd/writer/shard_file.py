@@ -1,13 +1,9 @@
 """A shard in progress: a staging file that chunks are written into, and a table of those that are in it.
 
-    staging/shard-L-S-U-R-C          the shard to be: chunks where they were put, in any order, with gaps between
-    staging/shard-L-S-U-R-C.table    header: magic, end of the room that has been granted; then the index to be,
-                                     (offset, length) of each chunk, length 0 while it is not there
-
-L is the resolution and S the source; U, R and C are the shard's :class:`omewd.model.shards.ShardPlace`. Any number
-of writers have a shard open at once. Chunks that have a fixed place go there; others get room of their own when their
-size is known: whoever asks holds a lock on the table for that long, so that a writer that dies leaves an unused gap at
-most. The sharding codec allows gaps ("Binary shard format").
+:mod:`omewd.ngff.shard_table` has the picture of both. Any number of writers have a shard open at once. Chunks that have
+a fixed place go there; others get room of their own when their size is known: whoever asks holds a lock on the table
+for that long, so that a writer that dies leaves an unused gap at most. The sharding codec allows gaps ("Binary shard
+format").
 
 A chunk counts once it is in the table, which its writer syncs after the chunk. Sealing makes the table the
 index at the shard's end, syncs, renames, and only then removes the table: at any moment either that or the
@@ -20,7 +16,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,32 +24,18 @@ from pathlib import Path
 import numpy as np
 
 from omewd.control.faultpoints import point
-from omewd.model.shards import Flags, ShardLayout, ShardPlace
+from omewd.model.shards import Flags
 from omewd.ngff.shard_index import ABSENT, ENTRY_BYTES, Entries, index_bytes, read_entries
+from omewd.ngff.shard_table import HEADER, MAGIC, SUFFIX, read_header, table_entries
 from omewd.writer.aligned import ALIGNMENT, aligned, is_direct
 from omewd.writer.filesystem import extend, punch, sync_folder
 
-_MAGIC = b"OMEWDSHD"
-_HEADER = struct.Struct("<8sQ")
-_TABLE = ".table"
 # Blocks are allocated this far ahead: writes that need no allocation run side by side in one file
 # (128 MiB files: 1.85 GB/s, without it 1.5). Not on a disk that this would fill: others write there, too.
 _AHEAD_BYTES = 256 << 20
 _AHEAD_PART_OF_FREE = 8
 # What nobody has written in a sealed shard is given back from this size on.
 _HOLE_BYTES = 64 << 10
-
-
-def name_of(layout: ShardLayout, place: ShardPlace) -> str:
-    """The name in staging of a shard in progress."""
-    return f"shard-{layout.level.number}-{layout.source}-{place.unit}-{place.row}-{place.column}"
-
-
-def in_staging(staging: Path, layout: ShardLayout) -> list[ShardPlace]:
-    """The shards in progress of a source at a resolution."""
-    prefix = f"shard-{layout.level.number}-{layout.source}-"
-    names = (path.name.removesuffix(_TABLE).removeprefix(prefix) for path in staging.glob(f"{prefix}*{_TABLE}"))
-    return [ShardPlace(*map(int, name.split("-"))) for name in names]
 
 
 class ShardFile:
@@ -66,7 +47,7 @@ class ShardFile:
 
     def __init__(self, path: Path, final: Path, chunks: int, room_bytes: int, *, durable: bool = True) -> None:
         self._path = path
-        self._table_path = self._path.with_suffix(_TABLE)
+        self._table_path = self._path.with_suffix(SUFFIX)
         self.final = final
         self._chunks, self._room_bytes, self._durable = chunks, room_bytes, durable
         self._lock = threading.Lock()
@@ -80,7 +61,7 @@ class ShardFile:
         self._table = self._open_table(os.O_CREAT)
         try:
             with self._locked():
-                if self._header()[0] != _MAGIC:
+                if read_header(self._table)[0] != MAGIC:
                     self._format()
                 if not self._path.exists():
                     self._take_back()
@@ -101,7 +82,7 @@ class ShardFile:
     def grant(self, size: int) -> int:
         """Room for ``size`` bytes that nobody else gets, from the offset returned on."""
         with self._locked():
-            start = self._header()[1]
+            start = read_header(self._table)[1]
             end = start + aligned(size)
             self._allocate(start, end, min(_AHEAD_BYTES, self._room_bytes // 8))
             self._write_header(end)
@@ -112,7 +93,7 @@ class ShardFile:
         """What was granted here is not used: the job has failed, and will be given room again."""
         with self._locked():
             for start, end in sorted(self._granted, reverse=True):
-                if self._header()[1] == end:
+                if read_header(self._table)[1] == end:
                     self._write_header(start)
                 else:
                     punch(self._data, start, end)
@@ -126,7 +107,7 @@ class ShardFile:
 
     def note(self, number: int, entries: Entries) -> None:
         """Put chunks from ``number`` on, which are on disk, in the table."""
-        _put(self._table, entries.astype("<u8").tobytes(), _HEADER.size + number * ENTRY_BYTES)
+        _put(self._table, entries.astype("<u8").tobytes(), HEADER.size + number * ENTRY_BYTES)
 
     def sync(self) -> None:
         self._sync(self._data)
@@ -154,7 +135,7 @@ class ShardFile:
             return None
         try:
             with self._locked():
-                entries = self._entries()
+                entries = table_entries(self._table, self._chunks)
                 present = entries[:, 1] > 0
                 if wanted is not None and (present & ~wanted).any():
                     # Not in the table any more before the index, or another chunk, takes their place.
@@ -198,18 +179,8 @@ class ShardFile:
             finally:
                 fcntl.flock(self._table, fcntl.LOCK_UN)
 
-    def _header(self) -> tuple[bytes, int]:
-        head = os.pread(self._table, _HEADER.size, 0)
-        return _HEADER.unpack(head) if len(head) == _HEADER.size else (b"", 0)
-
-    def _entries(self) -> Entries:
-        table = os.pread(self._table, self._chunks * ENTRY_BYTES, _HEADER.size)
-        entries = np.zeros((self._chunks, 2), np.uint64)
-        entries.reshape(-1)[: len(table) // 8] = np.frombuffer(table, "<u8", len(table) // 8)
-        return entries
-
     def _write_header(self, end: int) -> None:
-        _put(self._table, _HEADER.pack(_MAGIC, end), 0)
+        _put(self._table, HEADER.pack(MAGIC, end), 0)
 
     def _format(self) -> None:
         """Make the table: empty, or with what the sealed shard has. The header makes it valid, so it comes last."""
@@ -221,7 +192,7 @@ class ShardFile:
             finally:
                 os.close(sealed)
         end = 0
-        os.ftruncate(self._table, _HEADER.size + self._chunks * ENTRY_BYTES)
+        os.ftruncate(self._table, HEADER.size + self._chunks * ENTRY_BYTES)
         if entries is not None:
             present = entries[:, 0] != ABSENT
             end = int(entries[present].sum(axis=1).max(initial=0))

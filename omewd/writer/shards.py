@@ -16,6 +16,7 @@ from omewd.model.levels import Level
 from omewd.model.shards import Flags, ShardLayout, ShardPlace
 from omewd.model.spec import StreamSpec
 from omewd.ngff.shard_index import Entries
+from omewd.ngff.shard_table import in_staging, name_of
 from omewd.writer.aligned import (
     ALIGNMENT,
     PIECE_BYTES,
@@ -29,7 +30,7 @@ from omewd.writer.aligned import (
 from omewd.writer.backends.base import Block, UnitArray
 from omewd.writer.backends.direct import DirectSink
 from omewd.writer.publish import Publisher
-from omewd.writer.shard_file import ShardFile, in_staging, name_of
+from omewd.writer.shard_file import ShardFile
 from omewd.writer.stopwatch import Stopwatch
 
 # Writes on their way at once in a writer; a disk is busy with two of 8 MiB, and while one is encoded others go out.

@@ -46,7 +46,7 @@ def _allowed(fields: dict[str, Any]) -> StreamSpec:
     try:
         return StreamSpec.parse(fields)
     except omewd.OmewdError as error:
-        assert error.message.startswith("storage_order: OME-Zarr 0.5 puts time first"), error
+        assert error.message.startswith("storage_order: OME-Zarr 0.5 puts time first"), error  # noqa: PT017
         return reject()
 
 

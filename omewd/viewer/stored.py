@@ -1,0 +1,107 @@
+"""Frames out of a dataset that is being written, or is complete: also those in shards that are not in place yet."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omewd.errors import OmewdError
+from omewd.model.shards import ShardLayout, ShardPlace
+from omewd.model.spec import StreamSpec
+from omewd.ngff.shard_index import ABSENT, read_entries
+from omewd.ngff.shard_table import MAGIC, STAGING, SUFFIX, name_of, read_header, table_entries
+
+Frame = np.ndarray[Any, Any]
+
+# A shard can come to its place, or be taken back from there, while it is looked for.
+_TRIES = 5
+
+
+class StoredFrames:
+    """The frames of one source of a dataset by index, as far as they are on disk. Reads files, and no more."""
+
+    def __init__(self, spec: StreamSpec, dataset: Path, source: int = 0) -> None:
+        self._spec, self._dataset = spec, dataset
+        self._layout = ShardLayout(spec, source=source)
+        self._dtype = np.dtype(spec.dtype)
+
+    def read(self, index: int) -> Frame:
+        """The (Y, X) frame of an index that is on disk, read-only; a gap reads as zeros.
+
+        A whole uncompressed frame is a view of the file; others are put together.
+        Raises OmewdError ``not_stored`` if a chunk of it can't be read; OSError.
+        """
+        layout = self._layout
+        unit = layout.chunks.unit_of(index)
+        starts = [start for start, _ in layout.chunks.region(unit)]
+        inner = tuple(at - start for at, start in zip(layout.chunks.place(index), starts, strict=True))
+        frame = np.zeros(self._spec.frame_shape, self._dtype)
+        for place, first in layout.shards_of(unit):
+            for number, pixels in layout.chunks_of(place):
+                chunk = self._chunk(place, first + number)
+                if chunk is None:
+                    continue
+                if layout.chunk_shape[-2:] == self._spec.frame_shape:
+                    whole: Frame = chunk[inner]
+                    return whole
+                part = frame[pixels]
+                part[:] = chunk[inner][: part.shape[0], : part.shape[1]]
+        frame.flags.writeable = False
+        return frame
+
+    def _chunk(self, place: ShardPlace, number: int) -> Frame | None:
+        """A chunk, of the layout's chunk shape; None if it is not stored, as it holds no frame."""
+        for _ in range(_TRIES):
+            with ExitStack() as files:
+                found = self._open(place, number, files)
+                if found is None:
+                    continue
+                descriptor, offset, length = found
+                return self._decoded(descriptor, offset, length) if length else None
+        return None
+
+    def _open(self, place: ShardPlace, number: int, files: ExitStack) -> tuple[int, int, int] | None:
+        """Where a chunk is: (descriptor, offset, length), length 0 if it is not there; None if there is no file."""
+        key = self._dataset / self._layout.key(place)
+        if not self._spec.sharded:
+            descriptor = _opened(key, files)
+            return None if descriptor is None else (descriptor, 0, os.fstat(descriptor).st_size)
+        count = self._layout.chunks_per_shard
+        aside = self._dataset / STAGING / name_of(self._layout, place)
+        table, data = _opened(aside.with_suffix(SUFFIX), files), _opened(aside, files)
+        if table is not None and data is not None and read_header(table)[0] == MAGIC:
+            offset, length = map(int, table_entries(table, count)[number])
+            return data, offset, length
+        descriptor = _opened(key, files)
+        if descriptor is None:
+            return None
+        entries = read_entries(descriptor, count)
+        if entries is None:
+            raise OmewdError("not_stored", f"{key} has a torn index", "Run omewd verify on the dataset")
+        offset, length = map(int, entries[number])
+        return descriptor, offset, 0 if offset == ABSENT else length
+
+    def _decoded(self, descriptor: int, offset: int, length: int) -> Frame:
+        shape = self._layout.chunk_shape
+        if self._spec.compression is None:
+            with os.fdopen(os.dup(descriptor), "rb") as file:
+                return np.memmap(file, self._dtype, "r", offset, shape)
+        from numcodecs import Blosc, Zstd
+
+        codec: Any = Zstd() if self._spec.compression == "zstd" else Blosc()
+        decoded: Frame = np.frombuffer(codec.decode(os.pread(descriptor, length, offset)), self._dtype).reshape(shape)
+        return decoded
+
+
+def _opened(path: Path, files: ExitStack) -> int | None:
+    """A file for reading until ``files`` is left; None if it is not there."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    files.callback(os.close, descriptor)
+    return descriptor

@@ -1,0 +1,156 @@
+"""Positions and plates: one image each, through Python and the command line, under every policy."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+import omewd
+from omewd.ngff.verify import verify
+from tests.acquisitions import Frames, check_acquisition
+from tests.support import Array, DaemonProcess, make_frame, make_spec
+
+
+def feed(
+    process: DaemonProcess, spec: omewd.StreamSpec, count: int, skipped: set[int] = frozenset()
+) -> list[Array | None]:  # type: ignore[assignment]
+    """Hand frames over; returns what became of each index."""
+    arrivals: list[Array | None] = []
+    with process.connect(spec.name) as producer:
+        for index in range(count):
+            frame = make_frame(index, spec.frame_shape, spec.dtype)
+            if index in skipped:
+                producer.skip()
+                arrivals.append(None)
+            else:
+                arrivals.append(None if producer.append(frame) is None else frame)
+    return arrivals
+
+
+@pytest.mark.parametrize("backend", ["direct", "tensorstore"])
+@pytest.mark.parametrize("policy", ["block", "drop"])
+@pytest.mark.parametrize(
+    "dims", ["t:5:2:2,p:3,z:4:2,y:20:8:2,x:24:8", "p:3,t:5:2:2,z:4:2,y:20:8:2,x:24:8", "t:inf:2,p:2,y:20,x:24"]
+)
+def test_each_position_is_an_image(omewd_daemon: DaemonProcess, backend: str, policy: str, dims: str) -> None:
+    """With gaps, an early stop, and writers that are killed."""
+    spec = make_spec("cam", dims, backend=backend, backpressure=policy, levels=2, ring_slots=40)
+    omewd_daemon.client.start_stream(spec)
+    arrivals: list[Array | None] = []
+    with omewd_daemon.connect("cam") as producer:
+        for index in range(47):
+            frame = make_frame(index, spec.frame_shape, spec.dtype)
+            if index in (3, 4, 20):
+                producer.skip()
+                arrivals.append(None)
+            else:
+                arrivals.append(None if producer.append(frame) is None else frame)
+            if index in (10, 30):
+                omewd_daemon.kill_a_writer()
+                time.sleep(0.01)
+    check_acquisition(omewd_daemon.data / spec.output, spec, [arrivals])
+    assert verify(omewd_daemon.data / spec.output).problems == []
+
+
+def test_positions_have_names_and_places(omewd_daemon: DaemonProcess) -> None:
+    positions = (
+        omewd.Position(name="left", x_coord=-100.0, y_coord=20.5, z_coord=3.0),
+        omewd.Position(name="right", x_coord=100.0),
+    )
+    z = omewd.Dimension(name="z", count=2, scale=2.0, translation=10.0)
+    y, x = omewd.parse_dims("y:8,x:8")
+    spec = omewd.StreamSpec(
+        name="cam",
+        dimensions=(omewd.Dimension(name="p", count=2, coords=positions), z, y.model_copy(update={"scale": 0.5}), x),
+        levels=2,
+    )
+    omewd_daemon.client.start_stream(spec)
+    arrivals: list[Frames] = [feed(omewd_daemon, spec, 4)]
+    dataset = omewd_daemon.data / spec.output
+    check_acquisition(dataset, spec, arrivals)
+    [left] = json.loads((dataset / "0/zarr.json").read_text())["attributes"]["ome"]["multiscales"]
+    assert left["name"] == "left"
+    assert [d["coordinateTransformations"] for d in left["datasets"]] == [
+        [{"type": "scale", "scale": [2.0, 0.5, 1.0]}, {"type": "translation", "translation": [13.0, 20.5, -100.0]}],
+        [{"type": "scale", "scale": [2.0, 1.0, 2.0]}, {"type": "translation", "translation": [13.0, 20.75, -99.5]}],
+    ]
+    series = json.loads((dataset / "OME/zarr.json").read_text())["attributes"]["ome"]["series"]
+    assert series == ["0", "1"]
+
+
+def test_a_plate_on_the_command_line(omewd_daemon: DaemonProcess) -> None:
+    options = ["--dims", "p:6,c:2,y:16:8,x:16:8", "--plate", "2x3", "--wells", "A1,B3,A2", "--channels", "DAPI,GFP"]
+    done = omewd_daemon.omewd("start-stream", "plate", *options)
+    assert done.returncode == 0, done.stderr
+    with omewd_daemon.connect("plate") as producer:
+        for index in range(12):
+            producer.append(make_frame(index, (16, 16), "uint16"))
+    dataset = omewd_daemon.data / "plate.ome.zarr"
+    plate = json.loads((dataset / "zarr.json").read_text())["attributes"]["ome"]["plate"]
+    assert [well["path"] for well in plate["wells"]] == ["A/1", "B/3", "A/2"]
+    assert plate["field_count"] == 2
+    totals = json.loads((dataset / "omewd/zarr.json").read_text())["attributes"]["omewd"]
+    spec = omewd.StreamSpec.parse(totals["stream"])
+    check_acquisition(dataset, spec, [[make_frame(i, (16, 16), "uint16") for i in range(12)]])
+    shown = omewd_daemon.omewd("verify", str(dataset))
+    assert shown.returncode == 0, shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--dims", "p:5,y:8,x:8", "--plate", "2x3", "--wells", "A1,A2"], "multiple of 2"),
+        (["--dims", "p:2,y:8,x:8", "--plate", "2x3"], "--wells"),
+        (["--dims", "p:2,y:8,x:8", "--wells", "A1,A2"], "--plate"),
+        (["--dims", "p:2,y:8,x:8", "--plate", "2x3", "--wells", "A1,7"], "'7' is no well"),
+        (["--dims", "p:2,y:8,x:8", "--plate", "2x3", "--wells", "A1,C1"], "no row 'C'"),
+        (["--dims", "t:2,y:8,x:8", "--positions", "a,b"], "no position dimension"),
+        (["--dims", "p:2,y:8,x:8", "--positions", "a,a"], "more than once"),
+        (["--dims", "z:2,t:2,y:8,x:8", "--storage-order", "acquisition"], "use storage_order ome"),
+        (["--dims", "t:2,y:8,x:8", "--levels", "9"], "ask for 4 levels"),
+        (["--dims", "t:2,y:8,x:8", "--downsample", "median"], "downsample"),
+    ],
+)
+def test_what_can_not_be_is_refused_in_one_line(
+    omewd_daemon: DaemonProcess, options: list[str], complaint: str
+) -> None:
+    done = omewd_daemon.omewd("start-stream", "cam", *options)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(omewd_daemon.data.iterdir())
+
+
+def test_many_positions(omewd_daemon: DaemonProcess) -> None:
+    """A plate of 384 wells with two fields each: its spec is larger than a packet."""
+    plate = omewd.Plate.of_size(16, 24)
+    positions = tuple(
+        omewd.Position(name=f"{row}{column}-{field}", plate_row=row, plate_column=column, x_coord=1.5, y_coord=field)
+        for row in plate.row_names
+        for column in plate.column_names
+        for field in range(2)
+    )
+    spec = omewd.StreamSpec(
+        name="plate",
+        dimensions=(omewd.Dimension(name="p", count=768, coords=positions), *omewd.parse_dims("y:8,x:8")),
+        plate=plate,
+        dtype="uint8",
+    )
+    started = time.monotonic()
+    omewd_daemon.client.start_stream(spec)
+    arrivals = feed(omewd_daemon, spec, 768)
+    assert time.monotonic() - started < 60
+    found: dict[str, Any] = omewd_daemon.client.status("plate")
+    assert found["images"] == 768
+    from tests.support import read_zarr
+
+    for index in (0, 1, 2, 500, 767):
+        position = positions[index]
+        folder = omewd_daemon.data / "plate.ome.zarr" / f"{position.plate_row}/{position.plate_column}/{index % 2}"
+        stored = arrivals[index]
+        assert stored is not None
+        assert read_zarr(folder).tobytes() == stored.tobytes()
+    assert verify(omewd_daemon.data / "plate.ome.zarr").problems == []
