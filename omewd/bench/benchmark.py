@@ -268,7 +268,7 @@ class Bench:
 
 def check_room(folder: Path, geometry: Geometry, columns: list[Column]) -> None:
     """Raise OmewdError ``disk_full`` if the datasets of a column do not fit on the drive of a folder."""
-    _require_room(folder, shutil.disk_usage(folder).free, max(geometry.volume_bytes(column) for column in columns))
+    _require_room(folder, shutil.disk_usage(folder).free, max(geometry.dataset_bytes(column) for column in columns))
 
 
 def _require_room(folder: Path, free_bytes: int, total_bytes: int) -> None:

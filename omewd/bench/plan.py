@@ -49,6 +49,7 @@ class Geometry:
             "compression": column.compression,
             "durability": options.durability,
             "on_disk_full": "fail",
+            "levels": column.levels,
         }
         return StreamSpec.parse(fields)
 
@@ -70,8 +71,12 @@ class Geometry:
         return self.frames * self.frame_bytes
 
     def volume_bytes(self, column: Column) -> int:
-        """The pixels of a column: of all its cameras."""
+        """The pixels of a column at full resolution: of all its cameras."""
         return column.cameras * self.total_bytes
+
+    def dataset_bytes(self, column: Column) -> int:
+        """What a column may take on disk; the smaller resolutions together are a third of the full one."""
+        return self.volume_bytes(column) * (4 if column.levels > 1 else 3) // 3
 
     @cached_property
     def _any_spec(self) -> StreamSpec:
@@ -122,7 +127,7 @@ _CLOCK = {
 class Column:
     """One column of the table: who writes, through which backend, how compressed, with how many writers.
 
-    ``cameras``: how many there are at once, each with a dataset of its own.
+    ``cameras``: how many there are at once, each with a dataset of its own. ``levels``: resolutions that are written.
     """
 
     kind: str
@@ -130,6 +135,7 @@ class Column:
     compression: str | None
     writers: int
     cameras: int = 1
+    levels: int = 1
 
     def label(self, others: Sequence[Column]) -> str:
         """The column's name: what tells it from the others."""
@@ -140,6 +146,8 @@ class Column:
             text += f" ×{self.writers}"
         if len({c.cameras for c in others}) > 1:
             text += f" ×{self.cameras} camera{'s' if self.cameras > 1 else ''}"
+        if len({c.levels for c in others}) > 1:
+            text += f" {self.levels} level{'s' if self.levels > 1 else ''}"
         return text
 
 
@@ -149,12 +157,13 @@ def columns(
     writers: Sequence[int],
     kinds: Sequence[str],
     cameras: Sequence[int] = (1,),
+    levels: Sequence[int] = (1,),
 ) -> list[Column]:
-    """Every combination; what does not run omewd's writers has one column whatever their number, of one camera.
+    """Every combination; what does not run omewd's writers has one column, of one camera and one level.
 
     Raises OmewdError ``usage`` if nothing is named that others have too.
     """
-    made = [Column(OMEWD, b, c, w, n) for c, b, w, n in product(compressions, backends, writers, cameras)]
+    made = [Column(OMEWD, b, c, *rest) for c, b, *rest in product(compressions, backends, writers, cameras, levels)]
     of_others = [b for b in backends if b not in (DIRECT, "auto")]
     if kinds and not of_others:
         raise OmewdError(

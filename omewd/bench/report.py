@@ -164,7 +164,19 @@ def as_json(outcomes: list[Outcome], options: Options) -> str:
 
 def as_csv(outcomes: list[Outcome], options: Options) -> str:
     """A line for each column of each geometry; base units."""
-    keys = ["dims", "dtype", "data", "durability", "label", "kind", "backend", "compression", "writers", "cameras"]
+    keys = [
+        "dims",
+        "dtype",
+        "data",
+        "durability",
+        "label",
+        "kind",
+        "backend",
+        "compression",
+        "writers",
+        "cameras",
+        "levels",
+    ]
     figures = ["error"]
     for metric in METRICS:
         figures += [f"{metric.key}_mean", f"{metric.key}_std"] if metric.unit == "mean±std s" else [metric.key]

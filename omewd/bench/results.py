@@ -158,6 +158,7 @@ def to_dict(outcome: Outcome, options: Options) -> dict[str, Any]:
                 "compression": timed.column.compression,
                 "writers": timed.column.writers or None,
                 "cameras": timed.column.cameras,
+                "levels": timed.column.levels,
                 "error": timed.error.to_dict() if timed.error else None,
                 **figures,
                 "samples": [

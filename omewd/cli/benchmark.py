@@ -34,6 +34,7 @@ _NO_DIMS = "Such as --dims t:128:1:16,y:2048:256:8,x:2048:256:8"
 @click.option("--iterations", "-i", "-n", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--writers", type=click.IntRange(1, 64), multiple=True, help="Repeatable.  [default: as omewd serve]")
 @click.option("--cameras", type=click.IntRange(1, 16), multiple=True, help="At once; repeatable.  [default: 1]")
+@click.option("--levels", type=click.IntRange(1, 16), multiple=True, help="Resolutions; repeatable.  [default: 1]")
 @click.option(
     "--output-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -59,6 +60,7 @@ def command(
     dtype: str | None,
     writers: tuple[int, ...],
     cameras: tuple[int, ...],
+    levels: tuple[int, ...],
     output_dir: Path | None,
     form: str,
     plot: Path | None,
@@ -96,6 +98,7 @@ def command(
         list(dict.fromkeys(writers)) or [default_writers()],
         [*([IN_PROCESS] if in_process else []), *dict.fromkeys(peer)],
         list(dict.fromkeys(cameras)) or [1],
+        list(dict.fromkeys(levels)) or [1],
     )
     folder = (output_dir or Path.cwd()).absolute()
     console = Console(stderr=form != "table")
@@ -105,7 +108,7 @@ def command(
         from omewd.cli.recommend import recommend as find
 
         given: dict[str, object] = {"--format": form != "table", "--plot": plot, "--in-process": in_process}
-        given |= {"--peer": peer, "--cameras": cameras}
+        given |= {"--peer": peer, "--cameras": cameras, "--levels": levels}
         if meaningless := [name for name, value in given.items() if value]:
             raise OmewdError("usage", f"{meaningless[0]} has no meaning with --recommend", "Leave it out")
         find(console, geometries, chosen, options, folder, time_limit, explicit=bool(compression))

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import repeat
 from pathlib import Path
 
 from omewd.model.levels import Level, levels_of
@@ -18,6 +17,7 @@ from omewd.ngff.shard_table import STAGING
 from omewd.ring.segment import Segment
 from omewd.writer import backends, dataset
 from omewd.writer.backends.base import Block, Piece, Sink, UnitArray
+from omewd.writer.batch import Batch
 from omewd.writer.block import RingReader, UnitFrames
 from omewd.writer.publish import SMALL_FILE_BYTES, Folder, Publisher
 from omewd.writer.pyramid import halve
@@ -114,25 +114,49 @@ class OpenStream:
     # -- storing ----------------------------------------------------------------------------------
 
     def store(self, source: int, units: Sequence[UnitFrames]) -> int:
-        """Store units, each with a frame at least, at all resolutions; returns the bytes that they take on disk."""
+        """Store units, each with a frame at least, at all resolutions; returns the bytes that they take on disk.
+
+        While threads write one resolution, this one makes the next.
+        """
+        tools, full = self._tools, self.resolutions[0]
+        if full.shards:
+            with Batch(self.publisher, tools.clock, tools.shards) as batch:
+                for resolution, blocks in self._at_all_resolutions(source, units):
+                    batch.add(resolution.shards[source], blocks)
+                return batch.finish()
+        lasting = self._sink(full).lasting
+        several = len(units) * len(full.array.frame_keys) * len(self.resolutions) > 1
+        small = several and full.array.key_bytes <= SMALL_FILE_BYTES
+        pool = tools.files if small else tools.shards.threads if several and lasting else None
+        folders = (
+            folder
+            for resolution, blocks in self._at_all_resolutions(source, units)
+            for folder in self._encoded(resolution, source, blocks, at_once=small and not lasting)
+        )
+        return self.publisher.publish_folders(folders, pool)
+
+    def _at_all_resolutions(
+        self, source: int, units: Sequence[UnitFrames]
+    ) -> Iterator[tuple[Resolution, Iterable[tuple[int, Block]]]]:
+        """The pixels of units, by their numbers, at each resolution in turn."""
         ring, clock = self.rings[source], self._tools.clock
         full, *smaller = self.resolutions
         numbers = [frames.unit for frames in units]
         if not smaller and not full.shards:  # what has to be gathered is so one unit at a time
-            return self._store(full, source, zip(numbers, self._one_by_one(ring, units), strict=True), len(units))
+            yield full, zip(numbers, self._one_by_one(ring, units), strict=True)
+            return
         with clock.stage("read"):
             blocks: list[Block] = ring.blocks(units)
-        stored_bytes = self._store(full, source, zip(numbers, blocks, strict=True), len(units))
+        yield full, zip(numbers, blocks, strict=True)
         present = [frames.sequences >= 0 if frames.count < frames.sequences.size else None for frames in units]
         for resolution in smaller:
             with clock.stage("halve"):
-                made = self._tools.shards.threads.map(
-                    halve, blocks, repeat(resolution.level.halved), repeat(self.spec.downsample), present
-                )
-                halved = list(made)
+                halved = [
+                    halve(block, resolution.level.halved, self.spec.downsample, there)
+                    for block, there in zip(blocks, present, strict=True)
+                ]
             blocks, present = [block for block, _ in halved], [there for _, there in halved]
-            stored_bytes += self._store(resolution, source, zip(numbers, blocks, strict=True), len(units))
-        return stored_bytes
+            yield resolution, zip(numbers, blocks, strict=True)
 
     def _one_by_one(self, ring: RingReader, units: Iterable[UnitFrames]) -> Iterator[Block]:
         for frames in units:
@@ -140,24 +164,15 @@ class OpenStream:
                 block = ring.block(frames)
             yield block
 
-    def _store(self, resolution: Resolution, source: int, blocks: Iterable[tuple[int, Block]], count: int) -> int:
-        if resolution.shards:
-            return resolution.shards[source].store(blocks)
-        tools, sink, array = self._tools, self._sink(resolution), resolution.array
-        several = count * len(array.frame_keys) > 1
-        small = several and array.key_bytes <= SMALL_FILE_BYTES
-        pool = tools.files if small else tools.shards.threads if several and sink.lasting else None
-        folders = self._encoded(sink, resolution.layouts[source], blocks, at_once=small and not sink.lasting)
-        return self.publisher.publish_folders(folders, pool)
-
     def _encoded(
-        self, sink: Sink, layout: ShardLayout, blocks: Iterable[tuple[int, Block]], *, at_once: bool
+        self, resolution: Resolution, source: int, blocks: Iterable[tuple[int, Block]], *, at_once: bool
     ) -> Iterator[Folder]:
         """The folder of each unit: all keys across the frame, at one place along the outer axes.
 
         ``at_once``: the bytes are taken out of the sink here, so that threads can still be writing them when the
         next unit is encoded; else they are valid until the next file is asked for.
         """
+        sink, layout = self._sink(resolution), resolution.layouts[source]
         for unit, block in blocks:
             label = f"unit-{layout.level.number}-{layout.source}-{unit}"
             yield Folder(layout.folder(unit), label, self._keys(sink, block, at_once=at_once))

@@ -65,7 +65,7 @@ class Publisher:
         self._clock = clock or Stopwatch()
         self.staging = staging
         self.direct = True
-        self._durable = durable
+        self.durable = durable
         self._known_folders: set[Path] = set()
         self._buffers = buffers or Buffers()
         self.pool = pool
@@ -107,7 +107,7 @@ class Publisher:
                 aside.rename(target)
                 point("writer: file renamed")
                 unsynced[target.parent] = None
-        if self._durable:
+        if self.durable:
             self.sync_folders(list(unsynced))
         self._remember(unsynced)
 
@@ -122,7 +122,7 @@ class Publisher:
         files = self._laid_out(folders, asides, inner)
         sizes = self._write_at_once(pool, files) if pool is not None else [self._write_aside(*file) for file in files]
         point("writer: files written")
-        if self._durable:
+        if self.durable:
             self.sync_folders(inner)
         point("writer: files synced")
         unsynced: dict[Path, None] = {}
@@ -137,7 +137,7 @@ class Publisher:
                         raise
                     self._merge(aside, target, unsynced)
                 point("writer: folder renamed")
-        if self._durable:
+        if self.durable:
             self.sync_folders(list(unsynced))
         self._remember(unsynced)
         return sum(sizes)
@@ -206,7 +206,7 @@ class Publisher:
                 os.close(descriptor)
 
     def _sync(self, descriptor: int) -> None:
-        if self._durable:
+        if self.durable:
             with self._clock.stage("fsync"):
                 os.fdatasync(descriptor)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -51,9 +50,10 @@ class _Chunk:
 
 
 @dataclass
-class _Part:
+class ShardsPart:
     """What a job has for one shard: the chunks, and once they are written, (number, entries) in runs."""
 
+    place: ShardPlace
     file: ShardFile
     chunks: list[_Chunk] = field(default_factory=list)
     runs: list[tuple[int, Entries]] = field(default_factory=list)
@@ -72,7 +72,7 @@ class ShardPool:
 
 
 class Shards:
-    """Stores the chunks of one source at one resolution, and seals its shards. ``clock`` gets the time of each stage.
+    """Writes the chunks of one source at one resolution, for a :class:`omewd.writer.batch.Batch`, and seals its shards.
 
     ``pool``: threads to write with, each with a buffer of its own. Errors are OSError, or what a library raises.
     """
@@ -93,95 +93,53 @@ class Shards:
         self._has_fixed_places = array.compression is None and self.layout.chunk_bytes % ALIGNMENT == 0
         self._publisher = publisher
         self._clock = clock
-        self._durable = spec.durability == "fsync"
         self._pool, self._buffers = pool.threads, pool.buffers
         self._seen: set[ShardPlace] = set()
 
     def _file(self, place: ShardPlace) -> ShardFile:
         layout, count = self.layout, self.layout.chunks_per_shard
         path, final = self._publisher.staging / name_of(layout, place), self._publisher.root / layout.key(place)
-        return ShardFile(path, final, count, count * layout.chunk_bytes, durable=self._durable)
+        return ShardFile(path, final, count, count * layout.chunk_bytes, durable=self._publisher.durable)
 
     # -- chunks -----------------------------------------------------------------------------------
 
-    def store(self, blocks: Iterable[tuple[int, Block]]) -> int:
-        """Store units of chunks, (number, pixels as (…, Y, X) in storage order); returns the bytes that they take.
-
-        They are on disk, and on record in their shards' tables, when this returns.
-        """
-        parts: dict[ShardPlace, _Part] = {}
+    def parts(self, blocks: Iterable[tuple[int, Block]]) -> list[ShardsPart]:
+        """Units of chunks, (number, pixels as (…, Y, X) in storage order), by the shards that they are in."""
+        parts: dict[ShardPlace, ShardsPart] = {}
         for unit, block in blocks:
             for place, first in self.layout.shards_of(unit):
-                part = parts.get(place) or parts.setdefault(place, _Part(self._file(place)))
+                part = parts.get(place) or parts.setdefault(place, ShardsPart(place, self._file(place)))
                 for number, pixels in self.layout.chunks_of(place):
                     part.chunks.append(_Chunk(first + number, block[(..., *pixels)]))
-        clock, files = self._clock, [part.file for part in parts.values()]
-        try:
-            with clock.stage("write"):
-                for file in files:
-                    file.open()
-            try:
-                self._write(parts.values())
-            except BaseException:
-                for file in files:
-                    with suppress(OSError):
-                        file.give_back()
-                raise
-            point("writer: chunks written")
-            self._sync(parts)
-            point("writer: chunks synced")
-            with clock.stage("write"):
-                for part in parts.values():
-                    for number, entries in part.runs:
-                        part.file.note(number, entries)
-            self._sync_all(ShardFile.sync_table, files)
-            point("writer: chunks on record")
-            self._publisher.direct = all(file.direct for file in files)
-        finally:
-            for file in files:
-                file.close()
-        return sum(int(entries[:, 1].sum()) for part in parts.values() for _, entries in part.runs)
+        return list(parts.values())
 
-    def _sync(self, parts: dict[ShardPlace, _Part]) -> None:
-        self._sync_all(ShardFile.sync, [part.file for part in parts.values()])
-        # Another writer may have made a shard and not synced its name yet: who sees one for the first time does.
-        if self._durable and not self._seen.issuperset(parts):
-            self._publisher.sync_folders([self._publisher.staging])
-            self._seen = set(parts) | (self._seen if len(self._seen) < _SHARDS_REMEMBERED else set())
-
-    def _sync_all(self, do: Callable[[ShardFile], None], files: list[ShardFile]) -> None:
-        if not self._durable:
-            return
-        with self._clock.stage("fsync"):
-            if len(files) == 1:
-                do(files[0])
+    def write(self, part: ShardsPart) -> Iterator[Future[None]]:
+        """Write the chunks of a part, whose file is open, in threads."""
+        for chunks in _runs(part.chunks, max(PIECE_BYTES // self.layout.chunk_bytes, 1)):
+            if not self._has_fixed_places:
+                yield self._pool.submit(self._write_anywhere, part, chunks)
+            elif len(chunks) > 1 or self.layout.chunk_bytes <= PIECE_BYTES:
+                yield self._pool.submit(self._write_in_place, part, chunks)
             else:
-                _results([self._pool.submit(do, file) for file in files])
+                yield from self._write_in_pieces(part, chunks[0])
 
-    def _write(self, parts: Iterable[_Part]) -> None:
-        """Write chunks in threads; none of them is at it any more when this returns or raises."""
-        futures: list[Future[None]] = []
-        with self._clock.pooled():
-            try:
-                for part in parts:
-                    for chunks in _runs(part.chunks, max(PIECE_BYTES // self.layout.chunk_bytes, 1)):
-                        if not self._has_fixed_places:
-                            futures.append(self._pool.submit(self._write_anywhere, part, chunks))
-                        elif len(chunks) > 1 or self.layout.chunk_bytes <= PIECE_BYTES:
-                            futures.append(self._pool.submit(self._write_in_place, part, chunks))
-                        else:
-                            futures.extend(self._write_in_pieces(part, chunks[0]))
-            finally:
-                wait(futures)
-        _results(futures)
+    def sees_first(self, parts: Iterable[ShardsPart]) -> bool:
+        """Whether any of these shards has not been seen before; see :meth:`has_seen`."""
+        return not self._seen.issuperset(part.place for part in parts)
 
-    def _write_in_place(self, part: _Part, chunks: list[_Chunk]) -> None:
+    def has_seen(self, parts: Iterable[ShardsPart]) -> None:
+        """The names of these shards are on disk."""
+        if len(self._seen) >= _SHARDS_REMEMBERED:
+            self._seen.clear()
+        self._seen.update(part.place for part in parts)
+
+    def _write_in_place(self, part: ShardsPart, chunks: list[_Chunk]) -> None:
         """Write chunks with consecutive numbers to their fixed places."""
         size = self.layout.chunk_bytes
         self._write_arrays(part, chunks[0].number * size, [self._sink.array_of(chunk.pixels) for chunk in chunks])
         part.runs.append(_fixed_entries(chunks[0].number, len(chunks), size))
 
-    def _write_in_pieces(self, part: _Part, chunk: _Chunk) -> Iterator[Future[None]]:
+    def _write_in_pieces(self, part: ShardsPart, chunk: _Chunk) -> Iterator[Future[None]]:
         """Write a large chunk to its fixed place: several threads at once, if it can be cut into whole blocks."""
         offset = chunk.number * self.layout.chunk_bytes
         array = self._sink.array_of(chunk.pixels)
@@ -194,7 +152,7 @@ class Shards:
             offset += piece.nbytes
         part.runs.append(_fixed_entries(chunk.number, 1, self.layout.chunk_bytes))
 
-    def _write_arrays(self, part: _Part, offset: int, arrays: list[Block]) -> None:
+    def _write_arrays(self, part: ShardsPart, offset: int, arrays: list[Block]) -> None:
         """Write arrays one after the other: straight from where they are, if the disk can take them from there."""
         file, clock = part.file, self._clock
         with clock.stage("write"):
@@ -206,7 +164,7 @@ class Shards:
                 write_at(file.descriptor, block, offset)
                 offset += len(block)
 
-    def _write_anywhere(self, part: _Part, chunks: list[_Chunk]) -> None:
+    def _write_anywhere(self, part: ShardsPart, chunks: list[_Chunk]) -> None:
         """Encode chunks, and write them where there is room."""
         file, clock = part.file, self._clock
         with clock.stage("encode"):
@@ -241,7 +199,7 @@ class Shards:
 
         for some in (places[start : start + _SEALED_AT_ONCE] for start in range(0, len(places), _SEALED_AT_ONCE)):
             with self._clock.stage("write"):
-                finished = _results([self._pool.submit(finish, place) for place in some])
+                finished = results([self._pool.submit(finish, place) for place in some])
             point("writer: shards finished")
             publisher.put_in_place(
                 [(path, file.final) for path, file in finished if path is not None],
@@ -253,7 +211,7 @@ class Shards:
             self._seen.difference_update(some)
 
 
-def _results(futures: list[Future[Result]]) -> list[Result]:
+def results(futures: list[Future[Result]]) -> list[Result]:
     """What tasks return, or the first error; none of them is at work any more either way."""
     wait(futures)
     try:
