@@ -64,8 +64,9 @@ def command(
 ) -> None:
     """Open a stream: its dataset and its ring are there when this returns.
 
-    The settings file is a JSON object with the fields of a stream (name, dimensions or dims, dtype, …);
-    options given here count more.
+    The settings file is a JSON object with the fields of a stream (name, dimensions or dims, dtype, …), or
+    ome-writers' AcquisitionSettings, or useq's MDASequence (--dims then says what the frame is); options given here
+    count more.
     """
     daemon = client(socket)
     fields = _fields(name, dims, settings_file, settings)
@@ -93,20 +94,18 @@ def _fields(
     settings: dict[str, Any],
 ) -> dict[str, Any]:
     """The stream's fields: the file's, overridden by what the command line says."""
-    from omewd.model.dimensions import parse_dims
+    from omewd.integrations.settings import fields_of
 
-    fields: dict[str, Any] = {}
+    document: dict[str, Any] = {}
     if settings_file is not None:
         try:
-            fields = json.loads(settings_file.read_text())
+            document = json.loads(settings_file.read_text())
         except ValueError as error:
             raise OmewdError("usage", f"{settings_file} is not JSON: {error}") from error
-        if not isinstance(fields, dict):
+        if not isinstance(document, dict):
             raise OmewdError("usage", f"{settings_file} holds no JSON object")
-    dims = dims or fields.pop("dims", None)
+    fields = fields_of(document, dims)
     fields.update({k: v for k, v in {"name": name, **settings}.items() if v is not None})
-    if dims:
-        fields["dimensions"] = [d.model_dump(mode="json") for d in parse_dims(dims)]
     if "dimensions" not in fields:
         raise OmewdError("usage", "--dims is missing", "Such as --dims t:100,y:512,x:512")
     return fields

@@ -1,0 +1,73 @@
+"""A file of settings as the fields of a stream, whichever program it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omewd.errors import OmewdError
+from omewd.integrations import ome_writers, useq
+from omewd.model.dimensions import Dimension, parse_dims
+
+_FORMS = (
+    "the fields of a stream (name, dims or dimensions, dtype, …), ome-writers' AcquisitionSettings (root_path, format, "
+    "dimensions, …) or useq's MDASequence (channels, time_plan, z_plan, …)"
+)
+_ONLY_OME_WRITERS = {"root_path", "format"}
+_ONLY_USEQ = useq.FIELDS - {"metadata", "uid"}
+
+
+def fields_of(document: Mapping[str, Any], dims: str | None = None) -> dict[str, Any]:
+    """The fields of a stream that a settings file's JSON object describes.
+
+    It is a stream's own fields, ome-writers' AcquisitionSettings, or useq's MDASequence, told by their names. ``dims``:
+    what ``--dims`` says, and replaces the file's dimensions; with a sequence it describes the frame, such as
+    ``y:2048:256:8,x:2048:256:8``, and may say how its other dimensions are cut.
+
+    Raises OmewdError ``usage`` for a mixture, ``bad_spec`` for what can't be a stream.
+    """
+    given = set(document)
+    of_writers, of_useq = sorted(given & _ONLY_OME_WRITERS), sorted(given & _ONLY_USEQ)
+    if of_useq and (of_writers or given & {"dimensions", "dims"}):
+        others = of_writers or sorted(given & {"dimensions", "dims"})
+        raise OmewdError("usage", f"the settings are of two programs: {of_useq[0]} and {others[0]}", f"Give {_FORMS}")
+    if of_useq:
+        return _of_sequence(document, dims)
+    if of_writers:
+        fields = ome_writers.stream_fields(document)
+    else:
+        fields = {key: value for key, value in document.items() if key != "dims"}
+        dims = dims or document.get("dims")
+        if not isinstance(dims, str | None):
+            raise OmewdError("usage", f"dims is a text, not {dims!r:.80}", "Such as t:100,y:512,x:512")
+    if dims:
+        fields["dimensions"] = [d.model_dump(mode="json") for d in parse_dims(dims)]
+    return fields
+
+
+def _of_sequence(document: Mapping[str, Any], dims: str | None) -> dict[str, Any]:
+    remedy = "Such as --dims y:2048:256:8,x:2048:256:8"
+    if not dims:
+        raise OmewdError("usage", "a useq sequence does not say how large the frame is", remedy)
+    parts = parse_dims(dims)
+    *outer, y, x = parts if len(parts) > 1 else (*parts, parts[0])
+    if len(parts) < 2 or (y.name, x.name) != ("y", "x") or y.count is None or x.count is None:
+        raise OmewdError("usage", f"--dims {dims}: with a useq sequence it describes the frame, y and x", remedy)
+    fields = useq.stream_fields(
+        document,
+        (y.count, x.count),
+        chunks={d.name: d.chunk_size for d in parts if d.chunk_size},
+        shards={d.name: d.shard_size_chunks for d in parts if d.shard_size_chunks},
+    )
+    _check_counts(outer, {d["name"]: d["count"] for d in fields["dimensions"]})
+    del fields["dtype"]  # the sequence does not know it
+    return fields
+
+
+def _check_counts(outer: list[Dimension], counts: Mapping[str, int | None]) -> None:
+    for dimension in outer:
+        name, count = dimension.name, dimension.count
+        if name not in counts or counts[name] != count:
+            said = "inf" if count is None else count
+            has = f"has {counts[name] or 'no end of'} of {name}" if name in counts else f"has no {name}"
+            raise OmewdError("usage", f"--dims says {name}:{said}, and the sequence {has}", "Leave out what it has")

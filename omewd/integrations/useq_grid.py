@@ -1,0 +1,241 @@
+"""Where the events of a useq sequence lie in a grid of frames. Nothing moves, nothing is written.
+
+A stream is a grid: its frame indexes grow, the last dimension outside the frame fastest. A sequence may be ragged:
+channels that are not acquired at each time, or in one plane only, positions with plans of their own. The grid has the
+largest extents then, and frame indexes that no event has are to be skipped. useq's axes p (stage positions) and g
+(tiles of a grid) are one dimension here, the positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from omewd.errors import OmewdError
+from omewd.integrations.useq_order import index_text, no_grid, order_of_events, order_of_product
+
+# A ragged sequence without end is looked at for so many times: more than any period that people give channels.
+_TIMES_LOOKED_AT = 1000
+
+
+@dataclass(frozen=True)
+class EventGrid:
+    """A sequence's frames: ``axes`` (of t, p, c, z) slowest first, ``counts`` of them, None without end.
+
+    ``tiles``: (p, g) of each position. ``channels``: (group, config) of each channel. ``channel_numbers``: for each
+    stage position, which of the channels its events mean by their c. ``cameras``: images of an event, the fastest part
+    of c. ``end``: the frame index after the last event's; the frames behind it hold nothing.
+    """
+
+    axes: str
+    counts: tuple[int | None, ...]
+    tiles: tuple[tuple[int, int], ...]
+    channels: tuple[tuple[str, str], ...]
+    channel_numbers: tuple[tuple[int, ...], ...]
+    cameras: int
+    end: int | None
+
+    @property
+    def frames(self) -> int | None:
+        """All frame indexes of the grid; None without end."""
+        return None if None in self.counts else math.prod(n or 1 for n in self.counts)
+
+    def frame_index(self, index: Mapping[str, int]) -> int:
+        """The frame index of an event, by the ``index`` that the event has.
+
+        Raises OmewdError ``bad_frame`` for one that is not in the grid.
+        """
+        places = self._places(index)
+        number = 0
+        for place, count in zip(places, self.counts, strict=True):
+            if place is None or place < 0 or (count is not None and place >= count):
+                raise OmewdError(
+                    "bad_frame",
+                    f"an event at {index_text(index)} is not in the grid {self._text()} of the sequence",
+                    "Run the sequence that the stream was opened for",
+                )
+            number = number * (count or 1) + place
+        return number
+
+    def _places(self, index: Mapping[str, int]) -> list[int | None]:
+        p, tile = index.get("p", 0), (index.get("p", 0), index.get("g", 0))
+        numbers = self.channel_numbers[p] if p < len(self.channel_numbers) else ()
+        c = index.get("c", 0)
+        channel = numbers[c] if c < len(numbers) else 0 if not numbers and c == 0 else None
+        camera = index.get("cam", 0)
+        places: dict[str, int | None] = {
+            "t": index.get("t", 0),
+            "z": index.get("z", 0),
+            "p": self._tile_numbers.get(tile),
+            "c": None if channel is None or camera >= self.cameras else channel * self.cameras + camera,
+        }
+        return [places[axis] for axis in self.axes]
+
+    @cached_property
+    def _tile_numbers(self) -> dict[tuple[int, int], int]:
+        return {tile: number for number, tile in enumerate(self.tiles or ((0, 0),))}
+
+    def _text(self) -> str:
+        return ", ".join(f"{a}:{'inf' if n is None else n}" for a, n in zip(self.axes, self.counts, strict=True))
+
+
+def event_grid(sequence: Any, *, cameras: int = 1) -> EventGrid:
+    """The grid of a ``useq.MDASequence``. ``cameras``: how many images each event gives.
+
+    How many tiles a grid between edges has depends on the field of view: see :func:`with_field_of_view`.
+    Raises OmewdError ``bad_spec`` if no order of the dimensions has all events one after the other.
+    """
+    extents = _Extents(sequence)
+    axes, endless = extents.axes, extents.times is None
+    last: Mapping[str, int] | None = None
+    if extents.ragged:
+        order, last = order_of_events(_events(sequence, endless), axes, extents.channel_numbers, endless)
+    else:
+        order = order_of_product(axes, extents.outer_counts, endless)
+    tiles = extents.tiles(grid_first="p" in order and "g" in order and order.index("g") < order.index("p"))
+    merged = "".join(order).replace("pg", "p").replace("gp", "p").replace("g", "p")
+    counts = {"t": extents.times, "p": len(tiles), "c": len(extents.channels), "z": extents.planes}
+    if cameras > 1:
+        if "c" not in merged:
+            merged, counts["c"] = f"{merged}c", 1
+        _check_cameras(merged, counts)
+        counts["c"] = (counts["c"] or 1) * cameras
+    grid = EventGrid(
+        axes=merged,
+        counts=tuple(counts[axis] for axis in merged),
+        tiles=tuple(tiles),
+        channels=tuple(extents.channels),
+        channel_numbers=extents.channel_numbers,
+        cameras=cameras,
+        end=None,
+    )
+    if endless or last is None:
+        return replace(grid, end=grid.frames)
+    return replace(grid, end=grid.frame_index({**last, "cam": cameras - 1}) + 1)
+
+
+def with_field_of_view(sequence: Any, width_um: float, height_um: float) -> Any:
+    """A copy of a sequence whose grids are of frames of that size, as an engine makes them before it starts."""
+    size = {"fov_width": width_um, "fov_height": height_um}
+    changes: dict[str, Any] = {}
+    if sequence.grid_plan is not None:
+        changes["grid_plan"] = sequence.grid_plan.model_copy(update=size)
+    if any(getattr(stage, "sequence", None) is not None for stage in sequence.stage_positions):
+        changes["stage_positions"] = tuple(
+            stage
+            if stage.sequence is None
+            else stage.model_copy(update={"sequence": with_field_of_view(stage.sequence, width_um, height_um)})
+            for stage in sequence.stage_positions
+        )
+    return sequence.model_copy(update=changes)
+
+
+# -- how far the plans reach -------------------------------------------------------------------
+
+
+def count_times(plan: Any) -> int | None:
+    """The time points of a plan; None for one without end (an interval of 0 for some duration)."""
+    phases = getattr(plan, "phases", None)
+    try:
+        if phases is None:
+            return int(plan.loops)
+        return 1 + sum(int(phase.loops) - 1 for phase in phases)
+    except ZeroDivisionError:
+        return None
+
+
+class _Extents:
+    """The largest count along each axis, over all stage positions and their own plans."""
+
+    def __init__(self, sequence: Any) -> None:
+        outer = _counts(sequence)
+        self.outer_counts = outer
+        positions = list(sequence.stage_positions) if "p" in outer else []
+        inner = [_counts(p.sequence) if getattr(p, "sequence", None) is not None else {} for p in positions]
+        self.axes = [axis for axis in sequence.axis_order if axis in outer]
+        for counts in inner:
+            self.axes += [axis for axis in counts if axis not in self.axes]
+        times = [counts.get("t", 0) for counts in (outer, *inner)]
+        self.times = None if None in times else max(n or 0 for n in times)
+        self.planes = max(counts.get("z") or 0 for counts in (outer, *inner))
+        self._tiles_of = [c.get("g") or outer.get("g") or 1 for c in inner] or [outer.get("g") or 1]
+        lists = [
+            [(c.group, c.config) for c in (p.sequence if "c" in counts else sequence).channels]
+            if "c" in counts or "c" in outer
+            else []
+            for p, counts in zip(positions, inner, strict=True)
+        ] or [[(c.group, c.config) for c in sequence.channels] if "c" in outer else []]
+        self.channels, self.channel_numbers = _joined(lists)
+        self.ragged = (
+            any(getattr(p, "sequence", None) is not None for p in positions)
+            or ("t" in outer and "c" in outer and any(c.acquire_every > 1 for c in sequence.channels))
+            or ("z" in outer and "c" in outer and not all(c.do_stack for c in sequence.channels))
+        )
+
+    def tiles(self, *, grid_first: bool) -> list[tuple[int, int]]:
+        if "p" not in self.axes and "g" not in self.axes:
+            return []
+        tiles = [(p, g) for p, count in enumerate(self._tiles_of) for g in range(count)]
+        return sorted(tiles, key=lambda tile: tile[::-1]) if grid_first else tiles
+
+
+def _counts(sequence: Any) -> dict[str, int | None]:
+    """The axes that a sequence goes along, and how far."""
+    grid = sequence.grid_plan
+    counts: dict[str, int | None] = {
+        "t": count_times(sequence.time_plan) if sequence.time_plan else 0,
+        "p": len(sequence.stage_positions),
+        "g": grid_points(grid) if grid is not None else 0,
+        "c": len(sequence.channels),
+        "z": len(list(sequence.z_plan)) if sequence.z_plan else 0,
+    }
+    return {axis: counts[axis] for axis in sequence.axis_order if counts[axis] != 0}
+
+
+def grid_points(plan: Any) -> int:
+    """The points of a grid plan; of random ones as many as were asked for, though not all may find a place."""
+    return int(plan.num_points) if hasattr(plan, "num_points") else sum(1 for _ in plan)
+
+
+def _joined(lists: list[list[tuple[str, str]]]) -> tuple[list[tuple[str, str]], tuple[tuple[int, ...], ...]]:
+    """All channels of several lists, in an order that keeps that of each; and the numbers that each list's have there.
+
+    A channel that a list has twice is there twice. Lists that contradict each other are joined as they come.
+    """
+    counted = [[(channel, channels[:n].count(channel)) for n, channel in enumerate(channels)] for channels in lists]
+    before: dict[tuple[tuple[str, str], int], set[tuple[tuple[str, str], int]]] = {}
+    for channels in counted:
+        for number, channel in enumerate(channels):
+            before.setdefault(channel, set()).update(channels[max(number - 1, 0) : number])
+    try:
+        joined = list(TopologicalSorter(before).static_order())
+    except CycleError:
+        joined = list(before)
+    return [channel for channel, _ in joined], tuple(tuple(joined.index(c) for c in channels) for channels in counted)
+
+
+def _events(sequence: Any, endless: bool) -> Iterator[Mapping[str, int]]:
+    """The indexes of a sequence's events that give images.
+
+    Of a copy: useq caches what it has iterated, and the engine still sets the field of view of grid plans.
+    """
+    fields = sequence.model_dump(exclude={"metadata", "setup"})
+    if endless:
+        fields["time_plan"] = {"interval": 0, "loops": _TIMES_LOOKED_AT}
+    for event in type(sequence).model_validate(fields):
+        kind = getattr(event.action, "type", None)
+        if kind in (None, "acquire_image"):
+            yield event.index
+
+
+def _check_cameras(axes: str, counts: Mapping[str, int | None]) -> None:
+    behind = [axis for axis in axes[axes.index("c") + 1 :] if counts[axis] != 1]
+    if behind:
+        raise no_grid(
+            f"several cameras are part of the channels, and {behind[0]} comes after the channels in {axes}",
+            f'Put the channels last, as in axis_order "{axes.replace("c", "")}c"',
+        )
