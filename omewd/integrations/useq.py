@@ -18,7 +18,7 @@ from omewd.errors import OmewdError
 from omewd.integrations.useq_grid import EventGrid, event_grid, with_field_of_view
 from omewd.integrations.useq_positions import plate_of, positions_of
 
-__all__ = ["EventGrid", "event_grid", "load_sequence", "stream_fields", "with_field_of_view"]
+__all__ = ["EventGrid", "endless_fields", "event_grid", "load_sequence", "stream_fields", "with_field_of_view"]
 
 FIELDS = {
     "metadata",
@@ -103,6 +103,25 @@ def stream_fields(
     fields = {"dimensions": dimensions, "dtype": dtype}
     plate = plate_of(sequence) if "p" in grid.axes else None
     return fields if plate is None else {**fields, "plate": plate}
+
+
+def endless_fields(
+    frame_shape: tuple[int, int],
+    *,
+    dtype: str = "uint16",
+    pixel_size_um: float | None = None,
+    chunks: Mapping[str, int] | None = None,
+    shards: Mapping[str, int] | None = None,
+    cameras: int = 1,
+) -> dict[str, Any]:
+    """As :func:`stream_fields`, for events of which nobody knows how many come: times without end."""
+    dimensions: list[dict[str, Any]] = [{"name": "t", "count": None}]
+    if cameras > 1:
+        dimensions.append({"name": "c", "coords": [{"name": f"camera {n + 1}"} for n in range(cameras)]})
+    scale = {"scale": pixel_size_um} if pixel_size_um else {}
+    dimensions += [{"name": n, "count": count, **scale} for n, count in zip("yx", frame_shape, strict=True)]
+    _cut(dimensions, chunks or {}, shards or {})
+    return {"dimensions": dimensions, "dtype": dtype}
 
 
 def _cut(dimensions: list[dict[str, Any]], chunks: Mapping[str, int], shards: Mapping[str, int]) -> None:

@@ -1,0 +1,289 @@
+"""A handler for the acquisition engine of pymmcore-plus: ``core.run_mda(sequence, output=OmewdHandler("run"))``.
+
+The engine's runner hands frames to handlers through a thread of its own, in order, and without a limit to how many wait
+there: while the ring is full, frames stay in the memory of the camera's program, and the camera goes on. An exception
+in a handler would end that thread, for all handlers, and the run would go on without them. So nothing is raised here:
+an error ends the run, and is told by ``handler.wait()``, ``handler.error`` and the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from omewd.control.client import Client
+from omewd.errors import OmewdError
+from omewd.integrations.pymmcore_metadata import frame_metadata, plain
+from omewd.integrations.useq import endless_fields, event_grid, stream_fields
+from omewd.integrations.useq_grid import EventGrid
+from omewd.model.spec import StreamSpec
+from omewd.producer.producer import Producer, connect
+
+_log = logging.getLogger("omewd.pymmcore")
+NAMESPACE = "pymmcore_plus"
+# How long a run may take to begin: the engine brings the hardware into its first state before.
+_BEGINS_S = 30.0
+_LOOK_S = 0.05
+_MAX_SKIP = 1_000_000
+
+
+class OmewdHandler:
+    """Streams what an acquisition engine acquires into the daemon; for one run after the other.
+
+    ``name`` None: the daemon takes the first free of stream1, stream2, …. ``chunks`` (elements) and ``shards`` (chunks)
+    by dimension, such as ``{"t": 1, "y": 256, "x": 256}``. ``fields``: any other field of a StreamSpec (output,
+    backend, compression, levels, backpressure, overwrite, …). ``socket``: of the daemon. ``cancel_on_error``: whether
+    an error ends the run; False lets it go on for other outputs.
+
+    Dimensions come from the sequence, shape, type and pixel size from the engine; an event has its place by its
+    index, and frames that it does not have are gaps. Events of a generator become times without end; with
+    ``dimensions`` of your own, frames are taken in the order in which they come.
+
+    Raises OmewdError ``bad_spec`` for fields that no stream has.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        chunks: Mapping[str, int] | None = None,
+        shards: Mapping[str, int] | None = None,
+        socket: str | os.PathLike[str] | None = None,
+        cancel_on_error: bool = True,
+        **fields: Any,
+    ) -> None:
+        strange = sorted(set(fields) - set(StreamSpec.model_fields))
+        if strange:
+            raise OmewdError("bad_spec", f"a stream has no field {strange[0]!r}", "See omewd.StreamSpec")
+        self._fields = fields if name is None else {**fields, "name": name}
+        self._chunks, self._shards, self._socket = chunks, shards, socket
+        self._cancel_on_error = cancel_on_error
+        self._client = Client(socket)
+        self._begun, self._ended = threading.Event(), threading.Event()
+        self._reset()
+
+    def _reset(self) -> None:
+        self.name: str | None = None
+        self.path: str | None = None
+        self.spec: StreamSpec | None = None
+        self.error: Exception | None = None
+        self.frames_taken = self.frames_lost = 0
+        self.cancelled = False
+        self.complete: bool | None = None
+        self._producer: Producer | None = None
+        self._grid: EventGrid | None = None
+        self._cameras, self._shorter = 1, 0
+        self._sequence: Any = None
+        self._summary: Mapping[str, Any] = {}
+        self._final: dict[str, Any] = {}
+        self._thread: threading.Thread | None = None
+        self._runner: Any = None
+
+    # -- what the engine calls -----------------------------------------------------------------
+
+    def sequenceStarted(self, sequence: Any, meta: Mapping[str, Any]) -> None:  # noqa: N802
+        """Open the stream, and put the engine's summary into its dataset."""
+        if self._begun.is_set() and not self._ended.is_set():
+            self.sequenceFinished(self._sequence)  # the last run's end never came
+        self._reset()
+        self._ended.clear()
+        self._begun.set()
+        self._thread, self._sequence, self._summary = threading.current_thread(), sequence, meta or {}
+        with self._noting_errors():
+            if self._summary.get("image_infos"):
+                info = self._summary["image_infos"][0]
+                shape, dtype = tuple(info["plane_shape"]), str(info["dtype"])
+                self._open(shape, dtype, info.get("pixel_size_um"), info.get("num_camera_adapter_channels") or 1)
+
+    def frameReady(self, image: np.ndarray[Any, Any], event: Any, meta: Mapping[str, Any]) -> None:  # noqa: N802
+        """Hand a frame over, at the place of its event."""
+        if self.error is not None:
+            self.frames_lost += 1
+            self._cancel()  # the runner forgets one that comes between two events
+            return
+        with self._noting_errors():
+            if self._producer is None:
+                self._open(image.shape, str(image.dtype), meta.get("pixel_size_um"), 1)
+            assert self._producer is not None
+            self._skip_to(self._place(self._producer.next_index, event))
+            self._append(self._producer, image, event, meta)
+            self.frames_taken += 1
+
+    def sequenceCanceled(self, sequence: Any) -> None:  # noqa: ARG002, N802
+        """The run ends early; what has come is written."""
+        self.cancelled = True
+
+    def sequenceFinished(self, sequence: Any) -> None:  # noqa: ARG002, N802
+        """End the stream; returns when its dataset is on disk."""
+        if self._ended.is_set():
+            return
+        try:
+            with self._noting_errors():
+                if self._producer is not None:
+                    self._end(self._producer)
+        finally:
+            self._producer = None
+            self._ended.set()
+
+    # -- what the program asks -----------------------------------------------------------------
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """Where the handler is with its last run: its ``state`` is waiting, recording, done or failed.
+
+        ``frames_taken`` were handed over; ``frames_lost`` came after an error; ``complete``: whether the last event's
+        frame has come, None where nobody knows. The daemon has more: ``Client().status(handler.name)``.
+        """
+        ended = self._ended.is_set()
+        state = "failed" if self.error else "done" if ended else "recording" if self._begun.is_set() else "waiting"
+        return {
+            "state": state,
+            "stream": self.name,
+            "path": self.path,
+            "frames_taken": self.frames_taken,
+            "frames_lost": self.frames_lost,
+            "complete": self.complete,
+            "cancelled": self.cancelled,
+            "error": None if self.error is None else str(self.error),
+        }
+
+    def wait(self, timeout: float | None = None) -> dict[str, Any]:
+        """Wait until the run has ended and its dataset is on disk; returns the stream's last status.
+
+        ``timeout`` in seconds. Raises what went wrong in the handler: OmewdError, StreamFailedError, …; OmewdError
+        ``timeout``; ``not_started`` if no run begins within half a minute: the engine failed before it.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._begun.wait(_BEGINS_S if timeout is None else min(timeout, _BEGINS_S)):
+            raise OmewdError(
+                "not_started", "no sequence has begun with this handler", "Look at the log of pymmcore-plus"
+            )
+        while not self._ended.wait(_LOOK_S):
+            if self._thread is not None and not self._thread.is_alive():
+                # The runner's thread may stop just before it would pass the end of the run on.
+                self.sequenceFinished(self._sequence)
+            elif deadline is not None and time.monotonic() >= deadline:
+                raise OmewdError("timeout", f"the run was not over after {timeout} s")
+        if self.error is not None:
+            raise self.error
+        return self._final
+
+    # -- the steps of it -----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        """Keep the first error, log it, and end the run."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  whatever it is, the thread that it would end is not ours
+            if self.error is None:
+                self.error = error
+            _log.error("stream %s: %s", self.name or self._fields.get("name"), error)
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if self._cancel_on_error and self._runner is None:
+            self._runner = _runner_of(self._sequence)
+        if self._runner is not None:
+            self._runner.cancel()
+
+    def _open(self, shape: tuple[int, ...], dtype: str, pixel_size_um: float | None, cameras: int) -> None:
+        if len(shape) != 2:
+            raise OmewdError(
+                "bad_frame",
+                f"frames of {shape}: a stream takes (height, width), and no colours",
+                "Set the camera's pixel type to a grey one, such as 16bit",
+            )
+        fields = self._described((shape[0], shape[1]), dtype, pixel_size_um, cameras)
+        spec = StreamSpec.parse({"name": "unnamed", **fields, **self._fields})
+        chosen = {"name", "output"} - {name for name in self._fields if self._fields[name]}
+        status = self._client.start_stream(spec.model_dump(mode="json", exclude=chosen))
+        self.name, self.path = status["name"], status["path"]
+        self.spec = spec.model_copy(update={"name": status["name"], "output": status["path"]})
+        self._producer = connect(status["name"], socket=self._socket)
+        if self._summary:
+            try:
+                self._client.set_metadata(status["name"], NAMESPACE, {"summary_metadata": plain(self._summary)})
+            except OmewdError as error:  # the frames are worth more
+                _log.warning("stream %s is without its summary: %s", self.name, error)
+
+    def _described(
+        self, shape: tuple[int, int], dtype: str, pixel_size_um: float | None, cameras: int
+    ) -> dict[str, Any]:
+        if "dimensions" in self._fields:
+            return {"dtype": dtype}
+        self._cameras = cameras
+        options: dict[str, Any] = {"dtype": dtype, "pixel_size_um": pixel_size_um}
+        options |= {"chunks": self._chunks, "shards": self._shards}
+        if self._sequence.axis_order:  # events of a generator have none
+            # The engine has set the field of view of its grids: they are as they will be.
+            self._grid = event_grid(self._sequence, cameras=cameras)
+            return stream_fields(self._sequence, shape, grid=self._grid, **options)
+        return endless_fields(shape, cameras=cameras, **options)
+
+    def _place(self, following: int, event: Any) -> int:
+        """The frame index of an event; of one that no sequence has, the next that is its camera's."""
+        if self._grid is not None:
+            return self._grid.frame_index(event.index)
+        camera: int = event.index.get("cam", 0)
+        return following + (camera - following) % self._cameras
+
+    def _skip_to(self, index: int) -> None:
+        assert self._producer is not None
+        gap = index - self._producer.next_index
+        if gap < 0:
+            raise OmewdError(
+                "bad_frame",
+                f"a frame came for index {index}, and those below {self._producer.next_index} are taken or skipped",
+                "Record frames as they come, with dimensions of your own",
+            )
+        while gap:
+            self._producer.skip(min(gap, _MAX_SKIP))
+            gap -= min(gap, _MAX_SKIP)
+
+    def _append(self, producer: Producer, image: np.ndarray[Any, Any], event: Any, meta: Mapping[str, Any]) -> None:
+        """Append with as much of the metadata as fits: it is refused before anything is handed over."""
+        refused: OmewdError | None = None
+        for number, metadata in enumerate(frame_metadata(meta, event)):
+            if number < self._shorter:  # frames of one run have metadata of one size
+                continue
+            try:
+                producer.append(image, metadata=metadata)
+            except OmewdError as error:
+                if error.code != "bad_metadata":
+                    raise
+                refused = error
+            else:
+                self._shorter = number
+                return
+        assert refused is not None
+        raise refused
+
+    def _end(self, producer: Producer) -> None:
+        grid = self._grid
+        try:
+            if grid is not None and grid.frames is not None:
+                self.complete = self.error is None and grid.end == producer.next_index
+                if self.complete:
+                    self._skip_to(grid.frames)  # the rest of a ragged sequence has no frames
+        finally:
+            self._final = producer.close()
+
+
+def _runner_of(sequence: Any) -> Any:
+    """The runner that runs a sequence, None if there is none: it does not tell its handlers which one it is."""
+    kind = getattr(sys.modules.get("pymmcore_plus.mda"), "MDARunner", None)
+    if kind is None:
+        return None
+    running = [o for o in gc.get_objects() if issubclass(type(o), kind) and o.is_running()]
+    its = [runner for runner in running if getattr(runner, "_sequence", None) is sequence]
+    return its[0] if its else running[0] if len(running) == 1 else None
