@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import useq
 from ome_writers import AcquisitionSettings, Channel, Dimension
 
@@ -46,9 +47,11 @@ def test_files_of_other_programs_open_streams(omewd_daemon: DaemonProcess, tmp_p
     assert "how large the frame is" in refused.stderr
     assert "--dims y:2048" in refused.stderr
 
-    for name in ("by-writers", "seq"):
-        omewd_daemon.client.stop_stream(name)
-        omewd_daemon.client.wait(name, timeout=10)
+    with omewd_daemon.connect("by-writers") as producer:
+        producer.append(np.zeros((32, 32), np.uint8))
+        producer.append(np.ones((32, 32), np.uint8))
+    omewd_daemon.client.stop_stream("seq")
+    omewd_daemon.client.wait("seq", timeout=10)
     image = json.loads((omewd_daemon.data / "by-writers.ome.zarr" / "zarr.json").read_text())["attributes"]["ome"]
     assert [channel["color"] for channel in image["omero"]["channels"]] == ["0000FF", "00FF00"]
     assert (omewd_daemon.data / "seq.ome.zarr" / "1" / "zarr.json").exists()
