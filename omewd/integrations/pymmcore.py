@@ -115,8 +115,8 @@ class OmewdHandler:
                 self._open(image.shape, str(image.dtype), meta.get("pixel_size_um"), 1)
             assert self._producer is not None
             self._skip_to(self._place(self._producer.next_index, event))
-            self._append(self._producer, image, event, meta)
-            self.frames_taken += 1
+            if self._append(self._producer, image, event, meta):
+                self.frames_taken += 1
 
     def sequenceCanceled(self, sequence: Any) -> None:  # noqa: ARG002, N802
         """The run ends early; what has come is written."""
@@ -250,21 +250,24 @@ class OmewdHandler:
             self._producer.skip(min(gap, _MAX_SKIP))
             gap -= min(gap, _MAX_SKIP)
 
-    def _append(self, producer: Producer, image: np.ndarray[Any, Any], event: Any, meta: Mapping[str, Any]) -> None:
-        """Append with as much of the metadata as fits: it is refused before anything is handed over."""
+    def _append(self, producer: Producer, image: np.ndarray[Any, Any], event: Any, meta: Mapping[str, Any]) -> bool:
+        """Append with as much of the metadata as fits; False if a full ring dropped the frame.
+
+        Metadata that is too large is refused before anything is handed over.
+        """
         refused: OmewdError | None = None
         for number, metadata in enumerate(frame_metadata(meta, event)):
             if number < self._shorter:  # frames of one run have metadata of one size
                 continue
             try:
-                producer.append(image, metadata=metadata)
+                index = producer.append(image, metadata=metadata)
             except OmewdError as error:
                 if error.code != "bad_metadata":
                     raise
                 refused = error
             else:
                 self._shorter = number
-                return
+                return index is not None
         assert refused is not None
         raise refused
 

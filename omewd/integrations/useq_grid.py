@@ -18,9 +18,6 @@ from typing import Any
 from omewd.errors import OmewdError
 from omewd.integrations.useq_order import index_text, no_grid, order_of_events, order_of_product
 
-# A ragged sequence without end is looked at for so many times: more than any period that people give channels.
-_TIMES_LOOKED_AT = 1000
-
 
 @dataclass(frozen=True)
 class EventGrid:
@@ -93,7 +90,10 @@ def event_grid(sequence: Any, *, cameras: int = 1) -> EventGrid:
     axes, endless = extents.axes, extents.times is None
     last: Mapping[str, int] | None = None
     if extents.ragged:
-        order, last = order_of_events(_events(sequence, endless), axes, extents.channel_numbers, endless)
+        times = _times_that_tell(sequence, extents)
+        order, last = order_of_events(_events(sequence, times), axes, extents.channel_numbers, endless)
+        if last is not None and times is not None and not endless:
+            last = {**last, "t": last["t"] + (extents.times or 0) - times}
     else:
         order = order_of_product(axes, extents.outer_counts, endless)
     tiles = extents.tiles(grid_first="p" in order and "g" in order and order.index("g") < order.index("p"))
@@ -161,6 +161,7 @@ class _Extents:
             self.axes += [axis for axis in counts if axis not in self.axes]
         times = [counts.get("t", 0) for counts in (outer, *inner)]
         self.times = None if None in times else max(n or 0 for n in times)
+        self.times_within = any("t" in counts for counts in inner)
         self.planes = max(counts.get("z") or 0 for counts in (outer, *inner))
         self._tiles_of = [c.get("g") or outer.get("g") or 1 for c in inner] or [outer.get("g") or 1]
         lists = [
@@ -218,14 +219,29 @@ def _joined(lists: list[list[tuple[str, str]]]) -> tuple[list[tuple[str, str]], 
     return [channel for channel, _ in joined], tuple(tuple(joined.index(c) for c in channels) for channels in counted)
 
 
-def _events(sequence: Any, endless: bool) -> Iterator[Mapping[str, int]]:
-    """The indexes of a sequence's events that give images.
+def _times_that_tell(sequence: Any, extents: _Extents) -> int | None:
+    """How many time points are enough to see the order of all events; None: all of them.
+
+    Which channels a time has repeats itself. So the rest of a long sequence is as its first two rounds, and ends as
+    these do if whole rounds are left out.
+    """
+    if extents.times_within or "t" not in extents.outer_counts:
+        return None
+    period = math.lcm(*(channel.acquire_every for channel in sequence.channels))
+    if extents.times is None:
+        return 2 * period + 1
+    rounds = max((extents.times - 2 * period - 1) // period, 0)
+    return extents.times - rounds * period if rounds else None
+
+
+def _events(sequence: Any, times: int | None) -> Iterator[Mapping[str, int]]:
+    """The indexes of a sequence's events that give images; of the first ``times`` only, if that is given.
 
     Of a copy: useq caches what it has iterated, and the engine still sets the field of view of grid plans.
     """
     fields = sequence.model_dump(exclude={"metadata", "setup"})
-    if endless:
-        fields["time_plan"] = {"interval": 0, "loops": _TIMES_LOOKED_AT}
+    if times is not None:
+        fields["time_plan"] = {"interval": 0, "loops": times}
     for event in type(sequence).model_validate(fields):
         kind = getattr(event.action, "type", None)
         if kind in (None, "acquire_image"):

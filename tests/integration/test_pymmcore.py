@@ -360,7 +360,7 @@ def test_a_colour_camera_is_refused(omewd_daemon: DaemonProcess, core: Any) -> N
 
 def test_a_runner_that_forgets_the_end(omewd_daemon: DaemonProcess) -> None:
     """Its thread can stop just before it would pass the end on: who waits ends the stream then."""
-    handler = OmewdHandler("forgotten", socket=omewd_daemon.socket)
+    handler = OmewdHandler(socket=omewd_daemon.socket)
     sequence = useq.MDASequence(time_plan={"interval": 0, "loops": 2})
     frame = np.ones(SHAPE, np.uint16)
 
@@ -369,14 +369,14 @@ def test_a_runner_that_forgets_the_end(omewd_daemon: DaemonProcess) -> None:
         for event in sequence:
             handler.frameReady(frame, event, {})
 
-    for _ in range(2):
+    for number in (1, 2):  # the next run ends the one before, too
         thread = threading.Thread(target=run)
         thread.start()
         thread.join()
-        assert handler.status["state"] == "recording"
-        assert handler.wait(10)["state"] == "DONE"
-        assert handler.status["complete"] is True
-        handler = OmewdHandler("again", socket=omewd_daemon.socket)
+        assert (handler.status["state"], handler.name) == ("recording", f"stream{number}")
+    assert omewd_daemon.client.wait("stream1", timeout=10)["frames"]["received"] == 2
+    assert handler.wait(10)["frames"]["received"] == 2
+    assert handler.status["complete"] is True
 
 
 def test_waiting_for_what_does_not_begin(omewd_daemon: DaemonProcess) -> None:

@@ -231,6 +231,20 @@ def test_a_ragged_sequence_without_end() -> None:
     assert grid.frame_index({"t": 10**9, "c": 1}) == 2 * 10**9 + 1
 
 
+@pytest.mark.parametrize("order", ["tpgcz", "tpgzc", "pctgz", "cztpg"])
+@pytest.mark.parametrize("loops", [1, 5, 12, 13, 14, 19, 30])
+@pytest.mark.filterwarnings("ignore:Channels with skipped frames:UserWarning")
+def test_long_ragged_sequences_end_where_their_events_do(loops: int, order: str) -> None:
+    """Only some rounds of them are looked at."""
+    channels = [{"config": "a", "acquire_every": 2}, {"config": "b", "acquire_every": 3, "do_stack": False}]
+    plans = {"time_plan": {"interval": 0, "loops": loops}, "z_plan": STACK, "channels": channels}
+    sequence = useq.MDASequence(**plans, axis_order=order, stage_positions=STAGES)
+    grid = event_grid(sequence)
+    indexes = [grid.frame_index(event.index) for event in sequence]
+    assert indexes == sorted(set(indexes))
+    assert grid.end == indexes[-1] + 1
+
+
 def test_channels_of_one_name_are_told_apart() -> None:
     spec = spec_of(channels=["DAPI", {"config": "DAPI", "group": "Other"}, "FITC", {"config": "FITC", "exposure": 3}])
     assert spec.dimensions[0].labels == ("Channel DAPI", "Other DAPI", "Channel FITC", "Channel FITC #2")
