@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from numbers import Real
 from typing import Any
 
 # Said otherwise, or of no use without the summary.
@@ -38,14 +39,13 @@ def frame_metadata(meta: Mapping[str, Any], event: Any) -> Iterator[dict[str, An
     In all: ``delta_t`` (s since the sequence began), ``exposure_time`` (s), ``position_x``, ``_y``, ``_z`` (µm), as
     far as the engine tells them. ``event``: what was asked for, without what is as usual.
     """
-    least = {
-        key: meta[given] / 1000
-        for key, given in (("delta_t", "runner_time_ms"), ("exposure_time", "exposure_ms"))
-        if isinstance(meta.get(given), int | float)
-    }
     stage = meta.get("position") or {}
-    least |= {f"position_{axis}": stage[axis] for axis in "xyz" if isinstance(stage.get(axis), int | float)}
-    least = plain(least)
+    told = {
+        "delta_t": (meta.get("runner_time_ms"), 1000),
+        "exposure_time": (meta.get("exposure_ms"), 1000),
+        **{f"position_{axis}": (stage.get(axis), 1) for axis in "xyz"},
+    }
+    least = {key: float(n) / unit for key, (n, unit) in told.items() if isinstance(n, Real) and math.isfinite(n)}
     index = {"event": {"index": dict(event.index)}}
     fields = event.model_dump(exclude={"sequence", "slm_image", "action"}, exclude_defaults=True)
     whole = {**least, "event": plain(fields), **plain({k: v for k, v in meta.items() if k not in _LEFT_OUT})}

@@ -83,6 +83,12 @@ def record(core: Any, events: Any, handler: OmewdHandler, keeping: Keeping | Non
     return keeping
 
 
+def metadata_of(dataset: Path) -> dict[int, Any]:
+    """What the ledger has of each frame."""
+    rows = {row["frame"]: row["metadata"] for row in ledger.rows(dataset) if row is not None and "gap" not in row}
+    return dict(sorted(rows.items()))
+
+
 def check(handler: OmewdHandler, kept: Keeping, indexes: list[int] | None = None) -> StreamSpec:
     """All that the engine gave is in the dataset, where the frame indexes say; everything else is empty."""
     import zarr
@@ -94,8 +100,8 @@ def check(handler: OmewdHandler, kept: Keeping, indexes: list[int] | None = None
     plan, paths = Plan.of(spec), image_paths(spec)
     images = {path: np.asarray(zarr.open_array(str(dataset / path / "0"), mode="r")[...]) for path in paths}
     indexes = list(range(len(kept.frames))) if indexes is None else indexes
-    rows = {row["frame"]: row["metadata"] for row in ledger.rows(dataset) if row is not None and "gap" not in row}
-    assert sorted(rows) == indexes
+    rows = metadata_of(dataset)
+    assert list(rows) == indexes
     for index, (event, frame) in zip(indexes, kept.frames, strict=True):
         image = images[paths[plan.image(index) if len(paths) > 1 else 0]]
         stored = image[plan.place(index)]
@@ -190,7 +196,7 @@ def test_what_the_engine_tells_is_kept(omewd_daemon: DaemonProcess, core: Any) -
     assert summary["image_infos"][0]["plane_shape"] == list(SHAPE)
     assert {device["label"] for device in summary["devices"]} >= {"Camera", "XY", "Z"}
     assert useq.MDASequence(**summary["mda_sequence"]).channels == sequence.channels
-    rows = [row["metadata"] for row in ledger.rows(Path(handler.path)) if row is not None]
+    rows = list(metadata_of(Path(handler.path)).values())
     places = [row[f"position_{axis}"] for row in rows for axis in "xyz"]
     assert places == pytest.approx([0, 0, 1, 0, 0, 1, 20, 10, 2, 20, 10, 2], abs=0.02)
     assert [row["event"]["channel"]["config"] for row in rows] == TWO * 2
@@ -204,14 +210,16 @@ def test_metadata_that_is_too_large_is_kept_in_part(omewd_daemon: DaemonProcess,
     core.mda.engine.get_frame_metadata = lambda *given, **named: {
         **frame_metadata(*given, **named),
         "camera_metadata": {"temperature": float("nan"), "rows": list(range(20))},
+        "position": {"x": np.float32(1.5), "y": float("inf")},
         "extra": {"everything": "x" * 5000},
     }
     handler = OmewdHandler("large", socket=omewd_daemon.socket)
     kept = record(core, useq.MDASequence(channels=TWO, z_plan={"range": 2, "step": 1}), handler)
     handler.wait()
     check(handler, kept)
-    rows = [row["metadata"] for row in ledger.rows(Path(str(handler.path))) if row is not None]
+    rows = metadata_of(Path(str(handler.path))).values()
     assert all("extra" not in row and row["camera_device"] == "Camera" for row in rows)
+    assert all(row["position_x"] == 1.5 and "position_y" not in row for row in rows)
 
 
 def test_a_cancelled_run_ends_early(omewd_daemon: DaemonProcess, core: Any) -> None:
