@@ -157,7 +157,7 @@ class OmewdHandler:
         }
 
     def wait(self, timeout: float | None = None) -> dict[str, Any]:
-        """Wait until the run has ended and its dataset is on disk; returns the stream's last status.
+        """Wait until the last run that has begun is over and its dataset on disk; returns the stream's last status.
 
         ``timeout`` in seconds. Raises what went wrong in the handler: OmewdError, StreamFailedError, …; OmewdError
         ``timeout``; ``not_started`` if no run begins within half a minute: the engine failed before it.
@@ -191,9 +191,12 @@ class OmewdHandler:
             self._cancel()
 
     def _cancel(self) -> None:
-        if self._cancel_on_error and self._runner is None:
-            self._runner = _runner_of(self._sequence)
-        if self._runner is not None:
+        if not self._cancel_on_error:
+            return
+        if self._runner is None:
+            self._runner = _runner_of(self._sequence) or False
+        # It may be at the next run already, while frames of this one still come.
+        if self._runner and getattr(self._runner, "_sequence", self._sequence) is self._sequence:
             self._runner.cancel()
 
     def _open(self, shape: tuple[int, ...], dtype: str, pixel_size_um: float | None, cameras: int) -> None:

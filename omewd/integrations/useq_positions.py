@@ -22,6 +22,8 @@ def positions_of(sequence: Any, tiles: Sequence[tuple[int, int]]) -> list[dict[s
         stage, of_stage = stages[p], points[p]
         tile = of_stage[g] if g < len(of_stage) else None
         position = _place(stage, tile)
+        if _has_absolute_planes(sequence, stage):
+            position.pop("z_coord", None)  # the planes say where they are, and do not count from it
         if within_well and tile is None:
             position |= within_well[p % len(within_well)]
         position["name"] = _new_name(_name(stage, p, g if of_stage else None), names)
@@ -59,6 +61,12 @@ def _tiles(sequence: Any, stage: Any) -> list[Any]:
         # Drawn anew each time they are asked for: these would not be the ones of the run.
         return [None] * int(plan.num_points)
     return [(point, plan.is_relative) for point in plan]
+
+
+def _has_absolute_planes(sequence: Any, stage: Any) -> bool:
+    own = getattr(stage, "sequence", None)
+    plan = (own.z_plan if own is not None else None) or sequence.z_plan
+    return plan is not None and not plan.is_relative
 
 
 def _points_of_wells(sequence: Any) -> list[dict[str, int | None]]:

@@ -207,6 +207,17 @@ def test_planes(plan: dict[str, Any], scale: float, translation: float, coords: 
     assert (z.scale, z.translation, z.unit, z.coords) == (scale, translation, "micrometer", coords)
 
 
+@pytest.mark.parametrize("plan", [STACK, {"above": 2, "below": 1, "step": 0.5}, {"bottom": 10, "top": 12, "step": 0.5}])
+def test_planes_are_where_the_stage_goes(plan: dict[str, Any]) -> None:
+    """An image starts at its position's z and the dimension's translation together."""
+    sequence = useq.MDASequence(z_plan=plan, stage_positions=[{"x": 0, "y": 0, "z": 5}, {"x": 1, "y": 1, "z": 7.5}])
+    spec = spec_of(sequence)
+    z = spec.dimensions[1]
+    for event in sequence:
+        start = (spec.positions[event.index["p"]].z_coord or 0.0) + z.translation
+        assert start + z.scale * event.index["z"] == pytest.approx(event.z_pos)
+
+
 @pytest.mark.parametrize(
     ("plan", "count", "scale", "coords"),
     [
