@@ -212,7 +212,11 @@ class OmewdHandler:
         status = self._client.start_stream(spec.model_dump(mode="json", exclude=chosen))
         self.name, self.path = status["name"], status["path"]
         self.spec = spec.model_copy(update={"name": status["name"], "output": status["path"]})
-        self._producer = connect(status["name"], socket=self._socket)
+        try:
+            self._producer = connect(status["name"], socket=self._socket)
+        except BaseException:
+            self._client.stop_stream(status["name"])  # nobody else knows of it
+            raise
         if self._summary:
             try:
                 self._client.set_metadata(status["name"], NAMESPACE, {"summary_metadata": plain(self._summary)})

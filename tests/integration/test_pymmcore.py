@@ -288,6 +288,12 @@ def test_errors_are_told_and_end_the_run(
         no_grid.wait()
     assert {s["name"] for s in omewd_daemon.client.status()["streams"]} == {"twice"}
 
+    sources = OmewdHandler("sources", socket=omewd_daemon.socket, source_dimension="c")
+    record(core, useq.MDASequence(channels=TWO), sources)
+    with pytest.raises(OmewdError, match="source"):
+        sources.wait()
+    assert omewd_daemon.client.wait("sources", timeout=10)["frames"]["received"] == 0
+
     anyway = OmewdHandler(
         "anyway", socket=omewd_daemon.socket, dimensions=parse_dims(f"t:inf,y:{SHAPE[0]},x:{SHAPE[1]}")
     )
