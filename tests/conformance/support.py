@@ -15,9 +15,11 @@ import numpy as np
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
 from omewd.model.totals import Totals
+from omewd.ngff.shard_table import STAGING
 from omewd.writer import dataset
 from omewd.writer.backends import BACKENDS
 from omewd.writer.backends.base import Encoded, Sink, UnitArray
+from omewd.writer.batch import Batch
 from omewd.writer.publish import SMALL_FILE_BYTES, SMALL_FILES_AT_ONCE, Folder, Publisher
 from omewd.writer.shards import ShardPool, Shards
 from omewd.writer.stopwatch import Stopwatch
@@ -84,16 +86,23 @@ def write_dataset(spec: StreamSpec, root: Path, frame: Frames, *, scratch: Path)
     assert plan.frames_total is not None
     blocks = _blocks(spec, plan, frame)
     if spec.backend == "direct" and spec.sharded:
-        publisher = Publisher(folder, folder / dataset.STAGING, durable=spec.durability == "fsync")
+        publisher = Publisher(folder, folder / STAGING, durable=spec.durability == "fsync")
         with closing(ShardPool(2)) as shard_pool:
             shards = Shards(spec, publisher, Stopwatch(), shard_pool)
             for some in batched(blocks, 3):
-                shards.store(some)
+                store(publisher, shard_pool, shards, some)
     else:
         _publish(spec, plan, array, folder, blocks, scratch)
     totals = Totals(received=plan.frames_total, written=plan.frames_total)
     dataset.finalize(spec, folder, totals=[totals], ended_by="test", failed=False)
     return folder
+
+
+def store(publisher: Publisher, pool: ShardPool, shards: Shards, blocks: Iterable[tuple[int, Array]]) -> int:
+    """Write units of chunks as one job; returns the bytes that they take."""
+    with Batch(publisher, Stopwatch(), pool) as batch:
+        batch.add(shards, blocks)
+        return batch.finish()
 
 
 def batched(items: Iterable[tuple[int, Array]], size: int) -> Iterator[list[tuple[int, Array]]]:
@@ -113,7 +122,7 @@ def _publish(
 ) -> None:
     sink = BACKENDS[spec.backend].open(array, threads=2, scratch=scratch)
     pool = ThreadPoolExecutor(SMALL_FILES_AT_ONCE)
-    publisher = Publisher(folder, folder / dataset.STAGING, durable=spec.durability == "fsync", pool=pool)
+    publisher = Publisher(folder, folder / STAGING, durable=spec.durability == "fsync", pool=pool)
     small = array.key_bytes <= SMALL_FILE_BYTES and len(array.frame_keys) > 1
     try:
         for unit, block in blocks:
@@ -144,7 +153,7 @@ class ShardSink:
             publisher = Publisher(Path(folder), Path(folder) / "staging", durable=False)
             publisher.staging.mkdir()
             shards = Shards(self._spec, publisher, Stopwatch(), self._pool)
-            shards.store(self._units(block))
+            store(publisher, self._pool, shards, self._units(block))
             shards.seal()
             for place in self.array.frame_keys:
                 yield Encoded(place, [(Path(folder) / "0" / self.array.key(place)).read_bytes()])

@@ -18,6 +18,7 @@ import omewd
 from omewd.control.connection import Connection
 from omewd.control.faultpoints import VARIABLE
 from omewd.model.spec import StreamSpec
+from tests.acquisitions import check_acquisition
 from tests.support import (
     DaemonProcess,
     KeptDaemon,
@@ -429,7 +430,7 @@ WRITER_POINTS = {
     "writer: job begun": 3,
     "writer: ledger appended": 3,
     "writer: reported": 4,
-    "writer: file renamed": 6,
+    "writer: file renamed": 4,
     "writer: finalized": 1,
 }
 KEY_POINTS = {"writer: files written": 3, "writer: files synced": 3, "writer: folder renamed": 3}
@@ -441,11 +442,20 @@ CHUNK_POINTS = {
     "writer: shards in place": 2,
 }
 SHARDED, PLAIN = "t:24:1:4,y:16:8:2,x:16:8:2", "t:24,y:16:8,x:16:8"
-# What is acquired, through which backend, and the steps that are taken then.
-WAYS: dict[str, tuple[str, str, dict[str, int]]] = {
-    "direct": (SHARDED, "direct", {**DAEMON_POINTS, **WRITER_POINTS, **CHUNK_POINTS, "writer: file renamed": 9}),
-    "direct, not sharded": (PLAIN, "direct", {**DAEMON_POINTS, **WRITER_POINTS, **KEY_POINTS}),
-    "tensorstore": (SHARDED, "tensorstore", {**WRITER_POINTS, **KEY_POINTS}),
+# What is acquired, how, and the steps that are taken then.
+WAYS: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
+    "direct": (
+        SHARDED,
+        {"backend": "direct"},
+        {**DAEMON_POINTS, **WRITER_POINTS, **CHUNK_POINTS, "writer: file renamed": 9},
+    ),
+    "direct, not sharded": (PLAIN, {"backend": "direct"}, {**DAEMON_POINTS, **WRITER_POINTS, **KEY_POINTS}),
+    "tensorstore": (SHARDED, {"backend": "tensorstore"}, {**WRITER_POINTS, **KEY_POINTS}),
+    "positions and resolutions": (
+        "p:2,t:12:2:3,y:16:8:2,x:16:8:2",
+        {"backend": "direct", "levels": 2},
+        {**CHUNK_POINTS, "writer: job begun": 3, "writer: file renamed": 18, "writer: finalized": 1},
+    ),
 }
 STEPS = [
     (way, where, n + 1) for way, (_, _, steps) in WAYS.items() for where, most in steps.items() for n in range(most)
@@ -456,8 +466,8 @@ STEPS = [
 def test_rows_06_and_10_killed_at_each_step(tmp_path: Path, way: str, where: str, passing: int) -> None:
     """Whatever step a writer or the daemon dies at: the dataset is whole, and what it replaces is gone."""
     died, data = tmp_path / "died", tmp_path / "data"
-    dims, backend, _ = WAYS[way]
-    spec = make_spec("cam", dims, overwrite=True, ring_slots=8, backend=backend)
+    dims, fields, _ = WAYS[way]
+    spec = make_spec("cam", dims, overwrite=True, ring_slots=8, **fields)
     (data / "cam.ome.zarr").mkdir(parents=True)
     (data / "cam.ome.zarr/zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
     kept = KeptDaemon(tmp_path, *OPTIONS, env={VARIABLE: f"{where};{passing};{died}"})
@@ -473,7 +483,9 @@ def test_rows_06_and_10_killed_at_each_step(tmp_path: Path, way: str, where: str
     assert died.exists(), "it never got there"
     assert died.stat().st_size >= passing, "it did not get there often enough"
     assert kept.starts == 1 + where.startswith("daemon")
-    check_dataset(data / "cam.ome.zarr", spec, 24)
+    check_acquisition(data / "cam.ome.zarr", spec, [[make_frame(i, spec.frame_shape, spec.dtype) for i in range(24)]])
+    strays = {path.name for path in (data / "cam.ome.zarr").rglob("*") if path.name.startswith((".", "unit", "shard"))}
+    assert not strays
 
 
 def _start(client: omewd.Client, spec: StreamSpec) -> None:

@@ -14,11 +14,13 @@ from omewd.errors import OmewdError
 from omewd.model.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.ngff import ledger
+from omewd.ngff.shard_table import STAGING
 from omewd.writer import dataset
 from omewd.writer.publish import Publisher
 from omewd.writer.repair import repair
 from omewd.writer.shards import ShardPool, Shards
 from omewd.writer.stopwatch import Stopwatch
+from tests.conformance.support import store as store_chunks
 from tests.support import check_dataset, make_frame, make_spec, read_zarr
 
 
@@ -96,9 +98,9 @@ def pool() -> Iterator[ShardPool]:
 def store(spec: StreamSpec, place: Path, pool: ShardPool, frames: Iterable[int], *, on_record: bool = True) -> None:
     """Write frames, each a unit of its own, as a writer does."""
     frames = list(frames)
-    publisher = Publisher(place, place / dataset.STAGING, durable=True)
+    publisher = Publisher(place, place / STAGING, durable=True)
     blocks = ((frame, make_frame(frame, spec.frame_shape, spec.dtype)[None]) for frame in frames)
-    Shards(spec, publisher, Stopwatch(), pool).store(blocks)
+    store_chunks(publisher, pool, Shards(spec, publisher, Stopwatch(), pool), blocks)
     if on_record:
         lines = [ledger.frame_line(frame, 0, 0, b"") for frame in frames]
         publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines, max(frames) + 1))
@@ -117,13 +119,13 @@ def failed(tmp_path: Path, pool: ShardPool) -> Path:
     store(GOES_ON, place, pool, range(5))
     dataset.finalize_by_ledger(GOES_ON, place, "test", known_frames=[6])
     assert totals(place)["state"] == "failed"
-    assert not (place / dataset.STAGING).exists()
+    assert not (place / STAGING).exists()
     return place
 
 
 def test_a_dataset_that_is_reopened_is_being_written(failed: Path) -> None:
     dataset.reopen(GOES_ON, failed, epoch=9)
-    assert (failed / dataset.STAGING).is_dir()
+    assert (failed / STAGING).is_dir()
     assert (totals(failed)["state"], totals(failed)["epoch"]) == ("writing", 9)
     assert totals(failed)["stream"] == GOES_ON.model_dump(mode="json")
     before = (failed / "omewd/zarr.json").stat()
@@ -136,7 +138,7 @@ def test_a_reopened_dataset_that_loses_its_ring_is_recovered_with_what_was_added
     dataset.reopen(GOES_ON, failed, epoch=9)
     store(GOES_ON, failed, pool, [5])
     assert not [path for path in (failed / "0/c/1").rglob("*") if path.is_file()]
-    assert len(list((failed / dataset.STAGING).glob("shard-0-0-1-*-0"))) == 2
+    assert len(list((failed / STAGING).glob("shard-0-0-1-*-0"))) == 2
     assert dataset.recover(GOES_ON, failed, epoch=9) == {
         "found": True,
         "received": 6,

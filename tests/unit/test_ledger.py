@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omewd.model.dimensions import parse_dims
+from omewd.model.dimensions import Dimension, parse_dims
 from omewd.model.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.ngff import ledger
@@ -187,3 +187,182 @@ def test_the_totals_are_json_with_the_whole_spec() -> None:
     assert (totals["state"], totals["lost"]) == ("failed", [[3, 2], [8, 1]])
     assert totals["received"] == totals["written"] + totals["gaps"] + sum(n for _, n in totals["lost"])
     assert StreamSpec.parse(totals["stream"]) == spec
+
+
+# -- several sources -------------------------------------------------------------------------------
+
+
+def two_cameras() -> StreamSpec:
+    v = Dimension.model_validate({"name": "v", "coords": ["left", "right"]})
+    t, *frame = parse_dims("t:inf:2,y:4,x:5")
+    return StreamSpec(name="s", dimensions=(t, v, *frame), source_dimension="v")
+
+
+def test_lines_say_of_which_source_they_are_where_there_are_several(dataset: Path) -> None:
+    assert [ledger.source_of(two_cameras(), n) for n in (0, 1)] == [0, 1]
+    assert ledger.source_of(StreamSpec(name="s", dimensions=parse_dims("t:2,y:4,x:5")), 0) is None
+    frame = ledger.frame_line(17, 3, 4, b'{"a":1}', source=1)
+    assert json.loads(frame) == {"frame": 17, "source": 1, "wall_ns": 3, "monotonic_ns": 4, "metadata": {"a": 1}}
+    assert json.loads(ledger.frame_line(0, 3, 4, b"", source=0))["source"] == 0
+    gap = ledger.gap_line(18, 2, "dropped", source=1)
+    assert json.loads(gap) == {"frame": 18, "source": 1, "count": 2, "gap": "dropped"}
+    append(dataset, ledger.batch([frame, gap], 20, source=1))
+    last = (dataset / ledger.FOLDER / ledger.FILE).read_bytes().splitlines()[-1]
+    assert json.loads(last) == {"received": 20, "source": 1}
+
+
+def test_frames_of_the_same_index_of_two_sources_are_two(dataset: Path) -> None:
+    append(dataset, ledger.batch([ledger.frame_line(0, 1, 2, b"", 1), ledger.gap_line(1, 2, "skipped", 1)], 3, 1))
+    append(dataset, ledger.batch([ledger.frame_line(1, 1, 2, b"", 0), ledger.gap_line(2, 1, "lost", 0)], 4, 0))
+    read = Ledger.read(dataset, [3, 4])
+    assert [list(status) for status in read.status] == [
+        [UNACCOUNTED, WRITTEN, UNACCOUNTED],
+        [WRITTEN, SKIPPED, SKIPPED, UNACCOUNTED],
+    ]
+    assert [flags.tolist() for flags in read.written] == [[False, True, False], [True, False, False, False]]
+    assert read.totals == [
+        Totals(received=3, written=1, gaps=0, lost=((0, 1), (2, 1)), lost_frames=2),
+        Totals(received=4, written=1, gaps=2, lost=((3, 1),), lost_frames=1),
+    ]
+    assert ledger.received(dataset, 2) == [4, 3]
+    assert read.unreadable_lines == 0
+
+
+def test_what_each_source_has_received_is_known_beyond_what_is_written(dataset: Path) -> None:
+    append(dataset, ledger.batch([ledger.frame_line(3, 1, 2, b"", 0)], 9, 0))
+    append(dataset, ledger.batch([ledger.gap_line(4, 2, "skipped", 2)], 5, 2))
+    append(dataset, b'{"received":"x","source":1}\n{"received":70,"source":')
+    assert ledger.received(dataset, 3) == [9, 0, 6]
+
+
+def test_the_lines_of_a_stream_with_one_source_are_those_of_the_first(dataset: Path) -> None:
+    append(dataset, ledger.batch([ledger.frame_line(1, 1, 2, b"")], 3))
+    assert list(map(list, Ledger.read(dataset, [2, 2]).status)) == [[UNACCOUNTED, WRITTEN], [UNACCOUNTED] * 2]
+    assert ledger.received(dataset, 2) == [3, 0]
+
+
+@pytest.mark.parametrize("source", ["2", "-1", '"0"', "null", "0.0", "[]", "9999999999999999999999"])
+def test_a_line_of_a_source_that_there_is_not_is_counted_and_passed_over(dataset: Path, source: str) -> None:
+    append(dataset, f'{{"frame":0,"source":{source}}}\n{{"received":7,"source":{source}}}\n'.encode())
+    append(dataset, ledger.batch([ledger.frame_line(1, 1, 2, b"", 1)], 2, 1))
+    read = Ledger.read(dataset, [2, 2])
+    assert [list(status) for status in read.status] == [[UNACCOUNTED] * 2, [UNACCOUNTED, WRITTEN]]
+    assert read.unreadable_lines >= 1
+    assert ledger.received(dataset, 2) == [0, 2]
+
+
+rows_of_sources = st.lists(
+    st.tuples(
+        st.integers(0, 2), st.integers(0, 12), st.integers(1, 5), st.sampled_from(["", "skipped", "dropped", "lost"])
+    ),
+    max_size=30,
+)
+
+
+@given(rows_of_sources, st.lists(st.integers(0, 10), min_size=3, max_size=3))
+def test_each_frame_of_each_source_has_the_status_of_its_last_line(
+    lines: list[tuple[int, int, int, str]], frames: list[int]
+) -> None:
+    expected = [[UNACCOUNTED] * count for count in frames]
+    marks = {"": WRITTEN, "skipped": SKIPPED, "dropped": DROPPED, "lost": UNACCOUNTED}
+    known = [0, 0, 0]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / ledger.FOLDER).mkdir()
+        for source, frame, count, gap in lines:
+            count = count if gap else 1
+            line = ledger.gap_line(frame, count, gap, source) if gap else ledger.frame_line(frame, 1, 2, b"", source)
+            append(Path(folder), ledger.batch([line], frame, source))
+            known[source] = max(known[source], frame + count)
+            for place in range(frame, min(frame + count, frames[source])):
+                expected[source][place] = marks[gap]
+        append(Path(folder), b"\n")
+        read = Ledger.read(Path(folder), frames)
+        assert [list(status) for status in read.status] == expected
+        assert ledger.received(Path(folder), 3) == known
+        for totals, status in zip(read.totals, expected, strict=True):
+            assert totals.received == totals.written + totals.gaps + totals.lost_frames == len(status)
+            assert totals.written == status.count(WRITTEN)
+            lost = [first + n for first, count in totals.lost for n in range(count)]
+            assert lost == [frame for frame, mark in enumerate(status) if mark == UNACCOUNTED]
+
+
+def test_of_many_runs_that_are_lost_the_first_are_told(dataset: Path) -> None:
+    append(dataset, ledger.batch([ledger.frame_line(frame, 1, 2, b"") for frame in range(0, 3000, 2)], 3000))
+    [totals] = Ledger.read(dataset, [3000]).totals
+    assert totals.lost == tuple((2 * n + 1, 1) for n in range(1000))
+    assert (totals.lost_frames, totals.written) == (1500, 1500)
+
+
+def test_the_totals_of_several_sources_stand_under_their_names() -> None:
+    each = [
+        Totals(received=9, written=5, gaps=1, lost=((3, 2), (8, 1)), lost_frames=3),
+        Totals(received=4, written=2, gaps=1, lost=((0, 1),), lost_frames=1),
+    ]
+    document = ledger.summary_json(two_cameras(), state="failed", epoch=7, totals=each, ended_by="failure")
+    totals = json.loads(json.dumps(document, allow_nan=False))["attributes"]["omewd"]
+    together = {name: totals[name] for name in ("received", "written", "gaps", "lost", "lost_frames")}
+    assert together == {"received": 13, "written": 7, "gaps": 2, "lost": [], "lost_frames": 4}
+    assert [source["name"] for source in totals["sources"]] == ["left", "right"]
+    assert totals["sources"][1] == {
+        "name": "right",
+        "received": 4,
+        "written": 2,
+        "gaps": 1,
+        "lost": [[0, 1]],
+        "lost_frames": 1,
+    }
+    assert (totals["epoch"], totals["ended_by"]) == (7, "failure")
+    assert ledger.totals_in(totals) == each
+    assert StreamSpec.parse(totals["stream"]) == two_cameras()
+
+
+def test_the_totals_of_one_source_stand_alone() -> None:
+    spec = StreamSpec(name="s", dimensions=parse_dims("t:inf:2,y:4,x:5"))
+    each = [Totals(received=9, written=5, gaps=1, lost=((3, 2), (8, 1)), lost_frames=3)]
+    totals = ledger.summary_json(spec, state="complete", totals=each)["attributes"]["omewd"]
+    assert "sources" not in totals
+    assert ledger.totals_in(json.loads(json.dumps(totals))) == each
+
+
+def test_a_dataset_that_is_being_written_has_totals_of_nothing() -> None:
+    totals = ledger.summary_json(two_cameras(), state="writing", epoch=3)["attributes"]["omewd"]
+    assert ledger.totals_in(totals) == [Totals(), Totals()]
+    assert (totals["state"], totals["received"]) == ("writing", 0)
+
+
+def test_a_summary_of_before_there_were_sources_is_understood() -> None:
+    cut = {"chunk_size": None, "shard_size_chunks": None, "scale": 1.0}
+    y, x = ({**cut, "name": name, "count": 4, "type": "space", "unit": "micrometer", "coords": None} for name in "yx")
+    channels = [{"name": "DAPI", "color": "0000FF"}, {"name": "GFP", "color": "00FF00"}]
+    c = {**cut, "name": "c", "count": 2, "type": "channel", "unit": None, "coords": channels}
+    spec = {
+        "name": "cam",
+        "output": "cam.ome.zarr",
+        "dimensions": [c, y, x],
+        "dtype": "uint16",
+        "backend": "direct",
+        "compression": None,
+        "backpressure": "block",
+        "durability": "fsync",
+        "on_producer_loss": "finalize",
+        "on_disk_full": "wait",
+        "overwrite": False,
+        "ring_slots": None,
+    }
+    old = {
+        "ledger": "ledger.jsonl",
+        "version": 1,
+        "state": "failed",
+        "epoch": 0,
+        "ended_by": "failure",
+        "received": 5,
+        "written": 3,
+        "gaps": 1,
+        "lost_frames": 1,
+        "lost": [[4, 1]],
+        "stream": spec,
+    }
+    assert ledger.totals_in(old) == [Totals(received=5, written=3, gaps=1, lost=((4, 1),), lost_frames=1)]
+    parsed = StreamSpec.parse(spec)
+    assert (parsed.sources, parsed.images, parsed.levels, parsed.waits_for_producer) == (1, 1, 1, False)
+    assert parsed.dimensions[0].labels == ("DAPI", "GFP")

@@ -18,9 +18,10 @@ import pytest
 
 from omewd.model.shards import ShardLayout, ShardPlace
 from omewd.ngff.shard_index import ABSENT, ENTRY_BYTES, index_bytes, read_entries
+from omewd.ngff.shard_table import in_staging, name_of
 from omewd.writer import filesystem, shard_file
 from omewd.writer.aligned import ALIGNMENT, Buffers, aligned, packed, write_at
-from omewd.writer.shard_file import ShardFile, in_staging
+from omewd.writer.shard_file import ShardFile
 from tests.support import make_spec
 
 CHUNKS = 4
@@ -390,6 +391,7 @@ def test_room_is_given_back_once(root: Path) -> None:
 
 def test_what_was_noted_is_in_the_sealed_shard(root: Path) -> None:
     add(root, OLD)
+    assert name_of(LAYOUT, PLACE) == NAME
     assert in_staging(root / "staging", LAYOUT) == [PLACE]
     seal(root)
     assert sealed(root) == OLD

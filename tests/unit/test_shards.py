@@ -24,12 +24,13 @@ from omewd.model.plan import Plan
 from omewd.model.shards import ShardLayout, ShardPlace
 from omewd.model.spec import StreamSpec
 from omewd.ngff.shard_index import read_entries
-from omewd.writer import aligned, dataset, publish, shard_file, shards
+from omewd.ngff.shard_table import STAGING, in_staging
+from omewd.writer import aligned, batch, dataset, publish, shard_file, shards
 from omewd.writer.publish import Publisher
-from omewd.writer.shard_file import ShardFile, in_staging
+from omewd.writer.shard_file import ShardFile
 from omewd.writer.shards import ShardPool, Shards
 from omewd.writer.stopwatch import Stopwatch
-from tests.conformance.support import LAYOUTS
+from tests.conformance.support import LAYOUTS, store
 from tests.support import Array, make_frame, make_spec, read_tensorstore, read_zarr
 
 COMPRESSIONS = ("none", "blosc-lz4", "blosc-zstd", "zstd")
@@ -147,16 +148,20 @@ class Writer:
     def __init__(self, folder: Path, spec: StreamSpec, pool: ShardPool) -> None:
         self.folder, self.spec = folder / "cam.ome.zarr", spec
         dataset.create(spec, self.folder, folder, epoch=1)
-        self.staging = self.folder / dataset.STAGING
-        publisher = Publisher(self.folder, self.staging, durable=spec.durability == "fsync")
-        self.shards = Shards(spec, publisher, Stopwatch(), pool)
+        self.staging = self.folder / STAGING
+        self.publisher = Publisher(self.folder, self.staging, durable=spec.durability == "fsync")
+        self.pool = pool
+        self.shards = Shards(spec, self.publisher, Stopwatch(), pool)
 
     @property
     def units(self) -> range:
         return range(self.shards.layout.chunks.units_total or 0)
 
     def store(self, *units: int) -> int:
-        return self.shards.store((unit, block_of(self.spec, unit, unit)) for unit in units)
+        return self.put((unit, block_of(self.spec, unit, unit)) for unit in units)
+
+    def put(self, blocks: Iterable[tuple[int, Array]]) -> int:
+        return store(self.publisher, self.pool, self.shards, blocks)
 
     def frames_of(self, units: Iterable[int]) -> set[int]:
         plan = self.shards.layout.chunks
@@ -238,9 +243,9 @@ def test_what_lies_aligned_is_written_from_where_it_is(
         slots = aligned.Buffers().get(block.nbytes).view(block.dtype)[: block.size].reshape(block.shape)
         slots[...] = block
         slots.flags.writeable = False
-        writer.shards.store([(unit, slots)])
+        writer.put([(unit, slots)])
     with pytest.raises(AssertionError, match="copied"):
-        writer.shards.store([(0, slots[..., ::-1])])
+        writer.put([(0, slots[..., ::-1])])
     monkeypatch.undo()
     writer.shards.seal()
     writer.check(writer.frames_of(writer.units))
@@ -339,7 +344,7 @@ def test_a_large_chunk_is_cut_into_whole_blocks_not_rows(
     layout = writer.shards.layout
     writes.clear()
     for unit in writer.units:
-        writer.shards.store([(unit, in_pages(block_of(writer.spec, unit)))])
+        writer.put([(unit, in_pages(block_of(writer.spec, unit)))])
     shards_total = len(list(layout.shards_in(0))) * (layout.keys.units_total or 0)
     pieces = [(offset, 8192) for offset in range(0, layout.chunks_per_shard * layout.chunk_bytes, 8192)]
     assert sorted(writes) == sorted(pieces * shards_total)
@@ -371,7 +376,7 @@ def test_a_large_chunk_that_lies_in_strides_is_packed(
         if memory == 3:  # contiguous, and not from the start of a page
             block = np.frombuffer(bytearray(block.nbytes + 16), block.dtype)[8:].reshape(block.shape)
             block[...] = block_of(writer.spec, unit)
-        writer.shards.store([(unit, block)])
+        writer.put([(unit, block)])
     assert calls == [[6 * 4096]] * (sum(size for _, size in writes) // (6 * 4096))
     writer.shards.seal()
     writer.check(writer.frames_of(writer.units))
@@ -394,7 +399,7 @@ def test_a_store_tells_how_much_it_has_written(tmp_path: Path, pool: ShardPool) 
     assert writer.store(0, 1) == 2 * 64 * 64
     (tmp_path / "small").mkdir()
     compressed = Writer(tmp_path / "small", spec_of("t:4:1:4,y:64,x:64", compression="zstd"), pool)
-    stored = compressed.shards.store([(0, np.zeros((1, 64, 64), np.uint16))])
+    stored = compressed.put([(0, np.zeros((1, 64, 64), np.uint16))])
     assert 0 < stored < 100
 
 
@@ -520,9 +525,9 @@ def test_sealing_that_was_cut_off_is_done_by_the_next(
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (shards, "writer: chunks written"),
-        (shards, "writer: chunks synced"),
-        (shards, "writer: chunks on record"),
+        (batch, "writer: chunks written"),
+        (batch, "writer: chunks synced"),
+        (batch, "writer: chunks on record"),
         (shard_file, "writer: shard taken back"),
     ],
 )
@@ -572,6 +577,23 @@ def test_what_failed_is_not_on_record(
     writer.check({0, 2})
 
 
+# A bug in omewd/writer/batch.py: once chunks are noted, their room is given back when the sync of the table fails,
+# and the next job gets it. A frame that is in the ledger already, of a job that was run again, has the other's pixels.
+@pytest.mark.xfail(strict=True, reason="Batch gives room back that is on record")
+def test_room_that_is_on_record_is_nobody_elses(
+    tmp_path: Path, pool: ShardPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(tmp_path, spec_of("t:3:1:3,y:64,x:64", durability="fsync", compression="zstd"), pool)
+    writer.store(0, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardFile, "sync_table", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            writer.store(1)
+    writer.store(2)
+    writer.shards.seal()
+    writer.check({0, 1, 2})
+
+
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 def test_a_store_that_fails_again_and_again_takes_no_more_room(
     tmp_path: Path, pool: ShardPool, monkeypatch: pytest.MonkeyPatch, compression: str
@@ -609,7 +631,7 @@ def test_a_disk_that_takes_no_direct_write(tmp_path: Path, pool: ShardPool, monk
     monkeypatch.setattr(os, "pwritev", write)
     writer = Writer(tmp_path, spec_of("t:4:1:4,y:64,x:64"), pool)
     for unit in writer.units:
-        writer.shards.store([(unit, in_pages(block_of(writer.spec, unit)))])
+        writer.put([(unit, in_pages(block_of(writer.spec, unit)))])
     writer.shards.seal()
     writer.check(set(range(4)))
 
