@@ -39,7 +39,7 @@ class Job:
     ``create``: make the dataset's metadata; ``root`` is the data root it must lie under.
     ``undo``: take the dataset away again that was made for a stream of ``epoch`` which never started.
     ``recover``: finalize the dataset of ``spec`` and ``epoch`` to what its ledger has, as its ring is gone.
-    ``sweep``: remove what was replaced by ``dataset``; of no stream.
+    ``sweep``: remove what was replaced by ``dataset``, as a stream of ``epoch`` made it; of no stream.
     ``write``: store ``units`` units of ``source`` from ``unit`` on, from the slots [``sequence``, ``sequence_end``);
     frame indexes below ``frontier`` that no slot holds are gaps, named by ``gap_kinds`` ((from frame index on, name)).
     ``seal``: put the shards of ``source`` in place that only have frame indexes below its entry in ``frames``.

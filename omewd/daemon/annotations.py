@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from omewd.control.jobs import NO_STREAM, Job
 from omewd.daemon.dispatcher import Dispatcher
 from omewd.daemon.server import ControlServer, Peer
 from omewd.daemon.stream import State, Stream
+from omewd.daemon.streams import Streams
 from omewd.errors import OmewdError
 
 _NAMESPACE = re.compile(r"[^\s/]{1,128}")
@@ -35,8 +36,8 @@ class _Wish:
 class Annotations:
     """Each client is answered when what it gave is on disk, or can't be."""
 
-    def __init__(self, dispatcher: Dispatcher, server: ControlServer) -> None:
-        self._dispatcher, self._server = dispatcher, server
+    def __init__(self, streams: Streams, dispatcher: Dispatcher, server: ControlServer) -> None:
+        self._streams, self._dispatcher, self._server = streams, dispatcher, server
         self._wishes: dict[Path, deque[_Wish]] = {}
 
     def add(self, peer: Peer, stream: Stream, namespace: object, mapping: object) -> None:
@@ -57,36 +58,58 @@ class Annotations:
         self.step(stream)
 
     def step(self, stream: Stream) -> None:
-        """Go on with a dataset if nothing else may be writing its metadata now."""
+        """Go on with the dataset of a stream, if nothing else may be writing its metadata now."""
         waiting = self._wishes.get(stream.dataset)
-        may_write = stream.settled or stream.state in (State.ACTIVE, State.DRAINING)
-        if not waiting or waiting[0].job is not None or not may_write:
+        if not waiting or waiting[0].job is not None:
             return
         wish = waiting[0]
+        of = wish.stream
+        replaced_by = next((o for o in self._open() if o.dataset == of.dataset and o is not of), None)
+        if replaced_by is not None:
+            self._answer(
+                wish, OmewdError("unknown_stream", f"its dataset is replaced by stream {replaced_by.spec.name!r}")
+            )
+            return
+        if not of.settled and of.state not in (State.ACTIVE, State.DRAINING):
+            return
         wish.job = self._dispatcher.number()
         job = Job(
             id=wish.job,
-            stream=NO_STREAM if stream.settled else stream.id,
+            stream=NO_STREAM if of.settled else of.id,
             kind="annotate",
-            dataset=str(stream.dataset),
+            dataset=str(of.dataset),
             namespace=wish.namespace,
             mapping=wish.mapping,
         )
         self._dispatcher.submit(job)
+
+    def _open(self) -> Iterator[Stream]:
+        return (h.stream for h in self._streams.open.values() if not h.stream.settled)
+
+    def is_writing(self, stream: Stream) -> bool:
+        """Whether a job is out for the dataset of a stream."""
+        waiting = self._wishes.get(stream.dataset)
+        return waiting is not None and waiting[0].job is not None
 
     def ended(self, job: Job, error: OmewdError | None = None) -> None:
         """A job has done it, or has had its tries."""
         waiting = self._wishes.get(Path(job.dataset))
         if not waiting or waiting[0].job != job.id:
             return
-        wish = waiting.popleft()
-        if not waiting:
-            del self._wishes[Path(job.dataset)]
+        self._answer(waiting[0], error)
+
+    def _answer(self, wish: _Wish, error: OmewdError | None) -> None:
+        """Tell who asked, and go on with the next."""
+        waiting = self._wishes[wish.stream.dataset]
+        waiting.remove(wish)
         if error is None:
             self._server.reply(wish.peer, {})
         else:
             self._server.reply_error(wish.peer, error)
-        self.step(waiting[0].stream if waiting else wish.stream)
+        if waiting:
+            self.step(waiting[0].stream)
+        else:
+            del self._wishes[wish.stream.dataset]
 
     def forgotten(self, jobs: Iterable[int]) -> None:
         """Jobs that will not be run, as their stream has failed: they are asked for again once it is settled."""
@@ -96,6 +119,6 @@ class Annotations:
                 waiting[0].job = None
 
     def discarded(self, stream: Stream) -> None:
-        """A stream never started: there is no dataset."""
-        for wish in self._wishes.pop(stream.dataset, ()):
-            self._server.reply_error(wish.peer, OmewdError("unknown_stream", "the stream did not start"))
+        """A stream never started: there is no dataset of it."""
+        for wish in [wish for wish in self._wishes.get(stream.dataset, ()) if wish.stream is stream]:
+            self._answer(wish, OmewdError("unknown_stream", "the stream did not start"))

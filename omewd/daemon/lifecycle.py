@@ -137,7 +137,7 @@ class Lifecycle:
                 number, frames = self._dispatcher.number(), stream.safe_below
                 self._dispatcher.submit(Job(id=number, stream=stream.id, kind=kind, source=source, frames=frames))
             return
-        if self._dispatcher.is_busy(stream.id) or holding.wants_memory:
+        if self._dispatcher.is_busy(stream.id) or self._annotations.is_writing(stream) or holding.wants_memory:
             return
         if stream.drained:
             stream.state = State.FINALIZING
@@ -176,7 +176,8 @@ class Lifecycle:
         log.info("stream ended", stream=stream.spec.name, state=stream.state.value, **frames, ended_by=stream.ended_by)
         if holding.leftovers:
             number = self._dispatcher.number()
-            self._dispatcher.submit(Job(id=number, stream=NO_STREAM, kind="sweep", dataset=str(stream.dataset)))
+            dataset = str(stream.dataset)
+            self._dispatcher.submit(Job(number, NO_STREAM, "sweep", dataset=dataset, epoch=stream.epoch))
         self._annotations.step(stream)
 
     def stop(self, holding: Holding, why: str, now_ns: int, number: int | None = None) -> None:

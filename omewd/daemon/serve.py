@@ -73,7 +73,7 @@ class Daemon:
             start_timeout_s=config.start_timeout_s,
         )
         waiters = Waiters(self._server)
-        annotations = Annotations(self._dispatcher, self._server)
+        annotations = Annotations(self._streams, self._dispatcher, self._server)
         self._lifecycle = Lifecycle(
             self._loop, self._streams, self._dispatcher, self._supervisor, self._server, waiters, annotations
         )

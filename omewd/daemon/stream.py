@@ -114,6 +114,9 @@ class Stream:
             self.state = State.FAILED
             self.error = failed.failure or stream_failed("it failed, and the reason was lost with the last daemon")
             self.ended_by = "failure"
+            for source in self.sources:  # the last daemon may have died before it had told all of them
+                if source.is_open:
+                    source.fail(self.error, now_ns)
 
     @property
     def has_kept_frames(self) -> bool:

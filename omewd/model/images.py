@@ -43,8 +43,7 @@ def shape_on_disk(
     # Each source has one element of their own dimension; the array has all of them.
     own = None if spec.source_axis is None else spec.dimensions[spec.source_axis].count
     outer = tuple(
-        own if own is not None and i == plans[0].source_axis and held else max(box[i] for box in boxes)
-        for i in plans[0].order
+        own if own is not None and i == plans[0].source_axis else max(box[i] for box in boxes) for i in plans[0].order
     )
     shape = (*outer, *spec.frame_shape)
     if not held and 0 not in shape:

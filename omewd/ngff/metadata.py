@@ -66,7 +66,7 @@ def image_group_json(
     )
     group = _group(v05.Image(multiscales=[multiscale]))
     channels = _channels(spec, shape_on_disk(spec, frames, image))
-    if channels is not None:
+    if channels:
         group["attributes"]["ome"]["omero"] = {"channels": channels}
     return group
 
@@ -143,12 +143,12 @@ def _axes(spec: StreamSpec) -> list[Any]:
     return axes
 
 
-def _channels(spec: StreamSpec, shape: tuple[int, ...]) -> list[dict[str, Any]] | None:
+def _channels(spec: StreamSpec, shape: tuple[int, ...]) -> list[dict[str, Any]]:
     """Rendering hints ("omero"), for channels that have names; those that the array has, of ``shape``."""
     for axis, dimension in enumerate(spec.disk_dimensions[:-2]):
         if dimension.type == "channel" and dimension.coords is not None:
             return [_channel(c, spec.dtype) for c in dimension.coords[: shape[axis]] if isinstance(c, Channel)]
-    return None
+    return []
 
 
 def _channel(channel: Channel, dtype: str) -> dict[str, Any]:

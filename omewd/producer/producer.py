@@ -173,6 +173,11 @@ class Producer:
         return self._last_durable if self._closed else self._ring.durable
 
     @property
+    def metadata_max_bytes(self) -> int:
+        """How long a frame's metadata may be as JSON."""
+        return self._geometry.metadata_max_bytes
+
+    @property
     def next_index(self) -> int:
         """The frame index that the next frame will have."""
         return self._ring.next_frame

@@ -16,7 +16,7 @@ from omewd.writer.stopwatch import Stopwatch
 
 
 class Batch:
-    """Chunks on their way to disk. Leaving the block without :meth:`finish` gives back the room that they got.
+    """Chunks on their way to disk. Leaving the block before they are on record gives back the room that they got.
 
     ``clock`` gets the time of each stage. Errors are OSError, or what a library raises.
     """
@@ -26,7 +26,7 @@ class Batch:
         self._parts: list[tuple[Shards, list[ShardsPart]]] = []
         self._futures: list[Future[None]] = []
         self._pooled = ExitStack()
-        self._finished = False
+        self._may_be_on_record = False
 
     def __enter__(self) -> Batch:
         self._pooled.enter_context(self._clock.pooled())
@@ -55,6 +55,7 @@ class Batch:
             shards.has_seen(parts)
         point("writer: chunks synced")
         every = [part for _, parts in self._parts for part in parts]
+        self._may_be_on_record = True
         with self._clock.stage("write"):
             for part in every:
                 for number, entries in part.runs:
@@ -62,7 +63,6 @@ class Batch:
         self._sync_all(ShardFile.sync_table)
         point("writer: chunks on record")
         self._publisher.direct = all(part.file.direct for part in every)
-        self._finished = True
         return sum(int(entries[:, 1].sum()) for part in every for _, entries in part.runs)
 
     def _wait(self) -> None:
@@ -87,7 +87,7 @@ class Batch:
         self._futures.clear()  # an error's traceback holds them, they hold the error, and it the frames of the ring
         for _, parts in self._parts:
             for part in parts:
-                if not self._finished:
+                if not self._may_be_on_record:
                     with suppress(OSError):
                         part.file.give_back()
                 part.file.close()

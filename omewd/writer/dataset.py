@@ -130,7 +130,7 @@ def undo(dataset: Path, epoch: int) -> None:
     old = _beside(dataset, "old", epoch)
     if old.exists() and not dataset.exists():
         old.rename(dataset)
-    sweep(dataset)
+    sweep(dataset, epoch)
 
 
 def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:
@@ -139,11 +139,11 @@ def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:
     Returns {"found": whether it is there}, and "received", "written", "gaps" of all sources together, "lost" of each.
     """
     if _epoch(dataset) != epoch:  # it was never made, or is complete
-        sweep(dataset)
+        sweep(dataset, epoch)
         return {"found": False}
     with ledger.held(dataset):
         found = finalize_by_ledger(spec, dataset, "the machine was restarted")
-    sweep(dataset)
+    sweep(dataset, epoch)
     return {
         "found": True,
         "received": sum(totals.received for totals in found),
@@ -184,19 +184,19 @@ def _epoch(dataset: Path) -> int | None:
         return None
 
 
-def sweep(dataset: Path) -> None:
+def sweep(dataset: Path, epoch: int) -> None:
     """Remove what making a dataset has left beside it: the one it replaced, and what killed writers began."""
-    for leftover in _leftovers(dataset):
+    for leftover in _leftovers(dataset, epoch):
         shutil.rmtree(leftover)
 
 
-def has_leftovers(dataset: Path) -> bool:
-    return bool(_leftovers(dataset))
+def has_leftovers(dataset: Path, epoch: int) -> bool:
+    return bool(_leftovers(dataset, epoch))
 
 
-def _leftovers(dataset: Path) -> list[Path]:
-    prefixes = tuple(f".{dataset.name}.omewd-{which}-" for which in ("new", "old"))
-    return [path for path in dataset.parent.iterdir() if path.name.startswith(prefixes)]
+def _leftovers(dataset: Path, epoch: int) -> list[Path]:
+    """Of the stream of that epoch: another one may be making a dataset in the same place."""
+    return [path for which in ("new", "old") if (path := _beside(dataset, which, epoch)).exists()]
 
 
 def _folders_between(folder: Path, root: Path) -> Iterable[Path]:

@@ -91,6 +91,8 @@ class ShardFile:
 
     def give_back(self) -> None:
         """What was granted here is not used: the job has failed, and will be given room again."""
+        if not self._granted:
+            return
         with self._locked():
             for start, end in sorted(self._granted, reverse=True):
                 if read_header(self._table)[1] == end:

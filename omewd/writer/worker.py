@@ -102,7 +102,7 @@ class Worker:
             backend, reason = backends.select(spec.backend, UnitArray.of(spec), place)
             return {"backend": backend.name, "reason": reason, "place": str(place)}
         if job.kind == "sweep":
-            dataset.sweep(Path(job.dataset))
+            dataset.sweep(Path(job.dataset), job.epoch)
             return {}
         if job.kind == "undo":
             dataset.undo(Path(job.dataset), job.epoch)
@@ -120,7 +120,7 @@ class Worker:
                 stream.open_sinks()  # a library that fails does so before anything is made
                 dataset.create(stream.spec, stream.folder, Path(job.root), stream.epoch)
                 stream.hold_dataset()
-                return {"leftovers": dataset.has_leftovers(stream.folder)}
+                return {"leftovers": dataset.has_leftovers(stream.folder, stream.epoch)}
             case "write":
                 point("writer: job begun")
                 return self._write(job, stream)

@@ -14,19 +14,13 @@ from tests.acquisitions import Frames, check_acquisition
 from tests.support import Array, DaemonProcess, make_frame, make_spec
 
 
-def feed(
-    process: DaemonProcess, spec: omewd.StreamSpec, count: int, skipped: set[int] = frozenset()
-) -> list[Array | None]:  # type: ignore[assignment]
+def feed(process: DaemonProcess, spec: omewd.StreamSpec, count: int) -> list[Array | None]:
     """Hand frames over; returns what became of each index."""
     arrivals: list[Array | None] = []
     with process.connect(spec.name) as producer:
         for index in range(count):
             frame = make_frame(index, spec.frame_shape, spec.dtype)
-            if index in skipped:
-                producer.skip()
-                arrivals.append(None)
-            else:
-                arrivals.append(None if producer.append(frame) is None else frame)
+            arrivals.append(None if producer.append(frame) is None else frame)
     return arrivals
 
 

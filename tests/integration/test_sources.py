@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -32,6 +33,10 @@ def cameras(dims: str = "t:40:4:2,c:3,y:24:8:3,x:32:16:2", **fields: Any) -> ome
 
 def frames(spec: omewd.StreamSpec, source: int, count: int) -> list[Array | None]:
     return [make_frame(i + 1000 * source, spec.frame_shape, spec.dtype) for i in range(count)]
+
+
+def connect_to(process: DaemonProcess, source: str | int) -> omewd.Producer:
+    return omewd.connect("cams", source=source, socket=process.socket)
 
 
 def feed(connect: Callable[[], omewd.Producer], arrivals: list[Array | None], pause_s: float = 0.0) -> None:
@@ -78,7 +83,7 @@ def test_a_source_that_is_closed_does_not_wait_for_the_others(omewd_daemon: Daem
     """In one program, whose block of the first ends while the second has frames to give."""
     spec = cameras("c:3,t:6:4,y:8,x:8")
     omewd_daemon.client.start_stream(spec)
-    connect = lambda source: omewd.connect("cams", source=source, socket=omewd_daemon.socket)  # noqa: E731
+    connect = partial(connect_to, omewd_daemon)
     arrivals = [frames(spec, source, 6) for source in range(3)]
     with connect("DAPI") as last:
         with connect(1) as producer:

@@ -13,6 +13,7 @@ from omewd.daemon.annotations import Annotations
 from omewd.daemon.dispatcher import Dispatcher
 from omewd.daemon.server import ControlServer, Peer
 from omewd.daemon.stream import State, Stream
+from omewd.daemon.streams import Streams
 from omewd.errors import OmewdError
 from omewd.model.dimensions import parse_dims
 from omewd.model.spec import StreamSpec
@@ -37,12 +38,16 @@ class Desk:
 
     def __init__(self) -> None:
         self.dispatcher, self.server = Dispatcher(60), Server()
-        self.annotations = Annotations(self.dispatcher, cast(ControlServer, self.server))
+        self.streams = SimpleNamespace(open={})
+        self.annotations = Annotations(cast(Streams, self.streams), self.dispatcher, cast(ControlServer, self.server))
         self._writers = iter(range(1, 1000))
 
     def add(self, who: str, stream: Stream, namespace: Any = "mine", mapping: Any = None) -> None:
         peer = cast(Peer, SimpleNamespace(name=who))
         self.annotations.add(peer, stream, namespace, {"by": who} if mapping is None else mapping)
+
+    def is_open(self, stream: Stream) -> None:
+        self.streams.open[stream.id] = SimpleNamespace(stream=stream)
 
     def jobs(self) -> list[Job]:
         """What has been submitted since."""
@@ -263,13 +268,11 @@ def test_of_a_stream_that_never_started_all_are_told(desk: Desk) -> None:
     assert desk.jobs() == []
 
 
-# A bug in omewd/daemon/annotations.py: who waits is kept by dataset. A stream that was to replace the dataset of
-# another one and never started takes the other one's clients with it.
-@pytest.mark.xfail(strict=True, reason="a stream that never started answers the clients of the one before")
 def test_a_stream_that_never_started_leaves_the_clients_of_the_one_before_alone(desk: Desk) -> None:
     before, new = stream_in(State.DONE, 1, settled=True), stream_in(State.STARTING, 2)
     desk.add("a", before)
     [job] = desk.jobs()
+    desk.is_open(new)
     desk.add("b", new)
     desk.annotations.discarded(new)
     assert desk.answers == [("b", "unknown_stream")]
@@ -277,11 +280,23 @@ def test_a_stream_that_never_started_leaves_the_clients_of_the_one_before_alone(
     assert desk.answers == [("a", {})]
 
 
-# A bug in omewd/daemon/annotations.py: while a stream makes or finalizes a dataset, a client that gives metadata to the
-# ended stream of the same dataset has it written at the same time.
-@pytest.mark.xfail(strict=True, reason="the state of the stream that is asked counts, not of the one that writes")
 def test_metadata_for_an_ended_stream_waits_for_the_one_that_replaces_its_dataset(desk: Desk) -> None:
     before, new = stream_in(State.DONE, 1, settled=True), stream_in(State.FINALIZING, 2)
+    desk.is_open(new)
     desk.add("b", new)
     desk.add("a", before)
     assert desk.jobs() == []
+    new.state, new.settled = State.DONE, True
+    desk.annotations.step(new)
+    [job] = desk.jobs()
+    assert desk.annotations.is_writing(new)
+    desk.end(job)
+    assert [job.mapping for job in desk.jobs()] == [{"by": "a"}]
+
+
+def test_metadata_for_an_ended_stream_whose_dataset_is_being_replaced_is_refused(desk: Desk) -> None:
+    before, new = stream_in(State.DONE, 1, settled=True), stream_in(State.ACTIVE, 2)
+    desk.is_open(new)
+    desk.add("a", before)
+    assert desk.jobs() == []
+    assert desk.answers == [("a", "unknown_stream")]

@@ -47,7 +47,8 @@ def test_what_was_replaced_comes_back_when_it_is_undone(tmp_path: Path) -> None:
     before = listing(place)
     dataset.create(make_spec("new", "t:9,y:4,x:4", overwrite=True), place, tmp_path, epoch=2)
     assert json.loads((place / "0" / "zarr.json").read_text())["shape"] == [9, 4, 4]
-    assert dataset.has_leftovers(place)
+    assert dataset.has_leftovers(place, epoch=2)
+    assert not dataset.has_leftovers(place, epoch=1)
     dataset.undo(place, epoch=2)
     assert listing(place) == before
     assert [p.name for p in tmp_path.iterdir()] == ["cam.ome.zarr"]
@@ -80,8 +81,18 @@ def test_a_sweep_removes_only_what_is_ours(tmp_path: Path) -> None:
     for epoch in (1, 2, 3):
         dataset.create(make_spec("cam", "t:5,y:4,x:4", overwrite=True), place, tmp_path, epoch=epoch)
     (tmp_path / ".cam.ome.zarr.mine").mkdir()
-    dataset.sweep(place)
+    dataset.sweep(place, epoch=3)
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == [".cam.ome.zarr.mine", ".cam.ome.zarr.omewd-old-2", "cam.ome.zarr"]
+    dataset.sweep(place, epoch=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".cam.ome.zarr.mine", "cam.ome.zarr"]
+
+
+def test_undoing_leaves_alone_what_another_stream_is_making_in_the_same_place(tmp_path: Path) -> None:
+    place, aside = tmp_path / "cam.ome.zarr", tmp_path / ".cam.ome.zarr.omewd-new-7"
+    aside.mkdir()
+    dataset.undo(place, epoch=2)
+    assert [p.name for p in tmp_path.iterdir()] == [aside.name]
 
 
 # -- a dataset whose stream has failed, and goes on ------------------------------------------------

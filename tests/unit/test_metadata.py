@@ -129,7 +129,7 @@ def channels(spec: StreamSpec, frames: int) -> list[str] | None:
 )
 def test_channels_are_cut_with_the_shape(tmp_path: Path, dims: str, frames: int, labels: list[str]) -> None:
     spec = with_channels(dims, ["DAPI", "GFP", "Cy5"])
-    assert channels(spec, frames) == labels
+    assert (channels(spec, frames) or []) == labels
     array = make(tmp_path / "d.ome.zarr", spec, frames)
     assert array.shape[[d.name for d in spec.disk_dimensions].index("c")] == len(labels)
 

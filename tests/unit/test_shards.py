@@ -577,9 +577,6 @@ def test_what_failed_is_not_on_record(
     writer.check({0, 2})
 
 
-# A bug in omewd/writer/batch.py: once chunks are noted, their room is given back when the sync of the table fails,
-# and the next job gets it. A frame that is in the ledger already, of a job that was run again, has the other's pixels.
-@pytest.mark.xfail(strict=True, reason="Batch gives room back that is on record")
 def test_room_that_is_on_record_is_nobody_elses(
     tmp_path: Path, pool: ShardPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
