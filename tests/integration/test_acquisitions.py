@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import shutil
 from typing import Any
 
+import numpy as np
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
@@ -16,29 +18,44 @@ from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.spec import StreamSpec
 from omewd.ngff.verify import verify
 from tests.acquisitions import Frames, check_acquisition, coordinates
-from tests.support import DaemonProcess, make_frame
+from tests.support import Array, DaemonProcess, make_frame
 
 numbers = itertools.count()
-EXAMPLES = int(os.environ.get("OMEWD_TEST_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("OMEWD_TEST_EXAMPLES", "100"))
 
 
-def record(process: DaemonProcess, spec: StreamSpec, arrivals: list[Frames]) -> dict[str, Any]:
-    """Hand frames over, the sources' in turn, and end the stream; returns its last status."""
-    process.client.start_stream(spec)
+def record(process: DaemonProcess, spec: StreamSpec, wanted: list[Frames], *, writer_dies: bool) -> list[Frames]:
+    """Hand frames over, the sources' in turn, and end the stream; returns what became of each index."""
+    _start(process, spec)
     names = spec.source_names if spec.source_axis is not None else (None,)
+    arrivals: list[list[Array | None]] = [[] for _ in names]
     with contextlib.ExitStack() as stack:
         producers = [
             stack.enter_context(omewd.connect(spec.name, source=name, socket=process.socket)) for name in names
         ]
-        for turn in itertools.zip_longest(*arrivals, fillvalue="none"):
-            for producer, frame in zip(producers, turn, strict=True):
+        for turn, of_all in enumerate(itertools.zip_longest(*wanted, fillvalue="none")):
+            for producer, frame, became in zip(producers, of_all, arrivals, strict=True):
                 if frame is None:
                     producer.skip()
+                    became.append(None)
                 elif not isinstance(frame, str):
-                    producer.append(frame)
+                    became.append(None if producer.append(frame) is None else frame)
+            if writer_dies and turn == 3:
+                process.kill_a_writer()
         for producer in producers:
             producer.close()
-    return process.client.wait(spec.name, timeout=60)
+    process.client.wait(spec.name, timeout=60)
+    return list(arrivals)
+
+
+def _start(process: DaemonProcess, spec: StreamSpec) -> None:
+    """Open the stream; a ring that is too small is made as large as the refusal says."""
+    try:
+        process.client.start_stream(spec)
+    except omewd.OmewdError as error:
+        least = re.search(r"Ask for at least (\d+) ring slots", error.remedy)
+        assert least, error  # noqa: PT017
+        process.client.start_stream(spec.model_copy(update={"ring_slots": int(least[1])}))
 
 
 def _allowed(fields: dict[str, Any]) -> StreamSpec:
@@ -85,8 +102,9 @@ def acquisitions(draw: st.DrawFn) -> tuple[StreamSpec, list[Frames]]:
             "source_dimension": own,
             "levels": draw(st.sampled_from([1, 1, 2])),
             "downsample": draw(st.sampled_from(["mean", "nearest"])),
-            "durability": "none",
-            "overwrite": True,
+            "durability": draw(st.sampled_from(["none", "none", "fsync"])),
+            "backpressure": draw(st.sampled_from(["block", "drop"])),
+            "ring_slots": draw(st.sampled_from([None, 1, 5])),
         }
     )
     arrivals: list[Frames] = []
@@ -105,17 +123,22 @@ def acquisitions(draw: st.DrawFn) -> tuple[StreamSpec, list[Frames]]:
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-@given(acquisitions())
+@given(acquisitions(), st.integers(0, 5))
 def test_any_acquisition_is_what_a_plain_model_says(
-    omewd_daemon: DaemonProcess, acquisition: tuple[StreamSpec, list[Frames]]
+    omewd_daemon: DaemonProcess, acquisition: tuple[StreamSpec, list[Frames]], chance: int
 ) -> None:
-    spec, arrivals = acquisition
+    spec, wanted = acquisition
     name = f"any{next(numbers)}"  # one that fails must not be in the way of the next
     spec = spec.model_copy(update={"name": name, "output": f"{name}.ome.zarr"})
     dataset = omewd_daemon.data / spec.output
     try:
-        record(omewd_daemon, spec, arrivals)
+        arrivals = record(omewd_daemon, spec, wanted, writer_dies=chance == 0)
         check_acquisition(dataset, spec, arrivals)
         assert verify(dataset).problems == []
+        for source, frames in enumerate(arrivals):
+            with omewd.view(name, source=source, socket=omewd_daemon.socket) as viewed:
+                for index, frame in enumerate(frames):
+                    expected = np.zeros(spec.frame_shape, spec.dtype) if frame is None else frame
+                    assert np.array_equal(viewed.frame(index).array, expected), (source, index)
     finally:
         shutil.rmtree(dataset, ignore_errors=True)
