@@ -123,7 +123,8 @@ class Recovery:
         spec = StreamSpec.parse(entry["spec"])
         with contextlib.ExitStack() as undo:
             held, rings = [], []
-            for name in entry["shared_memory"]:
+            names = entry["shared_memory"]
+            for name in [names] if isinstance(names, str) else names:  # as omewd 0.1 had it before there were sources
                 descriptor = shared_memory.reopen(name)
                 undo.callback(os.close, descriptor)
                 segment = Segment.open(os.dup(descriptor), owner=os.geteuid(), writable=True)

@@ -28,6 +28,7 @@ Frame = np.ndarray[Any, Any]
 _LOOK_AGAIN_MS = 100
 # How long to wait for a daemon to come back where there is nothing else to do.
 _DAEMON_RETURNS_S = 60.0
+_FAILURE_LOOKS = 200
 # Each write unit of gaps is put on record: more at once is a mistake of the program.
 _MAX_SKIP = 1_000_000
 # Seconds since the first frame, seconds, and places in the units of the dimensions in space.
@@ -302,10 +303,12 @@ class Producer:
 
     def _ended(self) -> OmewdError:
         if self._ring.state == STATE_FAILED:
-            cause = self._ring.failure
-            if cause is None:
-                return stream_failed(f"stream {self.name!r} has failed", "See omewd status")
-            return stream_failed(cause.message, cause.remedy)
+            for _ in range(_FAILURE_LOOKS):  # the daemon may just be putting a longer one in its place
+                cause = self._ring.failure
+                if cause is not None:
+                    return stream_failed(cause.message, cause.remedy)
+                time.sleep(0.001)
+            return stream_failed(f"stream {self.name!r} has failed", "See omewd status")
         return stream_stopped(
             f"stream {self.name!r} was stopped and takes no more frames; this frame was not taken",
             "See omewd status for what ended it",

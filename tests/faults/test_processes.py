@@ -130,8 +130,8 @@ def test_row_07_a_job_that_kills_each_writer_fails_its_stream(omewd_daemon: Daem
     # A library that dies at this stream: its staging folder is a pipe nobody reads, so each writer hangs in open().
     producer = omewd_daemon.connect("cam")
     staging = omewd_daemon.data / "cam.ome.zarr" / "omewd" / "staging"
-    (staging / "unit0/0").mkdir(parents=True)
-    os.mkfifo(staging / "unit0/0/0")
+    (staging / "unit-0-0-0/0").mkdir(parents=True)
+    os.mkfifo(staging / "unit-0-0-0/0/0")
     for index in range(4):
         producer.append(make_frame(index, spec.frame_shape, spec.dtype))
     deadline = time.monotonic() + 30
