@@ -142,7 +142,7 @@ def _put_in_wells(fields: dict[str, Any], plate: str | None, wells: str | None) 
     from omewd.model.dimensions import Plate
 
     size = re.fullmatch(r"([0-9]{1,3})x([0-9]{1,3})", plate or "")
-    if size is None or not wells:
+    if size is None or not wells or "0" in size.groups():
         raise OmewdError(
             "usage", "a plate takes --plate ROWSxCOLUMNS and --wells", "Such as --plate 8x12 --wells A1,A2"
         )
@@ -152,6 +152,10 @@ def _put_in_wells(fields: dict[str, Any], plate: str | None, wells: str | None) 
         raise OmewdError("usage", f"--wells: {bad!r} is no well", "Write the row's letter and the column, such as B3")
     fields["plate"] = Plate.of_size(int(size[1]), int(size[2])).model_dump(mode="json")
     dim = _of_type(fields, "position", "--wells")
+    if dim.get("coords"):
+        raise OmewdError(
+            "usage", "the positions have names, and --wells would give them others", "Leave one of them out"
+        )
     each, rest = divmod(int(dim.get("count") or 0), len(found))
     if rest or not each:
         raise OmewdError(
@@ -160,7 +164,7 @@ def _put_in_wells(fields: dict[str, Any], plate: str | None, wells: str | None) 
             f"Make the count of {dim.get('name')} a multiple of {len(found)}",
         )
     dim["coords"] = [
-        {"name": f"{match[0]}-{number}", "plate_row": match[1], "plate_column": match[2]}
+        {"name": f"{match[0]}-{number}", "plate_row": match[1], "plate_column": match[2].lstrip("0")}
         for match in found
         if match is not None
         for number in range(each)

@@ -2,7 +2,8 @@
 
 Daemon to writer::
 
-    {"do": "open", "stream": id, "source": n, "spec": {…}, "backend": name, "dataset": path}  + a ring's descriptor
+    {"do": "open", "stream": id, "spec": {…}, "backend": name, "dataset": path}
+    {"do": "ring", "stream": id, "source": n}  + the ring's descriptor
     {"do": "close", "stream": id}
     {"do": "job", "job": {…}}
 
@@ -19,7 +20,7 @@ there: "O_DIRECT" or "page cache"), ``waits`` (packed histograms by stage, see :
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from omewd.model.totals import Totals
@@ -44,7 +45,8 @@ class Job:
     frame indexes below ``frontier`` that no slot holds are gaps, named by ``gap_kinds`` ((from frame index on, name)).
     ``seal``: put the shards of ``source`` in place that only have frame indexes below its entry in ``frames``.
     ``grow``: let the metadata of unbounded arrays claim the first ``frames`` frames of each source.
-    ``annotate``: put ``mapping`` under ``namespace`` into the attributes of the dataset's root group.
+    ``annotate``: put ``mapping`` under ``namespace`` into the attributes of the dataset's root group, if it is still
+    the one that the stream of ``epoch`` has made.
     ``finalize``: write the final metadata for the ``totals`` of each source; ``ended_by`` says what ended the stream,
     ``failed`` whether it failed.
     """
@@ -71,13 +73,15 @@ class Job:
     spec: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        # Not asdict: that copies a mapping value by value, and gives up on one that is nested deeply.
+        shallow = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**shallow, "totals": [totals.to_dict() for totals in self.totals]}
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Job:
+    def from_dict(cls, values: dict[str, Any]) -> Job:
         typed = {
-            "gap_kinds": tuple((frame, kind) for frame, kind in fields["gap_kinds"]),
-            "frames": tuple(fields["frames"]),
-            "totals": tuple(Totals.from_dict(totals) for totals in fields["totals"]),
+            "gap_kinds": tuple((frame, kind) for frame, kind in values["gap_kinds"]),
+            "frames": tuple(values["frames"]),
+            "totals": tuple(Totals.from_dict(totals) for totals in values["totals"]),
         }
-        return cls(**{**fields, **typed})
+        return cls(**{**values, **typed})

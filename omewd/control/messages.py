@@ -18,6 +18,8 @@ from omewd.errors import OmewdError
 
 # Below the kernel's default send buffer (212,992 bytes), so that one packet always fits.
 MAX_PACKET_BYTES = 128 * 1024
+# What is larger is sent in memory: several packets of this size fit in that buffer, before a busy writer reads them.
+_INLINE_BYTES = 8 * 1024
 # To parse 4 MiB takes the daemon 40 ms.
 MAX_MESSAGE_BYTES = 4 * 2**20
 MAX_DESCRIPTORS = 4
@@ -47,7 +49,7 @@ def decode(data: bytes) -> Message:
 
 def send(connection: socket.socket, message: Message, descriptors: tuple[int, ...] = ()) -> None:
     data = encode(message)
-    if len(data) > MAX_PACKET_BYTES:
+    if len(data) > _INLINE_BYTES:
         memory = _in_memory(data)
         try:
             packet = encode({"in_memory": len(data)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omewd.control.jobs import NO_STREAM, Job
+from omewd.control.messages import MAX_MESSAGE_BYTES
 from omewd.daemon.dispatcher import Dispatcher
 from omewd.daemon.server import ControlServer, Peer
 from omewd.daemon.stream import State, Stream
@@ -18,7 +20,10 @@ from omewd.errors import OmewdError
 
 _NAMESPACE = re.compile(r"[^\s/]{1,128}")
 # What omewd writes itself.
-_RESERVED = ("ome", "omewd")
+_RESERVED = ("ome", "omewd", ".", "..")
+# It goes to a writer in a job, with a path and more beside it.
+MAX_MAPPING_BYTES = MAX_MESSAGE_BYTES - 2**16
+_MAX_DEPTH = 64
 _MOST_WAITING = 64
 
 
@@ -33,6 +38,21 @@ class _Wish:
     job: int | None = None
 
 
+def _depth(value: object) -> int:
+    """How deeply a JSON value is nested; it may be deeper than Python would recurse."""
+    depth, level = 0, [value]
+    while level := [
+        inner
+        for outer in level
+        if isinstance(outer, dict | list)
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+    ]:
+        depth += 1
+        if depth > _MAX_DEPTH:
+            break
+    return depth
+
+
 class Annotations:
     """Each client is answered when what it gave is on disk, or can't be."""
 
@@ -42,7 +62,8 @@ class Annotations:
 
     def add(self, peer: Peer, stream: Stream, namespace: object, mapping: object) -> None:
         """Take what a client gives; raises OmewdError ``bad_metadata``, ``busy``."""
-        if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace) or namespace in _RESERVED:
+        is_name = isinstance(namespace, str) and namespace.isprintable() and bool(_NAMESPACE.fullmatch(namespace))
+        if not isinstance(namespace, str) or not is_name or namespace in _RESERVED:
             raise OmewdError(
                 "bad_metadata",
                 f"{str(namespace)[:80]!r} can't be a namespace: 1 to 128 characters without spaces and slashes, "
@@ -51,6 +72,13 @@ class Annotations:
             )
         if not isinstance(mapping, dict):
             raise OmewdError("bad_metadata", f"metadata is a mapping, this is a {type(mapping).__name__}")
+        if _depth(mapping) > _MAX_DEPTH:
+            raise OmewdError("bad_metadata", f"metadata is nested up to {_MAX_DEPTH} deep, this is deeper")
+        size = len(json.dumps(mapping))
+        if size > MAX_MAPPING_BYTES:
+            raise OmewdError(
+                "bad_metadata", f"metadata of {size} bytes is over the limit of {MAX_MAPPING_BYTES}", "Keep less of it"
+            )
         waiting = self._wishes.setdefault(stream.dataset, deque())
         if len(waiting) >= _MOST_WAITING:
             raise OmewdError("busy", f"{len(waiting)} mappings wait for this dataset already", "Try again later")
@@ -78,6 +106,7 @@ class Annotations:
             stream=NO_STREAM if of.settled else of.id,
             kind="annotate",
             dataset=str(of.dataset),
+            epoch=of.epoch,
             namespace=wish.namespace,
             mapping=wish.mapping,
         )

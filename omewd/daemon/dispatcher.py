@@ -44,6 +44,11 @@ class Task:
     not_before_ns: int = 0
     patience_s: float = 0.0
 
+    @property
+    def is_short(self) -> bool:
+        """Whether another one may wait behind it."""
+        return self.size_bytes <= QUEUE_BYTES and not self.patience_s
+
 
 @dataclass
 class Lease:
@@ -73,10 +78,13 @@ class Dispatcher:
         self._last_job += 1
         return self._last_job
 
-    def submit(self, job: Job) -> None:
-        """Add a job that is no write unit: create, grow, finalize."""
+    def submit(self, job: Job, patience_s: float = 0.0) -> None:
+        """Add a job that is no write unit, such as create, grow, finalize.
+
+        ``patience_s``: how much longer than usual it may take.
+        """
         reads_ledger = job.kind == "recover" or (job.kind == "finalize" and job.failed)
-        self._waiting.append(Task(job, 0, patience_s=_LEDGER_S if reads_ledger else 0.0))
+        self._waiting.append(Task(job, 0, patience_s=patience_s + (_LEDGER_S if reads_ledger else 0.0)))
 
     def assign(self, writers: Sequence[int], sources: Sequence[Source], now_ns: int) -> list[Lease]:
         """Give jobs to writers, idle ones first, then small jobs behind what a writer is at."""
@@ -87,7 +95,7 @@ class Dispatcher:
         for depth in (0, 1):
             for writer in writers:
                 queue = self._queues.setdefault(writer, [])
-                if len(queue) != depth or (depth and self._leases[queue[0]].task.size_bytes > QUEUE_BYTES):
+                if len(queue) != depth or (depth and not self._leases[queue[0]].task.is_short):
                     continue
                 task = self._next(sources, now_ns, len(writers), small=depth == 1)
                 if task is None:

@@ -5,6 +5,14 @@ from __future__ import annotations
 from omewd.control.jobs import Job
 from omewd.daemon.stream import Stream
 
+# A zarr.json of one of many images takes 2 ms on a disk that is quick to sync.
+_DOCUMENT_S = 0.05
+
+
+def patience_s(stream: Stream) -> float:
+    """How much longer than usual a job may take that writes the metadata of all images."""
+    return _DOCUMENT_S * stream.spec.images * (stream.spec.levels + 1)
+
 
 def check_job(stream: Stream, number: int) -> Job:
     spec = stream.spec.model_dump(mode="json")

@@ -6,6 +6,7 @@ when nothing more will happen to it: the spec, the ring's name, the dataset. How
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -39,8 +40,13 @@ class Journal:
         finally:
             os.close(folder)
 
-    def remove(self, name: str) -> None:
-        (self._folder / f"{name}.json").unlink(missing_ok=True)
+    def remove(self, name: str, epoch: int) -> None:
+        """Remove the entry of the stream of an epoch; one of that name that came later stays."""
+        path = self._folder / f"{name}.json"
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if json.loads(path.read_text()).get("epoch") != epoch:
+                return
+        path.unlink(missing_ok=True)
 
     def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(stream name, entry) of every stream that was open when the last daemon ended."""

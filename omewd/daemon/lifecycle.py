@@ -17,7 +17,7 @@ from omewd.control.jobs import NO_STREAM, Job
 from omewd.daemon.annotations import Annotations
 from omewd.daemon.dispatcher import Dispatcher
 from omewd.daemon.holding import Holding
-from omewd.daemon.jobs import check_job, finalize_job
+from omewd.daemon.jobs import check_job, finalize_job, patience_s
 from omewd.daemon.loop import Loop
 from omewd.daemon.server import ControlServer, Peer
 from omewd.daemon.stream import State
@@ -66,6 +66,10 @@ class Lifecycle:
     def try_next_name(self, holding: Holding, now_ns: int) -> None:
         """The name that was chosen for a stream is taken on disk."""
         starter, request, after = holding.starter, holding.request, holding.auto_name
+        stream = holding.stream
+        stream.error, stream.settled = OmewdError("output_exists", f"{stream.dataset} is already there"), True
+        self._waiters.tell(stream)
+        self._annotations.discarded(stream)
         self._streams.discard(holding)
         if starter is None:
             return
@@ -81,9 +85,8 @@ class Lifecycle:
             if writer.ready and not self._dispatcher.jobs_of(writer.id):
                 self._introduce(writer, holding)
         stream = holding.stream
-        self._dispatcher.submit(
-            Job(id=self._dispatcher.number(), stream=stream.id, kind="create", root=str(stream.root))
-        )
+        job = Job(id=self._dispatcher.number(), stream=stream.id, kind="create", root=str(stream.root))
+        self._dispatcher.submit(job, patience_s(stream))
 
     def is_active(self, holding: Holding) -> None:
         """Its dataset has been made: it takes frames."""
@@ -135,29 +138,30 @@ class Lifecycle:
         if stream.state is State.ACTIVE:
             for kind, source in holding.upkeep.due(stream, now_ns):
                 number, frames = self._dispatcher.number(), stream.safe_below
-                self._dispatcher.submit(Job(id=number, stream=stream.id, kind=kind, source=source, frames=frames))
+                job = Job(id=number, stream=stream.id, kind=kind, source=source, frames=frames)
+                self._dispatcher.submit(job, patience_s(stream) if kind == "grow" else 0.0)
             return
         if self._dispatcher.is_busy(stream.id) or self._annotations.is_writing(stream) or holding.wants_memory:
             return
         if stream.drained:
             stream.state = State.FINALIZING
-            self._dispatcher.submit(finalize_job(stream, self._dispatcher.number()))
+            self._dispatcher.submit(finalize_job(stream, self._dispatcher.number()), patience_s(stream))
         elif stream.state is State.FAILED and stream.ended_ns is None:
             stream.ended_ns = now_ns
             if not stream.has_rings or not stream.was_active:
                 self.settle(holding)
                 return
             stream.tell_loss()
-            self._dispatcher.submit(finalize_job(stream, self._dispatcher.number()))
+            self._dispatcher.submit(finalize_job(stream, self._dispatcher.number()), patience_s(stream))
         elif stream.state in (State.DONE, State.FAILED):
             self.settle(holding)
 
     def settle(self, holding: Holding) -> None:
         """A stream has ended: answer those who wait, let go of its memory."""
         stream = holding.stream
-        for ring in holding.rings:
+        for number, ring in enumerate(holding.rings):
             self._loop.forget(ring.to_daemon)
-            if ring.producer is not None:
+            if ring.producer is not None and ring.producer.attached == (stream.id, number):
                 ring.producer.attached = None
         for writer in self._supervisor.writers.values():
             if stream.id in writer.streams:
@@ -258,7 +262,9 @@ class Lifecycle:
                 self._supervisor.give(writer, job)
             except OmewdError as error:  # it does not fit in a message
                 self._dispatcher.finish(job.id, now_ns)
-                if holding is not None:
+                if job.kind == "annotate":
+                    self._annotations.ended(job, error)
+                elif holding is not None:
                     self.fail(holding, error, now_ns)
 
     def _introduce(self, writer: Writer, holding: Holding) -> None:
@@ -274,5 +280,6 @@ class Lifecycle:
             "backend": stream.backend,
             "dataset": str(stream.dataset),
         }
+        self._supervisor.tell(writer, message)
         for number, ring in enumerate(holding.rings):
-            self._supervisor.tell(writer, {**message, "source": number}, (ring.descriptor,))
+            self._supervisor.tell(writer, {"do": "ring", "stream": stream.id, "source": number}, (ring.descriptor,))

@@ -83,7 +83,7 @@ class Outcomes:
             case "create":  # stopped while it was made
                 self._dispatcher.submit(undo_job(stream, self._dispatcher.number()))
             case "grow" | "seal" as kind:
-                holding.upkeep.done(kind, task.job.source)
+                holding.upkeep.done(kind, task.job.source, now_ns)
             case "write":
                 point("daemon: report taken")
                 source, ring = stream.sources[task.job.source], holding.rings[task.job.source]
@@ -121,13 +121,13 @@ class Outcomes:
         log.warning("job failed", **where, **error.to_dict())
         if job.kind in ("check", "create"):
             taken = job.kind == "check" and error.code == "output_exists" and stream.state is State.STARTING
-            if taken and holding.auto_name:
+            if taken and holding.auto_name and not holding.request.get("output"):
                 self._lifecycle.try_next_name(holding, now_ns)
             else:
                 self._lifecycle.fail(holding, error, now_ns)
         elif stream.state is State.FAILED and job.kind == "write":
             return
-        elif error.code == "disk_full" and stream.spec.on_disk_full == "wait":
+        elif error.code == "disk_full" and job.kind != "annotate" and stream.spec.on_disk_full == "wait":
             stream.paused = error
             self._dispatcher.postpone(task, now_ns)
         elif self._dispatcher.retry(task, now_ns):
@@ -141,7 +141,7 @@ class Outcomes:
         tries = task.errors + task.deaths
         match task.job.kind:
             case "grow" | "seal" as kind:
-                holding.upkeep.done(kind, task.job.source)
+                holding.upkeep.done(kind, task.job.source, now_ns)
                 log.warning("the dataset on disk lags behind", stream=stream.spec.name, kind=kind, reason=error.message)
             case "annotate":
                 self._annotations.ended(task.job, error)

@@ -68,15 +68,14 @@ class Recovery:
                 )
         rings = {ring.shared_memory for holding in self._streams.open.values() for ring in holding.rings}
         for path in Path("/dev/shm").glob(f"{self._instance}-*"):
-            number, _, source_and_name = path.name.removeprefix(f"{self._instance}-").partition("-")
-            name = source_and_name.partition("-")[2]
+            number = path.name.removeprefix(f"{self._instance}-").partition("-")[0]
             if number.isdecimal():
                 self._streams.count_from(int(number))
             if path.lstat().st_uid != os.geteuid() or f"/{path.name}" in rings or path == self._scratch:
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            elif name not in kept:
+            elif not path.name.endswith(tuple(f"-{name}" for name in kept)):
                 shared_memory.unlink(f"/{path.name}")
 
     def _take_over(self, name: str, entry: dict[str, Any]) -> None:
@@ -122,10 +121,16 @@ class Recovery:
         """
         spec = StreamSpec.parse(entry["spec"])
         with contextlib.ExitStack() as undo:
-            held, rings = [], []
+            held: list[tuple[str, int, Segment]] = []
+            rings: list[DaemonRing] = []
             names = entry["shared_memory"]
             for name in [names] if isinstance(names, str) else names:  # as omewd 0.1 had it before there were sources
-                descriptor = shared_memory.reopen(name)
+                try:
+                    descriptor = shared_memory.reopen(name)
+                except FileNotFoundError as error:
+                    if held:  # what is in the others must not go with it
+                        raise OmewdError("bad_ring", f"its ring {name} is gone, others are there") from error
+                    raise
                 undo.callback(os.close, descriptor)
                 segment = Segment.open(os.dup(descriptor), owner=os.geteuid(), writable=True)
                 undo.callback(segment.close)
@@ -136,6 +141,8 @@ class Recovery:
             if not rings or len(rings) != spec.sources:
                 raise OmewdError("bad_journal", f"it has {len(rings)} rings for {spec.sources} sources")
             if any(ring.state == STATE_DONE for ring in rings):
+                for ring in rings:  # the last daemon may have died before it had told all of them
+                    ring.finish()
                 return None
             dataset, root = Path(entry["dataset"]), Path(entry["root"])
             number, backend, geometry = entry["id"], entry["backend"], held[0][2].geometry
@@ -169,7 +176,7 @@ class Recovery:
             spec=entry["spec"] if kind == "recover" else None,
         )
         self._dispatcher.submit(job)
-        self._outcomes.on_done[job.id] = lambda: self._journal.remove(name)
+        self._outcomes.on_done[job.id] = lambda: self._journal.remove(name, entry["epoch"])
 
 
 def resume_failed(holding: Holding, now_ns: int) -> None:
@@ -178,7 +185,8 @@ def resume_failed(holding: Holding, now_ns: int) -> None:
     for held in holding.rings:
         assert held.segment is not None
         rings.append(DaemonRing(held.segment))
-        rings[-1].revive()
         rings[-1].resume()
+    for ring in rings:  # only now that all of them are sound
+        ring.revive()
     holding.stream.resume(rings, now_ns)
     log.info("stream resumed", stream=holding.stream.spec.name, in_flight=holding.stream.in_flight)

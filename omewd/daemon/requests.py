@@ -219,10 +219,12 @@ class Requests:
         stream = self._streams.named(name)
         source = self._source(stream, wish)
         holding = self._streams.open.get(stream.id)
+        if stream.state is State.STARTING:
+            raise OmewdError("no_frame", f"stream {stream.spec.name!r} is just starting", "Try again")
         reply = {
             **stream.status(time.monotonic_ns()),
             "source": source.number,
-            "backend": stream.backend,
+            "epoch": stream.epoch,
             "spec": stream.spec.model_dump(mode="json"),
         }
         if holding is None or source.ring is None:

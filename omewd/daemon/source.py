@@ -58,7 +58,7 @@ class Source:
     done: dict[int, int] = field(default_factory=dict)
     _stored_below: int = 0
 
-    @property
+    @cached_property
     def name(self) -> str:
         """What it is called; nothing where it is the only one."""
         return self.spec.source_names[self.number]
@@ -134,7 +134,8 @@ class Source:
         for _, count, kind in self.ring.gaps(self.received, self.ring.frontier):
             self.gaps[kind] += count
         self.received = self.ring.frontier
-        self.incomplete_unit = self.plan.units_complete(self.received)
+        if self.received > self.plan.last_frame(self.incomplete_unit):
+            self.incomplete_unit = self.plan.units_complete(self.received)
 
     def stop(self, why: str, now_ns: int) -> None:
         """Take no more frames; what has been published by now is written."""
@@ -154,7 +155,7 @@ class Source:
         """Leave the reason where the producer finds it at its next call, and take no more frames."""
         if self.ring is None:
             return
-        if self.is_open and error.code != "bad_ring":
+        if self.is_open:
             with contextlib.suppress(OmewdError):  # a damaged ring must not hide the first reason
                 self.ring.stop()
                 self._count(now_ns)

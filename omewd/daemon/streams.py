@@ -227,6 +227,7 @@ class Streams:
             Budget(
                 budget - self.ring_bytes(without) - rings * _FIXED_BYTES,
                 self.writer_bytes(writer_need_bytes(spec, backend), without),
+                rings,
             ),
             target_bytes=min(RING_TARGET_BYTES, budget // 8),
             writers=self._config.writers,
@@ -327,7 +328,7 @@ class Streams:
             shared_memory.unlink(ring.shared_memory)
         point("daemon: ring removed")
         try:
-            self._journal.remove(stream.spec.name)
+            self._journal.remove(stream.spec.name, stream.epoch)
         except OSError as error:
             log.error("the journal keeps a stream that has ended", stream=stream.spec.name, error=str(error))
 

@@ -218,8 +218,11 @@ class Supervisor:
             send(writer.channel, message, descriptors)
         except BlockingIOError:
             self.kill(writer, "it does not read its messages")
-        except OSError:
+        except ConnectionError:
             return  # it has just died; its pidfd tells
+        except OSError as error:  # else it would wait for ever for what was lost
+            with contextlib.suppress(ProcessLookupError):
+                self.kill(writer, f"it can't be told anything: {error.strerror}")
 
     def give(self, writer: Writer, job: Job) -> None:
         self.tell(writer, {"do": "job", "job": job.to_dict()})

@@ -11,6 +11,7 @@ from omewd.daemon.stream import State, Stream
 
 # The shape on disk of an unbounded stream follows its frames at this distance, for those who look.
 _GROW_EVERY_NS = 2_000_000_000
+_PAUSE_PARTS = 10
 
 
 @dataclass
@@ -23,7 +24,8 @@ class Upkeep:
 
     growing: bool = False
     grown_to: tuple[int, ...] = ()
-    grown_ns: int = 0
+    began_ns: int = 0
+    due_ns: int = _GROW_EVERY_NS
     sealing: set[int] = field(default_factory=set)
     sealed: dict[int, int] = field(default_factory=dict)
     looked_at: dict[int, int] = field(default_factory=dict)
@@ -38,8 +40,8 @@ class Upkeep:
         safe = stream.safe_below
         endless = any(source.plan.frames_total is None for source in stream.sources)
         behind = endless and safe != (self.grown_to or (0,) * len(safe))
-        if behind and not self.growing and now_ns >= self.grown_ns + _GROW_EVERY_NS:
-            self.grown_ns, self.grown_to, self.growing = now_ns, safe, True
+        if behind and not self.growing and now_ns >= self.due_ns:
+            self.began_ns, self.grown_to, self.growing = now_ns, safe, True
             yield "grow", 0
 
     def _may_seal(self, source: Source) -> bool:
@@ -55,9 +57,11 @@ class Upkeep:
         self.sealing.add(number)
         return True
 
-    def done(self, kind: JobKind, source: int) -> None:
+    def done(self, kind: JobKind, source: int, now_ns: int) -> None:
         """A job has ended, well or not: what it left undone is done by the next one, or when the stream ends."""
         if kind == "seal":
             self.sealing.discard(source)
         else:
             self.growing = False
+            # Of a thousand images that takes a while: a writer has better things to do.
+            self.due_ns = max(self.began_ns + _GROW_EVERY_NS, now_ns + _PAUSE_PARTS * (now_ns - self.began_ns))

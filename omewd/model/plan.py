@@ -226,16 +226,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a stream may take of the daemon's memory: ``free_bytes`` for its ring and ``writer_bytes`` together."""
+    """What a stream may take of the daemon's memory: ``free_bytes`` for its rings and ``writer_bytes`` together."""
 
     free_bytes: int
     writer_bytes: int
+    rings: int = 1
 
 
 def choose_capacity(
     plan: Plan, slot_bytes: int, budget: Budget, *, target_bytes: int, writers: int, wanted_slots: int | None = None
 ) -> int:
-    """How many slots a stream's ring gets. Pure.
+    """How many slots each ring of a stream gets; ``slot_bytes``: of a slot in all of them. Pure.
 
     At best a group of units for each writer and two more (one filling, one to absorb a stall of the
     disk), and ``target_bytes``; else those groups and half of what is free, else two groups, else one:
@@ -286,10 +287,12 @@ def _smaller_units(plan: Plan, slots: int) -> str:
 
 
 def _no_memory(slots: int, slot_bytes: int, budget: Budget, remedy: str) -> OmewdError:
+    rings = "a ring" if budget.rings == 1 else f"{budget.rings} rings, each"
     more = slots * slot_bytes + budget.writer_bytes - budget.free_bytes
     return OmewdError(
         "no_memory",
-        f"a ring of {slots} slots of {slot_bytes} bytes needs {slots * slot_bytes / 2**20:.1f} MiB and the writers "
-        f"{budget.writer_bytes / 2**20:.1f} MiB; {budget.free_bytes / 2**20:.1f} MiB of the daemon's budget are free",
+        f"{rings} of {slots} slots of {slot_bytes // budget.rings} bytes needs {slots * slot_bytes / 2**20:.1f} MiB "
+        f"and the writers {budget.writer_bytes / 2**20:.1f} MiB; {budget.free_bytes / 2**20:.1f} MiB of the daemon's "
+        "budget are free",
         f"{remedy}, or give the daemon {math.ceil(more / 2**20)} MiB more: omewd serve --memory",
     )

@@ -62,6 +62,11 @@ class ShardLayout:
         outer = self.keys.block_on_disk(unit)
         return "/".join([*([image] if image else []), str(self.level.number), "c", *map(str, outer)])
 
+    def region(self, unit: int) -> list[tuple[int, int]]:
+        """What a unit of the plan of keys covers of its array along each outer axis: (start, stop)."""
+        spans = zip(self.keys.region(unit), self.level.factors, strict=False)
+        return [(start // factor, -(-stop // factor)) for (start, stop), factor in spans]
+
     @property
     def chunks_per_shard(self) -> int:
         return math.prod(self.grid)

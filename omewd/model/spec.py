@@ -29,6 +29,7 @@ MAX_LEVELS = 16
 _COMPLAINT_LENGTH = 2000
 # A spec goes to the writers in one control message: 10,000 positions with all that can be said of them fit.
 MAX_SPEC_BYTES = 2**21
+_MOST_VALUES = 100_000
 
 # OME-Zarr 0.5, "axes" metadata: time first, then channel or a custom axis, then space.
 _STORAGE_RANK = {"time": 0, "channel": 1, "other": 1, "space": 2}
@@ -56,6 +57,22 @@ def _split_order(value: Any) -> Any:
     if isinstance(value, str) and value not in ("ome", "acquisition"):
         return tuple(name.strip() for name in value.split(","))
     return value
+
+
+def _refuse_heaps(value: Any) -> None:
+    """Raise ValueError for what is far too much, before each element is looked at: that takes seconds."""
+    left = _MOST_VALUES
+    level = [value]
+    while level:
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list | tuple)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        left -= len(level)
+        if left < 0:
+            raise ValueError(f"a stream's specification is over the limit of {_MOST_VALUES} values")
 
 
 class StreamSpec(BaseModel):
@@ -92,6 +109,7 @@ class StreamSpec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _default_output(cls, value: Any) -> Any:
+        _refuse_heaps(value)
         if isinstance(value, dict) and not value.get("output") and isinstance(value.get("name"), str):
             value = {**value, "output": f"{value['name']}.ome.zarr"}
         return value

@@ -87,7 +87,7 @@ def summary_json(
 ) -> dict[str, Any]:
     """The zarr.json of the group ``omewd``: what was acquired, and the totals of the ledger.
 
-    ``state``: "writing", "complete" or "failed"; ``epoch``: the number of the stream's rings while it is written.
+    ``state``: "writing", "complete" or "failed"; ``epoch``: a number that tells the stream from all others.
     ``totals``: of each source; all together they stand beside the state, those of each under ``sources`` where a
     stream has several. See :class:`omewd.model.totals.Totals`.
     """
@@ -117,6 +117,9 @@ def totals_in(summary: dict[str, Any]) -> list[Totals]:
     """The totals of each source in what :func:`summary_json` wrote."""
     return [Totals.from_dict(fields) for fields in summary.get("sources", [summary])]
 
+
+# These backends do not store chunks that only hold the fill value.
+LEAVE_ZEROS_OUT = ("zarrs-python", "acquire-zarr")
 
 UNACCOUNTED, WRITTEN, SKIPPED, DROPPED = range(4)
 _GAP_STATUS = {"skipped": SKIPPED, "dropped": DROPPED, "lost": UNACCOUNTED}

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,10 @@ from omewd.model.plan import Plan
 from omewd.model.shards import Flags, ShardLayout, ShardPlace
 from omewd.model.spec import StreamSpec
 from omewd.ngff import ledger, metadata
+from omewd.ngff.resolutions import Region, made_of, present_in
 from omewd.ngff.shard_index import ABSENT, read_entries
 
 _OWN_FILES = {f"{ledger.FOLDER}/zarr.json", f"{ledger.FOLDER}/{ledger.FILE}"}
-# These do not store chunks that only hold the fill value.
-_LEAVE_ZEROS_OUT = ("zarrs-python", "acquire-zarr")
 # What is read back at a time, or a chunk across the frame if that is more.
 _READ_BYTES = 256 << 20
 
@@ -35,8 +35,9 @@ _READ_BYTES = 256 << 20
 class Report:
     """What was read, and what is wrong with it: one line for each problem.
 
-    ``received``: frames of each source; ``bad_units``: by source, the units of whole keys with files that are missing,
-    empty or can't be decoded; ``strays``: files that do not belong there.
+    ``received``: frames of each source; ``bad_units``: by source, the units of whole keys with files of the full
+    resolution that are missing, empty or can't be decoded; ``bad_levels``: (source, unit, level) of smaller resolutions
+    that are not what they should be; ``strays``: files that do not belong there.
     """
 
     dataset: Path
@@ -47,6 +48,7 @@ class Report:
     read_bytes: int = 0
     problems: list[str] = field(default_factory=list)
     bad_units: dict[int, list[int]] = field(default_factory=dict)
+    bad_levels: list[tuple[int, int, int]] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
 
     @property
@@ -63,7 +65,8 @@ def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
 
     Checks that the metadata validates as OME-Zarr 0.5, the shapes are what was received, every frame index is
     accounted for in the ledger, every shard or chunk with a written frame is there and decodes (which checks
-    the shard index's CRC-32C), gaps read as the fill value, and no other file is there.
+    the shard index's CRC-32C), gaps read as the fill value, smaller resolutions are what the larger ones make, and no
+    other file is there.
     Raises OmewdError ``not_a_dataset`` if it is none of omewd's.
     """
     totals, spec = totals_of(dataset)
@@ -73,6 +76,7 @@ def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
     except Exception as error:  # noqa: BLE001  whatever the validator dislikes is a finding
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         report.problems.append(f"metadata does not validate as OME-Zarr 0.5: {first_line}")
+    _check_metadata(dataset, spec, report)
     status = _check_ledger(dataset, totals, report)
     _check_pixels(dataset, spec, status, report, progress)
     return report
@@ -88,6 +92,26 @@ def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
         raise OmewdError(
             "not_a_dataset", f"{dataset} is no dataset of omewd: {path.name} of its ledger can't be read ({error})"
         ) from error
+
+
+def _check_metadata(dataset: Path, spec: StreamSpec, report: Report) -> None:
+    """Whether each zarr.json is what the stream makes, but for rendering hints and attributes that users have added."""
+    for path, expected in metadata.documents(spec, report.received).items():
+        try:
+            found = json.loads((dataset / path).read_text())
+            if expected["node_type"] == "group":
+                found, expected = _meaning(found), _meaning(expected)
+        except FileNotFoundError:
+            report.problems.append(f"{path} is missing")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            report.problems.append(f"{path} can't be read")
+        else:
+            if found != expected:
+                report.problems.append(f"{path} is not what the stream makes")
+
+
+def _meaning(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group["attributes"].get("ome", {}).items() if name != "omero"}
 
 
 def _check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> list[bytearray]:
@@ -146,13 +170,8 @@ def _check_pixels(
             is_written = written[frame_indexes(plan, unit)]
             if is_written.any():
                 expected_keys.update(key for layout in layouts for key in keys_of(layout, unit))
-                fine = [
-                    _check_keys(dataset, spec, layout, unit, written, report)
-                    and _check_unit(arrays[plan.image_of(unit), layout.level.number], layout, unit, is_written, report)
-                    for layout in layouts
-                ]
-                if not all(fine):
-                    report.bad_units.setdefault(source, []).append(unit)
+                images = [arrays[plan.image_of(unit), level.number] for level in levels]
+                _check_levels(dataset, spec, layouts, images, unit, written, report)
             done += 1
             if progress is not None:
                 progress(done, sum(units))
@@ -161,6 +180,36 @@ def _check_pixels(
     for stray in sorted(found - expected_keys - expected_files):
         report.strays.append(stray)
         report.problems.append(f"{stray} does not belong there")
+
+
+def _check_levels(
+    dataset: Path,
+    spec: StreamSpec,
+    layouts: list[ShardLayout],
+    arrays: list[Any],
+    unit: int,
+    written: Flags,
+    report: Report,
+) -> None:
+    """Whether a unit is there, decodes, and holds what it should at every resolution."""
+    source = layouts[0].source
+    present = written[frame_indexes(layouts[0].keys, unit)]
+    whole_before = False
+    for number, (layout, array) in enumerate(zip(layouts, arrays, strict=True)):
+        check: Check = partial(_only_where_written, present)
+        if number:
+            origin = layouts[number - 1].region(unit)
+            before, level = arrays[number - 1], layout.level
+            make = partial(made_of, before, level=level, method=spec.downsample, present=present, origin=origin)
+            check = partial(_is_made_of, make) if whole_before and before is not None else _anything
+            present = present_in(level, spec.downsample, present)
+        whole_before = _check_keys(dataset, spec, layout, unit, written, report) and _check_unit(
+            array, layout, unit, check, report
+        )
+        if not whole_before and number:
+            report.bad_levels.append((source, unit, number))
+        elif not whole_before:
+            report.bad_units.setdefault(source, []).append(unit)
 
 
 def _open(path: Path, expected: tuple[int, ...], name: str, report: Report) -> Any:
@@ -183,7 +232,7 @@ def _check_keys(
     keys = keys_of(layout, unit)
     if not _check_files(dataset, list(keys), report):
         return False
-    if not spec.sharded or spec.backend in _LEAVE_ZEROS_OUT:
+    if not spec.sharded or spec.backend in ledger.LEAVE_ZEROS_OUT:
         return True
     whole = [_check_index(dataset / key, layout, place, written, report) for key, place in keys.items()]
     return all(whole)
@@ -226,34 +275,53 @@ def _check_index(path: Path, layout: ShardLayout, place: ShardPlace, written: Fl
     return not missing
 
 
-def _check_unit(array: Any, layout: ShardLayout, unit: int, is_written: np.ndarray[Any, Any], report: Report) -> bool:
-    """Whether a unit decodes; a part of it is in memory at a time.
+# What is wrong with the pixels of a part of a unit: (part, the unit's region, pixels) → a text each.
+Check = Callable[[Region, Region, np.ndarray[Any, Any]], list[str]]
 
-    In the full resolution pixels are where a frame was written, and nowhere else.
-    """
+
+def _check_unit(array: Any, layout: ShardLayout, unit: int, check: Check, report: Report) -> bool:
+    """Whether a unit decodes and its pixels are right; a part of it is in memory at a time."""
     if array is None:  # which is told already, and says nothing of its chunks
         return True
-    spans = zip(layout.keys.region(unit), layout.level.factors, array.shape, strict=False)
-    region = [(start // factor, min(-(-stop // factor), length)) for (start, stop), factor, length in spans]
+    spans = zip(layout.region(unit), array.shape, strict=False)
+    region = [(start, min(stop, length)) for (start, stop), length in spans]
     frame_bytes = array.dtype.numpy_dtype.itemsize * math.prod(array.shape[len(region) :])
+    fine = True
     for part in _parts(region, array.chunk_layout.read_chunk.shape, _READ_BYTES // frame_bytes):
         try:
             view = array[tuple(slice(a, b) for a, b in part)] if part else array
-            pixels = np.asarray(view.read().result())
+            wrong = check(part, region, np.asarray(view.read().result()))
         except (ValueError, OSError) as error:
             report.problems.append(f"{layout.folder(unit)} does not decode: {str(error).splitlines()[0][:300]}")
             return False
-        if layout.level.number:
-            continue
-        inner = tuple(slice(a - first, b - first) for (a, b), (first, _) in zip(part, region, strict=True))
-        for place in np.argwhere(~is_written[inner]):
-            if pixels[tuple(place)].any():
-                at = tuple(int(i) + s.start for i, s in zip(place, inner, strict=True))
-                report.problems.append(f"{layout.folder(unit)} holds pixels at {at}, where no frame was written")
-    return True
+        report.problems.extend(f"{layout.folder(unit)} {text}" for text in wrong)
+        if wrong and layout.level.number:  # what is too much of the full resolution is no loss
+            fine = False
+    return fine
 
 
-Region = list[tuple[int, int]]
+def _only_where_written(
+    written: np.ndarray[Any, Any], part: Region, region: Region, pixels: np.ndarray[Any, Any]
+) -> list[str]:
+    inner = tuple(slice(a - first, b - first) for (a, b), (first, _) in zip(part, region, strict=True))
+    strange = [place for place in np.argwhere(~written[inner]) if pixels[tuple(place)].any()]
+    places = (tuple(int(i) + a for i, (a, _) in zip(place, part, strict=True)) for place in strange)
+    return [f"holds pixels at {at}, where no frame was written" for at in places]
+
+
+def _is_made_of(
+    make: Callable[[Region], np.ndarray[Any, Any]], part: Region, _: Region, pixels: np.ndarray[Any, Any]
+) -> list[str]:
+    expected = make(part)
+    if expected.dtype.kind == "f":
+        same = np.allclose(pixels, expected, rtol=1e-3, equal_nan=True)
+    else:
+        same = np.array_equal(pixels, expected)
+    return [] if same else ["is not what the resolution before it makes"]
+
+
+def _anything(_: Region, __: Region, ___: np.ndarray[Any, Any]) -> list[str]:
+    return []
 
 
 def _parts(region: Region, chunk: Sequence[int], frames: int) -> Iterator[Region]:

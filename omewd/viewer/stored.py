@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from omewd.errors import OmewdError
 from omewd.model.shards import ShardLayout, ShardPlace
 from omewd.model.spec import StreamSpec
+from omewd.ngff.ledger import DROPPED, FOLDER, LEAVE_ZEROS_OUT, SKIPPED, WRITTEN, Ledger
 from omewd.ngff.shard_index import ABSENT, read_entries
 from omewd.ngff.shard_table import MAGIC, STAGING, SUFFIX, name_of, read_header, table_entries
 
@@ -22,10 +24,14 @@ _TRIES = 5
 
 
 class StoredFrames:
-    """The frames of one source of a dataset by index, as far as they are on disk. Reads files, and no more."""
+    """The frames of one source of a dataset by index, as far as they are on disk. Reads files, and no more.
 
-    def __init__(self, spec: StreamSpec, dataset: Path, source: int = 0) -> None:
-        self._spec, self._dataset = spec, dataset
+    ``backend``: which one writes it; ``epoch``: tells the dataset from another one in its place.
+    """
+
+    def __init__(self, spec: StreamSpec, dataset: Path, source: int, *, backend: str, epoch: int) -> None:
+        self._spec, self._dataset, self._source, self._epoch = spec, dataset, source, epoch
+        self._leaves_zeros_out = backend in LEAVE_ZEROS_OUT
         self._layout = ShardLayout(spec, source=source)
         self._dtype = np.dtype(spec.dtype)
 
@@ -33,35 +39,67 @@ class StoredFrames:
         """The (Y, X) frame of an index that is on disk, read-only; a gap reads as zeros.
 
         A whole uncompressed frame is a view of the file; others are put together.
-        Raises OmewdError ``not_stored`` if a chunk of it can't be read; OSError.
+        Raises OmewdError ``not_stored`` if it was lost, or can't be read; OSError.
         """
+        self._require_dataset()
         layout = self._layout
         unit = layout.chunks.unit_of(index)
         starts = [start for start, _ in layout.chunks.region(unit)]
         inner = tuple(at - start for at, start in zip(layout.chunks.place(index), starts, strict=True))
         frame = np.zeros(self._spec.frame_shape, self._dtype)
+        missing = False
         for place, first in layout.shards_of(unit):
             for number, pixels in layout.chunks_of(place):
                 chunk = self._chunk(place, first + number)
                 if chunk is None:
-                    continue
-                if layout.chunk_shape[-2:] == self._spec.frame_shape:
+                    missing = True
+                elif layout.chunk_shape[-2:] == self._spec.frame_shape:
                     whole: Frame = chunk[inner]
                     return whole
-                part = frame[pixels]
-                part[:] = chunk[inner][: part.shape[0], : part.shape[1]]
+                else:
+                    part = frame[pixels]
+                    part[:] = chunk[inner][: part.shape[0], : part.shape[1]]
+        if missing and not self._leaves_zeros_out and not self._is_gap(index):
+            raise self._unreadable(f"frame {index} is not in it")
         frame.flags.writeable = False
         return frame
 
+    def last_written(self, below: int) -> int | None:
+        """The last frame index below ``below`` that holds a frame; None if there is none."""
+        self._require_dataset()
+        index = self._ledger(below).rfind(WRITTEN)
+        return None if index < 0 else index
+
+    def _is_gap(self, index: int) -> bool:
+        return self._ledger(index + 1)[index] in (SKIPPED, DROPPED)
+
+    def _ledger(self, frames: int) -> bytearray:
+        of_each = [frames if source == self._source else 0 for source in range(self._spec.sources)]
+        return Ledger.read(self._dataset, of_each).status[self._source]
+
+    def _require_dataset(self) -> None:
+        try:
+            summary = json.loads((self._dataset / FOLDER / "zarr.json").read_text())["attributes"]["omewd"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._unreadable("it is not there any more") from error
+        if summary.get("epoch") != self._epoch:
+            raise self._unreadable("another stream has replaced it")
+
+    def _unreadable(self, why: str) -> OmewdError:
+        return OmewdError("not_stored", f"{self._dataset} can't be read: {why}", "Run omewd verify on it")
+
     def _chunk(self, place: ShardPlace, number: int) -> Frame | None:
-        """A chunk, of the layout's chunk shape; None if it is not stored, as it holds no frame."""
+        """A chunk, of the layout's chunk shape; None if it is not stored."""
         for _ in range(_TRIES):
             with ExitStack() as files:
                 found = self._open(place, number, files)
                 if found is None:
                     continue
                 descriptor, offset, length = found
-                return self._decoded(descriptor, offset, length) if length else None
+                try:
+                    return self._decoded(descriptor, offset, length) if length else None
+                except (ValueError, RuntimeError) as error:
+                    raise self._unreadable(f"chunk {number} of {self._layout.key(place)} does not decode") from error
         return None
 
     def _open(self, place: ShardPlace, number: int, files: ExitStack) -> tuple[int, int, int] | None:
@@ -81,7 +119,7 @@ class StoredFrames:
             return None
         entries = read_entries(descriptor, count)
         if entries is None:
-            raise OmewdError("not_stored", f"{key} has a torn index", "Run omewd verify on the dataset")
+            raise self._unreadable(f"{self._layout.key(place)} has a torn index")
         offset, length = map(int, entries[number])
         return descriptor, offset, 0 if offset == ABSENT else length
 

@@ -105,6 +105,7 @@ class View:
         self.dtype = np.dtype(status["dtype"])
         self.source: int = status["source"]
         self._spec, self._is_durable = status["spec"], status["durability"] == "fsync"
+        self._backend, self._epoch = status["backend"], status["epoch"]
         self._segment = segment
         self._slots = None if segment is None else pixels.slots(segment)
         self._ended_with: int = status["sources"][self.source]["frames"]["received"]
@@ -125,7 +126,8 @@ class View:
     def latest(self) -> ViewedFrame | None:
         """The newest frame; None if there is none yet. Out of the ring, or, once that is gone, out of the dataset."""
         if self._segment is None:
-            return self.frame(self.stored - 1) if self.stored else None
+            index = self._dataset().last_written(self.stored)
+            return None if index is None else self.frame(index)
         while True:
             published = self._segment.words[PUBLISHED]
             if not published:
@@ -138,7 +140,8 @@ class View:
     def frame(self, index: int) -> ViewedFrame:
         """The frame of an index, out of the ring if it is there, else out of the dataset.
 
-        A gap that is in the dataset reads as zeros. Raises OmewdError ``no_frame`` if it is in neither.
+        A gap that is in the dataset reads as zeros. Raises OmewdError ``no_frame`` if it is in neither, ``not_stored``
+        if the dataset has lost it, or is not there any more.
         """
         if self._segment is not None:
             sequence = self._sequence_of(index)
@@ -151,12 +154,16 @@ class View:
                 f"which has those below {self.stored}",
                 "It is still to come, on its way to the disk, or a gap",
             )
+        return ViewedFrame(index, self._dataset().read(index), None, None, self, None)
+
+    def _dataset(self) -> StoredFrames:
         if self._stored is None:
             from omewd.model.spec import StreamSpec
             from omewd.viewer.stored import StoredFrames
 
-            self._stored = StoredFrames(StreamSpec.model_validate(self._spec), self.path, self.source)
-        return ViewedFrame(index, self._stored.read(index), None, None, self, None)
+            spec = StreamSpec.model_validate(self._spec)
+            self._stored = StoredFrames(spec, self.path, self.source, backend=self._backend, epoch=self._epoch)
+        return self._stored
 
     # -- the ring ------------------------------------------------------------------------------
 
@@ -176,15 +183,20 @@ class View:
     def _sequence_of(self, index: int) -> int | None:
         """The slot use that holds a frame index; frame indexes only grow."""
         assert self._segment is not None
-        published, capacity = self._segment.words[PUBLISHED], self._segment.geometry.capacity
-        low, high = max(published - capacity, 0), published
-        while low < high:
-            middle = (low + high) // 2
-            if self._index_at(middle) < index:
-                low = middle + 1
-            else:
-                high = middle
-        return low if low < published and self._index_at(low) == index else None
+        words, capacity = self._segment.words, self._segment.geometry.capacity
+        while True:
+            published = words[PUBLISHED]
+            low, high = max(published - capacity, 0), published
+            while low < high:
+                middle = (low + high) // 2
+                if self._index_at(middle) < index:
+                    low = middle + 1
+                else:
+                    high = middle
+            if low < published and self._index_at(low) == index:
+                return low
+            if words[PUBLISHED] == published:  # else the oldest may have been overwritten meanwhile
+                return None
 
     def _of_slot(self, sequence: int, index: int) -> ViewedFrame:
         assert self._segment is not None

@@ -26,6 +26,7 @@ from omewd.writer.publish import SMALL_FILES_AT_ONCE, Publisher
 from omewd.writer.shards import ShardPool, Shards
 from omewd.writer.stopwatch import Stopwatch
 
+_ANNOTATE = "annotate"
 # A file takes a quarter of a millisecond of a core, and as long again for its sync.
 _FEW_DOCUMENTS = 16
 
@@ -49,7 +50,7 @@ def _read(path: Path) -> dict[str, Any]:
     """A zarr.json; nothing if there is none that can be read."""
     try:
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}
 
@@ -175,13 +176,18 @@ def _beside(dataset: Path, which: str, epoch: int) -> Path:
     return dataset.with_name(f".{dataset.name}.omewd-{which}-{epoch:x}")
 
 
+def _summary(dataset: Path) -> dict[str, Any]:
+    """What omewd has put on record of a dataset; nothing if that can't be read."""
+    found = _read(dataset / ledger.FOLDER / "zarr.json").get("attributes", {})
+    summary = found.get("omewd") if isinstance(found, dict) else None
+    return summary if isinstance(summary, dict) else {}
+
+
 def _epoch(dataset: Path) -> int | None:
     """The epoch of the stream that a dataset is being written for, None if it is not being written."""
-    try:
-        totals = json.loads((dataset / ledger.FOLDER / "zarr.json").read_text())["attributes"]["omewd"]
-        return int(totals["epoch"]) if totals["state"] == "writing" else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    summary = _summary(dataset)
+    epoch = summary.get("epoch")
+    return epoch if summary.get("state") == "writing" and isinstance(epoch, int) else None
 
 
 def sweep(dataset: Path, epoch: int) -> None:
@@ -214,16 +220,23 @@ def grow(spec: StreamSpec, dataset: Path, frames: Sequence[int]) -> None:
     _publish(_publisher(dataset, spec), _changed(dataset, arrays), "grow")
 
 
-def annotate(dataset: Path, namespace: str, mapping: dict[str, Any]) -> None:
-    """Put a mapping into the attributes of the root group; nobody else may be writing those now."""
+def annotate(dataset: Path, epoch: int, namespace: str, mapping: dict[str, Any]) -> None:
+    """Put a mapping into the attributes of the root group; nobody else may be writing those now.
+
+    Raises OmewdError ``not_a_dataset`` if it is not that of the stream of that epoch any more; OSError.
+    """
     document = _read(dataset / "zarr.json")
-    if not document:
-        raise OmewdError("not_a_dataset", f"{dataset} has no zarr.json any more", "Was it moved or removed?")
+    if not document or _summary(dataset).get("epoch") != epoch:
+        raise OmewdError(
+            "not_a_dataset", f"{dataset} is not the dataset of that stream any more", "Was it moved or replaced?"
+        )
     document["attributes"] = {**document.get("attributes", {}), namespace: mapping}
+    files = [("zarr.json", [json.dumps(document, indent=2).encode()])]
     aside = dataset / ledger.FOLDER  # also of one that is complete, and has no staging folder any more
-    Publisher(dataset, aside, durable=True).publish(
-        [("zarr.json", [json.dumps(document, indent=2).encode()])], label="annotate"
-    )
+    try:
+        Publisher(dataset, aside, durable=True).publish(files, label=_ANNOTATE)
+    finally:
+        (aside / f"{_ANNOTATE}-0").unlink(missing_ok=True)
 
 
 def finalize(
@@ -250,11 +263,13 @@ def finalize(
     ome = documents["zarr.json"]["attributes"]["ome"]
     documents["zarr.json"]["attributes"] = {**_read(dataset / "zarr.json").get("attributes", {}), "ome": ome}
     state = "failed" if failed else "complete"
-    summary = ledger.summary_json(spec, state=state, totals=totals, ended_by=ended_by)
+    epoch = _summary(dataset).get("epoch", 0)
+    summary = ledger.summary_json(spec, state=state, epoch=epoch, totals=totals, ended_by=ended_by)
     documents[f"{ledger.FOLDER}/zarr.json"] = summary
     _publish(publisher, _changed(dataset, documents), "finalize")
     point("writer: finalized")
     shutil.rmtree(dataset / STAGING)
+    (dataset / ledger.FOLDER / f"{_ANNOTATE}-0").unlink(missing_ok=True)  # of a writer that was killed at that
     if spec.durability == "fsync":
         publisher.sync_folders([dataset / ledger.FOLDER, dataset])
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from omewd.model.levels import Level, levels_of
 from omewd.model.plan import Plan
-from omewd.model.shards import ShardLayout
+from omewd.model.shards import ShardLayout, ShardPlace
 from omewd.model.spec import DIRECT, StreamSpec
 from omewd.ngff import ledger
+from omewd.ngff.pyramid import halve
 from omewd.ngff.shard_table import STAGING
 from omewd.ring.segment import Segment
 from omewd.writer import backends, dataset
@@ -20,9 +21,11 @@ from omewd.writer.backends.base import Block, Piece, Sink, UnitArray
 from omewd.writer.batch import Batch
 from omewd.writer.block import RingReader, UnitFrames
 from omewd.writer.publish import SMALL_FILE_BYTES, Folder, Publisher
-from omewd.writer.pyramid import halve
 from omewd.writer.shards import ShardPool, Shards
 from omewd.writer.stopwatch import Stopwatch
+
+# Each takes two descriptors; a service may have 16,384, some have 1,024.
+_SHARDS_AT_ONCE = 192
 
 
 @dataclass
@@ -120,10 +123,7 @@ class OpenStream:
         """
         tools, full = self._tools, self.resolutions[0]
         if full.shards:
-            with Batch(self.publisher, tools.clock, tools.shards) as batch:
-                for resolution, blocks in self._at_all_resolutions(source, units):
-                    batch.add(resolution.shards[source], blocks)
-                return batch.finish()
+            return sum(self._store_in_shards(source, some) for some in self._in_batches(source, units))
         lasting = self._sink(full).lasting
         several = len(units) * len(full.array.frame_keys) * len(self.resolutions) > 1
         small = several and full.array.key_bytes <= SMALL_FILE_BYTES
@@ -134,6 +134,28 @@ class OpenStream:
             for folder in self._encoded(resolution, source, blocks, at_once=small and not lasting)
         )
         return self.publisher.publish_folders(folders, pool)
+
+    def _store_in_shards(self, source: int, units: Sequence[UnitFrames]) -> int:
+        with Batch(self.publisher, self._tools.clock, self._tools.shards) as batch:
+            for resolution, blocks in self._at_all_resolutions(source, units):
+                batch.add(resolution.shards[source], blocks)
+            return batch.finish()
+
+    def _in_batches(self, source: int, units: Sequence[UnitFrames]) -> Iterator[Sequence[UnitFrames]]:
+        """Units in as many batches as it takes for each to have few shards open at once."""
+        shards: set[tuple[int, ShardPlace]] = set()
+        start = 0
+        for number, frames in enumerate(units):
+            of_unit = {
+                (resolution.level.number, place)
+                for resolution in self.resolutions
+                for place, _ in resolution.layouts[source].shards_of(frames.unit)
+            }
+            if number > start and len(shards | of_unit) > _SHARDS_AT_ONCE:
+                yield units[start:number]
+                start, shards = number, set()
+            shards |= of_unit
+        yield units[start:]
 
     def _at_all_resolutions(
         self, source: int, units: Sequence[UnitFrames]

@@ -11,16 +11,24 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+import numpy as np
+import tensorstore
+
 from omewd.errors import OmewdError
 from omewd.model.grid import frame_indexes
+from omewd.model.images import image_paths, shape_on_disk
 from omewd.model.levels import levels_of
 from omewd.model.plan import Plan
-from omewd.model.shards import ShardLayout
+from omewd.model.shards import Flags, ShardLayout
+from omewd.model.spec import StreamSpec
 from omewd.ngff import ledger
+from omewd.ngff.resolutions import made_of, present_in
 from omewd.ngff.shard_table import STAGING
 from omewd.ngff.verify import Report, keys_of, totals_of, verify
 from omewd.writer import dataset as datasets
-from omewd.writer.publish import Publisher
+from omewd.writer.backends import BACKENDS
+from omewd.writer.backends.base import UnitArray
+from omewd.writer.publish import Folder, Publisher
 
 _READ_BYTES = 16 << 20
 
@@ -38,8 +46,8 @@ def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
     """Mend what can be mended of a dataset that nobody writes; pixels are never touched.
 
     Shards in progress are sealed, and files that writers have left over removed; frames whose files are gone or torn
-    are put on record as lost; shape and totals are made to fit the ledger. Foreign files stay. Raises OmewdError
-    ``busy`` if a writer has it, ``not_a_dataset``; OSError.
+    are put on record as lost; smaller resolutions are made again; metadata, shape and totals are made to fit the
+    ledger. Foreign files stay. Raises OmewdError ``busy`` if a writer has it, ``not_a_dataset``; OSError.
     """
     totals, spec = totals_of(dataset)
     mended: list[str] = []
@@ -53,7 +61,7 @@ def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
             publisher = Publisher(dataset, dataset / STAGING, durable=True)
             status = ledger.Ledger.read(dataset, before.received).status
             for source, units in before.bad_units.items():
-                _require_readable(dataset, [ShardLayout(spec, level, source) for level in levels_of(spec)], units)
+                _require_readable(dataset, [ShardLayout(spec, source=source)], units)
             for source, units in before.bad_units.items():
                 number = ledger.source_of(spec, source)
                 lines = list(_lost_lines(Plan.of(spec, source=source), units, status[source], number))
@@ -61,12 +69,58 @@ def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
                 publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", batch)
             count = sum(map(len, before.bad_units.values()))
             mended.append(f"put the frames of {count} write units on record as lost")
+        if before.bad_levels:
+            count = _make_levels_again(dataset, spec, before)
+            mended.append(f"made {count} write units of smaller resolutions again")
         if before.problems:
             ended_by = str(totals["ended_by"] or "the daemon was lost")
             known = [each.received for each in ledger.totals_in(totals)]
             found = datasets.finalize_by_ledger(spec, dataset, ended_by, known)
             mended.append(f"wrote shape and totals for {sum(each.received for each in found)} frames")
     return Repair(before, verify(dataset, progress), mended)
+
+
+def _make_levels_again(dataset: Path, spec: StreamSpec, report: Report) -> int:
+    """Make the units of smaller resolutions again that are bad, each from the one before; returns how many.
+
+    Not those of which the full resolution is gone: there is nothing to make them of.
+    """
+    levels, paths = levels_of(spec), image_paths(spec)
+    status = ledger.Ledger.read(dataset, report.received).written
+    staging = dataset / STAGING
+    staging.mkdir(exist_ok=True)
+    publisher = Publisher(dataset, staging, durable=True)
+    made = 0
+    for source, unit, number in sorted(report.bad_levels, key=lambda bad: bad[2]):
+        if unit in report.bad_units.get(source, ()):
+            continue
+        layouts = [ShardLayout(spec, level, source) for level in levels]
+        present = _written(layouts[0].keys, unit, status[source])
+        for level in levels[1:number]:
+            present = present_in(level, spec.downsample, present)
+        image = paths[layouts[0].keys.image_of(unit)]
+        path = dataset / image / str(number - 1)
+        store = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
+        before = tensorstore.open(store, open=True, read=True).result()
+        level, layout = levels[number], layouts[number]
+        shape = shape_on_disk(spec, report.received, layouts[0].keys.image_of(unit), level)
+        part = [(start, min(stop, length)) for (start, stop), length in zip(layout.region(unit), shape, strict=False)]
+        block = made_of(before, part, level, spec.downsample, present, layouts[number - 1].region(unit))
+        sink = BACKENDS["tensorstore"].open(UnitArray.of(spec, level), threads=1, scratch=staging)
+        files = ((f"{key.place[0]}/{key.place[1]}", key.pieces) for key in sink.encode(block))
+        publisher.publish_folders([Folder(layout.folder(unit), f"level-{number}-{source}-{unit}", files)], None)
+        sink.close()
+        made += 1
+    return made
+
+
+def _written(plan: Plan, unit: int, written: Flags) -> Flags:
+    """Which frames of a unit are written."""
+    indexes = frame_indexes(plan, unit)
+    flags: Flags = np.zeros(indexes.shape, bool)
+    known = indexes < len(written)
+    flags[known] = written[indexes[known]]
+    return flags
 
 
 def _require_readable(dataset: Path, layouts: list[ShardLayout], units: list[int]) -> None:

@@ -51,10 +51,16 @@ class Worker:
 
     def _handle(self, message: Message, descriptors: list[int]) -> None:
         match message["do"]:
-            case "open":
+            case "open" | "ring" as what:
                 try:
-                    self._open(message, descriptors)
+                    if what == "open":
+                        self._open(message)
+                    else:
+                        self._add_ring(message, descriptors)
                 except OmewdError as error:  # its jobs fail with this; other streams go on
+                    failed = self._streams.get(message["stream"])
+                    if isinstance(failed, OpenStream):
+                        failed.close()
                     self._streams[message["stream"]] = error
             case "close":
                 stream = self._streams.pop(message["stream"], None)
@@ -66,20 +72,19 @@ class Worker:
                 close_all(descriptors)
                 raise OmewdError("bad_message", f"a writer can't {other!r}")
 
-    def _open(self, message: Message, descriptors: list[int]) -> None:
-        """Take a source's ring, and with the first one the stream."""
-        number = message["stream"]
+    def _open(self, message: Message) -> None:
+        number, spec = message["stream"], StreamSpec.model_validate(message["spec"])
+        self._streams[number] = OpenStream(number, spec, message["backend"], Path(message["dataset"]), self._tools)
+
+    def _add_ring(self, message: Message, descriptors: list[int]) -> None:
+        """Take a source's ring."""
         # Touch the whole ring now: the first touch of a page costs more than the copy of it.
         segment = Segment.open(descriptors[0], owner=os.geteuid(), writable=False, populate=True)
-        stream = self._streams.get(number)
+        stream = self._streams[message["stream"]]
         if isinstance(stream, OmewdError):
             segment.close()
-            return
-        if stream is None:
-            spec = StreamSpec.model_validate(message["spec"])
-            stream = OpenStream(number, spec, message["backend"], Path(message["dataset"]), self._tools)
-            self._streams[number] = stream
-        stream.add_ring(message["source"], segment)
+        else:
+            stream.add_ring(message["source"], segment)
 
     def _run(self, job: Job) -> None:
         try:
@@ -111,7 +116,7 @@ class Worker:
             return dataset.recover(StreamSpec.model_validate(job.spec), Path(job.dataset), job.epoch)
         if job.kind == "annotate":
             with ledger.held(Path(job.dataset)):
-                dataset.annotate(Path(job.dataset), job.namespace, job.mapping or {})
+                dataset.annotate(Path(job.dataset), job.epoch, job.namespace, job.mapping or {})
             return {}
         if isinstance(stream := self._streams[job.stream], OmewdError):
             raise stream

@@ -208,6 +208,87 @@ def test_row_13_what_is_not_drained_in_time_waits_for_the_next_start(tmp_path: P
     check_dataset(daemons.now.data / "cam.ome.zarr", spec, 10)
 
 
+def test_a_ring_of_before_there_were_sources_is_taken_over(daemons: Daemons) -> None:
+    """Its journal names one ring, which has no source in its name."""
+    spec = make_spec("my-cam", "t:12:1:4,y:16,x:16")
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("my-cam")
+    append(producer, spec, range(6))
+    daemons.now.kill()
+    journal = daemons.now.folder / "state" / "streams" / "my-cam.json"
+    entry = json.loads(journal.read_text())
+    [ring] = entry["shared_memory"]
+    old = ring.replace("-1-0-my-cam", "-1-my-cam")
+    (Path("/dev/shm") / ring[1:]).rename(Path("/dev/shm") / old[1:])
+    journal.write_text(json.dumps({**entry, "shared_memory": old}))
+    daemons.restart()
+    append(producer, spec, range(6, 12))
+    assert producer.close(timeout=20)["state"] == "DONE"
+    check_dataset(daemons.now.data / "my-cam.ome.zarr", spec, 12)
+
+
+@pytest.mark.parametrize("damage", ["not JSON", "{}"])
+def test_rings_of_a_journal_that_can_not_be_read_are_kept(daemons: Daemons, damage: str) -> None:
+    spec = make_spec("cams", "t:12:1:4,c:2,y:16,x:16", source_dimension="c")
+    daemons.now.client.start_stream(spec)
+    daemons.now.kill()
+    rings = daemons.now.shared_memory()
+    assert len(rings) == 2
+    (daemons.now.folder / "state" / "streams" / "cams.json").write_text(damage)
+    daemons.restart()
+    assert daemons.now.shared_memory() == rings
+    with pytest.raises(omewd.OmewdError, match="could not be taken over"):
+        daemons.now.client.start_stream(spec)
+    for ring in rings:
+        (Path("/dev/shm") / ring).unlink()
+    (daemons.now.folder / "state" / "streams" / "cams.json").unlink()
+
+
+def test_what_is_cleaned_up_does_not_take_a_new_stream_of_that_name_along(daemons: Daemons) -> None:
+    """The entry of the new one stays in the journal when the old one's dataset is finalized."""
+    spec = make_spec("cam", "t:12:1:4,y:16,x:16")
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("cam")
+    append(producer, spec, range(4))
+    wait_for(lambda: daemons.now.client.status("cam")["frames"]["written"] == 4)
+    daemons.now.kill()
+    [ring] = daemons.now.shared_memory()
+    (Path("/dev/shm") / ring).unlink()
+    ledger = daemons.now.data / "cam.ome.zarr" / "omewd" / "ledger.jsonl"
+    lines = ledger.read_bytes()
+    ledger.unlink()
+    os.mkfifo(ledger)  # whoever recovers the dataset waits for what is in it
+    daemons.restart()
+    abandon(producer)
+    again = make_spec("cam", "t:12:1:4,y:16,x:16", output="other.ome.zarr", backend="tensorstore")
+    daemons.now.client.start_stream(again)
+    producer = daemons.now.connect("cam")
+    append(producer, again, range(4))
+    holder = os.open(ledger, os.O_RDWR)
+    ledger.unlink()
+    ledger.write_bytes(lines)
+    os.close(holder)
+    wait_for(lambda: not daemons.now.client.status()["writers"][0]["jobs"])
+    time.sleep(0.3)
+    daemons.now.kill()
+    daemons.restart()
+    append(producer, again, range(4, 12))
+    assert producer.close(timeout=20)["state"] == "DONE"
+    check_dataset(daemons.now.data / "other.ome.zarr", again, 12)
+
+
+def test_all_cameras_learn_that_the_dataset_is_complete(daemons: Daemons) -> None:
+    """The daemon dies when it has told one of them."""
+    spec = make_spec("cams", "t:4,c:2,y:16,x:16", source_dimension="c")
+    daemons.now.client.start_stream(spec)
+    producers = [omewd.connect("cams", source=n, socket=daemons.now.socket) for n in range(2)]
+    for producer in producers:
+        append(producer, spec, range(4))
+    wait_for(lambda: daemons.now.client.status("cams")["state"] == "DONE")
+    for producer in producers:
+        assert producer.close(timeout=5)["state"] == "DONE"
+
+
 # -- a new producer ----------------------------------------------------------------------------------
 
 

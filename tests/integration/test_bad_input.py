@@ -298,3 +298,19 @@ def test_row_14_a_second_daemon_leaves_the_first_alone(beside: DaemonProcess) ->
         assert done.returncode == 3
         last = done.stderr.strip().splitlines()[-1]
         assert last.startswith("omewd: a daemon")
+
+
+def test_a_heap_of_dimensions_is_refused_at_once(omewd_daemon: DaemonProcess) -> None:
+    started = time.monotonic()
+    with pytest.raises(omewd.OmewdError, match="over the limit") as refusal:
+        omewd_daemon.client.start_stream({"name": "cam", "dimensions": [{}] * 1_000_000})
+    assert refusal.value.code == "bad_spec"
+    assert time.monotonic() - started < 5
+
+
+def test_an_output_that_is_there_is_not_written_elsewhere(omewd_daemon: DaemonProcess) -> None:
+    (omewd_daemon.data / "run.ome.zarr").mkdir()
+    dims = [d.model_dump(mode="json") for d in omewd.parse_dims("t:2,y:8,x:8")]
+    with pytest.raises(omewd.OmewdError, match="already there"):
+        omewd_daemon.client.start_stream({"output": "run.ome.zarr", "dimensions": dims})
+    assert [path.name for path in omewd_daemon.data.iterdir()] == ["run.ome.zarr"]

@@ -84,6 +84,8 @@ def test_a_large_mapping(omewd_daemon: DaemonProcess) -> None:
         ("a/b", {}),
         ("a b", {}),
         ("x" * 129, {}),
+        ("..", {}),
+        ("a\0b", {}),
         ("n", {"a": float("nan")}),
         ("n", {"a": {1}}),
     ],
@@ -97,6 +99,40 @@ def test_what_is_no_metadata_is_refused(omewd_daemon: DaemonProcess, namespace: 
         omewd_daemon.client.set_metadata("nobody", "lab", {})
     omewd_daemon.client.stop_stream("cam")
     omewd_daemon.client.wait("cam", timeout=20)
+
+
+def deep(levels: int) -> dict[str, Any]:
+    mapping: dict[str, Any] = {}
+    for _ in range(levels):
+        mapping = {"a": mapping}
+    return mapping
+
+
+def test_no_mapping_harms_the_daemon(omewd_daemon: DaemonProcess) -> None:
+    """Nested deeper than Python recurses, or as large as just fits into the request."""
+    spec = make_spec("cam", "t:8,y:16,x:16")
+    omewd_daemon.client.start_stream(spec)
+    with omewd_daemon.connect("cam") as producer:
+        for mapping in (deep(100), deep(800), {"x": "y" * (4 * 2**20 - 200)}):
+            with pytest.raises(omewd.OmewdError) as refusal:
+                omewd_daemon.client.set_metadata("cam", "lab", mapping)
+            assert refusal.value.code == "bad_metadata"
+        omewd_daemon.client.set_metadata("cam", "deep", deep(60))
+        for index in range(8):
+            producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+    check_dataset(omewd_daemon.data / spec.output, spec, 8)
+    assert attributes(omewd_daemon.data / spec.output)["deep"] == deep(60)
+
+
+def test_metadata_goes_to_the_dataset_of_its_stream_alone(omewd_daemon: DaemonProcess) -> None:
+    for name in ("first", "second"):
+        omewd_daemon.client.start_stream(make_spec(name, "t:8,y:16,x:16", output="o.ome.zarr", overwrite=True))
+        omewd_daemon.client.set_metadata(name, "who", {"name": name})
+        omewd_daemon.client.stop_stream(name)
+        omewd_daemon.client.wait(name, timeout=20)
+    with pytest.raises(omewd.OmewdError, match="not the dataset of that stream any more"):
+        omewd_daemon.client.set_metadata("first", "who", {"name": "late"})
+    assert attributes(omewd_daemon.data / "o.ome.zarr")["who"] == {"name": "second"}
 
 
 def test_it_stays_when_the_daemon_is_killed(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 import time
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 import omewd
 from omewd.ngff.verify import verify
 from tests.acquisitions import Frames, check_acquisition
-from tests.support import Array, DaemonProcess, make_frame, make_spec
+from tests.support import Array, DaemonProcess, daemon, make_frame, make_spec
 
 
 def feed(process: DaemonProcess, spec: omewd.StreamSpec, count: int) -> list[Array | None]:
@@ -76,7 +79,7 @@ def test_positions_have_names_and_places(omewd_daemon: DaemonProcess) -> None:
 
 
 def test_a_plate_on_the_command_line(omewd_daemon: DaemonProcess) -> None:
-    options = ["--dims", "p:6,c:2,y:16:8,x:16:8", "--plate", "2x3", "--wells", "A1,B3,A2", "--channels", "DAPI,GFP"]
+    options = ["--dims", "p:6,c:2,y:16:8,x:16:8", "--plate", "2x3", "--wells", "A01,B3,a2", "--channels", "DAPI,GFP"]
     done = omewd_daemon.omewd("start-stream", "plate", *options)
     assert done.returncode == 0, done.stderr
     with omewd_daemon.connect("plate") as producer:
@@ -99,6 +102,8 @@ def test_a_plate_on_the_command_line(omewd_daemon: DaemonProcess) -> None:
         (["--dims", "p:5,y:8,x:8", "--plate", "2x3", "--wells", "A1,A2"], "multiple of 2"),
         (["--dims", "p:2,y:8,x:8", "--plate", "2x3"], "--wells"),
         (["--dims", "p:2,y:8,x:8", "--wells", "A1,A2"], "--plate"),
+        (["--dims", "p:2,y:8,x:8", "--plate", "0x3", "--wells", "A1,A2"], "--plate"),
+        (["--dims", "p:2,y:8,x:8", "--plate", "2x3", "--wells", "A1,A2", "--positions", "l,r"], "Leave one"),
         (["--dims", "p:2,y:8,x:8", "--plate", "2x3", "--wells", "A1,7"], "'7' is no well"),
         (["--dims", "p:2,y:8,x:8", "--plate", "2x3", "--wells", "A1,C1"], "no row 'C'"),
         (["--dims", "t:2,y:8,x:8", "--positions", "a,b"], "no position dimension"),
@@ -148,3 +153,20 @@ def test_many_positions(omewd_daemon: DaemonProcess) -> None:
         assert stored is not None
         assert read_zarr(folder).tobytes() == stored.tobytes()
     assert verify(omewd_daemon.data / "plate.ome.zarr").problems == []
+
+
+def test_a_job_of_many_shards_needs_few_descriptors(tmp_path: Any) -> None:
+    """Of each position, at each resolution, a shard is open while it is written into."""
+    limited = "import resource, os, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (700, 700)); "
+    limited += "os.execvp(sys.argv[1], sys.argv[1:])"
+    with daemon(tmp_path, "--memory", "512MiB", "--writers", "1", prefix=(sys.executable, "-c", limited)) as process:
+        spec = make_spec("cam", "t:4:1:4,p:300,y:16:8:2,x:16:8:2", levels=3, durability="none")
+        process.client.start_stream(spec)
+        [writer] = process.writer_pids()
+        os.kill(writer, signal.SIGSTOP)  # so that there is a job of many units
+        with process.connect("cam") as producer:
+            for index in range(900):
+                producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+            os.kill(writer, signal.SIGCONT)
+        assert process.client.status("cam")["retries"] == 0
+        assert verify(process.data / spec.output).problems == []

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import DaemonProcess, make_frame, make_spec, read_zarr, wait_for
+from omewd.ngff.verify import verify
+from omewd.writer.repair import repair
+from tests.acquisitions import check_acquisition
+from tests.support import Array, DaemonProcess, make_frame, make_spec, read_zarr, wait_for
 
 DIMS = "t:20:1:4,y:32:16:2,x:32:16:2"
 
@@ -119,3 +122,74 @@ def test_what_writers_left_is_removed_and_foreign_files_stay(omewd_daemon: Daemo
     assert done.returncode == 5
     assert not (dataset / "omewd/staging").exists()
     assert (dataset / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut", "swapped"])
+@pytest.mark.parametrize("dims", ["p:2,t:8:1:4,z:6:2,y:20:8:2,x:24:8:2", "p:2,t:8:2,z:6:2,y:20:8,x:24:8"])
+def test_smaller_resolutions_are_made_again(omewd_daemon: DaemonProcess, dims: str, damage: str) -> None:
+    """The frames are there, and stay on record."""
+    spec = make_spec("cam", dims, levels=3, compression="blosc-lz4", backend="direct")
+    omewd_daemon.client.start_stream(spec)
+    arrivals: list[Array | None] = []
+    with omewd_daemon.connect("cam") as producer:
+        for index in range(83):
+            if index in (3, 30, 31):
+                producer.skip()
+                arrivals.append(None)
+            else:
+                frame = make_frame(index, spec.frame_shape, spec.dtype)
+                arrivals.append(frame)
+                producer.append(frame)
+    dataset = omewd_daemon.data / spec.output
+    assert verify(dataset).problems == []
+    keys = sorted(path for path in (dataset / "0/1/c").rglob("*") if path.is_file())
+    if damage == "removed":
+        keys[0].unlink()
+    elif damage == "cut":
+        keys[0].write_bytes(keys[0].read_bytes()[:-7])
+    else:
+        other = keys[0].read_bytes()
+        keys[0].write_bytes(keys[-1].read_bytes())
+        keys[-1].write_bytes(other)
+    report = verify(dataset)
+    assert report.problems
+    assert report.bad_units == {}
+    assert {level for _, _, level in report.bad_levels} <= {1, 2}
+    done = repair(dataset)
+    assert any("smaller resolutions again" in line for line in done.mended)
+    assert done.after.problems == []
+    check_acquisition(dataset, spec, [arrivals])
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        ("0/1/zarr.json", ("uint16", "int16")),
+        ("1/0/zarr.json", ('"fill_value": 0', '"fill_value": 7')),
+        ("1/zarr.json", ('"space"', '"time"')),
+        ("OME/zarr.json", None),
+        ("0/zarr.json", None),
+    ],
+)
+def test_metadata_is_what_the_stream_makes(
+    omewd_daemon: DaemonProcess, path: str, change: tuple[str, str] | None
+) -> None:
+    spec = make_spec("cam", "p:2,t:3,y:20,x:24", levels=2)
+    omewd_daemon.client.start_stream(spec)
+    frames = [make_frame(index, spec.frame_shape, spec.dtype) for index in range(6)]
+    with omewd_daemon.connect("cam") as producer:
+        for frame in frames:
+            producer.append(frame)
+    dataset = omewd_daemon.data / spec.output
+    omewd_daemon.client.set_metadata("cam", "lab", {"operator": "Ada"})
+    assert verify(dataset).problems == []
+    if change is None:
+        (dataset / path).unlink()
+    else:
+        text = (dataset / path).read_text()
+        assert change[0] in text
+        (dataset / path).write_text(text.replace(*change))
+    assert any(problem.startswith(path) for problem in verify(dataset).problems)
+    assert repair(dataset).after.problems == []
+    check_acquisition(dataset, spec, [frames])
+    assert json.loads((dataset / "zarr.json").read_text())["attributes"]["lab"] == {"operator": "Ada"}

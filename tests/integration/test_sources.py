@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -9,12 +10,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 
 import omewd
 from omewd.ngff import ledger
 from omewd.ngff.verify import verify
-from tests.acquisitions import check_acquisition
+from tests.acquisitions import check_acquisition, read_array
 from tests.support import Array, DaemonProcess, KeptDaemon, make_frame, make_spec, start_python, wait_for
 
 CHANNELS = "DAPI,GFP,RFP"
@@ -180,6 +182,34 @@ def test_the_daemon_dies_under_several_cameras(tmp_path: Any) -> None:
         check_acquisition(kept.now.data / spec.output, spec, arrivals)
     finally:
         kept.end()
+
+
+def test_as_many_cameras_as_there_may_be(omewd_daemon: DaemonProcess) -> None:
+    """With positions, and while the writers are at other work: nobody is overrun by what they are told."""
+    places = tuple(omewd.Position(name=f"position number {n}", x_coord=n / 7) for n in range(200))
+    t, c, y, x = omewd.parse_dims("t:inf,c:64,y:8,x:8")
+    spec = omewd.StreamSpec(
+        name="many",
+        dimensions=(t, omewd.Dimension(name="p", count=200, coords=places), c, y, x),
+        source_dimension="c",
+        durability="none",
+        ring_slots=2,
+    )
+    before = omewd_daemon.writer_pids()
+    omewd_daemon.client.start_stream(spec)
+    producers = [omewd.connect("many", source=n, socket=omewd_daemon.socket) for n in range(64)]
+    for number, producer in enumerate(producers):
+        for index in range(3):
+            producer.append(make_frame(index + 100 * number, (8, 8), "uint16"))
+    omewd_daemon.client.stop_stream("many")
+    final = omewd_daemon.client.wait("many", timeout=60)
+    assert final["frames"]["written"] == 192
+    assert omewd_daemon.writer_pids() == before
+    for producer in producers:
+        producer.close()
+    arrays = [read_array(omewd_daemon.data / f"many.ome.zarr/{image}/0", "zarr") for image in range(3)]
+    for number, index in itertools.product(range(64), range(3)):
+        assert np.array_equal(arrays[index][0, number], make_frame(index + 100 * number, (8, 8), "uint16"))
 
 
 def test_the_ledger_says_whose_frame_it_is(omewd_daemon: DaemonProcess) -> None:

@@ -142,3 +142,39 @@ def test_on_the_command_line(omewd_daemon: DaemonProcess) -> None:
         wrong = omewd_daemon.omewd("view", "cam", "--index", "3")
         assert (wrong.returncode, "neither in the ring" in wrong.stderr) == (1, True)
     assert omewd_daemon.omewd("view", "nobody").returncode == 1
+
+
+def test_what_is_not_there_is_not_black(omewd_daemon: DaemonProcess) -> None:
+    """Lost frames, a dataset that has gone or was replaced, a file that is damaged: an error, not zeros."""
+    spec = make_spec("cam", "t:inf:1:4,y:16:8:2,x:16:8:2", compression="zstd")
+    omewd_daemon.client.start_stream(spec)
+    with omewd_daemon.connect("cam") as producer:
+        for index in range(10):
+            producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+        producer.skip(3)
+    dataset = omewd_daemon.data / spec.output
+    with look(omewd_daemon) as viewed:
+        latest = viewed.latest()
+        assert latest is not None
+        assert (latest.index, frame_index(latest.array)) == (9, 9)
+        assert not viewed.frame(12).array.any()  # a gap
+        shard = dataset / "0/c/1/0/0"
+        good = shard.read_bytes()
+        shard.write_bytes(bytes(100) + good[100:])
+        with pytest.raises(omewd.OmewdError, match="does not decode") as refusal:
+            viewed.frame(4)
+        assert refusal.value.code == "not_stored"
+        shard.unlink()
+        with pytest.raises(omewd.OmewdError, match="frame 4 is not in it"):
+            viewed.frame(4)
+        shard.write_bytes(good)
+        assert frame_index(viewed.frame(4).array) == 4
+        again = make_spec("again", "t:inf,y:16,x:16", output=spec.output, overwrite=True)
+        omewd_daemon.client.start_stream(again)
+        with pytest.raises(omewd.OmewdError, match="another stream has replaced it"):
+            viewed.frame(4)
+        omewd_daemon.client.stop_stream("again")
+        omewd_daemon.client.wait("again", timeout=20)
+        dataset.rename(dataset.with_name("moved.ome.zarr"))
+        with pytest.raises(omewd.OmewdError, match="not there any more"):
+            viewed.latest()

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omewd.writer import pyramid
+from omewd.ngff import pyramid
+from omewd.ngff.pyramid import halve
 from omewd.writer.backends.base import Block
-from omewd.writer.pyramid import halve
 
 INTEGERS = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
 FLOATS = ("float16", "float32", "float64")

@@ -23,13 +23,13 @@ from omewd.model.plan import Plan
 from omewd.model.shards import ShardLayout, ShardPlace
 from omewd.model.spec import StreamSpec
 from omewd.model.totals import Totals
+from omewd.ngff.pyramid import halve
 from omewd.ngff.shard_table import MAGIC, STAGING, SUFFIX, in_staging, name_of, read_header, table_entries
 from omewd.writer import dataset
 from omewd.writer import shards as shards_module
 from omewd.writer.aligned import write_at
 from omewd.writer.batch import Batch
 from omewd.writer.publish import Publisher
-from omewd.writer.pyramid import halve
 from omewd.writer.shards import ShardPool, Shards
 from omewd.writer.stopwatch import Stopwatch
 from tests.support import Array, make_frame, make_spec

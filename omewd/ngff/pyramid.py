@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from omewd.writer.aligned import Buffers
-from omewd.writer.backends.base import Block
+Block = np.ndarray[Any, Any]
 
 # Pixels gathered at a time; as much again holds what is made of them. Frames of 2048 x 2048 uint16, one core with
 # 2 MiB of L2: 4.0 GB/s of input with 64 KiB, 5.6 with 128, 6.5 with 256, 6.6 with 512, 6.3 with 1024.
 BAND_BYTES = 512 << 10
 # By bytes of an integer: one that holds two of them side by side, and the sum of 256.
 _PAIRS: dict[int, type[np.unsignedinteger[Any]]] = {1: np.uint16, 2: np.uint32, 4: np.uint64}
-_buffers = Buffers()
+_local = threading.local()
 
 
 def halve(block: Block, axes: Sequence[int], method: str, present: Block | None = None) -> tuple[Block, Block | None]:
@@ -88,7 +88,7 @@ def _put_mean(planes: Sequence[Block], factors: tuple[int, ...], out: Block) -> 
         shape = len(planes), len(target), target.shape[1] * by_y, width * by_x
         size = math.prod(shape) * dtype.itemsize
         # Of memory that is new, the first touch costs more than the mean.
-        band, spare = _buffers.get(2 * size)[: 2 * size].view(dtype).reshape(2, *shape)
+        band, spare = _warm(2 * size).view(dtype).reshape(2, *shape)
         for part, plane in zip(band, planes, strict=True):
             source = plane[frame : frame + frames, y * by_y : (y + rows) * by_y]
             _, height, columns = source.shape
@@ -97,6 +97,14 @@ def _put_mean(planes: Sequence[Block], factors: tuple[int, ...], out: Block) -> 
             part[:, height:, :columns] = source[:, -1:]
             part[..., columns:] = part[..., columns - 1 : columns]
         np.copyto(target, mean(band, spare, by_y, by_x), casting="unsafe")
+
+
+def _warm(size: int) -> Block:
+    """So many bytes of memory of this thread's; what was in it is lost with the next call."""
+    memory: Block | None = getattr(_local, "memory", None)
+    if memory is None or memory.size < size:
+        memory = _local.memory = np.empty(size, np.uint8)
+    return memory[:size]
 
 
 def _mean_of_pairs(band: Block, spare: Block, by_y: int, by_x: int) -> Block:
