@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omewd.control.client import Client
-    from omewd.errors import OmewdError
+    from omewd.errors import OmewdError, RingFullError, StreamFailedError, StreamStoppedError
     from omewd.model.dimensions import Channel, Dimension, Plate, Position, parse_dims
     from omewd.model.spec import StreamSpec
     from omewd.producer.producer import Producer, connect
@@ -25,7 +25,10 @@ _HOMES = {
     "Plate": "omewd.model.dimensions",
     "Position": "omewd.model.dimensions",
     "Producer": "omewd.producer.producer",
+    "RingFullError": "omewd.errors",
+    "StreamFailedError": "omewd.errors",
     "StreamSpec": "omewd.model.spec",
+    "StreamStoppedError": "omewd.errors",
     "connect": "omewd.producer.producer",
     "View": "omewd.viewer.view",
     "parse_dims": "omewd.model.dimensions",
@@ -41,7 +44,10 @@ __all__ = [
     "Plate",
     "Position",
     "Producer",
+    "RingFullError",
+    "StreamFailedError",
     "StreamSpec",
+    "StreamStoppedError",
     "View",
     "__version__",
     "connect",

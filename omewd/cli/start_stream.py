@@ -69,8 +69,9 @@ def command(
     count more.
     """
     daemon = client(socket)
-    fields = _fields(name, dims, settings_file, settings)
-    _describe(fields, scale=scale, channels=channels, positions=positions)
+    scales = _scales(scale)
+    fields = _fields(name, dims, settings_file, settings, scales)
+    _describe(fields, scales, channels=channels, positions=positions)
     if plate or wells:
         _put_in_wells(fields, plate, wells)
     status = daemon.start_stream(fields)
@@ -82,9 +83,9 @@ def command(
         from omewd.cli.progress import follow
 
         final = follow(daemon, status["name"], quiet=as_json)
+        _check_complete(final)
         if as_json:
             print(json.dumps(final, indent=2))
-        _check_complete(final)
 
 
 def _fields(
@@ -92,6 +93,7 @@ def _fields(
     dims: str | None,
     settings_file: Path | None,
     settings: dict[str, Any],
+    scales: dict[str, float],
 ) -> dict[str, Any]:
     """The stream's fields: the file's, overridden by what the command line says."""
     from omewd.integrations.settings import fields_of
@@ -104,24 +106,36 @@ def _fields(
             raise OmewdError("usage", f"{settings_file} is not JSON: {error}") from error
         if not isinstance(document, dict):
             raise OmewdError("usage", f"{settings_file} holds no JSON object")
-    fields = fields_of(document, dims)
+    pixel = scales.get("x") if scales.get("x") == scales.get("y") else None
+    fields = fields_of(document, dims, pixel_size_um=pixel)
     fields.update({k: v for k, v in {"name": name, **settings}.items() if v is not None})
     if "dimensions" not in fields:
         raise OmewdError("usage", "--dims is missing", "Such as --dims t:100,y:512,x:512")
     return fields
 
 
-def _describe(fields: dict[str, Any], *, scale: str | None, channels: str | None, positions: str | None) -> None:
+def _scales(text: str | None) -> dict[str, float]:
+    """What ``--scale`` says, by dimension."""
+    scales = {}
+    for part in filter(None, (text or "").split(",")):
+        dimension, _, step = part.strip().partition("=")
+        try:
+            scales[dimension] = float(step)
+        except ValueError as error:
+            raise OmewdError("usage", f"--scale: {part.strip()!r} is no step", "Such as y=0.108,x=0.108,t=5") from error
+    return scales
+
+
+def _describe(fields: dict[str, Any], scales: dict[str, float], *, channels: str | None, positions: str | None) -> None:
     """Say what the dimensions are: steps, channels, positions."""
     by_name = {d.get("name"): d for d in fields["dimensions"] if isinstance(d, dict)}
-    for part in filter(None, (scale or "").split(",")):
-        dimension, _, step = part.partition("=")
+    for dimension, step in scales.items():
         if dimension not in by_name:
             raise OmewdError("usage", f"--scale: there is no dimension {dimension!r}")
         by_name[dimension]["scale"] = step
     for option, kind, names in (("--channels", "channel", channels), ("--positions", "position", positions)):
         if names:
-            _of_type(fields, kind, option)["coords"] = names.split(",")
+            _of_type(fields, kind, option)["coords"] = [name.strip() for name in names.split(",")]
 
 
 def _of_type(fields: dict[str, Any], kind: str, option: str) -> dict[str, Any]:
@@ -141,8 +155,8 @@ def _put_in_wells(fields: dict[str, Any], plate: str | None, wells: str | None) 
     """Make the positions fields of wells: the first ones of the first well, and so on."""
     from omewd.model.dimensions import Plate
 
-    size = re.fullmatch(r"([0-9]{1,3})x([0-9]{1,3})", plate or "")
-    if size is None or not wells or "0" in size.groups():
+    size = re.fullmatch(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})", plate or "")
+    if size is None or not wells:
         raise OmewdError(
             "usage", "a plate takes --plate ROWSxCOLUMNS and --wells", "Such as --plate 8x12 --wells A1,A2"
         )
@@ -156,7 +170,8 @@ def _put_in_wells(fields: dict[str, Any], plate: str | None, wells: str | None) 
         raise OmewdError(
             "usage", "the positions have names, and --wells would give them others", "Leave one of them out"
         )
-    each, rest = divmod(int(dim.get("count") or 0), len(found))
+    count = dim.get("count")
+    each, rest = divmod(count if isinstance(count, int) else 0, len(found))
     if rest or not each:
         raise OmewdError(
             "usage",
@@ -189,7 +204,7 @@ def _print_started(status: dict[str, Any], socket: Path | None) -> None:
 def _check_complete(status: dict[str, Any]) -> None:
     frames = status["frames"]
     declared = frames["declared"]
-    if declared is not None and frames["received"] < declared and status["ended_by"] == "the producer was lost":
+    if declared is not None and frames["received"] < declared and "the producer was lost" in status["ended_by"]:
         raise OmewdError(
             "incomplete",
             f"stream {status['name']!r} has {frames['received']} of {declared} frames: {status['ended_by']}",

@@ -64,6 +64,8 @@ class OmewdHandler:
         strange = sorted(set(fields) - set(StreamSpec.model_fields))
         if strange:
             raise OmewdError("bad_spec", f"a stream has no field {strange[0]!r}", "See omewd.StreamSpec")
+        if "dimensions" in fields and (chunks or shards):
+            raise OmewdError("bad_spec", "dimensions of your own say how they are cut", "Leave chunks and shards out")
         self._fields = fields if name is None else {**fields, "name": name}
         self._chunks, self._shards, self._socket = chunks, shards, socket
         self._cancel_on_error = cancel_on_error
@@ -94,8 +96,8 @@ class OmewdHandler:
         """Open the stream, and put the engine's summary into its dataset."""
         if self._begun.is_set() and not self._ended.is_set():
             self.sequenceFinished(self._sequence)  # the last run's end never came
-        self._reset()
         self._ended.clear()
+        self._reset()
         self._begun.set()
         self._thread, self._sequence, self._summary = threading.current_thread(), sequence, meta or {}
         with self._noting_errors():
@@ -159,6 +161,7 @@ class OmewdHandler:
     def wait(self, timeout: float | None = None) -> dict[str, Any]:
         """Wait until the last run that has begun is over and its dataset on disk; returns the stream's last status.
 
+        With ``run_mda(…, block=False)`` use a handler for each run: until the next has begun, this tells of the last.
         ``timeout`` in seconds. Raises what went wrong in the handler: OmewdError, StreamFailedError, …; OmewdError
         ``timeout``; ``not_started`` if no run begins within half a minute: the engine failed before it.
         """

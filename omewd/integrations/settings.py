@@ -7,6 +7,7 @@ from typing import Any
 
 from omewd.errors import OmewdError
 from omewd.integrations import ome_writers, useq
+from omewd.integrations.useq_grid import lacks_field_of_view
 from omewd.model.dimensions import Dimension, parse_dims
 
 _FORMS = (
@@ -17,12 +18,15 @@ _ONLY_OME_WRITERS = {"root_path", "format"}
 _ONLY_USEQ = useq.FIELDS - {"metadata", "uid"}
 
 
-def fields_of(document: Mapping[str, Any], dims: str | None = None) -> dict[str, Any]:
+def fields_of(
+    document: Mapping[str, Any], dims: str | None = None, *, pixel_size_um: float | None = None
+) -> dict[str, Any]:
     """The fields of a stream that a settings file's JSON object describes.
 
     It is a stream's own fields, ome-writers' AcquisitionSettings, or useq's MDASequence, told by their names. ``dims``:
     what ``--dims`` says, and replaces the file's dimensions; with a sequence it describes the frame, such as
-    ``y:2048:256:8,x:2048:256:8``, and may say how its other dimensions are cut.
+    ``y:2048:256:8,x:2048:256:8``, and may say how its other dimensions are cut; ``pixel_size_um`` then says where the
+    tiles of its grids are.
 
     Raises OmewdError ``usage`` for a mixture, ``bad_spec`` for what can't be a stream.
     """
@@ -32,7 +36,7 @@ def fields_of(document: Mapping[str, Any], dims: str | None = None) -> dict[str,
         others = of_writers or sorted(given & {"dimensions", "dims"})
         raise OmewdError("usage", f"the settings are of two programs: {of_useq[0]} and {others[0]}", f"Give {_FORMS}")
     if of_useq:
-        return _of_sequence(document, dims)
+        return _of_sequence(document, dims, pixel_size_um)
     if of_writers:
         fields = ome_writers.stream_fields(document)
     else:
@@ -40,12 +44,14 @@ def fields_of(document: Mapping[str, Any], dims: str | None = None) -> dict[str,
         dims = dims or document.get("dims")
         if not isinstance(dims, str | None):
             raise OmewdError("usage", f"dims is a text, not {dims!r:.80}", "Such as t:100,y:512,x:512")
+    if not isinstance(fields.get("dimensions", []), list | tuple):
+        raise OmewdError("usage", f"dimensions is a list, not {fields['dimensions']!r:.80}", "Or give dims as a text")
     if dims:
         fields["dimensions"] = [d.model_dump(mode="json") for d in parse_dims(dims)]
     return fields
 
 
-def _of_sequence(document: Mapping[str, Any], dims: str | None) -> dict[str, Any]:
+def _of_sequence(document: Mapping[str, Any], dims: str | None, pixel_size_um: float | None) -> dict[str, Any]:
     remedy = "Such as --dims y:2048:256:8,x:2048:256:8"
     if not dims:
         raise OmewdError("usage", "a useq sequence does not say how large the frame is", remedy)
@@ -53,9 +59,17 @@ def _of_sequence(document: Mapping[str, Any], dims: str | None) -> dict[str, Any
     *outer, y, x = parts if len(parts) > 1 else (*parts, parts[0])
     if len(parts) < 2 or (y.name, x.name) != ("y", "x") or y.count is None or x.count is None:
         raise OmewdError("usage", f"--dims {dims}: with a useq sequence it describes the frame, y and x", remedy)
+    sequence = useq.load_sequence(document)
+    if pixel_size_um is None and lacks_field_of_view(sequence):
+        raise OmewdError(
+            "usage",
+            "the sequence has a grid and does not say how large a frame is in µm, so its tiles have no places",
+            "Give the pixel size: --scale y=0.5,x=0.5",
+        )
     fields = useq.stream_fields(
-        document,
+        sequence,
         (y.count, x.count),
+        pixel_size_um=pixel_size_um,
         chunks={d.name: d.chunk_size for d in parts if d.chunk_size},
         shards={d.name: d.shard_size_chunks for d in parts if d.shard_size_chunks},
     )

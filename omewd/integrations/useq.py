@@ -159,7 +159,9 @@ def _plans(sequence: Any, name: str) -> list[Any]:
 
 def _time(sequence: Any, count: int | None) -> dict[str, Any]:
     """The dimension of time: the interval as its scale, the times themselves where they are uneven."""
-    plan = _plans(sequence, "time_plan")[0]
+    plan, *others = _plans(sequence, "time_plan")
+    if any(other != plan for other in others):  # of positions that go at their own paces
+        return {"count": count}
     phases = list(getattr(plan, "phases", None) or [plan])
     try:
         interval = max(phase.interval.total_seconds() for phase in phases[:1])
@@ -188,4 +190,6 @@ def _planes(sequence: Any, count: int | None) -> dict[str, Any]:
         planes = plans[0]
         even_up = "scale" in dimension and planes[-1] > planes[0]
         dimension |= {"translation": planes[0]} if even_up or len(planes) == 1 else {"coords": planes}
+        if "scale" in dimension and not even_up:  # they go down, and a scale can't: at least the extent is right
+            dimension["translation"] = min(planes)
     return dimension

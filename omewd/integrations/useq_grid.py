@@ -102,7 +102,7 @@ def event_grid(sequence: Any, *, cameras: int = 1) -> EventGrid:
     if cameras > 1:
         if "c" not in merged:
             merged, counts["c"] = f"{merged}c", 1
-        _check_cameras(merged, counts)
+        _check_cameras(merged, counts, "".join(map(str, sequence.axis_order)))
         counts["c"] = (counts["c"] or 1) * cameras
     grid = EventGrid(
         axes=merged,
@@ -116,6 +116,13 @@ def event_grid(sequence: Any, *, cameras: int = 1) -> EventGrid:
     if endless or last is None:
         return replace(grid, end=grid.frames)
     return replace(grid, end=grid.frame_index({**last, "cam": cameras - 1}) + 1)
+
+
+def lacks_field_of_view(sequence: Any) -> bool:
+    """Whether it has grids that do not say how large a frame is: their tiles would be a micrometre apart."""
+    inner = (getattr(stage, "sequence", None) for stage in sequence.stage_positions)
+    plans = [sequence.grid_plan, *(own.grid_plan for own in inner if own is not None)]
+    return any(plan is not None and None in (plan.fov_width, plan.fov_height) for plan in plans)
 
 
 def with_field_of_view(sequence: Any, width_um: float, height_um: float) -> Any:
@@ -248,10 +255,10 @@ def _events(sequence: Any, times: int | None) -> Iterator[Mapping[str, int]]:
             yield event.index
 
 
-def _check_cameras(axes: str, counts: Mapping[str, int | None]) -> None:
+def _check_cameras(axes: str, counts: Mapping[str, int | None], order: str) -> None:
     behind = [axis for axis in axes[axes.index("c") + 1 :] if counts[axis] != 1]
     if behind:
         raise no_grid(
             f"several cameras are part of the channels, and {behind[0]} comes after the channels in {axes}",
-            f'Put the channels last, as in axis_order "{axes.replace("c", "")}c"',
+            f'Put the channels last, as in axis_order "{order.replace("c", "")}c"',
         )

@@ -214,8 +214,8 @@ def _note_steps(value: dict[str, Any]) -> None:
         return
     steps = [b - a for a, b in pairwise(coords)]
     even = not steps or (steps[0] > 0 and max(steps) - min(steps) <= 1e-6 * steps[0])
-    if even and "translation" not in value and ("scale" not in value or not steps):
-        value["translation"] = coords[0]
+    if even:
+        value.setdefault("translation", coords[0])
     if even and steps:
         value.setdefault("scale", (coords[-1] - coords[0]) / len(steps))
 

@@ -51,7 +51,7 @@ def test_every_process_has_its_table(tmp_path: Path) -> None:
         assert 0 < len(table) <= 20
         assert [row[1] for row in table] == sorted((row[1] for row in table), reverse=True)
         assert any(function in row[3] for row in rows(run_top(tmp_path), role)), function
-    for stage in STAGES:
+    for stage in STAGES.keys() - {"halve"}:  # there is one resolution
         assert re.search(rf"^{stage} ", text, re.MULTILINE)
     assert not list(tmp_path.iterdir())
 
@@ -68,7 +68,7 @@ def run_top(folder: Path) -> str:
 
 def test_threads_that_write_files_are_in_the_profile(tmp_path: Path) -> None:
     """Unsharded, files are written by a pool of threads; the profiler sees them too, and every call."""
-    frames, files = 12, 12 * 4 + 2 * 3  # metadata is written at the beginning and at the end
+    frames, files = 12, 12 * 4 + 3 + 1  # metadata is written at the beginning, and where it changes at the end
     text = run(tmp_path, "-d", f"t:{frames},y:64:32,x:64:32", "-b", "tensorstore", "--top", "1000", "-i", "2")
     calls = {row[3].split(":")[0] + row[3][row[3].find("(") :]: row[0] for row in rows(text, "writer")}
     assert calls["omewd/writer/publish.py(_write_aside)"] == str(2 * files)

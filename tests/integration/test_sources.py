@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -252,3 +255,26 @@ def test_on_the_command_line(omewd_daemon: DaemonProcess) -> None:
     assert omewd_daemon.omewd("stop-stream", "cams").returncode == 0
     assert omewd_daemon.client.wait("cams", timeout=20)["frames"]["written"] == 4
     assert omewd_daemon.omewd("verify", str(omewd_daemon.data / "cams.ome.zarr")).returncode == 0
+
+
+def test_waiting_for_a_stream_tells_that_a_camera_was_lost(omewd_daemon: DaemonProcess) -> None:
+    options = ["--dims", "t:7,c:2,y:16,x:16", "--source-dim", "c", "--channels", "DAPI, GFP"]
+    options += ["--on-producer-loss", "finalize", "--wait", "--json"]
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "omewd", "start-stream", "cams", *options],
+        env={**os.environ, "OMEWD_SOCKET": str(omewd_daemon.socket)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: [s["state"] for s in omewd_daemon.client.status()["streams"]] == ["ACTIVE"])
+    done = start_python(CAMERA, str(omewd_daemon.socket), "DAPI", "0", "7", "close")
+    done.communicate(timeout=30)
+    lost = start_python(CAMERA, str(omewd_daemon.socket), "GFP", "1000", "3")
+    assert lost.stdout is not None
+    assert lost.stdout.readline() == "3\n"
+    lost.kill()
+    lost.communicate()
+    told = json.loads(waiting.communicate(timeout=30)[0])
+    assert waiting.returncode == 5
+    assert told["error"]["code"] == "incomplete"
+    assert "10 of 14 frames" in told["error"]["message"]

@@ -42,7 +42,7 @@ def test_a_delay_shows_in_its_stage(omewd_daemon: DaemonProcess) -> None:
             producer.append(make_frame(index, (16, 16), "uint16"))
         timer.join()
     waits = omewd_daemon.client.status("cam")["waits"]
-    assert list(waits) == list(STAGES)
+    assert list(waits) == [stage for stage in STAGES if stage != "halve"]  # there is one resolution
     for stage in ("producer", "ring", "dispatch"):
         assert delay_ns * 0.8 < waits[stage]["max_ns"] < 10 * delay_ns, stage
     assert waits["producer"]["p50_ns"] == 0
@@ -62,4 +62,12 @@ def test_without_durability_there_is_no_fsync_stage(
         for index in range(8):
             producer.append(make_frame(index, (16, 16), "uint16"))
     waits = omewd_daemon.client.status("cam")["waits"]
-    assert set(waits) == set(STAGES) - absent
+    assert set(waits) == set(STAGES) - absent - {"halve"}
+
+
+def test_making_smaller_resolutions_is_a_stage(omewd_daemon: DaemonProcess) -> None:
+    omewd_daemon.client.start_stream(make_spec("cam", "t:8:1:2,y:16,x:16", levels=2))
+    with omewd_daemon.connect("cam") as producer:
+        for index in range(8):
+            producer.append(make_frame(index, (16, 16), "uint16"))
+    assert omewd_daemon.client.status("cam")["waits"]["halve"]["max_ns"] > 0

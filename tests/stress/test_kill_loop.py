@@ -14,11 +14,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from omewd.writer.backends import BACKENDS
-from tests.support import DaemonProcess, KeptDaemon, check_dataset, make_spec, wait_for
+from tests.acquisitions import check_acquisition
+from tests.support import DaemonProcess, KeptDaemon, make_frame, make_spec, wait_for
 
 KILLS = int(os.environ.get("OMEWD_KILLS", "32"))
 SEED = int(os.environ.get("OMEWD_SEED", "20261122"))
@@ -45,10 +47,14 @@ with log.open("a", buffering=1) as lines:
 producer.close()
 """
 
-CASES = [
-    (backend, dims, compression)
+CASES: list[tuple[str, dict[str, Any]]] = [
+    (dims, {"backend": backend, "compression": compression, **more})
     for backend in BACKENDS
-    for dims in ("t:inf:1:4,y:32:16:2,x:32:16:2", "t:inf,y:32:16,x:32:16")
+    for dims, more in (
+        ("t:inf:1:4,y:32:16:2,x:32:16:2", {}),
+        ("t:inf,y:32:16,x:32:16", {}),
+        ("t:inf:2:3,p:3,y:32:16:2,x:32:16:2", {"levels": 2}),
+    )
     for compression in (None, "blosc-zstd")
 ]
 
@@ -75,17 +81,17 @@ def test_no_published_frame_is_lost(tmp_path: Path) -> None:
     while killed < KILLS:
         if streams % len(cases) == 0:
             chance.shuffle(cases)
-        backend, dims, compression = cases[streams % len(cases)]
+        dims, fields = cases[streams % len(cases)]
         folder = tmp_path / str(streams)
-        killed += _stream(folder, chance, backend, dims, compression)
+        killed += _stream(folder, chance, dims, fields)
         frames += len((folder / "log").read_text().split())
         streams += 1
     print(f"\n{killed} processes killed, {streams} streams, {frames} frames on the cameras' logs, none missing")
 
 
-def _stream(folder: Path, chance: random.Random, backend: str, dims: str, compression: str | None) -> int:
+def _stream(folder: Path, chance: random.Random, dims: str, fields: dict[str, Any]) -> int:
     """Record one stream while things are killed; returns how many processes were."""
-    spec = make_spec("cam", dims, backend=backend, compression=compression, ring_slots=64, on_producer_loss="wait")
+    spec = make_spec("cam", dims, ring_slots=64, on_producer_loss="wait", **fields)
     kept = KeptDaemon(folder, "--writers", "2", "--memory", "512MiB")
     log, stop = folder / "log", folder / "stop"
 
@@ -123,7 +129,8 @@ def _stream(folder: Path, chance: random.Random, backend: str, dims: str, compre
     assert received > published[-1]
     # A camera that was killed may have published one more than it had the time to write down.
     assert received - len(published) <= killed
-    check_dataset(folder / "data" / "cam.ome.zarr", spec, received)
+    frames = [make_frame(index, spec.frame_shape, spec.dtype) for index in range(received)]
+    check_acquisition(folder / "data" / "cam.ome.zarr", spec, [frames])
     return killed
 
 

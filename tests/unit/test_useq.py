@@ -197,7 +197,7 @@ def test_random_points_without_a_seed_have_no_coordinates() -> None:
     [
         (STACK, 1.0, -2.0, None),
         ({"bottom": 10, "top": 12, "step": 0.5}, 0.5, 10.0, None),
-        ({"bottom": 10, "top": 12, "step": 1, "go_up": False}, 1.0, 0.0, (12.0, 11.0, 10.0)),
+        ({"bottom": 10, "top": 12, "step": 1, "go_up": False}, 1.0, 10.0, (12.0, 11.0, 10.0)),
         ({"relative": [0, 1, 5]}, 1.0, 0.0, (0.0, 1.0, 5.0)),
         ({"absolute": [3]}, 1.0, 3.0, None),
     ],
@@ -270,7 +270,7 @@ def test_several_cameras_are_part_of_the_channels() -> None:
     assert labels == ("DAPI camera 1", "DAPI camera 2", "FITC camera 1", "FITC camera 2")
     alone = stream_fields(useq.MDASequence(time_plan=LOOPS), SHAPE, cameras=2)
     assert StreamSpec.parse({"name": "s", **alone}).dimensions[1].labels == ("camera 1", "camera 2")
-    with pytest.raises(OmewdError, match=r'z comes after the channels.*axis_order "zc"'):
+    with pytest.raises(OmewdError, match=r'z comes after the channels.*axis_order "tpgzc"'):
         event_grid(useq.MDASequence(channels=TWO, z_plan=STACK), cameras=2)
     assert event_grid(useq.MDASequence(channels=TWO, z_plan=STACK, axis_order="zc"), cameras=2).counts == (5, 4)
 
@@ -366,3 +366,22 @@ def test_files_of_settings_that_are_refused(document: dict[str, Any], dims: str 
     with pytest.raises(OmewdError, match=message) as caught:
         fields_of(document, dims)
     assert caught.value.code == "usage"
+
+
+def test_tiles_of_a_file_need_the_size_of_a_frame() -> None:
+    document = {"grid_plan": {"rows": 2, "columns": 2, "overlap": 0}, "channels": ["DAPI"]}
+    with pytest.raises(OmewdError, match="no places") as refusal:
+        fields_of(document, "y:512,x:512")
+    assert "--scale" in refusal.value.remedy
+    fields = fields_of(document, "y:512,x:512", pixel_size_um=0.5)
+    places = {(p["x_coord"], p["y_coord"]) for p in next(d for d in fields["dimensions"] if d["name"] == "p")["coords"]}
+    assert places == {(x, y) for x in (-128.0, 128.0) for y in (-128.0, 128.0)}
+    sized = {"grid_plan": {"rows": 1, "columns": 2, "fov_width": 256, "fov_height": 256}}
+    assert fields_of(sized, "y:512,x:512")["dimensions"][0]["count"] == 2
+
+
+def test_positions_at_their_own_paces_have_no_common_interval() -> None:
+    stages = [stage(time_plan={"interval": n, "loops": 3}) for n in (1, 10)]
+    assert spec_of(stage_positions=stages, channels=["DAPI"]).dimensions[1].scale == 1.0
+    [t] = [d for d in stream_fields(useq.MDASequence(stage_positions=stages), SHAPE)["dimensions"] if d["name"] == "t"]
+    assert "scale" not in t
