@@ -35,7 +35,10 @@ class Source(Protocol):
 
 @dataclass
 class Task:
-    """A job with its history. ``patience_s``: how much longer than usual it may take."""
+    """A job with its history. ``patience_s``: how much longer than usual it may take.
+
+    ``was_postponed``: there was no space for it.
+    """
 
     job: Job
     size_bytes: int
@@ -43,6 +46,7 @@ class Task:
     deaths: int = 0
     not_before_ns: int = 0
     patience_s: float = 0.0
+    was_postponed: bool = False
 
     @property
     def is_short(self) -> bool:
@@ -149,6 +153,7 @@ class Dispatcher:
     def postpone(self, task: Task, now_ns: int) -> None:
         """A job could not be done for want of space: put it back, without blame."""
         task.not_before_ns = now_ns + NO_SPACE_DELAY_NS
+        task.was_postponed = True
         self._waiting.append(task)
 
     def writer_lost(self, writer: int) -> tuple[list[Task], list[Task]]:

@@ -67,7 +67,7 @@ class Outcomes:
 
     def _job_done(self, holding: Holding, task: Task, result: dict[str, Any], now_ns: int) -> None:
         stream = holding.stream
-        if stream.paused is not None:
+        if stream.paused is not None and task.was_postponed:  # others may have found the last of the space
             log.info("there is space again", stream=stream.spec.name)
             stream.paused = None
         match task.job.kind:
