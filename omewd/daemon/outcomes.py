@@ -142,6 +142,8 @@ class Outcomes:
         match task.job.kind:
             case "grow" | "seal" as kind:
                 holding.upkeep.done(kind, task.job.source, now_ns)
+                if task.was_postponed:  # nothing waits for space any more
+                    stream.paused = None
                 log.warning("the dataset on disk lags behind", stream=stream.spec.name, kind=kind, reason=error.message)
             case "annotate":
                 self._annotations.ended(task.job, error)
