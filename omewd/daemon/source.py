@@ -22,6 +22,7 @@ from omewd.model.spec import DIRECT, StreamSpec
 from omewd.model.totals import Totals
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_OPEN, UNSET, Geometry
+from omewd.ring.progress import Progress
 
 _RUNS_IN_STATUS = 50
 # Which frames are lost follows from the ledger too; this many runs of them are told.
@@ -97,8 +98,18 @@ class Source:
         self.is_open = ring.state == STATE_OPEN
         self.incomplete_unit = self.plan.units_complete(self.received)
         self._count(now_ns)
+        self.written += self._done_above(progress)
         if not self.is_open:
             self._close("it was stopped")
+
+    def _done_above(self, progress: Progress) -> int:
+        """Frames of units that are done beyond the first frame of one that is not: units interleave."""
+        if not progress.units:
+            return 0
+        assert self.ring is not None
+        pieces = self.ring.map.pieces(progress.frames, self.plan.last_frame(progress.units - 1) + 1)
+        frames = (frame for piece in pieces for frame in range(piece.frame, piece.frame + piece.count))
+        return sum(self.plan.unit_of(frame) < progress.units for frame in frames)
 
     # -- frames in ------------------------------------------------------------------------------
 

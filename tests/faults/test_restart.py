@@ -106,6 +106,25 @@ def test_row_10_daemon_killed_while_frames_arrive(daemons: Daemons, dims: str) -
     check_dataset(daemons.now.data / "cam.ome.zarr", spec, FRAMES)
 
 
+@pytest.mark.parametrize("backend", ["direct", "tensorstore"])
+@pytest.mark.parametrize("dims", ["t:96:4:2,c:3,y:16:8,x:16", "t:inf:8,p:2,z:3,y:16,x:16"])
+def test_row_10_daemon_killed_while_units_interleave(daemons: Daemons, dims: str, backend: str) -> None:
+    """A unit is done, and others that began with later frames are not: its frames are not counted twice, nor never."""
+    spec = make_spec("cam", dims, ring_slots=48, backend=backend)
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("cam")
+    for part in range(6):
+        append(producer, spec, range(part * 16, part * 16 + 8))
+        daemons.now.kill()
+        append(producer, spec, range(part * 16 + 8, part * 16 + 16))
+        daemons.restart()
+        status = daemons.now.client.status("cam")["frames"]
+        assert status["received"] == status["written"] + status["in_flight"]
+    assert producer.close(timeout=20)["state"] == "DONE"
+    frames = [make_frame(index, spec.frame_shape, spec.dtype) for index in range(FRAMES)]
+    check_acquisition(daemons.now.data / "cam.ome.zarr", spec, [frames])
+
+
 def test_row_10_daemon_killed_when_idle(daemons: Daemons) -> None:
     daemons.restart()
     assert daemons.now.client.status()["streams"] == []

@@ -160,7 +160,8 @@ def test_what_is_not_there_is_not_black(omewd_daemon: DaemonProcess) -> None:
         assert not viewed.frame(12).array.any()  # a gap
         shard = dataset / "0/c/1/0/0"
         good = shard.read_bytes()
-        shard.write_bytes(bytes(100) + good[100:])
+        index_bytes = 16 * 16 + 4
+        shard.write_bytes(bytes(len(good) - index_bytes) + good[-index_bytes:])
         with pytest.raises(omewd.OmewdError, match="does not decode") as refusal:
             viewed.frame(4)
         assert refusal.value.code == "not_stored"
