@@ -34,12 +34,13 @@ class Client:
         finally:
             connection.close()
 
-    def start_stream(self, spec: StreamSpec | dict[str, Any]) -> dict[str, Any]:
+    def start_stream(self, spec: StreamSpec | Mapping[str, Any]) -> dict[str, Any]:
         """Open a stream: its dataset and ring are there when this returns. Returns the stream's status.
 
-        A mapping may leave out ``name``; the daemon takes the first free of stream1, stream2, ….
+        A mapping has the fields of a :class:`omewd.StreamSpec`. It may leave out ``name``: the daemon takes the first
+        free of stream1, stream2, ….
         """
-        fields = spec if isinstance(spec, dict) else spec.model_dump(mode="json")
+        fields = dict(spec) if isinstance(spec, Mapping) else spec
         return self._request("start_stream", spec=fields, timeout=None)
 
     def stop_stream(self, name: str) -> dict[str, Any]:

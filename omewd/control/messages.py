@@ -15,6 +15,7 @@ import socket
 from typing import Any
 
 from omewd.errors import OmewdError
+from omewd.model.plain import plain
 
 # Below the kernel's default send buffer (212,992 bytes), so that one packet always fits.
 MAX_PACKET_BYTES = 128 * 1024
@@ -29,8 +30,14 @@ Message = dict[str, Any]
 
 
 def encode(message: Message) -> bytes:
-    """A message as bytes; raises OmewdError ``too_large`` over the limit."""
-    data = json.dumps(message, separators=(",", ":"), allow_nan=False).encode()
+    """A message as bytes; numpy's numbers, paths and models become what JSON has.
+
+    Raises OmewdError ``bad_message`` for what can't be said in JSON, ``too_large`` over the limit.
+    """
+    try:
+        data = json.dumps(message, separators=(",", ":"), allow_nan=False, default=plain).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise OmewdError("bad_message", f"this can't be sent to omewd: {error}", "Use what JSON has") from error
     if len(data) > MAX_MESSAGE_BYTES:
         raise OmewdError("too_large", f"a message of {len(data)} bytes is over the limit of {MAX_MESSAGE_BYTES}")
     return data

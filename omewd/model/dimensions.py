@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from omewd.errors import OmewdError
+from omewd.model.checked import Checked
 
 DimensionType = Literal["space", "time", "channel", "position", "other"]
 
@@ -46,11 +47,7 @@ _MAX_DIGITS = 100
 _Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Channel(_Model):
+class Channel(Checked):
     """One channel: its name, the colour (six hex digits) a viewer shows it in, and its optics, wavelengths in nm."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
@@ -69,7 +66,7 @@ _Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 _WellName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,32}$")]
 
 
-class Position(_Model):
+class Position(Checked):
     """One stage position: its name, and where it is, in the units of the dimensions in space.
 
     ``plate_row`` and ``plate_column`` name the well that it is a field of; ``grid_row`` and ``grid_column`` say
@@ -97,7 +94,7 @@ class Position(_Model):
         return self
 
 
-class Plate(_Model):
+class Plate(Checked):
     """A multi-well plate: the names of all its rows and columns, also of those without an image."""
 
     row_names: Annotated[tuple[_WellName, ...], Field(min_length=1)]
@@ -123,7 +120,7 @@ def row_name(number: int) -> str:
     return letters
 
 
-class Dimension(_Model):
+class Dimension(Checked):
     """One dimension: how many elements, how they are cut for storage, and what they mean.
 
     ``count`` None is unbounded; with ``coords`` it may be left out. ``chunk_size`` is in elements,
@@ -189,15 +186,16 @@ class Dimension(_Model):
         return tuple(_label(coordinate, number) for number, coordinate in enumerate(named))
 
 
+_CHANNELS, _POSITIONS = TypeAdapter(tuple[Channel, ...]), TypeAdapter(tuple[Position, ...])
 _MEANINGS: dict[type, DimensionType] = {Channel: "channel", Position: "position"}
 
 
 def _typed(coords: Sequence[Any], kind: str) -> tuple[Any, ...]:
     """Coords as what their dimension's type makes of them; pydantic judges what does not fit."""
     if kind == "channel":
-        return tuple(Channel.model_validate(c) for c in coords)
+        return _CHANNELS.validate_python(tuple(coords))
     if kind == "position":
-        return tuple(Position.model_validate(c) for c in coords)
+        return _POSITIONS.validate_python(tuple(coords))
     named = kind not in ("space", "time")
     what = "numbers or names" if named else "numbers"
     fits = (int, float, str) if named else (int, float)
@@ -238,16 +236,18 @@ def parse_dims(text: str) -> tuple[Dimension, ...]:
     Raises OmewdError ``bad_spec`` that names the part which does not parse.
     """
     remedy = "Write name:count[:chunk[:shard]] for each dimension, such as t:64:1:16,y:2048:256:8,x:2048:256:8"
+    if not isinstance(text, str):
+        raise OmewdError("bad_spec", f"dimensions are written as a text, this is a {type(text).__name__}", remedy)
     dimensions = []
     for part in text.split(","):
         match = _DIM.match(part.strip())
         if match is None:
-            raise OmewdError("bad_spec", f"{part.strip()!r} in --dims {text!r} does not parse", remedy)
+            raise OmewdError("bad_spec", f"{part.strip()!r:.80} in the dimensions {text!r:.200} does not parse", remedy)
         count, chunk, shard = match["count"], match["chunk"], match["shard"]
         numbers = [n for n in (count, chunk, shard) if n and n != "inf"]
         # Python refuses to convert thousands of digits, with an error of its own.
         if any(len(n) > _MAX_DIGITS or not 1 <= int(n) <= MAX_COUNT for n in numbers):
-            raise OmewdError("bad_spec", f"{part.strip()!r}: every number is from 1 to {MAX_COUNT}", remedy)
+            raise OmewdError("bad_spec", f"{part.strip()!r:.80}: every number is from 1 to {MAX_COUNT}", remedy)
         dimensions.append(
             Dimension(
                 name=match["name"],

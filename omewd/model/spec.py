@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from omewd.errors import OmewdError
-from omewd.model.dimensions import Dimension, Plate, Position
+from omewd.model.checked import Checked
+from omewd.model.dimensions import Dimension, Plate, Position, parse_dims
 from omewd.model.dtypes import ITEM_BYTES, MAX_FRAMES
 
 Backend = Literal["auto", "direct", "tensorstore", "zarr-python", "zarrs-python", "acquire-zarr"]
@@ -26,7 +28,6 @@ MAX_FRAME_BYTES = 2**34
 MAX_AXES = 5
 MAX_SOURCES = 64
 MAX_LEVELS = 16
-_COMPLAINT_LENGTH = 2000
 # A spec goes to the writers in one control message: 10,000 positions with all that can be said of them fit.
 MAX_SPEC_BYTES = 2**21
 _MOST_VALUES = 100_000
@@ -52,6 +53,10 @@ def _dtype_name(value: Any) -> str:
     return name
 
 
+def _path(value: Any) -> Any:
+    return os.fsdecode(value) if isinstance(value, os.PathLike) else value
+
+
 def _split_order(value: Any) -> Any:
     """An order that is no keyword: names with commas between, or a list of them."""
     if isinstance(value, str) and value not in ("ome", "acquisition"):
@@ -75,7 +80,14 @@ def _refuse_heaps(value: Any) -> None:
             raise ValueError(f"a stream's specification is over the limit of {_MOST_VALUES} values")
 
 
-class StreamSpec(BaseModel):
+def _parsed(dims: str) -> tuple[Dimension, ...]:
+    try:
+        return parse_dims(dims)
+    except OmewdError as error:
+        raise ValueError(f"dimensions: {error.message}") from error
+
+
+class StreamSpec(Checked):
     """One stream: dimensions in acquisition order (slowest first, the frame's y and x last) and its policies.
 
     ``storage_order``: "ome" (time, channel, space), "acquisition", or the names of the dimensions outside the frame.
@@ -83,13 +95,12 @@ class StreamSpec(BaseModel):
     for each element. ``levels``: resolutions that are written, each half of the one before, by ``downsample``: "mean",
     or "nearest" for labels. ``on_producer_loss`` None: "wait" with several sources, else "finalize".
 
-    Raises OmewdError ``bad_spec`` from :meth:`parse`, pydantic's ValidationError from the constructor.
+    ``dims`` in place of ``dimensions`` takes the text that :func:`omewd.parse_dims` does. Paths, numpy's numbers and
+    numpy's dtypes are taken. Raises OmewdError ``bad_spec``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-    output: Annotated[str, Field(min_length=1, max_length=4096)] = ""
+    output: Annotated[str, Field(min_length=1, max_length=4096), BeforeValidator(_path)] = ""
     dimensions: Annotated[tuple[Dimension, ...], Field(min_length=2, max_length=6)]
     dtype: Annotated[str, BeforeValidator(_dtype_name)] = "uint16"
     backend: Backend = "auto"
@@ -110,8 +121,17 @@ class StreamSpec(BaseModel):
     @classmethod
     def _default_output(cls, value: Any) -> Any:
         _refuse_heaps(value)
-        if isinstance(value, dict) and not value.get("output") and isinstance(value.get("name"), str):
-            value = {**value, "output": f"{value['name']}.ome.zarr"}
+        if not isinstance(value, dict):
+            return value
+        value = dict(value)
+        if "dims" in value:
+            if "dimensions" in value:
+                raise ValueError("dims and dimensions say the same: give one of them")
+            value["dimensions"] = value.pop("dims")
+        if isinstance(value.get("dimensions"), str):
+            value["dimensions"] = _parsed(value["dimensions"])
+        if not value.get("output") and isinstance(value.get("name"), str):
+            value["output"] = f"{value['name']}.ome.zarr"
         return value
 
     @model_validator(mode="after")
@@ -231,14 +251,6 @@ class StreamSpec(BaseModel):
         if len(set(dim.labels)) < len(dim.labels):
             raise ValueError(f"source_dimension: two elements of {dim.name!r} have the same name")
 
-    @classmethod
-    def parse(cls, fields: Any) -> StreamSpec:
-        """A spec out of untrusted fields; raises OmewdError ``bad_spec`` with every complaint in one line."""
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            raise OmewdError("bad_spec", _one_line(error)) from error
-
     @property
     def frame_shape(self) -> tuple[int, int]:
         """(height, width) of a frame in pixels."""
@@ -343,16 +355,3 @@ class StreamSpec(BaseModel):
     def stored(self, per_dimension: tuple[int, ...]) -> tuple[int, ...]:
         """A tuple in acquisition order put into the order on disk."""
         return tuple(per_dimension[i] for i in self.disk_order)
-
-
-def _one_line(error: ValidationError) -> str:
-    complaints = []
-    for item in error.errors(include_url=False, include_context=False):
-        where = ".".join(str(part) for part in item["loc"])
-        text = item["msg"].removeprefix("Value error, ")
-        given = (
-            "" if isinstance(item["input"], dict | list | tuple) or not where else f" (given: {item['input']!r:.80})"
-        )
-        complaints.append(f"{where}: {text}{given}" if where else text)
-    text = "; ".join(complaints)
-    return text if len(text) <= _COMPLAINT_LENGTH else f"{text[:_COMPLAINT_LENGTH]} … ({len(complaints)} complaints)"

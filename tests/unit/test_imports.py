@@ -44,6 +44,7 @@ NOT_IN: dict[str, set[str]] = {
 PRODUCER_MAY_IMPORT = {
     "omewd.errors",
     "omewd.model.dtypes",
+    "omewd.model.plain",
     "omewd.ring",
     "omewd.control",
     "omewd.producer",

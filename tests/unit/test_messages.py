@@ -7,7 +7,9 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,8 @@ from hypothesis import strategies as st
 from omewd.control.jobs import Job
 from omewd.control.messages import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, MAX_PACKET_BYTES, decode, encode, receive, send
 from omewd.errors import OmewdError, RingFullError, StreamFailedError, StreamStoppedError
+from omewd.model.dimensions import parse_dims
+from omewd.model.spec import StreamSpec
 from omewd.model.totals import Totals
 
 Channel = tuple[socket.socket, socket.socket]
@@ -286,3 +290,34 @@ def test_an_error_without_fields_is_still_an_error() -> None:
 )
 def test_an_error_is_one_line(message: str, remedy: str, text: str) -> None:
     assert str(OmewdError("x", message, remedy)) == text
+
+
+def test_what_programs_have_becomes_what_json_has() -> None:
+    spec = StreamSpec(name="a", dimensions=parse_dims("t:5,y:4,x:5"))
+    message = {
+        "count": np.int64(5),
+        "scale": np.float32(0.5),
+        "coords": np.arange(2),
+        "dtype": np.uint16,
+        "other": np.dtype(">i2"),
+        "output": Path("a.zarr"),
+        "spec": spec,
+        "dimensions": spec.dimensions,
+    }
+    assert decode(encode(message)) == {
+        "count": 5,
+        "scale": 0.5,
+        "coords": [0, 1],
+        "dtype": "uint16",
+        "other": "int16",
+        "output": "a.zarr",
+        "spec": spec.model_dump(mode="json"),
+        "dimensions": [dim.model_dump(mode="json") for dim in spec.dimensions],
+    }
+
+
+@pytest.mark.parametrize("value", [{1, 2}, 1j, float("nan"), object(), b"x", {(1, 2): 3}])
+def test_what_json_can_not_say_is_refused(value: object) -> None:
+    with pytest.raises(OmewdError) as error:
+        encode({"value": value})
+    assert error.value.code == "bad_message"

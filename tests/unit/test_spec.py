@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from omewd.control.jobs import Job
 from omewd.control.messages import encode
 from omewd.errors import OmewdError
-from omewd.model.dimensions import Dimension, parse_dims
+from omewd.model.dimensions import Channel, Dimension, Plate, Position, parse_dims
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.plan import Plan
 from omewd.model.spec import MAX_FRAME_BYTES, StreamSpec
@@ -165,7 +166,7 @@ def test_four_dimensions_of_space_are_refused() -> None:
 
 def test_the_largest_frame_is_taken_and_one_byte_more_is_not() -> None:
     assert spec_of(f"y:{2**17},x:{2**17}", dtype="uint8").frame_bytes == MAX_FRAME_BYTES
-    with pytest.raises(ValidationError, match="over the limit"):
+    with pytest.raises(OmewdError, match="over the limit"):
         spec_of(f"y:{2**17},x:{2**17 + 1}", dtype="uint8")
 
 
@@ -261,5 +262,45 @@ def test_a_spec_comes_back_out_of_json() -> None:
 
 
 def test_a_spec_does_not_change() -> None:
-    with pytest.raises(ValidationError, match="frozen"):
+    with pytest.raises(OmewdError, match="does not change"):
         spec_of("y:4,x:5").name = "other"
+
+
+def test_what_programs_have_is_taken() -> None:
+    spec = StreamSpec(name="a", dims="t:5,y:4,x:5", output=Path("b.zarr"), dtype=np.uint8, ring_slots=np.int64(7))  # type: ignore[call-arg,arg-type]
+    assert spec == StreamSpec(
+        name="a", dimensions=parse_dims("t:5,y:4,x:5"), output="b.zarr", dtype="uint8", ring_slots=7
+    )
+    assert Dimension(name="t", count=np.uint16(5), scale=np.float32(0.5)) == Dimension(name="t", count=5, scale=0.5)  # type: ignore[arg-type]
+    z = Dimension(name="z", count=None, coords=np.array([1.0, 3.0]))  # type: ignore[arg-type]
+    assert (z.count, z.translation, z.scale) == (2, 1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: StreamSpec(name="a b", dimensions=parse_dims("y:4,x:5")),
+        lambda: StreamSpec(name="a", dims="y:4;x:5"),  # type: ignore[call-arg]
+        lambda: StreamSpec(name="a", dims="y:4,x:5", dimensions=parse_dims("y:4,x:5")),  # type: ignore[call-arg]
+        lambda: StreamSpec(name="a", dimensions=parse_dims("y:4,x:5"), dtype=complex),  # type: ignore[arg-type]
+        lambda: StreamSpec(name="a", dimensions=5),  # type: ignore[arg-type]
+        lambda: Dimension(name="t", count=-1),
+        lambda: Channel(name="", color="red"),
+        lambda: Position(name="a", plate_row="A"),
+        lambda: Plate(row_names=(), column_names=("1",)),
+        lambda: parse_dims(b"t:5"),  # type: ignore[arg-type]
+        lambda: parse_dims(None),  # type: ignore[arg-type]
+    ],
+)
+def test_all_that_is_wrong_is_said_in_one_way(make: Callable[[], Any]) -> None:
+    with pytest.raises(OmewdError) as error:
+        make()
+    assert error.value.code == "bad_spec"
+    assert error.value.remedy
+    assert "http" not in str(error.value)
+    assert "--" not in str(error.value)
+
+
+def test_a_field_that_is_misspelt_gets_a_suggestion() -> None:
+    assert refusal(compresion="zstd").remedy == "Did you mean `compression`?"
+    assert "durability" in refusal(whatever=5).remedy
