@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from omewd.control.connection import Connection
+from omewd.control.messages import decode, encode
 from omewd.errors import OmewdError
+from omewd.model.outline import require_small, split
+from omewd.model.plain import plain
 
 if TYPE_CHECKING:
     from omewd.model.spec import StreamSpec
@@ -40,8 +43,10 @@ class Client:
         A mapping has the fields of a :class:`omewd.StreamSpec`. It may leave out ``name``: the daemon takes the first
         free of stream1, stream2, ….
         """
-        fields = dict(spec) if isinstance(spec, Mapping) else spec
-        return self._request("start_stream", spec=fields, timeout=None)
+        fields = decode(encode(dict(spec) if isinstance(spec, Mapping) else spec.model_dump(mode="json")))
+        outline, details = split(fields)
+        require_small(outline)
+        return self._request("start_stream", spec=outline, attachment=details, timeout=None)
 
     def stop_stream(self, name: str) -> dict[str, Any]:
         """Take no more frames; write and finalize what has arrived. Returns at once; see :meth:`wait`.
@@ -65,10 +70,10 @@ class Client:
         that namespace before is replaced. ``mapping`` is JSON-able, up to 4 MiB. Raises OmewdError ``bad_metadata``.
         """
         try:
-            json.dumps(mapping, allow_nan=False)
+            text = json.dumps(dict(mapping), separators=(",", ":"), allow_nan=False, default=plain).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise OmewdError("bad_metadata", f"a stream's metadata must be JSON-able: {error}") from error
-        self._request("set_metadata", name=name, namespace=namespace, mapping=dict(mapping), timeout=None)
+        self._request("set_metadata", name=name, namespace=namespace, attachment=text, timeout=None)
 
     def wait(self, name: str, timeout: float | None = None) -> dict[str, Any]:
         """Wait until a stream is DONE and return its last status.

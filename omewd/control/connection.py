@@ -33,15 +33,17 @@ class Connection:
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
 
-    def request(self, op: str, *, timeout: float | None = REPLY_TIMEOUT_S, **fields: Any) -> tuple[Message, list[int]]:
-        """Send a request and wait for its reply: (result, descriptors).
+    def request(
+        self, op: str, *, timeout: float | None = REPLY_TIMEOUT_S, attachment: bytes = b"", **fields: Any
+    ) -> tuple[Message, list[int]]:
+        """Send a request and wait for its reply: (result, descriptors); an attachment is the result's "attachment".
 
         Raises the daemon's error as OmewdError, ``unreachable`` if the daemon goes away, and
         TimeoutError after ``timeout`` seconds (None: wait for ever); the connection is useless then.
         """
         self._socket.settimeout(timeout)
         try:
-            send(self._socket, {"op": op, **fields})
+            send(self._socket, {"op": op, **fields}, attachment=attachment)
             reply = receive(self._socket)
         except TimeoutError:
             self.close()
@@ -61,7 +63,10 @@ class Connection:
         if "error" in message:
             close_all(descriptors)
             raise OmewdError.from_dict(message["error"])
-        return message["ok"], descriptors
+        result: Message = message["ok"]
+        if "attachment" in message:
+            result["attachment"] = message["attachment"]
+        return result, descriptors
 
     @property
     def daemon_user(self) -> int:

@@ -2,7 +2,7 @@
 
 Daemon to writer::
 
-    {"do": "open", "stream": id, "spec": {…}, "backend": name, "dataset": path}
+    {"do": "open", "stream": id, "spec": {…}, "backend": name, "dataset": path}  + the details of the spec, attached
     {"do": "ring", "stream": id, "source": n}  + the ring's descriptor
     {"do": "close", "stream": id}
     {"do": "job", "job": {…}}
@@ -45,8 +45,10 @@ class Job:
     frame indexes below ``frontier`` that no slot holds are gaps, named by ``gap_kinds`` ((from frame index on, name)).
     ``seal``: put the shards of ``source`` in place that only have frame indexes below its entry in ``frames``.
     ``grow``: let the metadata of unbounded arrays claim the first ``frames`` frames of each source.
-    ``annotate``: put ``mapping`` under ``namespace`` into the attributes of the dataset's root group, if it is still
+    ``annotate``: put a mapping under ``namespace`` into the attributes of the dataset's root group, if it is still
     the one that the stream of ``epoch`` has made.
+    ``attachment``: what is large, and goes beside the message: of ``check`` and ``recover`` the details of the spec
+    (see :mod:`omewd.model.outline`), of ``annotate`` the mapping as JSON.
     ``finalize``: write the final metadata for the ``totals`` of each source; ``ended_by`` says what ended the stream,
     ``failed`` whether it failed.
     """
@@ -64,24 +66,24 @@ class Job:
     frames: tuple[int, ...] = ()
     totals: tuple[Totals, ...] = ()
     namespace: str = ""
-    mapping: dict[str, Any] | None = None
     ended_by: str = ""
     failed: bool = False
     root: str = ""
     dataset: str = ""
     epoch: int = 0
     spec: dict[str, Any] | None = None
+    attachment: bytes = b""
 
     def to_dict(self) -> dict[str, Any]:
         # Not asdict: that copies a mapping value by value, and gives up on one that is nested deeply.
-        shallow = {field.name: getattr(self, field.name) for field in fields(self)}
+        shallow = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "attachment"}
         return {**shallow, "totals": [totals.to_dict() for totals in self.totals]}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Job:
+    def from_dict(cls, values: dict[str, Any], attachment: bytes = b"") -> Job:
         typed = {
             "gap_kinds": tuple((frame, kind) for frame, kind in values["gap_kinds"]),
             "frames": tuple(values["frames"]),
             "totals": tuple(Totals.from_dict(totals) for totals in values["totals"]),
         }
-        return cls(**{**values, **typed})
+        return cls(**{**values, **typed, "attachment": attachment})

@@ -1,8 +1,11 @@
 """Messages: one JSON object each over a Unix SOCK_SEQPACKET socket, descriptors beside it where needed.
 
 Requests are ``{"op": …}``; replies are ``{"ok": …}`` or ``{"error": {"code", "message", "remedy"}}``. One that is
-larger than a packet (the positions of a plate, a microscope's settings) is in sealed memory whose descriptor comes
-last, and the packet says ``{"in_memory": bytes}``.
+larger than a packet (a status of many streams) is in sealed memory whose descriptor comes last, and the packet says
+``{"in_memory": bytes}``.
+
+What is large and not for the daemon itself (the positions of a plate, a microscope's settings) is an attachment:
+bytes in sealed memory of their own, whose descriptor comes last; the message says ``"attached": bytes``.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ from omewd.model.plain import plain
 MAX_PACKET_BYTES = 128 * 1024
 # What is larger is sent in memory: several packets of this size fit in that buffer, before a busy writer reads them.
 _INLINE_BYTES = 8 * 1024
-# To parse 4 MiB takes the daemon 40 ms.
 MAX_MESSAGE_BYTES = 4 * 2**20
+# What a client may ask in one message, beside an attachment: the worst JSON of that size takes 10 ms to parse.
+MAX_REQUEST_BYTES = 256 * 1024
 MAX_DESCRIPTORS = 4
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 
@@ -43,8 +47,10 @@ def encode(message: Message) -> bytes:
     return data
 
 
-def decode(data: bytes) -> Message:
-    """A message from bytes that nobody vouches for; raises OmewdError ``bad_message``."""
+def decode(data: bytes, most_bytes: int = MAX_MESSAGE_BYTES) -> Message:
+    """A message from bytes that nobody vouches for; raises OmewdError ``bad_message``, ``too_large``."""
+    if len(data) > most_bytes:
+        raise OmewdError("too_large", f"a message of {len(data)} bytes is over the limit of {most_bytes}")
     try:
         message = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -54,19 +60,25 @@ def decode(data: bytes) -> Message:
     return message
 
 
-def send(connection: socket.socket, message: Message, descriptors: tuple[int, ...] = ()) -> None:
-    data = encode(message)
-    if len(data) > _INLINE_BYTES:
-        memory = _in_memory(data)
-        try:
-            packet = encode({"in_memory": len(data)})
-            socket.send_fds(connection, [packet], [*descriptors, memory])
-        finally:
-            os.close(memory)
-    elif descriptors:
-        socket.send_fds(connection, [data], list(descriptors))
-    else:
-        connection.send(data)
+def send(
+    connection: socket.socket, message: Message, descriptors: tuple[int, ...] = (), *, attachment: bytes = b""
+) -> int:
+    """Send a message; returns how many bytes of memory it takes until it is read, beside the packet."""
+    if len(attachment) > MAX_MESSAGE_BYTES:
+        raise OmewdError("too_large", f"{len(attachment)} bytes are over the limit of {MAX_MESSAGE_BYTES}")
+    data = encode({**message, "attached": len(attachment)} if attachment else message)
+    in_memory = len(data) > _INLINE_BYTES
+    with contextlib.ExitStack() as memories:
+        sent = list(descriptors)
+        for part in ([attachment] if attachment else []) + ([data] if in_memory else []):
+            sent.append(_in_memory(part))
+            memories.callback(os.close, sent[-1])
+        packet = encode({"in_memory": len(data)}) if in_memory else data
+        if sent:
+            socket.send_fds(connection, [packet], sent)
+        else:
+            connection.send(packet)
+    return len(attachment) + (len(data) if in_memory else 0)
 
 
 def _in_memory(data: bytes) -> int:
@@ -83,8 +95,8 @@ def _in_memory(data: bytes) -> int:
     return memory
 
 
-def _out_of_memory(descriptors: list[int]) -> Message:
-    """The message in the last of the descriptors, which it closes; raises OmewdError ``bad_message``, ``too_large``."""
+def _out_of_memory(descriptors: list[int], most_bytes: int) -> bytes:
+    """What is in the last of the descriptors, which it closes; raises OmewdError ``bad_message``, ``too_large``."""
     if not descriptors:
         raise OmewdError("bad_message", "a message that is in memory comes without a descriptor")
     memory = descriptors.pop()
@@ -93,19 +105,20 @@ def _out_of_memory(descriptors: list[int]) -> Message:
         if fcntl.fcntl(memory, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
             raise OmewdError("bad_message", "a message that is in memory has to be sealed")
         size = os.fstat(memory).st_size
-        if size > MAX_MESSAGE_BYTES:
-            raise OmewdError("too_large", f"a message of {size} bytes is over the limit of {MAX_MESSAGE_BYTES}")
-        return decode(os.pread(memory, size, 0))
+        if size > most_bytes:
+            raise OmewdError("too_large", f"a message of {size} bytes is over the limit of {most_bytes}")
+        return os.pread(memory, size, 0)
     except OSError as error:
         raise OmewdError("bad_message", f"a message in memory can't be read: {error.strerror}") from error
     finally:
         os.close(memory)
 
 
-def receive(connection: socket.socket) -> tuple[Message, list[int]] | None:
-    """The next message and its descriptors, None at end-of-file.
+def receive(connection: socket.socket, most_bytes: int = MAX_MESSAGE_BYTES) -> tuple[Message, list[int]] | None:
+    """The next message and its descriptors, None at end-of-file; an attachment is under the key "attachment" then.
 
-    Raises OmewdError ``too_large`` or ``bad_message``, BlockingIOError if nothing is there.
+    ``most_bytes``: how long the message may be without that. Raises OmewdError ``too_large`` or ``bad_message``,
+    BlockingIOError if nothing is there.
     """
     data, descriptors, flags, _ = socket.recv_fds(connection, MAX_PACKET_BYTES, MAX_DESCRIPTORS)
     try:
@@ -116,9 +129,12 @@ def receive(connection: socket.socket) -> tuple[Message, list[int]] | None:
         if not data:
             close_all(descriptors)
             return None
-        message = decode(data)
+        message = decode(data, most_bytes)
         if "in_memory" in message:
-            message = _out_of_memory(descriptors)
+            message = decode(_out_of_memory(descriptors, most_bytes), most_bytes)
+        message.pop("attachment", None)  # nobody writes that into the JSON
+        if message.pop("attached", 0):
+            message["attachment"] = _out_of_memory(descriptors, MAX_MESSAGE_BYTES)
         return message, descriptors
     except OmewdError:
         close_all(descriptors)

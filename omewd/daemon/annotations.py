@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omewd.control.jobs import NO_STREAM, Job
-from omewd.control.messages import MAX_MESSAGE_BYTES
 from omewd.daemon.dispatcher import Dispatcher
 from omewd.daemon.server import ControlServer, Peer
 from omewd.daemon.stream import State, Stream
@@ -21,9 +18,6 @@ from omewd.errors import OmewdError
 _NAMESPACE = re.compile(r"[^\s/]{1,128}")
 # What omewd writes itself.
 _RESERVED = ("ome", "omewd", ".", "..")
-# It goes to a writer in a job, with a path and more beside it.
-MAX_MAPPING_BYTES = MAX_MESSAGE_BYTES - 2**16
-_MAX_DEPTH = 64
 _MOST_WAITING = 64
 
 
@@ -34,23 +28,8 @@ class _Wish:
     peer: Peer
     stream: Stream
     namespace: str
-    mapping: dict[str, Any]
+    text: bytes
     job: int | None = None
-
-
-def _depth(value: object) -> int:
-    """How deeply a JSON value is nested; it may be deeper than Python would recurse."""
-    depth, level = 0, [value]
-    while level := [
-        inner
-        for outer in level
-        if isinstance(outer, dict | list)
-        for inner in (outer.values() if isinstance(outer, dict) else outer)
-    ]:
-        depth += 1
-        if depth > _MAX_DEPTH:
-            break
-    return depth
 
 
 class Annotations:
@@ -60,8 +39,11 @@ class Annotations:
         self._streams, self._dispatcher, self._server = streams, dispatcher, server
         self._wishes: dict[Path, deque[_Wish]] = {}
 
-    def add(self, peer: Peer, stream: Stream, namespace: object, mapping: object) -> None:
-        """Take what a client gives; raises OmewdError ``bad_metadata``, ``busy``."""
+    def add(self, peer: Peer, stream: Stream, namespace: object, text: bytes) -> None:
+        """Take what a client gives, a mapping as JSON, which a writer looks at.
+
+        Raises OmewdError ``bad_metadata``, ``busy``.
+        """
         is_name = isinstance(namespace, str) and namespace.isprintable() and bool(_NAMESPACE.fullmatch(namespace))
         if not isinstance(namespace, str) or not is_name or namespace in _RESERVED:
             raise OmewdError(
@@ -70,19 +52,12 @@ class Annotations:
                 f"and not {' or '.join(_RESERVED)}",
                 "Use a name of your own, such as that of your program",
             )
-        if not isinstance(mapping, dict):
-            raise OmewdError("bad_metadata", f"metadata is a mapping, this is a {type(mapping).__name__}")
-        if _depth(mapping) > _MAX_DEPTH:
-            raise OmewdError("bad_metadata", f"metadata is nested up to {_MAX_DEPTH} deep, this is deeper")
-        size = len(json.dumps(mapping))
-        if size > MAX_MAPPING_BYTES:
-            raise OmewdError(
-                "bad_metadata", f"metadata of {size} bytes is over the limit of {MAX_MAPPING_BYTES}", "Keep less of it"
-            )
+        if not text:
+            raise OmewdError("bad_metadata", "metadata comes as JSON in sealed memory, attached to the request")
         waiting = self._wishes.setdefault(stream.dataset, deque())
         if len(waiting) >= _MOST_WAITING:
             raise OmewdError("busy", f"{len(waiting)} mappings wait for this dataset already", "Try again later")
-        waiting.append(_Wish(peer, stream, namespace, mapping))
+        waiting.append(_Wish(peer, stream, namespace, text))
         self.step(stream)
 
     def step(self, stream: Stream) -> None:
@@ -108,7 +83,7 @@ class Annotations:
             dataset=str(of.dataset),
             epoch=of.epoch,
             namespace=wish.namespace,
-            mapping=wish.mapping,
+            attachment=wish.text,
         )
         self._dispatcher.submit(job)
 

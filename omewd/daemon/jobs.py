@@ -15,9 +15,15 @@ def patience_s(stream: Stream) -> float:
 
 
 def check_job(stream: Stream, number: int) -> Job:
-    spec = stream.spec.model_dump(mode="json")
-    root, dataset = str(stream.root), str(stream.dataset)
-    return Job(id=number, stream=stream.id, kind="check", root=root, dataset=dataset, spec=spec)
+    return Job(
+        id=number,
+        stream=stream.id,
+        kind="check",
+        root=str(stream.root),
+        dataset=str(stream.dataset),
+        spec=stream.fields,
+        attachment=stream.details,
+    )
 
 
 def undo_job(stream: Stream, number: int) -> Job:

@@ -53,9 +53,9 @@ class Lifecycle:
 
     # -- starting and ending --------------------------------------------------------------------
 
-    def begin(self, fields: Any, starter: Peer, now_ns: int, after: int = 0) -> None:
+    def begin(self, fields: Any, details: bytes, starter: Peer, now_ns: int, after: int = 0) -> None:
         """STARTING: check the place on disk; allocate the ring; make the dataset; ACTIVE."""
-        holding = self._streams.admit(fields, now_ns, after)
+        holding = self._streams.admit(fields, details, now_ns, after)
         holding.starter = starter
         stream = holding.stream
         name, dataset = stream.spec.name, str(stream.dataset)
@@ -74,7 +74,7 @@ class Lifecycle:
         if starter is None:
             return
         try:
-            self.begin({**request, "name": None, "output": None}, starter, now_ns, after)
+            self.begin({**request, "name": None, "output": None}, stream.details, starter, now_ns, after)
         except OmewdError as error:
             self._server.reply_error(starter, error)
 
@@ -276,10 +276,10 @@ class Lifecycle:
         message = {
             "do": "open",
             "stream": stream.id,
-            "spec": stream.spec.model_dump(mode="json"),
+            "spec": stream.fields,
             "backend": stream.backend,
             "dataset": str(stream.dataset),
         }
-        self._supervisor.tell(writer, message)
+        self._supervisor.tell(writer, message, attachment=stream.details)
         for number, ring in enumerate(holding.rings):
             self._supervisor.tell(writer, {"do": "ring", "stream": stream.id, "source": number}, (ring.descriptor,))

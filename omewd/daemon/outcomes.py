@@ -23,6 +23,9 @@ from omewd.errors import OmewdError, stream_failed
 
 log = structlog.get_logger("streams")
 
+# Errors that another try does not mend.
+_FINAL = ("bad_metadata", "bad_spec")
+
 
 class Outcomes:
     """``on_done``: what follows the success of a job of no stream."""
@@ -54,8 +57,10 @@ class Outcomes:
             if task is not None and holding is not None:
                 with self._lifecycle.failing(holding, now):
                     self._job_failed(holding, task, OmewdError.from_dict(message["error"]), now, writer)
-            elif task is not None and not self._dispatcher.retry(task, now):  # of no stream; the next daemon may try
-                self._forget(task, OmewdError.from_dict(message["error"]))
+            elif task is not None:  # of no stream; the next daemon may try again
+                error = OmewdError.from_dict(message["error"])
+                if error.code in _FINAL or not self._dispatcher.retry(task, now):
+                    self._forget(task, error)
         self._lifecycle.give_jobs(now)
 
     def _forget(self, task: Task, error: OmewdError) -> None:
@@ -130,7 +135,7 @@ class Outcomes:
         elif error.code == "disk_full" and job.kind != "annotate" and stream.spec.on_disk_full == "wait":
             stream.paused = error
             self._dispatcher.postpone(task, now_ns)
-        elif self._dispatcher.retry(task, now_ns):
+        elif error.code not in _FINAL and self._dispatcher.retry(task, now_ns):
             stream.retries += 1
         else:
             self._give_up(holding, task, error, now_ns)

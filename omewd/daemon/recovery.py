@@ -22,6 +22,7 @@ from omewd.daemon.outcomes import Outcomes
 from omewd.daemon.stream import Stream
 from omewd.daemon.streams import Streams
 from omewd.errors import OmewdError
+from omewd.model.outline import split
 from omewd.model.spec import StreamSpec
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_DONE
@@ -119,7 +120,8 @@ class Recovery:
 
         Raises FileNotFoundError if a ring is gone, OmewdError ``bad_ring`` if one is damaged; they stay as they are.
         """
-        spec = StreamSpec.parse(entry["spec"])
+        fields, details = details_of(entry)
+        spec = StreamSpec.parse(fields)
         with contextlib.ExitStack() as undo:
             held: list[tuple[str, int, Segment]] = []
             rings: list[DaemonRing] = []
@@ -146,7 +148,9 @@ class Recovery:
                 return None
             dataset, root = Path(entry["dataset"]), Path(entry["root"])
             number, backend, geometry = entry["id"], entry["backend"], held[0][2].geometry
-            stream = Stream.of(number, spec, backend, geometry, dataset, root, started_ns=now_ns)
+            stream = Stream.of(
+                number, spec, backend, geometry, dataset, root, started_ns=now_ns, fields=fields, details=details
+            )
             for ring in rings:
                 ring.resume()
             stream.resume(rings, now_ns)
@@ -167,16 +171,24 @@ class Recovery:
 
         ``kind``: take it away ("undo"), finalize it ("recover"), or remove what it has replaced ("sweep").
         """
+        fields, details = details_of(entry) if kind == "recover" else (None, b"")
         job = Job(
             id=self._dispatcher.number(),
             stream=NO_STREAM,
             kind=kind,
             dataset=entry["dataset"],
             epoch=entry["epoch"],
-            spec=entry["spec"] if kind == "recover" else None,
+            spec=fields,
+            attachment=details,
         )
         self._dispatcher.submit(job)
         self._outcomes.on_done[job.id] = lambda: self._journal.remove(name, entry["epoch"])
+
+
+def details_of(entry: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """The outline and the details of a stream's spec in its entry in the journal."""
+    fields, inside = split(entry["spec"])  # an entry of an earlier omewd has all in one
+    return fields, inside or entry.get("details", "").encode()
 
 
 def resume_failed(holding: Holding, now_ns: int) -> None:

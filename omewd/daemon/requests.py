@@ -59,7 +59,7 @@ class Requests:
             case "status":
                 return self._status(message.get("name"), now)
             case "start_stream":
-                self._start_stream(peer, message.get("spec"), now)
+                self._start_stream(peer, message.get("spec"), message.get("attachment", b""), now)
             case "stop_stream":
                 return self._stop_stream(message.get("name"), now)
             case "resume_stream":
@@ -74,7 +74,7 @@ class Requests:
                 self._view(peer, message.get("name"), message.get("source"))
             case "set_metadata":
                 stream = self._streams.named(message.get("name"))
-                self._annotations.add(peer, stream, message.get("namespace"), message.get("mapping"))
+                self._annotations.add(peer, stream, message.get("namespace"), message.get("attachment", b""))
             case "wait":
                 stream = self._streams.named(message.get("name"), message.get("id"))
                 number = message.get("source")
@@ -122,12 +122,12 @@ class Requests:
             self._lifecycle.step(holding, now_ns)
         return stream.status(now_ns)
 
-    def _start_stream(self, peer: Peer, fields: object, now_ns: int) -> None:
+    def _start_stream(self, peer: Peer, fields: object, details: bytes, now_ns: int) -> None:
         if self._lifecycle.stopping:
             raise OmewdError("stopping", "the daemon is stopping and takes no new streams")
         if self._supervisor.broken:
             raise OmewdError("no_writers", "writer processes can't be started here", "See the daemon's log")
-        self._lifecycle.begin(fields, peer, now_ns)
+        self._lifecycle.begin(fields, details, peer, now_ns)
 
     def _stop_stream(self, name: object, now_ns: int) -> Message:
         stream = self._streams.named(name)
@@ -225,14 +225,14 @@ class Requests:
             **stream.status(time.monotonic_ns()),
             "source": source.number,
             "epoch": stream.epoch,
-            "spec": stream.spec.model_dump(mode="json"),
+            "spec": stream.fields,
         }
         if holding is None or source.ring is None:
-            self._server.reply(peer, reply)
+            self._server.reply(peer, reply, attachment=stream.details)
             return
         descriptor = os.open(f"/dev/shm{holding.rings[source.number].shared_memory}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._server.reply(peer, reply, (descriptor,))
+            self._server.reply(peer, reply, (descriptor,), attachment=stream.details)
         finally:
             os.close(descriptor)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import grp
 import os
 import socket
 import stat
 import struct
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from omewd.control.messages import MAX_MESSAGE_BYTES, Message, close_all, receive, send
+from omewd.control.messages import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES, Message, close_all, receive, send
 from omewd.daemon.loop import Loop
 from omewd.errors import OmewdError
 
@@ -26,17 +28,29 @@ _ACCEPT_PAUSE_NS = 1_000_000_000
 _SO_PEERGROUPS = 59
 _MAX_OPTION_BYTES = 1024  # Python's getsockopt takes no more: 256 groups
 _UCRED = struct.Struct("3i")
+# What replies in memory may hold on to until they are read: one large one of a client, and so much of all together.
+MOST_UNREAD_BYTES = 64 << 20
 
 
 class Peer:
-    """One connected client. ``attached``: (the stream's id, the source's number) whose producer it is."""
+    """One connected client. ``attached``: (the stream's id, the source's number) whose producer it is.
+
+    ``unread_bytes``: memory that holds replies which it may not have read yet.
+    """
 
     def __init__(self, channel: socket.socket, pid: int, uid: int) -> None:
         self.channel = channel
         self.pid = pid
         self.uid = uid
         self.attached: tuple[int, int] | None = None
+        self.unread_bytes = 0
         self.open = True
+
+    @property
+    def has_read_all(self) -> bool:
+        """Whether no reply is left in its socket (unix(7), SIOCOUTQ)."""
+        left = fcntl.ioctl(self.channel.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+        return left == b"\0" * 4
 
 
 Handler = Callable[[Peer, Message], Message | None]
@@ -146,7 +160,7 @@ class ControlServer:
 
     def _read(self, peer: Peer) -> None:
         try:
-            received = receive(peer.channel)
+            received = receive(peer.channel, MAX_REQUEST_BYTES)
         except BlockingIOError:
             return
         except OmewdError as error:
@@ -171,22 +185,40 @@ class ControlServer:
             if result is not None:
                 self.reply(peer, result)
 
-    def reply(self, peer: Peer, result: Message, descriptors: tuple[int, ...] = ()) -> None:
-        self._send(peer, {"ok": result}, descriptors)
+    def reply(self, peer: Peer, result: Message, descriptors: tuple[int, ...] = (), *, attachment: bytes = b"") -> None:
+        self._send(peer, {"ok": result}, descriptors, attachment)
 
     def reply_error(self, peer: Peer, error: OmewdError) -> None:
         self._send(peer, {"error": error.to_dict()}, ())
 
-    def _send(self, peer: Peer, message: dict[str, Any], descriptors: tuple[int, ...]) -> None:
+    def _send(self, peer: Peer, message: dict[str, Any], descriptors: tuple[int, ...], attachment: bytes = b"") -> None:
         if not peer.open:
             return
+        if peer.unread_bytes and peer.has_read_all:
+            peer.unread_bytes = 0
         try:
-            send(peer.channel, message, descriptors)
+            held_bytes = send(peer.channel, message, descriptors, attachment=attachment)
+            if held_bytes:
+                self._note_unread(peer, held_bytes)
         except OmewdError as error:
             if "ok" in message or len(str(message)) > MAX_MESSAGE_BYTES // 2:
                 self._send(peer, {"error": {"code": error.code, "message": error.message, "remedy": ""}}, ())
         except OSError:  # gone, or it never reads its replies
             self.drop(peer)
+
+    def _note_unread(self, peer: Peer, held_bytes: int) -> None:
+        """Keep in bounds what clients that do not read their replies hold of this machine's memory."""
+        peer.unread_bytes += held_bytes
+        worst = peer if held_bytes < peer.unread_bytes > MAX_MESSAGE_BYTES else None
+        if worst is None and sum(p.unread_bytes for p in self._peers) > MOST_UNREAD_BYTES:
+            for other in self._peers:
+                if other is not peer and other.has_read_all:
+                    other.unread_bytes = 0
+            if sum(p.unread_bytes for p in self._peers) > MOST_UNREAD_BYTES:
+                worst = max(self._peers, key=lambda p: p.unread_bytes)
+        if worst is not None:
+            log.warning("dropped a client that does not read its replies", pid=worst.pid, bytes=worst.unread_bytes)
+            self.drop(worst)
 
     def drop(self, peer: Peer) -> None:
         """End a connection."""

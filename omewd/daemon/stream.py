@@ -39,7 +39,10 @@ class State(StrEnum):
 
 @dataclass
 class Stream:
-    """``settled``: nothing more will happen to it, the last metadata is written (or could not be).
+    """``spec`` is an outline; ``fields`` are what it was made of, and ``details`` are its details (see
+    :mod:`omewd.model.outline`).
+
+    ``settled``: nothing more will happen to it, the last metadata is written (or could not be).
 
     ``backend``: of spec "auto" the one that is hoped for, until a writer has looked at the disk; ``backend_reason``:
     why not that one. ``disk_io``: how bytes get to the disk. ``was_active``: its dataset was made. ``paused``: why no
@@ -53,6 +56,8 @@ class Stream:
     root: Path
     started_ns: int
     sources: list[Source]
+    fields: dict[str, Any] = field(default_factory=dict)
+    details: bytes = b""
     state: State = State.STARTING
     settled: bool = False
     was_active: bool = False
@@ -77,10 +82,12 @@ class Stream:
         root: Path,
         *,
         started_ns: int,
+        fields: dict[str, Any] | None = None,
+        details: bytes = b"",
     ) -> Stream:
         """A stream with its sources; all of them have a ring of the same ``geometry``."""
         sources = [Source(number, source, spec, backend, geometry) for source in range(spec.sources)]
-        return cls(number, spec, backend, dataset, root, started_ns, sources)
+        return cls(number, spec, backend, dataset, root, started_ns, sources, fields or {}, details)
 
     @property
     def epoch(self) -> int:

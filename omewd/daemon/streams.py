@@ -19,6 +19,7 @@ from omewd.daemon.journal import ACTIVE, STARTING, Journal, boot_id
 from omewd.daemon.server import Peer
 from omewd.daemon.stream import Stream
 from omewd.errors import OmewdError
+from omewd.model.outline import MAX_SPEC_BYTES, require_small, split
 from omewd.model.plan import Budget, Plan, choose_capacity
 from omewd.model.spec import DIRECT, StreamSpec
 from omewd.ring.daemon_ring import DaemonRing
@@ -97,16 +98,29 @@ class Streams:
 
     # -- opening and closing -------------------------------------------------------------------
 
-    def admit(self, fields: Any, now_ns: int, after: int = 0) -> Holding:
-        """Check a request for a stream and make its (still empty) ring.
+    def admit(self, fields: Any, details: bytes, now_ns: int, after: int = 0) -> Holding:
+        """Check a request for a stream and make its (still empty) ring; the writers look at the details of its spec.
 
         Without a name it gets the first free of stream1, stream2, … with a number above ``after``.
         Raises OmewdError with the numbers and a remedy; nothing is left behind then.
         """
+        if not isinstance(fields, dict):
+            raise OmewdError("bad_spec", f"a stream's specification is a JSON object, not a {type(fields).__name__}")
         auto_name = 0
-        if isinstance(fields, dict) and not fields.get("name"):
+        if not fields.get("name"):
             name, auto_name = self.free_name(after)
             fields = {**fields, "name": name}
+        fields, found = split(fields)
+        if found and details:
+            raise OmewdError("bad_spec", "the details of a stream are either attached or in its specification")
+        details = found or details
+        if len(details) > MAX_SPEC_BYTES:
+            raise OmewdError(
+                "bad_spec",
+                f"{len(details)} bytes of coords and plate are over the limit of {MAX_SPEC_BYTES}",
+                "Say less of each element, or use several datasets",
+            )
+        require_small(fields)
         spec = StreamSpec.parse(fields)
         if self.holding(spec.name):
             raise OmewdError(
@@ -132,7 +146,17 @@ class Streams:
             frames_total=Plan.of(spec).frames_total,
         )
         self._last_id += 1
-        stream = Stream.of(self._last_id, spec, backend, geometry, dataset, root, started_ns=now_ns)
+        stream = Stream.of(
+            self._last_id,
+            spec,
+            backend,
+            geometry,
+            dataset,
+            root,
+            started_ns=now_ns,
+            fields=fields,
+            details=details,
+        )
         holding = self._hold(stream)
         holding.request, holding.auto_name = fields, auto_name
         self.open[stream.id] = holding
@@ -184,7 +208,8 @@ class Streams:
             "boot": boot_id(),
             "id": stream.id,
             "epoch": stream.epoch,
-            "spec": stream.spec.model_dump(mode="json"),
+            "spec": stream.fields,
+            "details": stream.details.decode(errors="replace"),
             "dataset": str(stream.dataset),
             "root": str(stream.root),
             "place": str(holding.place) if holding.place else None,

@@ -212,10 +212,12 @@ class Supervisor:
             if not writer.ready and not writer.killed_for and now_ns - writer.started_ns > self._start_timeout_ns:
                 self.kill(writer, "it did not get ready")
 
-    def tell(self, writer: Writer, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+    def tell(
+        self, writer: Writer, message: dict[str, Any], descriptors: tuple[int, ...] = (), *, attachment: bytes = b""
+    ) -> None:
         """Send a message; a writer that does not read is killed, so that the daemon never waits for one."""
         try:
-            send(writer.channel, message, descriptors)
+            send(writer.channel, message, descriptors, attachment=attachment)
         except BlockingIOError:
             self.kill(writer, "it does not read its messages")
         except ConnectionError:
@@ -225,7 +227,7 @@ class Supervisor:
                 self.kill(writer, f"it can't be told anything: {error.strerror}")
 
     def give(self, writer: Writer, job: Job) -> None:
-        self.tell(writer, {"do": "job", "job": job.to_dict()})
+        self.tell(writer, {"do": "job", "job": job.to_dict()}, attachment=job.attachment)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """End all writers: they leave when their channel closes; one that does not is killed."""

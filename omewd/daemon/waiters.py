@@ -6,7 +6,9 @@ import time
 
 from omewd.daemon.server import ControlServer, Peer
 from omewd.daemon.stream import Stream
-from omewd.errors import stream_failed
+from omewd.errors import OmewdError, stream_failed
+
+_MOST_WAITS = 256
 
 
 class Waiters:
@@ -19,8 +21,11 @@ class Waiters:
     def add(self, peer: Peer, stream: Stream, number: int | None) -> None:
         """Answer once the stream has ended, at once if it has.
 
-        With a source's ``number``: once all of that source is on disk, if others of the stream go on.
+        With a source's ``number``: once all of that source is on disk, if others of the stream go on. Raises OmewdError
+        ``busy`` for a client that waits for far too much at once.
         """
+        if sum(waiter is peer for waiting in self._waiting.values() for waiter, _ in waiting) >= _MOST_WAITS:
+            raise OmewdError("busy", f"this connection waits for {_MOST_WAITS} streams already", "Use another one")
         if stream.settled or self._has_left(stream, number):
             self._answer(peer, stream)
         else:

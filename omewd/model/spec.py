@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import Counter
@@ -14,6 +13,7 @@ from omewd.errors import OmewdError
 from omewd.model.checked import Checked
 from omewd.model.dimensions import Dimension, Plate, Position, parse_dims
 from omewd.model.dtypes import ITEM_BYTES, MAX_FRAMES
+from omewd.model.outline import MAX_SOURCES, MAX_SPEC_BYTES
 
 Backend = Literal["auto", "direct", "tensorstore", "zarr-python", "zarrs-python", "acquire-zarr"]
 DIRECT = "direct"  # omewd's own encoder: the one whose write units are chunks, not shards
@@ -26,10 +26,12 @@ Downsample = Literal["mean", "nearest"]
 
 MAX_FRAME_BYTES = 2**34
 MAX_AXES = 5
-MAX_SOURCES = 64
 MAX_LEVELS = 16
-# A spec goes to the writers in one control message: 10,000 positions with all that can be said of them fit.
-MAX_SPEC_BYTES = 2**21
+MAX_IMAGES = 10_000
+# Each takes 0.5 to 2.5 ms to write, and is written at the start and at the end.
+MAX_DOCUMENTS = 50_000
+# A writer looks at each of them by itself.
+MAX_FRAME_CHUNKS = 2**16
 _MOST_VALUES = 100_000
 
 # OME-Zarr 0.5, "axes" metadata: time first, then channel or a custom axis, then space.
@@ -171,6 +173,7 @@ class StreamSpec(Checked):
                 "another type; and omewd one of positions beside them; "
                 f"these are {', '.join(f'{d.name} ({d.type})' for d in dims)}"
             )
+        self._check_counts()
         self._check_storage_order()
         self._check_positions()
         self._check_sources()
@@ -184,10 +187,27 @@ class StreamSpec(Checked):
         frames = math.prod(d.count or 1 for d in dims[:-2])
         if frames > MAX_FRAMES:
             raise ValueError(f"dimensions: {frames} frames are over the limit of {MAX_FRAMES}")
-        size = len(json.dumps(self.model_dump(mode="json")))
+        size = len(self.model_dump_json())
         if size > MAX_SPEC_BYTES:
             raise ValueError(f"a stream's specification of {size} bytes is over the limit of {MAX_SPEC_BYTES}")
         return self
+
+    def _check_counts(self) -> None:
+        """Refuse more of anything than can be handled one by one."""
+        images = self.images
+        if images > MAX_IMAGES:
+            raise ValueError(f"dimensions: {images} positions are over the limit of {MAX_IMAGES} in one dataset")
+        documents = images * (self.levels + 1)
+        if documents > MAX_DOCUMENTS:
+            raise ValueError(
+                f"levels: {images} images with {self.levels} levels have {documents} zarr.json files, over the limit "
+                f"of {MAX_DOCUMENTS}: use fewer levels or positions"
+            )
+        chunks = math.prod(-(-(d.count or 1) // (d.chunk_size or d.count or 1)) for d in self.dimensions[-2:])
+        if chunks > MAX_FRAME_CHUNKS:
+            raise ValueError(
+                f"dimensions: a frame cut into {chunks} chunks is over the limit of {MAX_FRAME_CHUNKS}: use larger ones"
+            )
 
     def _check_storage_order(self) -> None:
         self._check_storage_names()
@@ -213,6 +233,8 @@ class StreamSpec(Checked):
             )
 
     def _check_positions(self) -> None:
+        if self.plate is None and all(d.coords is None for d in self.position_dimensions):
+            return  # they are called by their numbers
         positions = self.positions
         names = Counter((p.plate_row, p.plate_column, p.grid_row, p.grid_column, p.name) for p in positions)
         doubled = [name[-1] for name, times in names.items() if times > 1]

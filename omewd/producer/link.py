@@ -62,8 +62,9 @@ class Link:
         """Ask the daemon something about this stream; errors as :meth:`Connection.request`."""
         if self.is_gone:
             raise OmewdError("unreachable", "the daemon is gone")
-        which = {"name": self._name, "id": self._stream_id, "source": self._source}
-        return self._connection.request(op, **which, timeout=timeout)[0]
+        return self._connection.request(op, name=self._name, id=self._stream_id, source=self._source, timeout=timeout)[
+            0
+        ]
 
     def reconnect(self) -> bool:
         """Whether the daemon is there again, and goes on with this producer; looks for it now and then.

@@ -104,7 +104,8 @@ class View:
         self.shape: tuple[int, int] = tuple(status["frame_shape"])
         self.dtype = np.dtype(status["dtype"])
         self.source: int = status["source"]
-        self._spec, self._is_durable = status["spec"], status["durability"] == "fsync"
+        self._spec, self._details = status["spec"], status.get("attachment", b"")
+        self._is_durable = status["durability"] == "fsync"
         self._backend, self._epoch = status["backend"], status["epoch"]
         self._segment = segment
         self._slots = None if segment is None else pixels.slots(segment)
@@ -158,10 +159,11 @@ class View:
 
     def _dataset(self) -> StoredFrames:
         if self._stored is None:
+            from omewd.model.outline import join
             from omewd.model.spec import StreamSpec
             from omewd.viewer.stored import StoredFrames
 
-            spec = StreamSpec.model_validate(self._spec)
+            spec = StreamSpec.parse(join(self._spec, self._details))
             self._stored = StoredFrames(spec, self.path, self.source, backend=self._backend, epoch=self._epoch)
         return self._stored
 

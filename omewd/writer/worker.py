@@ -18,12 +18,14 @@ from omewd.control.jobs import Job
 from omewd.control.messages import Message, close_all, receive, send
 from omewd.control.profiling import profiled
 from omewd.errors import OmewdError
+from omewd.model.outline import join
 from omewd.model.spec import StreamSpec
 from omewd.model.waits import Histogram, Waits, histogram_of
 from omewd.ngff import ledger
 from omewd.ring import pixels
 from omewd.ring.segment import Segment
 from omewd.writer import backends, dataset
+from omewd.writer.annotation import annotation
 from omewd.writer.backends.base import UnitArray
 from omewd.writer.block import RingReader, UnitFrames
 from omewd.writer.open_stream import OpenStream, Tools
@@ -67,13 +69,13 @@ class Worker:
                 if isinstance(stream, OpenStream):
                     stream.close()
             case "job":
-                self._run(Job.from_dict(message["job"]))
+                self._run(Job.from_dict(message["job"], message.get("attachment", b"")))
             case other:
                 close_all(descriptors)
                 raise OmewdError("bad_message", f"a writer can't {other!r}")
 
     def _open(self, message: Message) -> None:
-        number, spec = message["stream"], StreamSpec.model_validate(message["spec"])
+        number, spec = message["stream"], StreamSpec.parse(join(message["spec"], message.get("attachment", b"")))
         self._streams[number] = OpenStream(number, spec, message["backend"], Path(message["dataset"]), self._tools)
 
     def _add_ring(self, message: Message, descriptors: list[int]) -> None:
@@ -102,7 +104,7 @@ class Worker:
 
     def _do(self, job: Job) -> dict[str, Any]:
         if job.kind == "check":
-            spec = StreamSpec.model_validate(job.spec)
+            spec = StreamSpec.parse(join(job.spec or {}, job.attachment))
             place = dataset.check(spec, Path(job.dataset), Path(job.root))
             backend, reason = backends.select(spec.backend, UnitArray.of(spec), place)
             return {"backend": backend.name, "reason": reason, "place": str(place)}
@@ -113,10 +115,11 @@ class Worker:
             dataset.undo(Path(job.dataset), job.epoch)
             return {}
         if job.kind == "recover":
-            return dataset.recover(StreamSpec.model_validate(job.spec), Path(job.dataset), job.epoch)
+            spec = StreamSpec.parse(join(job.spec or {}, job.attachment))
+            return dataset.recover(spec, Path(job.dataset), job.epoch)
         if job.kind == "annotate":
             with ledger.held(Path(job.dataset)):
-                dataset.annotate(Path(job.dataset), job.epoch, job.namespace, job.mapping or {})
+                dataset.annotate(Path(job.dataset), job.epoch, job.namespace, annotation(job.attachment))
             return {}
         if isinstance(stream := self._streams[job.stream], OmewdError):
             raise stream

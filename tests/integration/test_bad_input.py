@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 import omewd
@@ -306,6 +307,27 @@ def test_a_heap_of_dimensions_is_refused_at_once(omewd_daemon: DaemonProcess) ->
         omewd_daemon.client.start_stream({"name": "cam", "dimensions": [{}] * 1_000_000})
     assert refusal.value.code == "bad_spec"
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("dims", "says"),
+    [
+        ([{"name": "p", "count": 2**31}], "2147483648 positions are over the limit"),
+        ([{"name": "p", "coords": ["x"] * 600_000}], "bytes of coords and plate are over the limit"),
+        ([{"name": "p", "coords": [{"name": f"p{i}", "x_coord": 1.0} for i in range(30_000)]}], "over the limit"),
+        ([{"name": "c", "coords": ["x"] * 150_000}], "over the limit of 100000 values"),
+        ([{"name": "p", "coords": [f"p{i}" for i in range(9_999)] + [""]}], "at least 1 character"),
+    ],
+    ids=["count", "bytes", "positions", "values", "the last"],
+)
+def test_one_request_harms_nobody(beside: DaemonProcess, dims: list[dict[str, Any]], says: str) -> None:
+    """What is far too much, or wrong at its very end, costs the daemon neither time nor memory."""
+    before = psutil.Process(beside.process.pid).memory_info().rss
+    with pytest.raises(omewd.OmewdError, match=says) as refusal:
+        beside.client.start_stream({"name": "bad", "dimensions": [*dims, *_dimensions("y:16,x:16")]})
+    assert refusal.value.code in ("bad_spec", "too_large")
+    assert psutil.Process(beside.process.pid).memory_info().rss - before < 40 << 20
+    assert [stream["name"] for stream in beside.client.status()["streams"]] == ["good"]
 
 
 def test_an_output_that_is_there_is_not_written_elsewhere(omewd_daemon: DaemonProcess) -> None:

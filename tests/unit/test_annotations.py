@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,6 +18,7 @@ from omewd.daemon.streams import Streams
 from omewd.errors import OmewdError
 from omewd.model.dimensions import parse_dims
 from omewd.model.spec import StreamSpec
+from omewd.writer.annotation import annotation
 from tests.unit.rings import make_geometry
 
 
@@ -44,7 +46,8 @@ class Desk:
 
     def add(self, who: str, stream: Stream, namespace: Any = "mine", mapping: Any = None) -> None:
         peer = cast(Peer, SimpleNamespace(name=who))
-        self.annotations.add(peer, stream, namespace, {"by": who} if mapping is None else mapping)
+        text = json.dumps({"by": who} if mapping is None else mapping).encode()
+        self.annotations.add(peer, stream, namespace, text)
 
     def is_open(self, stream: Stream) -> None:
         self.streams.open[stream.id] = SimpleNamespace(stream=stream)
@@ -80,7 +83,7 @@ def stream_in(state: State, number: int = 1, dataset: str = "s.ome.zarr", *, set
 
 def by(job: Job) -> object:
     assert (job.kind, job.namespace) == ("annotate", "mine")
-    return (job.mapping or {})["by"]
+    return annotation(job.attachment)["by"]
 
 
 @pytest.mark.parametrize(
@@ -101,20 +104,33 @@ def test_namespaces_that_are_refused(desk: Desk, namespace: Any) -> None:
 def test_namespaces_that_are_taken(desk: Desk, namespace: str) -> None:
     desk.add("a", stream_in(State.ACTIVE), namespace, {"deep": [{"er": None}]})
     [job] = desk.jobs()
-    assert (job.namespace, job.mapping, job.dataset) == (namespace, {"deep": [{"er": None}]}, "s.ome.zarr")
+    assert (job.namespace, job.dataset) == (namespace, "s.ome.zarr")
+    assert annotation(job.attachment) == {"deep": [{"er": None}]}
 
 
 @pytest.mark.parametrize("mapping", [[], [1], "text", 5, 0.5, True])
-def test_what_is_no_mapping_is_refused(desk: Desk, mapping: Any) -> None:
+def test_what_is_no_mapping_is_refused(mapping: Any) -> None:
     with pytest.raises(OmewdError, match="metadata is a mapping, this is a"):
-        desk.add("a", stream_in(State.ACTIVE), "mine", mapping)
+        annotation(json.dumps(mapping).encode())
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 100_000, b'{"a":' * 70 + b"1" + b"}" * 70, b"NaN"])
+def test_what_can_not_be_read_is_refused(text: bytes) -> None:
+    with pytest.raises(OmewdError) as caught:
+        annotation(text)
+    assert caught.value.code == "bad_metadata"
+
+
+def test_metadata_without_an_attachment_is_refused(desk: Desk) -> None:
+    with pytest.raises(OmewdError, match="attached"):
+        desk.annotations.add(cast(Peer, SimpleNamespace(name="a")), stream_in(State.ACTIVE), "mine", b"")
     assert desk.jobs() == []
 
 
 def test_an_empty_mapping_is_one(desk: Desk) -> None:
     desk.add("a", stream_in(State.ACTIVE), "mine", {})
     [job] = desk.jobs()
-    assert job.mapping == {}
+    assert annotation(job.attachment) == {}
 
 
 def test_who_gives_metadata_is_answered_when_it_is_on_disk(desk: Desk) -> None:
@@ -291,7 +307,7 @@ def test_metadata_for_an_ended_stream_waits_for_the_one_that_replaces_its_datase
     [job] = desk.jobs()
     assert desk.annotations.is_writing(new)
     desk.end(job)
-    assert [job.mapping for job in desk.jobs()] == [{"by": "a"}]
+    assert [by(job) for job in desk.jobs()] == ["a"]
 
 
 def test_metadata_for_an_ended_stream_whose_dataset_is_being_replaced_is_refused(desk: Desk) -> None:

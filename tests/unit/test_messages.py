@@ -234,7 +234,7 @@ jobs = st.builds(
     frames=st.lists(numbers, max_size=4).map(tuple),
     totals=st.lists(totals, max_size=3).map(tuple),
     namespace=st.text(),
-    mapping=st.none() | st.dictionaries(st.text(), json_values, max_size=3),
+    attachment=st.binary(max_size=20),
     epoch=numbers,
     ended_by=st.text(),
     failed=st.booleans(),
@@ -246,7 +246,7 @@ jobs = st.builds(
 
 @given(jobs)
 def test_a_job_comes_back_as_it_was(job: Job) -> None:
-    assert Job.from_dict(decode(encode(job.to_dict()))) == job
+    assert Job.from_dict(decode(encode(job.to_dict())), job.attachment) == job
 
 
 def test_the_largest_write_job_fits_in_a_message() -> None:
@@ -321,3 +321,59 @@ def test_what_json_can_not_say_is_refused(value: object) -> None:
     with pytest.raises(OmewdError) as error:
         encode({"value": value})
     assert error.value.code == "bad_message"
+
+
+# -- attachments -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 100_000, MAX_MESSAGE_BYTES])
+@pytest.mark.parametrize("inline", [True, False])
+def test_an_attachment_comes_with_its_message(channel: Channel, size: int, inline: bool) -> None:
+    ours, theirs = channel
+    message = {"op": "x", "text": "" if inline else "y" * 20_000}
+    with open(os.devnull) as null:
+        held_bytes = send(ours, message, (null.fileno(),), attachment=b"a" * size)
+    assert held_bytes == size + (0 if inline else len(encode({**message, "attached": size})))
+    received = receive(theirs)
+    assert received is not None
+    assert received[0] == {**message, "attachment": b"a" * size}
+    assert len(received[1]) == 1
+    os.close(received[1][0])
+
+
+def test_an_attachment_that_is_too_large_is_not_sent(channel: Channel) -> None:
+    with pytest.raises(OmewdError) as error:
+        send(channel[0], {}, attachment=b"a" * (MAX_MESSAGE_BYTES + 1))
+    assert error.value.code == "too_large"
+
+
+def test_nobody_can_write_an_attachment_into_the_message(channel: Channel) -> None:
+    ours, theirs = channel
+    send(ours, {"op": "x", "attachment": "spoofed"})
+    assert receive(theirs) == ({"op": "x"}, [])
+    send(ours, {"op": "x", "attached": 5})
+    with pytest.raises(OmewdError, match="without a descriptor"):
+        receive(theirs)
+
+
+def test_an_attachment_that_is_not_sealed_is_refused_and_closed(channel: Channel, tmp_path: Path) -> None:
+    ours, theirs = channel
+    (tmp_path / "file").write_bytes(b"{}")
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    with (tmp_path / "file").open("rb") as file:
+        send(ours, {"op": "x", "attached": 2}, (file.fileno(),))
+    with pytest.raises(OmewdError) as error:
+        receive(theirs)
+    assert error.value.code == "bad_message"
+    assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+@pytest.mark.parametrize("size", [1000, 50_000])
+def test_who_receives_says_how_long_a_message_may_be(channel: Channel, size: int) -> None:
+    ours, theirs = channel
+    send(ours, message_of(size))
+    assert receive(theirs, size) == (message_of(size), [])
+    send(ours, message_of(size))
+    with pytest.raises(OmewdError) as error:
+        receive(theirs, size - 1)
+    assert error.value.code == "too_large"

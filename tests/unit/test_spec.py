@@ -304,3 +304,24 @@ def test_all_that_is_wrong_is_said_in_one_way(make: Callable[[], Any]) -> None:
 def test_a_field_that_is_misspelt_gets_a_suggestion() -> None:
     assert refusal(compresion="zstd").remedy == "Did you mean `compression`?"
     assert "durability" in refusal(whatever=5).remedy
+
+
+@pytest.mark.parametrize(
+    ("dims", "levels", "says"),
+    [
+        ("p:2147483648,y:4,x:5", 1, "2147483648 positions are over the limit of 10000"),
+        ("p:10001,y:4,x:5", 1, "10001 positions are over the limit"),
+        ("p:10000,y:64,x:64", 5, "60000 zarr.json files"),
+        ("y:131072:1,x:131072:1", 1, "chunks is over the limit of 65536"),
+        ("y:65537:1,x:1", 1, "65537 chunks is over the limit"),
+    ],
+)
+def test_counts_are_bounded(dims: str, levels: int, says: str) -> None:
+    assert says in refusal_of(dims, levels=levels, dtype="uint8")
+
+
+@pytest.mark.parametrize("dims", ["p:10000,y:4,x:5", f"t:{2**40},c:{2**20},y:4,x:5", "y:65536:1,x:1"])
+def test_large_counts_cost_nothing(dims: str) -> None:
+    spec = spec_of(dims)
+    assert spec.images in (1, 10_000)
+    assert Plan.of(spec).frames_total

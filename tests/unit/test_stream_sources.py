@@ -12,7 +12,7 @@ from omewd.control.messages import MAX_MESSAGE_BYTES
 from omewd.daemon.jobs import finalize_job
 from omewd.daemon.stream import State, Stream
 from omewd.errors import OmewdError
-from omewd.model.spec import MAX_SOURCES
+from omewd.model.outline import MAX_SOURCES
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import (
     PUBLISHED,

@@ -1,0 +1,38 @@
+"""What a client gives as metadata of a dataset, checked: whoever reads it must get through it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from omewd.errors import OmewdError
+
+_MAX_DEPTH = 64
+
+
+def annotation(text: bytes) -> dict[str, Any]:
+    """The mapping that JSON text is; raises OmewdError ``bad_metadata``."""
+    try:
+        mapping = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise OmewdError("bad_metadata", f"metadata has to be JSON: {error}") from error
+    if not isinstance(mapping, dict):
+        raise OmewdError("bad_metadata", f"metadata is a mapping, this is a {type(mapping).__name__}")
+    if _depth(mapping) > _MAX_DEPTH:
+        raise OmewdError("bad_metadata", f"metadata is nested up to {_MAX_DEPTH} deep, this is deeper")
+    return mapping
+
+
+def _depth(value: object) -> int:
+    """How deeply a JSON value is nested; it may be deeper than Python would recurse."""
+    depth, level = 0, [value]
+    while level := [
+        inner
+        for outer in level
+        if isinstance(outer, dict | list)
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+    ]:
+        depth += 1
+        if depth > _MAX_DEPTH:
+            break
+    return depth
