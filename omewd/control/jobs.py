@@ -43,6 +43,7 @@ class Job:
     ``sweep``: remove what was replaced by ``dataset``, as a stream of ``epoch`` made it; of no stream.
     ``write``: store ``units`` units of ``source`` from ``unit`` on, from the slots [``sequence``, ``sequence_end``);
     frame indexes below ``frontier`` that no slot holds are gaps, named by ``gap_kinds`` ((from frame index on, name)).
+    With ``gap_frames``, (first, stop), the units are all that have these frame indexes, any number, and hold no frame.
     ``seal``: put the shards of ``source`` in place that only have frame indexes below its entry in ``frames``.
     ``grow``: let the metadata of unbounded arrays claim the first ``frames`` frames of each source.
     ``annotate``: put a mapping under ``namespace`` into the attributes of the dataset's root group, if it is still
@@ -63,6 +64,7 @@ class Job:
     sequence_end: int = 0
     frontier: int = 0
     gap_kinds: tuple[tuple[int, str], ...] = ()
+    gap_frames: tuple[int, int] | None = None
     frames: tuple[int, ...] = ()
     totals: tuple[Totals, ...] = ()
     namespace: str = ""
@@ -83,6 +85,7 @@ class Job:
     def from_dict(cls, values: dict[str, Any], attachment: bytes = b"") -> Job:
         typed = {
             "gap_kinds": tuple((frame, kind) for frame, kind in values["gap_kinds"]),
+            "gap_frames": tuple(values["gap_frames"]) if values["gap_frames"] else None,
             "frames": tuple(values["frames"]),
             "totals": tuple(Totals.from_dict(totals) for totals in values["totals"]),
         }

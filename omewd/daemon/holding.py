@@ -4,38 +4,66 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omewd.control.messages import close_all
+from omewd.daemon.loop import Loop
 from omewd.daemon.server import Peer
 from omewd.daemon.stream import Stream
 from omewd.daemon.upkeep import Upkeep
 from omewd.ring.segment import PRODUCER_BYTE, Segment, is_locked
 
+# All rings of a producer that was faster than the loop are one.
+_RINGS_AT_ONCE = 4096
+
 
 @dataclass
 class HeldRing:
-    """A source's ring, its two doorbells and its producer. ``shared_memory``: the segment's name."""
+    """A source's ring, its doorbell and its producer. ``shared_memory``: the segment's name.
+
+    ``bell``: this end of the doorbell that its producer has the other end of, None before there is one. A socket: each
+    end has flags of its own, so that nobody can make the daemon wait for it.
+    """
 
     shared_memory: str
     descriptor: int
-    to_daemon: int
-    to_producer: int
+    bell: socket.socket | None = None
     allocated_bytes: int = 0
     segment: Segment | None = None
     producer: Peer | None = None
 
+    def hang_bell(self, loop: Loop) -> socket.socket:
+        """Take a new doorbell in the place of the last producer's; returns the end that is for the new one."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.take_bell_down(loop)
+        self.bell = ours
+        loop.watch(ours.fileno(), lambda: self._rung(loop))
+        return theirs
+
+    def take_bell_down(self, loop: Loop) -> None:
+        if self.bell is not None:
+            loop.forget(self.bell.fileno())
+            self.bell.close()
+            self.bell = None
+
+    def _rung(self, loop: Loop) -> None:
+        """Take note of the producer's doorbell; the turn of the loop that follows does the rest."""
+        assert self.bell is not None
+        try:
+            if not self.bell.recv(_RINGS_AT_ONCE, socket.MSG_DONTWAIT):
+                self.take_bell_down(loop)  # the producer is gone
+        except BlockingIOError:
+            pass
+        except ConnectionError:
+            self.take_bell_down(loop)
+
     def ring_producer(self) -> None:
         """Wake a producer that waits for room, or for the end."""
-        with contextlib.suppress(BlockingIOError):  # it rings already
-            os.eventfd_write(self.to_producer, 1)
-
-    def hush(self) -> None:
-        """Take note of the producer's doorbell."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.to_daemon)
+        if self.bell is not None:
+            with contextlib.suppress(BlockingIOError, ConnectionError):  # it rings already; it is gone
+                self.bell.send(b"!", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     @property
     def producer_lives(self) -> bool:
@@ -46,7 +74,9 @@ class HeldRing:
         """Let go of it; the segment stays."""
         if self.segment is not None:
             self.segment.close()
-        close_all([self.descriptor, self.to_daemon, self.to_producer])
+        if self.bell is not None:
+            self.bell.close()
+        os.close(self.descriptor)
 
 
 @dataclass
@@ -70,14 +100,3 @@ class Holding:
     def ring_producers(self) -> None:
         for ring in self.rings:
             ring.ring_producer()
-
-
-def doorbells() -> tuple[int, int]:
-    """Two new doorbells: to the daemon, and to the producer."""
-    flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
-    to_daemon = os.eventfd(0, flags)
-    try:
-        return to_daemon, os.eventfd(0, flags)
-    except OSError:
-        os.close(to_daemon)
-        raise

@@ -6,6 +6,7 @@ What follows from a job's end or a writer's death is in :mod:`omewd.daemon.outco
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -79,8 +80,6 @@ class Lifecycle:
             self._server.reply_error(starter, error)
 
     def _rings_are_there(self, holding: Holding) -> None:
-        for ring in holding.rings:
-            self._loop.watch(ring.to_daemon, ring.hush)
         for writer in self._supervisor.writers.values():
             if writer.ready and not self._dispatcher.jobs_of(writer.id):
                 self._introduce(writer, holding)
@@ -160,7 +159,7 @@ class Lifecycle:
         """A stream has ended: answer those who wait, let go of its memory."""
         stream = holding.stream
         for number, ring in enumerate(holding.rings):
-            self._loop.forget(ring.to_daemon)
+            ring.take_bell_down(self._loop)
             if ring.producer is not None and ring.producer.attached == (stream.id, number):
                 ring.producer.attached = None
         for writer in self._supervisor.writers.values():
@@ -221,6 +220,17 @@ class Lifecycle:
         if stream.takes_frames:
             self._waiters.tell(stream)
         self._annotations.step(stream)
+
+    def listen(self, holding: Holding, now_ns: int) -> bool:
+        """Have the producers ring when there is something to do; returns whether there is already."""
+        rung: list[bool] = []
+        with self.failing(holding, now_ns):
+            rung += [source.listen() for source in holding.stream.sources]
+        return any(rung)
+
+    def hang_bell(self, holding: Holding, number: int) -> socket.socket:
+        """A new doorbell for the producer of a source: its end of it."""
+        return holding.rings[number].hang_bell(self._loop)
 
     @staticmethod
     def _orphans(holding: Holding) -> list[int]:

@@ -12,10 +12,9 @@ from typing import Any
 import structlog
 
 from omewd.control.jobs import NO_STREAM, Job, JobKind
-from omewd.control.messages import close_all
 from omewd.daemon import shared_memory
 from omewd.daemon.dispatcher import Dispatcher
-from omewd.daemon.holding import HeldRing, Holding, doorbells
+from omewd.daemon.holding import HeldRing, Holding
 from omewd.daemon.journal import STARTING, Journal, boot_id
 from omewd.daemon.loop import Loop
 from omewd.daemon.outcomes import Outcomes
@@ -102,8 +101,6 @@ class Recovery:
             self._have_cleaned_up(name, entry, "recover")
             return
         self._streams.adopt(holding)
-        for ring in holding.rings:
-            self._loop.watch(ring.to_daemon, ring.hush)
         stream = holding.stream
         log.warning(
             "stream taken over",
@@ -134,7 +131,7 @@ class Recovery:
                         raise OmewdError("bad_ring", f"its ring {name} is gone, others are there") from error
                     raise
                 undo.callback(os.close, descriptor)
-                segment = Segment.open(os.dup(descriptor), owner=os.geteuid(), writable=True)
+                segment = Segment.open(os.dup(descriptor), owner=os.geteuid(), writable=True, guarded=True)
                 undo.callback(segment.close)
                 if segment.geometry.epoch != entry["epoch"]:
                     raise OmewdError("bad_ring", f"its ring {name} is of another stream")
@@ -154,14 +151,12 @@ class Recovery:
             for ring in rings:
                 ring.resume()
             stream.resume(rings, now_ns)
-            bells = []
-            for _ in held:
-                bells.append(doorbells())
-                undo.callback(close_all, list(bells[-1]))
             undo.pop_all()
-        holding = Holding(stream, [])
-        for (name, descriptor, segment), pair in zip(held, bells, strict=True):
-            holding.rings.append(HeldRing(name, descriptor, *pair, segment.geometry.total_bytes, segment))
+        rings_held = [
+            HeldRing(name, descriptor, allocated_bytes=segment.geometry.total_bytes, segment=segment)
+            for name, descriptor, segment in held
+        ]
+        holding = Holding(stream, rings_held)
         holding.place = Path(entry["place"]) if entry["place"] else None
         holding.leftovers = entry["leftovers"]
         return holding

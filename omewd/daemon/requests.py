@@ -194,24 +194,24 @@ class Requests:
                 "Start a new stream",
             )
         descriptor = self._streams.attach(holding, source.number, peer)
-        ring = holding.rings[source.number]
         try:
             reply = {**stream.status(time.monotonic_ns()), "source": source.number}
-            self._server.reply(peer, reply, (descriptor, ring.to_daemon, ring.to_producer))
+            with self._lifecycle.hang_bell(holding, source.number) as bell:
+                self._server.reply(peer, reply, (descriptor, bell.fileno()))
         finally:
             os.close(descriptor)
         log.info("producer attached", stream=stream.spec.name, source=source.name, pid=peer.pid)
 
     def _reattach(self, peer: Peer, message: Message) -> None:
-        """A producer goes on with a ring that it has; new doorbells are all it needs."""
+        """A producer goes on with a ring that it has; a new doorbell is all it needs."""
         stream = self._streams.named(message.get("name"), message.get("id"))
         source = self._source(stream, message.get("source"))
         holding = self._streams.open.get(stream.id)
         if holding is None or stream.epoch != message.get("epoch"):
             raise OmewdError("stream_stopped", f"stream {stream.spec.name!r} has ended, or it is another one now")
         self._streams.reattach(holding, source.number, peer)
-        ring = holding.rings[source.number]
-        self._server.reply(peer, stream.status(time.monotonic_ns()), (ring.to_daemon, ring.to_producer))
+        with self._lifecycle.hang_bell(holding, source.number) as bell:
+            self._server.reply(peer, stream.status(time.monotonic_ns()), (bell.fileno(),))
         log.info("producer is back", stream=stream.spec.name, source=source.name, pid=peer.pid)
 
     def _view(self, peer: Peer, name: object, wish: object) -> None:

@@ -199,7 +199,7 @@ class Daemon:
         self._supervisor.close()
         for holding in list(self._streams.open.values()):
             for ring in holding.rings:
-                self._loop.forget(ring.to_daemon)
+                ring.take_bell_down(self._loop)
             if self._config.ephemeral:
                 self._streams.release(holding)
             else:
@@ -234,7 +234,7 @@ class Daemon:
         self._supervisor.fill()
         self._server.listen_again(now_ns)
         self._lifecycle.give_jobs(now_ns)
-        rung = [source.listen() for holding in self._streams.open.values() for source in holding.stream.sources]
+        rung = [self._lifecycle.listen(holding, now_ns) for holding in list(self._streams.open.values())]
         self._more = any(rung)
         self._tell_systemd(now_ns)
 

@@ -56,7 +56,8 @@ class Source:
     next_unit: int = 0
     incomplete_unit: int = 0
     done_below: int = 0
-    done: dict[int, int] = field(default_factory=dict)
+    # Of jobs that are done beyond that, by their first unit: the unit after the last one, and the bytes on disk.
+    done: dict[int, tuple[int, int]] = field(default_factory=dict)
     _stored_below: int = 0
 
     @cached_property
@@ -191,8 +192,11 @@ class Source:
         assert self.ring is not None
         units = max(1, min(ready // writers, JOB_BYTES // self.unit_bytes(), _JOB_UNITS))
         unit = self.next_unit
+        first, empty = self.plan.first_frame(unit), self._empty_units(unit)
+        is_gap = empty > units
+        units = empty if is_gap else units
         self.next_unit += units
-        first, last = self.plan.first_frame(unit), self.plan.last_frame(unit + units - 1)
+        last = self.plan.last_frame(unit + units - 1)
         gaps = self.ring.gaps(first, min(last + 1, self.received))
         runs = groupby(gaps, key=itemgetter(2))  # a kind is named where it changes
         kinds = tuple((next(run)[0], kind) for kind, run in islice(runs, _KINDS_IN_JOB))
@@ -207,19 +211,33 @@ class Source:
             sequence_end=self.ring.map.released_below(last + 1),
             frontier=self.received,
             gap_kinds=kinds,
+            gap_frames=(first, min(last + 1, self.received)) if is_gap else None,
         )
+
+    def _empty_units(self, unit: int) -> int:
+        """How many units from ``unit`` on hold no frame, and make up frame indexes without a hole.
+
+        However long a gap is, it takes one job.
+        """
+        assert self.ring is not None
+        round_units = self.plan.group_units
+        next_frame = self.ring.map.next_frame(self.plan.first_frame(unit))
+        if unit % round_units:
+            return 0
+        if next_frame is None and not self.is_open:
+            return self.incomplete_unit - unit
+        end = self.received if next_frame is None else min(next_frame, self.received)
+        return min(self.plan.units_complete(end), self.incomplete_unit) // round_units * round_units - unit
 
     def written_to_disk(self, job: Job, frames: int, stored_bytes: int) -> bool:
         """A job's units are on disk; returns whether slots were given back to the producer."""
         assert self.ring is not None
         self.written += frames
         self.stored_bytes += stored_bytes
-        # A job's bytes stand by its last unit: it counts as a whole once that is done.
-        self.done.update(dict.fromkeys(range(job.unit, job.unit + job.units), 0))
-        self.done[job.unit + job.units - 1] = stored_bytes
+        self.done[job.unit] = job.unit + job.units, stored_bytes
         while self.done_below in self.done:
-            self._stored_below += self.done.pop(self.done_below)
-            self.done_below += 1
+            self.done_below, stored = self.done.pop(self.done_below)
+            self._stored_below += stored
         return self.ring.release_below(
             self.safe_below,
             durable=self.spec.durability == "fsync",
@@ -248,13 +266,16 @@ class Source:
         for piece in self.ring.map.pieces(self.safe_below, self.received):
             for frame in range(piece.frame, piece.frame + piece.count):
                 unit = self.plan.unit_of(frame)
-                if unit < self.done_below or unit in self.done:
+                if self._is_done(unit):
                     continue
                 if runs and sum(runs[-1]) == frame:
                     runs[-1] = (runs[-1][0], runs[-1][1] + 1)
                 else:
                     runs.append((frame, 1))
         self.lost = tuple(runs)
+
+    def _is_done(self, unit: int) -> bool:
+        return unit < self.done_below or any(first <= unit < end for first, (end, _) in self.done.items())
 
     def unit_bytes(self) -> int:
         return unit_bytes(self.spec, self.plan)

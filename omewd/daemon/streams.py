@@ -14,7 +14,7 @@ import structlog
 from omewd.control.faultpoints import point
 from omewd.daemon import shared_memory
 from omewd.daemon.config import RING_TARGET_BYTES, ServeConfig, writer_need_bytes
-from omewd.daemon.holding import HeldRing, Holding, doorbells
+from omewd.daemon.holding import HeldRing, Holding
 from omewd.daemon.journal import ACTIVE, STARTING, Journal, boot_id
 from omewd.daemon.server import Peer
 from omewd.daemon.stream import Stream
@@ -171,13 +171,8 @@ class Streams:
                     name = f"/{self._instance}-{stream.id}-{source.number}-{stream.spec.name}"
                     descriptor = shared_memory.create(name, source.geometry)
                     undo.callback(shared_memory.unlink, name)
-                    try:
-                        ring = HeldRing(name, descriptor, *doorbells())
-                    except OSError:
-                        os.close(descriptor)
-                        raise
-                    undo.callback(ring.close)
-                    holding.rings.append(ring)
+                    holding.rings.append(HeldRing(name, descriptor))
+                    undo.callback(holding.rings[-1].close)
                 point("daemon: ring made")
                 self._write_journal(holding, STARTING)
                 point("daemon: journal written")
@@ -293,7 +288,7 @@ class Streams:
         ring.allocated_bytes = shared_memory.allocate(ring.descriptor, source.geometry, ring.allocated_bytes)
         if ring.allocated_bytes < source.geometry.total_bytes:
             return False
-        ring.segment = Segment(os.dup(ring.descriptor), source.geometry, writable=True)
+        ring.segment = Segment(os.dup(ring.descriptor), source.geometry, writable=True, guarded=True)
         source.ring = DaemonRing(ring.segment)
         source.ring.format()
         if not holding.stream.has_rings:

@@ -105,6 +105,14 @@ class Plan:
         return 1
 
     @cached_property
+    def group_units(self) -> int:
+        """Units of one round; the frames of any number of whole rounds follow each other without a hole."""
+        for i, (count, extent) in enumerate(zip(self.counts, self.extents, strict=True)):
+            if extent > 1 and count != 1:
+                return math.prod(blocks or 1 for blocks in self.blocks[i + 1 :])
+        return 1
+
+    @cached_property
     def window_frames(self) -> int:
         """The most frames a ring must hold for a unit to complete: from its first frame to its last."""
         span = 1

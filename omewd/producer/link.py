@@ -1,31 +1,33 @@
-"""A producer's link to the daemon: the control connection and two doorbells; made anew when the daemon is."""
+"""A producer's link to the daemon: the control connection and a doorbell; made anew when the daemon is."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import select
+import socket
 import time
 from typing import Any
 
 from omewd.control.connection import REPLY_TIMEOUT_S, Connection
-from omewd.control.messages import close_all
 from omewd.errors import OmewdError
 from omewd.ring.layout import Geometry
 
 # A daemon that died is there again within a second, if systemd starts it.
 _RECONNECT_EVERY_NS = 100_000_000
+_RINGS_AT_ONCE = 4096
 _REATTACH_TIMEOUT_S = 0.5  # the camera waits meanwhile; it is tried again
 
 
 class Link:
-    """Open connection and doorbells of the one producer of a source. Doorbells rung while it is gone go nowhere."""
+    """Open connection and doorbell of the one producer of a source. Rings while the daemon is gone go nowhere.
+
+    The doorbell is a pair of sockets: this end rings the daemon's, and hears it.
+    """
 
     def __init__(
         self,
         connection: Connection,
-        to_daemon: int,
-        to_producer: int,
+        bell: int,
         geometry: Geometry,
         *,
         stream_id: int,
@@ -33,12 +35,12 @@ class Link:
     ) -> None:
         self._name, self._epoch, self._stream_id, self._source = geometry.name, geometry.epoch, stream_id, source
         self._next_reconnect_ns = 0
-        self._take(connection, to_daemon, to_producer)
+        self._take(connection, bell)
 
-    def _take(self, connection: Connection, to_daemon: int, to_producer: int) -> None:
-        self._connection, self._to_daemon, self._to_producer = connection, to_daemon, to_producer
+    def _take(self, connection: Connection, bell: int) -> None:
+        self._connection, self._bell = connection, socket.socket(fileno=bell)
         self._poll = select.poll()
-        self._poll.register(to_producer, select.POLLIN)
+        self._poll.register(self._bell, select.POLLIN)
         self._poll.register(connection.fileno(), select.POLLIN)
 
     @property
@@ -48,15 +50,16 @@ class Link:
 
     def ring(self) -> None:
         """Wake the daemon."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_write(self._to_daemon, 1)
+        with contextlib.suppress(BlockingIOError, ConnectionError):  # it rings already; the daemon is gone
+            self._bell.send(b"!", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def wait(self, timeout_ms: int) -> None:
         """Until the daemon rings, or goes; for ``timeout_ms`` at most."""
         for descriptor, _ in self._poll.poll(timeout_ms):
-            if descriptor == self._to_producer:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._to_producer)
+            if descriptor == self._bell.fileno():
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    if not self._bell.recv(_RINGS_AT_ONCE, socket.MSG_DONTWAIT):  # the daemon is gone
+                        self._poll.unregister(self._bell)
 
     def request(self, op: str, *, timeout: float | None = REPLY_TIMEOUT_S) -> dict[str, Any]:
         """Ask the daemon something about this stream; errors as :meth:`Connection.request`."""
@@ -102,11 +105,11 @@ class Link:
                 f"the daemon was started again and does not go on with stream {self._name!r}: {error.message}",
                 "Look at its log",
             ) from error
-        close_all([self._to_daemon, self._to_producer])
+        self._bell.close()
         self._take(connection, *descriptors)
         self.ring()
         return True
 
     def close(self) -> None:
         self._connection.close()
-        close_all([self._to_daemon, self._to_producer])
+        self._bell.close()

@@ -48,18 +48,18 @@ def connect(name: str, *, source: str | int | None = None, socket: str | os.Path
     except BaseException:
         connection.close()
         raise
-    if len(descriptors) != 3:
+    if len(descriptors) != 2:
         close_all(descriptors)
         connection.close()
-        raise OmewdError("bad_message", f"the daemon sent {len(descriptors)} descriptors instead of 3")
-    ring, to_daemon, to_producer = descriptors
+        raise OmewdError("bad_message", f"the daemon sent {len(descriptors)} descriptors instead of 2")
+    ring, bell = descriptors
     try:
         segment = Segment.open(ring, owner=connection.daemon_user, writable=True, populate=True)
     except BaseException:
-        close_all([to_daemon, to_producer])
+        close_all([bell])
         connection.close()
         raise
-    link = Link(connection, to_daemon, to_producer, segment.geometry, stream_id=status["id"], source=status["source"])
+    link = Link(connection, bell, segment.geometry, stream_id=status["id"], source=status["source"])
     return Producer(segment, link)
 
 

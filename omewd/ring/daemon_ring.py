@@ -36,6 +36,10 @@ from omewd.ring.ring import Fence, read_failure
 from omewd.ring.segment import Segment
 from omewd.ring.sequences import SequenceMap
 
+# More frame indexes than this are not skipped or dropped between two looks: at a million a second that is 18 minutes.
+MAX_JUMP = 2**30
+_MAGIC_WORD = int.from_bytes(layout.MAGIC, "little")
+
 
 class DaemonRing:
     """The daemon's end: takes note of what is published, gives slots back, stops and fails.
@@ -53,6 +57,10 @@ class DaemonRing:
         self.map = SequenceMap(self.progress.released, self.progress.frames)
         self.frontier = self.progress.frames
         self._kinds: list[tuple[int, int]] = []
+        # What others may write over is not read back: the daemon's own cursors are here, and only shown in the segment.
+        self._released = self._words[RELEASED]
+        self._kinds_read = self._words[GAP_KINDS_READ]
+        self._is_final = self._words[FINAL_PUBLISHED] != UNSET
 
     def resume(self) -> None:
         """Take over a ring that another daemon had; raises OmewdError ``bad_ring`` if its cursors are damaged."""
@@ -61,11 +69,11 @@ class DaemonRing:
             raise OmewdError(
                 "bad_ring", f"the ring's cursors are damaged: released {self.released}, on record {progress.released}"
             )
-        words[RELEASED] = progress.released  # the record comes first
+        self._released = words[RELEASED] = progress.released  # the record comes first
         # Entries stay in the table until they are overwritten, whoever has read them; one may be right now.
-        words[GAP_KINDS_READ] = 0
-        while words[GAP_KINDS] - words[GAP_KINDS_READ] >= GAP_TABLE_ENTRIES:  # the producer may just be adding some
-            words[GAP_KINDS_READ] = words[GAP_KINDS] - GAP_TABLE_ENTRIES + 1
+        self._kinds_read = words[GAP_KINDS_READ] = 0
+        while words[GAP_KINDS] - self._kinds_read >= GAP_TABLE_ENTRIES:  # the producer may just be adding some
+            self._kinds_read = words[GAP_KINDS_READ] = words[GAP_KINDS] - GAP_TABLE_ENTRIES + 1
         self._read_gap_kinds()
         final = words[FINAL_PUBLISHED]
         if final == UNSET:
@@ -75,6 +83,7 @@ class DaemonRing:
                 self.stop()
         else:
             self._take_in(final, words[FINAL_FRONTIER])
+            self._is_final = True
 
     @property
     def state(self) -> int:
@@ -97,7 +106,7 @@ class DaemonRing:
     def format(self) -> None:
         """Write the first state of a new segment; the geometry is last, and makes it valid."""
         words = self._words
-        words[FINAL_PUBLISHED] = UNSET
+        words[FINAL_PUBLISHED], self._is_final = UNSET, False
         words[DOORBELL_AT] = 0
         words[STATE] = layout.STATE_OPEN
         head = self.geometry.pack()
@@ -105,7 +114,7 @@ class DaemonRing:
 
     @property
     def released(self) -> int:
-        return self._words[RELEASED]
+        return self._released
 
     @property
     def durable(self) -> int:
@@ -123,31 +132,38 @@ class DaemonRing:
         """Take in what the producer has published or skipped since the last poll.
 
         The frontier is read before ``published``: whatever is below it and in no slot is a gap for good.
-        Raises OmewdError ``bad_ring`` if the cursors break the ring's rule.
+        Raises OmewdError ``bad_ring`` if the cursors break the ring's rule, or if the segment was cut short.
         """
-        final = self._words[FINAL_PUBLISHED]
-        if final != UNSET:
-            return
-        frontier = self._words[FRONTIER]
-        published = self._words[PUBLISHED]
-        if frontier > MAX_FRAMES or not self.map.published <= published <= self.released + self.geometry.capacity:
+        if not self._is_final:
+            frontier = self._words[FRONTIER]
+            self._take_in(self._words[PUBLISHED], frontier)
+
+    def _take_in(self, published: int, frontier: int) -> None:
+        if not self._segment.is_whole or self._words[0] != _MAGIC_WORD:
             raise OmewdError(
                 "bad_ring",
-                f"the ring's cursors are damaged: frontier {frontier}, published {published}, "
-                f"seen {self.map.published}, "
-                f"released {self.released}, capacity {self.geometry.capacity}",
+                "the ring was cut short, or its header written over, by the program that it is shared with",
+                "Mend the camera's program",
             )
-        self.map.update(published, self._index_of)
+        most = min(self.frontier + MAX_JUMP, MAX_FRAMES)
+        if frontier > most or not self.map.published <= published <= self._released + self.geometry.capacity:
+            raise OmewdError(
+                "bad_ring",
+                f"the ring's cursors are damaged: frontier {frontier}, before {self.frontier}, "
+                f"published {published}, seen {self.map.published}, released {self._released}, "
+                f"capacity {self.geometry.capacity}",
+                "Mend the camera's program",
+            )
+        self.map.update(published, self._index_of, most)
+        if frontier > self.map.frontier and not self._words[GAP_KINDS]:  # a gap's kind comes before the gap
+            raise OmewdError(
+                "bad_ring", f"the ring says nothing of frames {self.map.frontier} to {frontier - 1}: it is damaged"
+            )
         self.frontier = max(self.frontier, frontier, self.map.frontier)
         self._read_gap_kinds()
 
-    def _take_in(self, published: int, frontier: int) -> None:
-        """Take in the slots of a stream that has been stopped."""
-        self.map.update(published, self._index_of)
-        self.frontier = max(self.frontier, frontier, self.map.frontier)
-
     def _read_gap_kinds(self) -> None:
-        read, written = self._words[GAP_KINDS_READ], self._words[GAP_KINDS]
+        read, written = self._kinds_read, self._words[GAP_KINDS]
         if read == written:
             return
         if not 0 < written - read <= GAP_TABLE_ENTRIES:
@@ -156,8 +172,11 @@ class DaemonRing:
             )
         for number in range(read, written):
             entry = GAP_TABLE + number % GAP_TABLE_ENTRIES * 2
-            self._kinds.append((self._words[entry], self._words[entry + 1]))
-        self._words[GAP_KINDS_READ] = written
+            first, kind = self._words[entry], self._words[entry + 1]
+            if first < (self._kinds[-1][0] if self._kinds else 0) or first > MAX_FRAMES:
+                raise OmewdError("bad_ring", f"the ring's gap kinds are damaged: one begins at frame {first}")
+            self._kinds.append((first, kind))
+        self._kinds_read = self._words[GAP_KINDS_READ] = written
 
     def gaps(self, start: int, stop: int) -> Iterator[tuple[int, int, str]]:
         """Runs of gaps in [start, stop) as (first frame index, count, "skipped" or "dropped")."""
@@ -195,9 +214,9 @@ class DaemonRing:
             write_progress(self._words, self.progress, self._records)
         if durable:
             self._words[DURABLE] = frame
-        if sequence <= self.released:
+        if sequence <= self._released:
             return False
-        self._words[RELEASED] = sequence
+        self._released = self._words[RELEASED] = sequence
         self._fence()
         self.map.forget_below(sequence)
         while len(self._kinds) > 1 and self._kinds[1][0] <= frame:
@@ -212,13 +231,14 @@ class DaemonRing:
 
     def stop(self) -> None:
         """Take no more frames: what is published by now counts, and nothing after it."""
-        if self._words[FINAL_PUBLISHED] != UNSET:
+        if self._is_final:
             return
         self._words[STATE] = layout.STATE_STOPPED
         self._fence()
         self.poll()
         self._words[FINAL_FRONTIER] = self.frontier
         self._words[FINAL_PUBLISHED] = self.map.published
+        self._is_final = True
 
     def finish(self) -> None:
         """The dataset is complete: a producer can see it here even when the daemon has gone since."""
@@ -248,9 +268,10 @@ class DaemonRing:
         self._words[layout.FAILURE // 8] = len(text)
         self._words[STATE] = layout.STATE_FAILED
         self._fence()
-        if self._words[FINAL_PUBLISHED] == UNSET:
+        if not self._is_final:
             self._words[FINAL_FRONTIER] = self.frontier
             self._words[FINAL_PUBLISHED] = self._words[PUBLISHED]
+            self._is_final = True
 
 
 def _cut(text: str, length: int) -> str:

@@ -10,6 +10,7 @@ import stat
 import struct
 
 from omewd.errors import OmewdError
+from omewd.ring.guard import GUARD
 from omewd.ring.layout import PAGE, Geometry, require_x86_64
 
 F_OFD_GETLK, F_OFD_SETLK = 36, 37
@@ -18,19 +19,31 @@ PRODUCER_BYTE = 0
 
 
 class Segment:
-    """A mapped segment. The mapping lives as long as this object and every view made from it."""
+    """A mapped segment. The mapping lives as long as this object and every view made from it.
 
-    def __init__(self, fd: int, geometry: Geometry, *, writable: bool, populate: bool = False) -> None:
+    ``guarded``: a look past its end, where somebody has cut it short, finds zeros (see :mod:`omewd.ring.guard`).
+    """
+
+    def __init__(
+        self, fd: int, geometry: Geometry, *, writable: bool, populate: bool = False, guarded: bool = False
+    ) -> None:
         require_x86_64()
         self.geometry = geometry
         self.fd = fd
         protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
         flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if populate else 0)
         self.memory = mmap.mmap(fd, geometry.total_bytes, flags=flags, prot=protection)
+        self._guard = GUARD.watch(self.memory) if guarded else None
         self.words = memoryview(self.memory).cast("Q")
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nobody has cut it short."""
+        cut = self._guard is not None and GUARD.was_cut(self._guard)
+        return not cut and os.fstat(self.fd).st_size == self.geometry.total_bytes
+
     @classmethod
-    def open(cls, fd: int, *, owner: int, writable: bool, populate: bool = False) -> Segment:
+    def open(cls, fd: int, *, owner: int, writable: bool, populate: bool = False, guarded: bool = False) -> Segment:
         """Map a descriptor that came from the daemon, which runs as user ``owner``, after checking what it is.
 
         Takes the descriptor over. Raises OmewdError ``bad_ring``.
@@ -46,7 +59,7 @@ class Segment:
                     "bad_ring", f"the ring is open to other users (mode {stat.S_IMODE(info.st_mode):o}), expected 600"
                 )
             geometry = Geometry.unpack(os.pread(fd, PAGE, 0), info.st_size)
-            return cls(fd, geometry, writable=writable, populate=populate)
+            return cls(fd, geometry, writable=writable, populate=populate, guarded=guarded)
         except BaseException:
             os.close(fd)
             raise
@@ -54,6 +67,8 @@ class Segment:
     def close(self) -> None:
         """Unmap if no view is left, and close the descriptor (which gives up a lock held through it)."""
         self.words.release()
+        if self._guard is not None:
+            GUARD.forget(self._guard)
         # A view that the user still holds keeps the mapping; it goes when the last of them goes.
         with contextlib.suppress(BufferError):
             self.memory.close()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from omewd.errors import OmewdError
+from omewd.model.dtypes import MAX_FRAMES
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,17 @@ class SequenceMap:
         """One past the highest published frame index; where it began, if there is none."""
         return self.published - self._first_sequences[-1] + self._first_frames[-1]
 
-    def update(self, published: int, index_of: Callable[[int], int]) -> None:
+    def update(self, published: int, index_of: Callable[[int], int], most: int = MAX_FRAMES) -> None:
         """Take in the slots up to ``published``; ``index_of(sequence)`` reads a slot's frame index.
 
-        Raises OmewdError ``bad_ring`` if the indexes do not grow.
+        Raises OmewdError ``bad_ring`` if the indexes do not grow, or if one is not below ``most``.
         """
+        # As the slots are looked at, not as they may be made to look a moment later.
+        newest = index_of(published - 1) - (published - 1) if published > self.published else 0
         while self.published < published:
             offset = self._first_frames[-1] - self._first_sequences[-1]
-            newest = index_of(published - 1) - (published - 1)
-            if newest < offset:
-                raise OmewdError(
-                    "bad_ring", f"slot {published - 1} holds frame {newest + published - 1}: frame indexes must grow"
-                )
+            if not offset <= newest < most - (published - 1):
+                raise _damaged(published - 1, newest + published - 1, offset + published - 1, most)
             if newest == offset:
                 self.published = published
                 return
@@ -58,12 +58,19 @@ class SequenceMap:
                     high = middle
                 else:
                     low = middle + 1
+            frame = index_of(low)
+            if not offset < frame - low <= newest:
+                raise _damaged(low, frame, offset + low + 1, newest + low + 1)
             if low == self._first_sequences[-1]:  # a gap before the first frame of the run
-                self._first_frames[-1] = index_of(low)
+                self._first_frames[-1] = frame
             else:
                 self._first_sequences.append(low)
-                self._first_frames.append(index_of(low))
+                self._first_frames.append(frame)
             self.published = low + 1
+
+    def next_frame(self, frame: int) -> int | None:
+        """The lowest published frame index from ``frame`` on; None if there is none."""
+        return next((piece.frame for piece in self.pieces(frame, MAX_FRAMES)), None)
 
     def released_below(self, frame: int) -> int:
         """How many slots hold frames with an index below ``frame``."""
@@ -103,3 +110,11 @@ class SequenceMap:
             at = piece.frame + piece.count
         if at < stop:
             yield at, stop - at
+
+
+def _damaged(sequence: int, frame: int, least: int, most: int) -> OmewdError:
+    return OmewdError(
+        "bad_ring",
+        f"slot {sequence} holds frame {frame}: frame indexes must grow, and this one be from {least} to {most - 1}",
+        "The ring was damaged, by the camera's program as a rule",
+    )

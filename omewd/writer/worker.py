@@ -154,13 +154,13 @@ class Worker:
         stream.hold_dataset()
         ring = stream.rings[job.source]
         with self._clock.stage("read"):
-            units = ring.locate(job)
+            units = [] if job.gap_frames else ring.locate(job)
             present = [frames for frames in units if frames.count]
         frames_written = sum(frames.count for frames in present)
         stored_bytes = stream.store(job.source, present) if present else 0
         with self._clock.stage("write"):
             source = ledger.source_of(stream.spec, job.source)
-            lines = _ledger_lines(ring.segment, units, job, source)
+            lines = _gap_lines(job, source) if job.gap_frames else _ledger_lines(ring.segment, units, job, source)
             stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines, job.frontier, source))
         point("writer: ledger appended")
         waits = _waits(ring, units, started_ns)
@@ -226,6 +226,15 @@ def _ledger_lines(segment: Segment, units: Sequence[UnitFrames], job: Job, sourc
             gap = (frame, 1, kind)
     if gap is not None:
         yield ledger.gap_line(*gap, source)
+
+
+def _gap_lines(job: Job, source: int | None) -> Iterator[str]:
+    """The lines of a job whose units hold no frame: one for each kind of gap."""
+    assert job.gap_frames is not None
+    first, stop = job.gap_frames
+    ends = [start for start, _ in job.gap_kinds[1:]]
+    for (start, kind), end in zip(job.gap_kinds or ((first, "skipped"),), [*ends, stop], strict=True):
+        yield ledger.gap_line(start, end - start, kind, source)
 
 
 def _disk_error(error: OSError) -> OmewdError:

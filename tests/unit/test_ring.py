@@ -332,7 +332,8 @@ def test_the_frontier_is_read_before_published_and_the_kinds_after() -> None:
         ends.daemon._words = recorder  # type: ignore[assignment]
         ends.daemon.poll()
         order = [place for place in recorder.read if place in (FRONTIER, PUBLISHED, GAP_KINDS)]
-        assert order == [FRONTIER, PUBLISHED, GAP_KINDS]
+        assert order[:3] == [FRONTIER, PUBLISHED, GAP_KINDS]
+        assert set(order[3:]) <= {GAP_KINDS}
 
 
 def test_a_failure_is_whole_before_it_shows() -> None:

@@ -15,12 +15,11 @@ from omewd.daemon.stream import State
 from omewd.errors import OmewdError
 from omewd.model.plan import Plan
 from omewd.ring.layout import (
-    FRONTIER,
     GAP_SKIPPED,
     PUBLISHED,
     STATE_FAILED,
 )
-from tests.unit.cameras import Camera, act, camera, camera_of, check_loss, steps
+from tests.unit.cameras import KINDS, Camera, act, camera, camera_of, check_loss, steps
 from tests.unit.rings import plans
 
 
@@ -61,7 +60,7 @@ def test_the_books_balance_at_every_moment(plan: Plan, history: list[tuple[str, 
 @given(plans(), steps)
 def test_a_unit_is_given_out_once_when_its_last_frame_is_there(plan: Plan, history: list[tuple[str, int]]) -> None:
     with camera(plan, plan.window_frames + 10) as it:
-        units = []
+        units: list[int] = []
         for step, number in history:
             if not it.stream.takes_frames and step in ("publish", "skipped", "dropped"):
                 continue
@@ -73,14 +72,20 @@ def test_a_unit_is_given_out_once_when_its_last_frame_is_there(plan: Plan, histo
             job = it.take()
             assert (job is not None) == ready
             if job is not None:
-                units.append(job.unit)
+                units += range(job.unit, job.unit + job.units)
                 check_job(it, job)
         assert units == list(range(len(units)))
 
 
 def check_job(it: Camera, job: Job) -> None:
-    plan, fates = it.source.plan, it.fates
-    first, stop = plan.first_frame(job.unit), min(plan.last_frame(job.unit) + 1, it.stream.received)
+    plan, fates, last = it.source.plan, it.fates, job.unit + job.units - 1
+    first, stop = plan.first_frame(job.unit), min(plan.last_frame(last) + 1, it.stream.received)
+    if job.gap_frames is None:
+        assert job.units == 1
+    else:
+        of_units = [f for f in range(it.stream.received) if job.unit <= plan.unit_of(f) <= last]
+        assert list(range(*job.gap_frames)) == of_units
+        assert "frame" not in fates[first:stop]
     assert job.sequence == fates[:first].count("frame")
     assert job.sequence_end == fates[:stop].count("frame")
     assert job.frontier == it.stream.received
@@ -88,6 +93,41 @@ def check_job(it: Camera, job: Job) -> None:
         if fates[frame] != "frame":
             named = [kind for start, kind in job.gap_kinds if start <= frame]
             assert named[-1] == fates[frame]
+
+
+@pytest.mark.parametrize("dims", ["t:inf,y:2,x:3", "t:inf:4,y:2,x:3", "t:inf:2,z:5:2,y:2,x:3", "t:inf,z:5:2,y:2,x:3"])
+@pytest.mark.parametrize("end", ["frame", "stop"])
+def test_the_longest_gap_takes_a_few_jobs(dims: str, end: str) -> None:
+    """Not one for each write unit: a mistake in a camera's frame numbers would keep the stream at it for days."""
+    with camera_of(dims) as it:
+        it.ends.publish(3)
+        it.ends.producer.add_gap(2**30 - 100, KINDS["skipped"])
+        it.poll()
+        if end == "frame":
+            it.ends.publish(50)
+            it.poll()
+        it.stream.stop("asked", 9)
+        jobs, units = 0, 0
+        while job := it.take():
+            jobs += 1
+            assert job.unit == units
+            units += job.units
+            frames = 0 if job.gap_frames else job.sequence_end - job.sequence
+            it.source.written_to_disk(job, frames if job.gap_frames is None else 0, stored_bytes=1)
+        assert jobs < 70
+        assert it.stream.drained
+        assert it.stream.received == 2**30 - 97 + (50 if end == "frame" else 0)
+        assert it.source.safe_below == it.stream.received
+
+
+def test_a_jump_that_no_camera_makes_ends_the_stream() -> None:
+    with camera_of("t:inf,y:2,x:3") as it:
+        it.ends.publish(3)
+        it.poll()
+        it.ends.producer.add_gap(2**39, KINDS["skipped"])
+        with pytest.raises(OmewdError) as error:
+            it.poll()
+        assert error.value.code == "bad_ring"
 
 
 def test_the_last_declared_frame_starts_the_drain() -> None:
@@ -187,7 +227,7 @@ def test_no_doorbell_while_units_wait_for_a_writer() -> None:
 
 def test_more_frames_than_declared_are_a_damaged_ring() -> None:
     with camera_of("t:3,y:2,x:3") as it:
-        it.ends.segment.words[FRONTIER] = 4
+        it.ends.producer.add_gap(4, GAP_SKIPPED)
         with pytest.raises(OmewdError, match="4 frames in the ring, 3 were declared"):
             it.poll()
 
