@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from omewd.errors import OmewdError
-from omewd.model.dtypes import ITEM_BYTES
-from omewd.model.plan import Plan
-from omewd.model.spec import DIRECT, StreamSpec
 
 # A job may take this long, and a second more for each 5 MB of it: slower than any disk one would record to.
 JOB_TIMEOUT_S = 60.0
@@ -22,13 +18,6 @@ START_TIMEOUT_S = 60.0
 
 # What a ring is given if memory allows: half a second at 1 GB/s, the longest stall seen of a busy disk.
 RING_TARGET_BYTES = 512 << 20
-
-# Bytes a writer holds beside the ring for each byte of a unit: gathered (1), and at the peak in the library and
-# encoded (measured with units of 32 and 64 MiB: 1.5, 2 to 3, 3, 3 to 4). The direct one has what is in its threads.
-WRITER_COPIES = {"direct": 3, "tensorstore": 3, "zarr-python": 4, "acquire-zarr": 4, "zarrs-python": 5}
-# Units go to a writer several at once, up to this: each job costs a sync of the ledger, and a message each way
-# (frames of 8 MiB on two writers, of the disk's speed: 16 MiB 0.95, 32 MiB 1.0, 64 MiB 1.0; tiles 0.74, 0.87, 0.88).
-JOB_BYTES = 32 << 20
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -69,23 +58,3 @@ def parse_size(text: str) -> int:
     if match is None:
         raise OmewdError("usage", f"{text!r} is not a size", "Write it like 4GiB or 500MB")
     return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
-
-
-def unit_bytes(spec: StreamSpec, plan: Plan) -> int:
-    """Bytes of a whole write unit, at the full resolution."""
-    return math.prod(plan.extents) * spec.frame_bytes
-
-
-def writer_need_bytes(spec: StreamSpec, backend: str) -> int:
-    """What a writer may hold beside the ring while it is at a job of a stream."""
-    extents = math.prod(Plan.of(spec, backend).extents)
-    frames = Plan.of(spec).frames_total
-    job_bytes = JOB_BYTES if frames is None else min(JOB_BYTES, frames * spec.frame_bytes)
-    # All smaller resolutions together are a third of the full one, and they are made before any is written.
-    resolutions = 1.5 if spec.levels > 1 else 1.0
-    if backend != DIRECT:
-        return int(resolutions * (WRITER_COPIES[backend] * extents * spec.frame_bytes + job_bytes))
-    # It fills chunks up to their full size at the frame's edges.
-    chunks = zip(spec.frame_shape, spec.chunk_shape[-2:], strict=True)
-    whole_frame = math.prod(-(-n // c) * c for n, c in chunks) * ITEM_BYTES[spec.dtype]
-    return int(resolutions * WRITER_COPIES[DIRECT] * max(extents * whole_frame, job_bytes))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from omewd.control.jobs import Job
-from omewd.daemon.config import JOB_BYTES, SLOWEST_DISK_BYTES_PER_S
+from omewd.daemon.config import SLOWEST_DISK_BYTES_PER_S
+from omewd.model.writing import JOB_BYTES
 
 MAX_ERRORS = 3
 MAX_DEATHS = 5

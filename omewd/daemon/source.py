@@ -15,11 +15,11 @@ from typing import Any
 
 from omewd.control.faultpoints import point
 from omewd.control.jobs import Job
-from omewd.daemon.config import JOB_BYTES, unit_bytes
 from omewd.errors import OmewdError
 from omewd.model.plan import Plan
 from omewd.model.spec import DIRECT, StreamSpec
 from omewd.model.totals import Totals
+from omewd.model.writing import JOB_BYTES, unit_bytes
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_OPEN, UNSET, Geometry
 from omewd.ring.progress import Progress

@@ -13,7 +13,7 @@ import structlog
 
 from omewd.control.faultpoints import point
 from omewd.daemon import shared_memory
-from omewd.daemon.config import RING_TARGET_BYTES, ServeConfig, writer_need_bytes
+from omewd.daemon.config import RING_TARGET_BYTES, ServeConfig
 from omewd.daemon.holding import HeldRing, Holding
 from omewd.daemon.journal import ACTIVE, STARTING, Journal, boot_id
 from omewd.daemon.server import Peer
@@ -22,6 +22,7 @@ from omewd.errors import OmewdError
 from omewd.model.outline import MAX_SPEC_BYTES, require_small, split
 from omewd.model.plan import Budget, Plan, choose_capacity
 from omewd.model.spec import DIRECT, StreamSpec
+from omewd.model.writing import writer_need_bytes
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import PAGE, Geometry, slot_header_stride, slot_stride
 from omewd.ring.segment import PRODUCER_BYTE, Segment, try_lock
@@ -252,6 +253,7 @@ class Streams:
             target_bytes=min(RING_TARGET_BYTES, budget // 8),
             writers=self._config.writers,
             wanted_slots=spec.ring_slots,
+            writer_bytes_of=lambda plan: self.writer_bytes(writer_need_bytes(spec, backend, plan), without),
         )
 
     def _place(self, spec: StreamSpec) -> tuple[Path, Path]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from omewd.errors import OmewdError
@@ -242,7 +243,14 @@ class Budget:
 
 
 def choose_capacity(
-    plan: Plan, slot_bytes: int, budget: Budget, *, target_bytes: int, writers: int, wanted_slots: int | None = None
+    plan: Plan,
+    slot_bytes: int,
+    budget: Budget,
+    *,
+    target_bytes: int,
+    writers: int,
+    wanted_slots: int | None = None,
+    writer_bytes_of: Callable[[Plan], int] | None = None,
 ) -> int:
     """How many slots each ring of a stream gets; ``slot_bytes``: of a slot in all of them. Pure.
 
@@ -250,7 +258,8 @@ def choose_capacity(
     disk), and ``target_bytes``; else those groups and half of what is free, else two groups, else one:
     multiples of the group, so that units lie contiguous. At least the window, in which a unit can
     complete. No more than the acquisition needs.
-    ``wanted_slots`` is taken as it is if a unit can complete in it.
+    ``wanted_slots`` is taken as it is if a unit can complete in it. ``writer_bytes_of``: what the writers would need if
+    the units were cut otherwise, to say which would fit.
     Raises OmewdError ``bad_spec`` or ``no_memory`` with the numbers and a remedy.
     """
     group, window = plan.group_frames, plan.window_frames
@@ -262,7 +271,8 @@ def choose_capacity(
             f"Ask for at least {window} ring slots (best a multiple of {group}), or use smaller shards",
         )
     if affordable < window:
-        raise _no_memory(window, slot_bytes, budget, _smaller_units(plan, affordable))
+        remedy = _smaller_units(plan, slot_bytes, budget, writer_bytes_of or (lambda _: budget.writer_bytes))
+        raise _no_memory(window, slot_bytes, budget, remedy, _depth(plan))
     if wanted_slots is not None:
         if wanted_slots > affordable:
             raise _no_memory(wanted_slots, slot_bytes, budget, f"Ask for {affordable} ring slots or fewer")
@@ -277,30 +287,48 @@ def choose_capacity(
     return window
 
 
-def _smaller_units(plan: Plan, slots: int) -> str:
-    """How to cut write units so that a ring of ``slots`` completes them; the slowest dimension is cut first."""
+def _smaller_units(plan: Plan, slot_bytes: int, budget: Budget, writer_bytes_of: Callable[[Plan], int]) -> str:
+    """How to cut write units so that they fit into the budget; the slowest dimension is cut first."""
     extents = [e if c is None else min(e, c) for e, c in zip(plan.extents, plan.counts, strict=True)]
+
+    def fits(axis: int, extent: int) -> bool:
+        smaller = replace(plan, extents=(*extents[:axis], extent, *extents[axis + 1 :]))
+        return smaller.window_frames * slot_bytes + writer_bytes_of(smaller) <= budget.free_bytes
+
     cuts: list[str] = []
-    span = plan.window_frames
-    for i, stride in enumerate(plan.strides):
-        if span <= slots or extents[i] == 1:
+    for i, deep in enumerate(extents):
+        if deep == 1:
             continue
-        others = span - (extents[i] - 1) * stride
-        most = max((slots - others) // stride + 1, 1)
-        span = others + (most - 1) * stride
-        cuts.append(f"{most} along {plan.names[i] if plan.names else f'dimension {i}'}")
-    if span > slots or not cuts:
-        return "Use smaller frames or fewer writers"
-    return f"Use write units (chunks, or shards with other backends than direct) of at most {' and '.join(cuts)}"
+        # The deepest that fits; 1 if none does, and the next dimension is cut as well.
+        extents[i] = max(bisect_left(range(1, deep + 1), True, key=lambda extent: not fits(i, extent)), 1)
+        cuts.append(f"{extents[i]} along {plan.names[i] if plan.names else f'dimension {i}'}")
+        if fits(i, extents[i]):
+            return (
+                f"Use write units (chunks, or shards with other backends than direct) of at most {' and '.join(cuts)}"
+            )
+    return "Use smaller frames or fewer writers"
 
 
-def _no_memory(slots: int, slot_bytes: int, budget: Budget, remedy: str) -> OmewdError:
+def _depth(plan: Plan) -> str:
+    """What makes a write unit large."""
+    names = [plan.names[i] if plan.names else f"dimension {i}" for i in range(len(plan.counts))]
+    deep = [
+        f"{extent if count is None else min(extent, count)} deep along {name}"
+        for name, extent, count in zip(names, plan.extents, plan.counts, strict=True)
+        if extent > 1 and count != 1
+    ]
+    if not deep:
+        return ""
+    return f" A write unit is {' and '.join(deep)}: the ring has to hold the {plan.window_frames} frames that it spans."
+
+
+def _no_memory(slots: int, slot_bytes: int, budget: Budget, remedy: str, cause: str = "") -> OmewdError:
     rings = "a ring" if budget.rings == 1 else f"{budget.rings} rings, each"
     more = slots * slot_bytes + budget.writer_bytes - budget.free_bytes
     return OmewdError(
         "no_memory",
         f"{rings} of {slots} slots of {slot_bytes // budget.rings} bytes needs {slots * slot_bytes / 2**20:.1f} MiB "
         f"and the writers {budget.writer_bytes / 2**20:.1f} MiB; {budget.free_bytes / 2**20:.1f} MiB of the daemon's "
-        "budget are free",
+        f"budget are free.{cause}",
         f"{remedy}, or give the daemon {math.ceil(more / 2**20)} MiB more: omewd serve --memory",
     )

@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 
 from omewd.control.faultpoints import point
-from omewd.writer.backends.base import Block
+from omewd.writer.backends.base import Pixels
 from omewd.writer.publish import Publisher
 from omewd.writer.shard_file import ShardFile
 from omewd.writer.shards import ShardPool, Shards, ShardsPart, results
@@ -32,7 +32,7 @@ class Batch:
         self._pooled.enter_context(self._clock.pooled())
         return self
 
-    def add(self, shards: Shards, blocks: Iterable[tuple[int, Block]]) -> None:
+    def add(self, shards: Shards, blocks: Iterable[tuple[int, Pixels]]) -> None:
         """Have threads write units of chunks, (number, pixels as (…, Y, X) in storage order); returns meanwhile."""
         parts = shards.parts(blocks)
         self._parts.append((shards, parts))

@@ -14,6 +14,7 @@ from omewd.model.plan import Plan
 from omewd.ring import pixels
 from omewd.ring.layout import FRAME_INDEX, MONOTONIC_NS, SLOT_HEADERS, WAITED_NS
 from omewd.ring.segment import Segment
+from omewd.writer.scattered import ScatteredFrames
 
 Array = np.ndarray[Any, Any]
 
@@ -69,7 +70,7 @@ class RingReader:
         slots = sequences % self._capacity
         return self._headers[slots, MONOTONIC_NS].astype(np.int64), self._headers[slots, WAITED_NS].astype(np.int64)
 
-    def blocks(self, units: Sequence[UnitFrames]) -> list[Array]:
+    def blocks(self, units: Sequence[UnitFrames]) -> list[Array | ScatteredFrames]:
         """The pixels of units, each as :meth:`block` gives it."""
         if len(units) > 1 and len({frames.sequences.shape for frames in units}) == 1:
             together = self._view(np.stack([frames.sequences for frames in units]))
@@ -77,19 +78,17 @@ class RingReader:
                 return list(together)
         return [self.block(frames) for frames in units]
 
-    def block(self, frames: UnitFrames) -> Array:
+    def block(self, frames: UnitFrames) -> Array | ScatteredFrames:
         """A unit's pixels, (…, Y, X); zero where a frame is absent. Valid while the job is leased.
 
-        A view of the ring if the unit's slots lie at regular distances; else gathered.
+        A view of the ring if the unit's slots lie at regular distances.
         """
         sequences = frames.sequences
         view = self._view(sequences)
         if view is not None:
             return view
-        block = np.empty((*sequences.shape, *self._slots.shape[1:]), self._slots.dtype)
-        for place, sequence in np.ndenumerate(sequences):
-            block[place] = self._slots[sequence % self._capacity] if sequence >= 0 else 0
-        return block
+        planes = [self._slots[n % self._capacity] if n >= 0 else None for n in sequences.ravel().tolist()]
+        return ScatteredFrames(planes, sequences.shape, self._slots[0])
 
     def _view(self, sequences: Array) -> Array | None:
         """Slots as they lie in the ring, None if there is no such view of them."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from omewd.model.levels import Level, levels_of
 from omewd.model.plan import Plan
@@ -17,10 +18,11 @@ from omewd.ngff.pyramid import halve
 from omewd.ngff.shard_table import STAGING
 from omewd.ring.segment import Segment
 from omewd.writer import backends, dataset
-from omewd.writer.backends.base import Block, Piece, Sink, UnitArray
+from omewd.writer.backends.base import Block, Piece, Pixels, Sink, UnitArray
 from omewd.writer.batch import Batch
 from omewd.writer.block import RingReader, UnitFrames
 from omewd.writer.publish import SMALL_FILE_BYTES, Folder, Publisher
+from omewd.writer.scattered import gathered
 from omewd.writer.shards import ShardPool, Shards
 from omewd.writer.stopwatch import Stopwatch
 
@@ -159,7 +161,7 @@ class OpenStream:
 
     def _at_all_resolutions(
         self, source: int, units: Sequence[UnitFrames]
-    ) -> Iterator[tuple[Resolution, Iterable[tuple[int, Block]]]]:
+    ) -> Iterator[tuple[Resolution, Iterable[tuple[int, Pixels]]]]:
         """The pixels of units, by their numbers, at each resolution in turn."""
         ring, clock = self.rings[source], self._tools.clock
         full, *smaller = self.resolutions
@@ -168,7 +170,12 @@ class OpenStream:
             yield full, zip(numbers, self._one_by_one(ring, units), strict=True)
             return
         with clock.stage("read"):
-            blocks: list[Block] = ring.blocks(units)
+            pixels = ring.blocks(units)
+        if not smaller:
+            yield full, zip(numbers, pixels, strict=True)
+            return
+        with clock.stage("read"):
+            blocks = [gathered(block) for block in pixels]
         yield full, zip(numbers, blocks, strict=True)
         present = [frames.sequences >= 0 if frames.count < frames.sequences.size else None for frames in units]
         for resolution in smaller:
@@ -180,14 +187,16 @@ class OpenStream:
             blocks, present = [block for block, _ in halved], [there for _, there in halved]
             yield resolution, zip(numbers, blocks, strict=True)
 
-    def _one_by_one(self, ring: RingReader, units: Iterable[UnitFrames]) -> Iterator[Block]:
+    def _one_by_one(self, ring: RingReader, units: Iterable[UnitFrames]) -> Iterator[Pixels]:
         for frames in units:
             with self._tools.clock.stage("read"):
                 block = ring.block(frames)
+                if self.backend != DIRECT:
+                    block = gathered(block)
             yield block
 
     def _encoded(
-        self, resolution: Resolution, source: int, blocks: Iterable[tuple[int, Block]], *, at_once: bool
+        self, resolution: Resolution, source: int, blocks: Iterable[tuple[int, Pixels]], *, at_once: bool
     ) -> Iterator[Folder]:
         """The folder of each unit: all keys across the frame, at one place along the outer axes.
 
@@ -199,9 +208,9 @@ class OpenStream:
             label = f"unit-{layout.level.number}-{layout.source}-{unit}"
             yield Folder(layout.folder(unit), label, self._keys(sink, block, at_once=at_once))
 
-    def _keys(self, sink: Sink, block: Block, *, at_once: bool) -> Iterator[tuple[str, Iterable[Piece]]]:
+    def _keys(self, sink: Sink, block: Pixels, *, at_once: bool) -> Iterator[tuple[str, Iterable[Piece]]]:
         clock = self._tools.clock
-        for key in clock.timed("encode", sink.encode(block)):
+        for key in clock.timed("encode", sink.encode(cast(Block, block))):  # gathered, but for the direct one
             pieces = clock.timed("encode", key.pieces)
             if at_once:
                 pieces = iter([bytes(piece) for piece in pieces])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,11 +16,11 @@ from omewd.control.faultpoints import point
 from omewd.model.levels import Level
 from omewd.model.shards import Flags, ShardLayout, ShardPlace
 from omewd.model.spec import StreamSpec
-from omewd.ngff.shard_index import Entries
+from omewd.model.writing import INDEXES_AT_ONCE_BYTES, PIECE_BYTES, PIECES_AT_ONCE
+from omewd.ngff.shard_index import ENTRY_BYTES, Entries
 from omewd.ngff.shard_table import in_staging, name_of
 from omewd.writer.aligned import (
     ALIGNMENT,
-    PIECE_BYTES,
     Buffers,
     lies_aligned,
     packed,
@@ -26,14 +28,13 @@ from omewd.writer.aligned import (
     write_all_at,
     write_at,
 )
-from omewd.writer.backends.base import Block, UnitArray
+from omewd.writer.backends.base import Block, Piece, Pixels, UnitArray
 from omewd.writer.backends.direct import DirectSink
 from omewd.writer.publish import Publisher
+from omewd.writer.scattered import planes_of
 from omewd.writer.shard_file import ShardFile
 from omewd.writer.stopwatch import Stopwatch
 
-# Writes on their way at once in a writer; a disk is busy with two of 8 MiB, and while one is encoded others go out.
-PIECES_AT_ONCE = 4
 _SHARDS_REMEMBERED = 10_000
 # One that is cut off has at least put the ones before in place.
 _SEALED_AT_ONCE = 256
@@ -46,7 +47,7 @@ class _Chunk:
     """One chunk of a job: its number in its shard, and its pixels, shorter than the chunk at a ragged end."""
 
     number: int
-    pixels: Block
+    pixels: Pixels
 
 
 @dataclass
@@ -103,7 +104,7 @@ class Shards:
 
     # -- chunks -----------------------------------------------------------------------------------
 
-    def parts(self, blocks: Iterable[tuple[int, Block]]) -> list[ShardsPart]:
+    def parts(self, blocks: Iterable[tuple[int, Pixels]]) -> list[ShardsPart]:
         """Units of chunks, (number, pixels as (…, Y, X) in storage order), by the shards that they are in."""
         parts: dict[ShardPlace, ShardsPart] = {}
         for unit, block in blocks:
@@ -141,41 +142,58 @@ class Shards:
 
     def _write_in_pieces(self, part: ShardsPart, chunk: _Chunk) -> Iterator[Future[None]]:
         """Write a large chunk to its fixed place: several threads at once, if it can be cut into whole blocks."""
-        offset = chunk.number * self.layout.chunk_bytes
-        array = self._sink.array_of(chunk.pixels)
-        pieces = [array]
-        if lies_aligned(array):
-            flat = array.reshape(-1).view(np.uint8)
-            pieces = [flat[start : start + PIECE_BYTES] for start in range(0, flat.size, PIECE_BYTES)]
-        for piece in pieces:
-            yield self._pool.submit(self._write_arrays, part, offset, [piece])
-            offset += piece.nbytes
+        offset, pixels = chunk.number * self.layout.chunk_bytes, chunk.pixels
+        if isinstance(pixels, np.ndarray) and pixels.shape == self.layout.chunk_shape and lies_aligned(pixels):
+            flat = pixels.reshape(-1).view(np.uint8)
+            for start in range(0, flat.size, PIECE_BYTES):
+                piece = flat[start : start + PIECE_BYTES]
+                yield self._pool.submit(self._write_arrays, part, offset + start, [piece])
+        else:
+            yield self._pool.submit(self._write_planes, part, offset, pixels)
         part.runs.append(_fixed_entries(chunk.number, 1, self.layout.chunk_bytes))
+
+    def _write_planes(self, part: ShardsPart, offset: int, pixels: Pixels) -> None:
+        """Write a large chunk plane by plane, so that it is never in memory beside the ring."""
+        planes = planes_of(pixels, self.layout.chunk_shape)
+        plane_bytes = self.layout.chunk_bytes // math.prod(self.layout.chunk_shape[:-2])
+        at_once = max(PIECE_BYTES // plane_bytes, 1) if plane_bytes % ALIGNMENT == 0 else 0
+        if not at_once:
+            self._write_pieces(part, offset, planes, self.layout.chunk_bytes)
+            return
+        while some := list(islice(planes, at_once)):
+            self._write_arrays(part, offset, some)
+            offset += len(some) * plane_bytes
 
     def _write_arrays(self, part: ShardsPart, offset: int, arrays: list[Block]) -> None:
         """Write arrays one after the other: straight from where they are, if the disk can take them from there."""
-        file, clock = part.file, self._clock
-        with clock.stage("write"):
-            file.reserve(offset, offset + sum(array.nbytes for array in arrays))
-            if all(lies_aligned(array) for array in arrays):
-                write_all_at(file.descriptor, [array.data.cast("B") for array in arrays], offset)
-                return
-            for block, _ in clock.timed("encode", packed(arrays, self._buffers)):
-                write_at(file.descriptor, block, offset)
+        size = sum(array.nbytes for array in arrays)
+        if not all(lies_aligned(array) for array in arrays):
+            self._write_pieces(part, offset, arrays, size)
+            return
+        with self._clock.stage("write"):
+            part.file.reserve(offset, offset + size)
+            write_all_at(part.file.descriptor, [array.data.cast("B") for array in arrays], offset)
+
+    def _write_pieces(self, part: ShardsPart, offset: int, pieces: Iterable[Piece], size: int) -> None:
+        """Write pieces one after the other through a buffer; ``size``: bytes of all."""
+        with self._clock.stage("write"):
+            part.file.reserve(offset, offset + size)
+            for block, _ in self._clock.timed("encode", packed(pieces, self._buffers)):
+                write_at(part.file.descriptor, block, offset)
                 offset += len(block)
 
     def _write_anywhere(self, part: ShardsPart, chunks: list[_Chunk]) -> None:
         """Encode chunks, and write them where there is room."""
-        file, clock = part.file, self._clock
-        with clock.stage("encode"):
+        with self._clock.stage("encode"):
             encoded = [self._sink.chunk(chunk.pixels) for chunk in chunks]
-        sizes = np.array([size_of(piece) for piece in encoded], np.uint64)
-        with clock.stage("write"):
-            offset = file.grant(int(sizes.sum()))
-            starts = np.uint64(offset) + np.cumsum(sizes, dtype=np.uint64) - sizes
-            for block, _ in clock.timed("encode", packed(encoded, self._buffers)):
-                write_at(file.descriptor, block, offset)
-                offset += len(block)
+        if self._sink.array.compression is None:
+            sizes = np.full(len(chunks), self.layout.chunk_bytes, np.uint64)
+        else:
+            sizes = np.array([sum(map(size_of, pieces)) for pieces in encoded], np.uint64)
+        with self._clock.stage("write"):
+            offset = part.file.grant(int(sizes.sum()))
+        starts = np.uint64(offset) + np.cumsum(sizes, dtype=np.uint64) - sizes
+        self._write_pieces(part, offset, chain.from_iterable(encoded), int(sizes.sum()))
         part.runs.append((chunks[0].number, np.stack([starts, sizes], axis=1)))
 
     # -- shards -----------------------------------------------------------------------------------
@@ -197,7 +215,8 @@ class Shards:
             file = self._file(place)
             return file.finish(None if written is None else layout.with_frames(place, written)), file
 
-        for some in (places[start : start + _SEALED_AT_ONCE] for start in range(0, len(places), _SEALED_AT_ONCE)):
+        at_once = max(1, min(_SEALED_AT_ONCE, INDEXES_AT_ONCE_BYTES // (layout.chunks_per_shard * ENTRY_BYTES)))
+        for some in (places[start : start + at_once] for start in range(0, len(places), at_once)):
             with self._clock.stage("write"):
                 finished = results([self._pool.submit(finish, place) for place in some])
             point("writer: shards finished")

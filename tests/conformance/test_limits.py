@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from omewd.daemon.config import WRITER_COPIES
 from omewd.daemon.supervisor import _ALLOCATOR
+from omewd.model.writing import WRITER_COPIES
 from omewd.writer.backends import BACKENDS
 
 # Threads that run at a time, on average, when a writer may use one core; with two: 1.7 to 1.9, 1.5, 2.1, 2.4.

@@ -16,6 +16,7 @@ from omewd.model.spec import StreamSpec
 from omewd.ring import pixels
 from omewd.ring.layout import GAP_SKIPPED, STATE_OPEN
 from omewd.writer.block import RingReader, UnitFrames
+from omewd.writer.scattered import gathered
 from tests.unit.rings import Ends, Expected, is_even, open_ring, plans
 
 Array = np.ndarray[Any, Any]
@@ -84,7 +85,7 @@ def test_every_unit_of_an_acquisition_with_gaps_is_what_was_published(
             members = set(expected.frames_of(unit))
             assert found.count == len(members & present)
             assert found.grid.tolist() == expected.grid(unit).tolist()
-            np.testing.assert_array_equal(reader.block(found), expected_block(plan, unit, present))
+            np.testing.assert_array_equal(gathered(reader.block(found)), expected_block(plan, unit, present))
             del found
             ends.daemon.release_below(min(plan.first_frame(unit + 1), ends.daemon.frontier), durable=True)
             if plan.units_total == unit + 1:
@@ -108,7 +109,7 @@ def test_a_job_of_several_units_finds_what_one_at_a_time_finds(plan: Plan, data:
         job = Job(1, 1, "write", unit=0, units=units, sequence_end=len(present), frontier=expected.frames)
         found = reader.locate(job)
         assert [frames.unit for frames in found] == list(range(units))
-        for unit, block in enumerate(reader.blocks(found)):
+        for unit, block in enumerate(map(gathered, reader.blocks(found))):
             assert found[unit].grid.tolist() == expected.grid(unit).tolist()
             np.testing.assert_array_equal(block, expected_block(plan, unit, present))
             del block
@@ -123,7 +124,7 @@ def test_in_a_ring_of_whole_groups_no_full_unit_is_copied(plan: Plan, groups: in
         for unit in range(len(expected.blocks)):
             while ends.producer.next_frame <= plan.last_frame(unit):
                 publish(ends)
-            block = reader.block(locate_one(reader, ends, plan, unit))
+            block = gathered(reader.block(locate_one(reader, ends, plan, unit)))
             assert np.shares_memory(block, slots)
             assert not block.flags.writeable
             np.testing.assert_array_equal(block, expected_block(plan, unit, set(expected.frames_of(unit))))
@@ -141,7 +142,7 @@ def test_a_unit_that_wraps_round_the_end_is_gathered() -> None:
         for unit in range(5):
             for _ in range(3):
                 publish(ends)
-            block = reader.block(locate_one(reader, ends, plan, unit))
+            block = gathered(reader.block(locate_one(reader, ends, plan, unit)))
             assert block[:, 0, 0].tolist() == [3 * unit + 1, 3 * unit + 2, 3 * unit + 3]
             assert np.shares_memory(block, pixels.slots(ends.segment)) == (unit * 3 % 4 <= 1)
             ends.daemon.release_below(3 * unit + 3, durable=True)
@@ -159,8 +160,8 @@ def test_a_gap_of_another_unit_between_the_frames_makes_no_difference() -> None:
         reader = reader_of(ends, plan)
         first, second = (locate_one(reader, ends, plan, unit) for unit in range(2))
         assert (first.count, second.count) == (4, 3)
-        assert reader.block(first)[..., 0, 0].tolist() == [[1], [3], [5], [7]]
-        assert reader.block(second)[..., 0, 0].tolist() == [[2], [0], [6], [8]]
+        assert gathered(reader.block(first))[..., 0, 0].tolist() == [[1], [3], [5], [7]]
+        assert gathered(reader.block(second))[..., 0, 0].tolist() == [[2], [0], [6], [8]]
         del reader
 
 
@@ -173,7 +174,7 @@ def test_what_a_unit_left_in_the_buffer_does_not_show_in_the_next() -> None:
                 ends.producer.add_gap(1, GAP_SKIPPED)
             else:
                 publish(ends)
-        blocks = [reader.block(locate_one(reader, ends, plan, unit)).copy() for unit in range(2)]
+        blocks = [gathered(reader.block(locate_one(reader, ends, plan, unit))).copy() for unit in range(2)]
         assert blocks[0][:, 0, 0].tolist() == [1, 0, 3]
         assert blocks[1][:, 0, 0].tolist() == [0, 5, 6]
         del reader
@@ -195,7 +196,7 @@ def test_a_single_image_is_a_view() -> None:
     with open_ring(1) as ends:
         publish(ends)
         reader = reader_of(ends, plan)
-        block = reader.block(locate_one(reader, ends, plan, 0))
+        block = gathered(reader.block(locate_one(reader, ends, plan, 0)))
         assert block.tolist() == [[1, 1, 1], [1, 1, 1]]
         assert np.shares_memory(block, pixels.slots(ends.segment))
         del reader, block
@@ -210,7 +211,7 @@ def test_pixels_come_through_bit_for_bit(dtype: str) -> None:
             pixels.slots(ends.segment)[ends.producer.slot] = frame
             ends.producer.publish(0, 0, b"")
         reader = reader_of(ends, plan)
-        block = reader.block(locate_one(reader, ends, plan, 0))
+        block = gathered(reader.block(locate_one(reader, ends, plan, 0)))
         assert block.dtype == dtype
         assert block.tobytes() == frames.tobytes()
         del reader, block
@@ -222,7 +223,7 @@ def test_a_block_that_is_still_held_outlives_its_reader() -> None:
         publish(ends)
         publish(ends)
         reader = reader_of(ends, plan)
-        block = reader.block(locate_one(reader, ends, plan, 0))
+        block = gathered(reader.block(locate_one(reader, ends, plan, 0)))
         del reader
         assert ends.producer.state == STATE_OPEN
     assert block[:, 0, 0].tolist() == [1, 2]

@@ -7,7 +7,8 @@ import math
 import os
 import random
 import threading
-from collections.abc import Iterable, Iterator
+import tracemalloc
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +28,7 @@ from omewd.ngff.shard_index import read_entries
 from omewd.ngff.shard_table import STAGING, in_staging
 from omewd.writer import aligned, batch, dataset, publish, shard_file, shards
 from omewd.writer.publish import Publisher
+from omewd.writer.scattered import ScatteredFrames
 from omewd.writer.shard_file import ShardFile
 from omewd.writer.shards import ShardPool, Shards
 from omewd.writer.stopwatch import Stopwatch
@@ -160,7 +162,7 @@ class Writer:
     def store(self, *units: int) -> int:
         return self.put((unit, block_of(self.spec, unit, unit)) for unit in units)
 
-    def put(self, blocks: Iterable[tuple[int, Array]]) -> int:
+    def put(self, blocks: Iterable[tuple[int, Any]]) -> int:
         return store(self.publisher, self.pool, self.shards, blocks)
 
     def frames_of(self, units: Iterable[int]) -> set[int]:
@@ -258,7 +260,8 @@ def test_no_more_than_a_piece_is_taken_at_once(
     monkeypatch.setattr(shards, "PIECE_BYTES", 3 * 4096)
     taken: list[int] = []
 
-    def packed(parts: list[Any], buffers: aligned.Buffers) -> Iterator[tuple[memoryview, int]]:
+    def packed(parts: Iterable[Any], buffers: aligned.Buffers) -> Iterator[tuple[memoryview, int]]:
+        parts = list(parts)
         taken.append(len(parts))
         return aligned.packed(parts, buffers)
 
@@ -364,7 +367,8 @@ def test_a_large_chunk_that_lies_in_strides_is_packed(
 ) -> None:
     calls: list[list[int]] = []
 
-    def packed(parts: list[Any], buffers: aligned.Buffers) -> Iterator[tuple[memoryview, int]]:
+    def packed(parts: Iterable[Any], buffers: aligned.Buffers) -> Iterator[tuple[memoryview, int]]:
+        parts = list(parts)
         calls.append([part.nbytes for part in parts])
         return aligned.packed(parts, buffers)
 
@@ -377,7 +381,8 @@ def test_a_large_chunk_that_lies_in_strides_is_packed(
             block = np.frombuffer(bytearray(block.nbytes + 16), block.dtype)[8:].reshape(block.shape)
             block[...] = block_of(writer.spec, unit)
         writer.put([(unit, block)])
-    assert calls == [[6 * 4096]] * (sum(size for _, size in writes) // (6 * 4096))
+    plane = 3 * 4096 if dims.startswith("t:8:2") else 6 * 4096
+    assert calls == [[plane]] * (sum(size for _, size in writes) // plane)
     writer.shards.seal()
     writer.check(writer.frames_of(writer.units))
 
@@ -756,3 +761,63 @@ def test_without_durability_no_pixels_are_synced(
     writer.shards.seal()
     assert {path for name, path in events if name == "sync"} == set()
     writer.check(set(range(6)))
+
+
+# -- frames that are not gathered ------------------------------------------------------------------
+
+
+def scattered(block: Array, absent: Collection[int] = ()) -> ScatteredFrames:
+    """The same pixels, each frame in memory of its own."""
+    planes = [None if i in absent else plane.copy() for i, plane in enumerate(block.reshape(-1, *block.shape[-2:]))]
+    return ScatteredFrames(planes, block.shape[:-2], np.empty(block.shape[-2:], block.dtype))
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize(
+    "dims",
+    [
+        "t:8:4:2,y:64,x:64",  # whole blocks, large
+        "t:7:4:2,y:64,x:64",  # ragged
+        "t:8:4:2,y:64:32:2,x:64:32:1",
+        "t:4:2:2,y:100,x:90",  # no whole blocks
+        "t:3:2:1,y:50:20:2,x:50:20:3",
+        "t:4:2:1,z:3:3:1,y:64,x:96",
+    ],
+)
+def test_scattered_frames_make_the_same_shards(
+    tmp_path: Path, pool: ShardPool, monkeypatch: pytest.MonkeyPatch, dims: str, compression: str
+) -> None:
+    for module in (aligned, shards):
+        monkeypatch.setattr(module, "PIECE_BYTES", 8192)
+    monkeypatch.setattr(aligned, "_BUFFER_BYTES", 8192 + 4096)
+    writer = Writer(tmp_path, spec_of(dims, compression=compression, durability="fsync"), pool)
+    for unit in writer.units:
+        writer.put([(unit, scattered(block_of(writer.spec, unit)))])
+    writer.shards.seal()
+    writer.check(writer.frames_of(writer.units))
+
+
+def test_of_scattered_frames_no_more_than_a_piece_is_copied(
+    tmp_path: Path, pool: ShardPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However deep a chunk is: 64 frames of 16 KiB, in pieces of 64 KiB."""
+    monkeypatch.setattr(shards, "PIECE_BYTES", 64 << 10)
+    monkeypatch.setattr(ScatteredFrames, "gather", lambda _: pytest.fail("all of it was copied"))
+    writer = Writer(tmp_path, spec_of("t:128:64:2,y:64,x:128"), pool)
+    tracemalloc.start()
+    try:
+        for unit in writer.units:
+            frames = scattered(block_of(writer.spec, unit), absent={3})
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            writer.put([(unit, frames)])
+            _, peak = tracemalloc.get_traced_memory()
+            assert peak - before < 512 << 10
+    finally:
+        tracemalloc.stop()
+    writer.shards.seal()
+    written = writer.frames_of(writer.units)
+    array = read_tensorstore(writer.folder)
+    for frame in written:
+        expected = block_of(writer.spec, frame // 64)[frame % 64]
+        assert not array[frame].any() if frame % 64 == 3 else (array[frame] == expected).all()

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.levels import Level, levels_of
 from omewd.model.spec import StreamSpec
 from omewd.ngff.codecs import array_document
+from omewd.writer.scattered import ScatteredFrames
 
 # c-blosc 1, BLOSC_MAX_BUFFERSIZE: what one chunk may hold.
 _BLOSC_MAX_BYTES = 2**31 - 17
@@ -27,6 +28,9 @@ Block = np.ndarray[Any, Any]
 Buffer = bytes | memoryview
 # Bytes as they are, or an array of any strides, for its elements in C order.
 Piece = Buffer | Block
+# What the direct encoder takes, too.
+Pixels = Block | ScatteredFrames
+PixelsOf = TypeVar("PixelsOf", Block, ScatteredFrames, Pixels)
 
 
 @dataclass(frozen=True)
@@ -90,10 +94,11 @@ class UnitArray:
         """Where a block lies in the array: at the origin, shorter at a ragged end."""
         return tuple(slice(0, n) for n in block.shape)
 
-    def pixels(self, block: Block, place: tuple[int, int]) -> Block:
+    def pixels(self, block: PixelsOf, place: tuple[int, int]) -> PixelsOf:
         """The part of a block that the key at a place holds."""
         y, x = (slice(p * k, (p + 1) * k) for p, k in zip(place, self.key_shape[-2:], strict=True))
-        return block[..., y, x]
+        part: PixelsOf = block[..., y, x]
+        return part
 
 
 @dataclass(frozen=True)

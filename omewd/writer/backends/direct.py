@@ -7,16 +7,17 @@ core specification, codecs/bytes), then none, "blosc" (codecs/blosc) or "zstd" (
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from omewd.model.spec import DIRECT
-from omewd.writer.backends.base import Block, Encoded, Piece, UnitArray
+from omewd.writer.backends.base import Block, Encoded, Piece, Pixels, UnitArray
 from omewd.writer.backends.compress import compressor
 from omewd.writer.filesystem import network_filesystem
+from omewd.writer.scattered import gathered, planes_of
 
 
 class DirectBackend:
@@ -48,29 +49,30 @@ class DirectSink:
         self._cores = threading.BoundedSemaphore(cores)
         self._compress = compressor(array.compression, array.dtype)
 
-    def array_of(self, pixels: Block) -> Block:
+    def array_of(self, pixels: Pixels) -> Block:
         """A whole chunk: ``pixels`` itself, or with the fill value where they are shorter, at a ragged end."""
         if pixels.shape == self.array.chunk_shape:
-            return pixels
+            return gathered(pixels)
         whole = np.zeros(self.array.chunk_shape, pixels.dtype)
-        whole[tuple(slice(0, n) for n in pixels.shape)] = pixels
+        whole[tuple(slice(0, n) for n in pixels.shape)] = gathered(pixels)
         return whole
 
-    def chunk(self, pixels: Block) -> Piece:
-        """A chunk as it is stored; without compression that is the array, in C order."""
-        whole = self.array_of(pixels)
-        if self._compress is None:
-            return whole
-        with self._cores:
-            return self._compress(np.ascontiguousarray(whole))
+    def chunk(self, pixels: Pixels) -> Iterable[Piece]:
+        """A chunk as it is stored, in pieces; raw ones by planes, so that a large one is not copied whole."""
+        if self._compress is not None:
+            with self._cores:
+                return (self._compress(np.ascontiguousarray(self.array_of(pixels))),)
+        if isinstance(pixels, np.ndarray) and pixels.shape == self.array.chunk_shape:
+            return (pixels,)
+        return planes_of(pixels, self.array.chunk_shape)
 
-    def encode(self, block: Block) -> Iterator[Encoded]:
+    def encode(self, block: Pixels) -> Iterator[Encoded]:
         """Keys that are chunks; each is encoded by whoever consumes it."""
         for place in self.array.frame_keys:
             yield Encoded(place, self._pieces(place, block))
 
-    def _pieces(self, place: tuple[int, int], block: Block) -> Iterator[Piece]:
-        yield self.chunk(self.array.pixels(block, place))
+    def _pieces(self, place: tuple[int, int], block: Pixels) -> Iterator[Piece]:
+        yield from self.chunk(self.array.pixels(block, place))
 
     def close(self) -> None:
         """Nothing is held."""
