@@ -22,7 +22,7 @@ from omewd.errors import OmewdError
 from omewd.model.outline import MAX_SPEC_BYTES, require_small, split
 from omewd.model.plan import Budget, Plan, choose_capacity
 from omewd.model.spec import DIRECT, StreamSpec
-from omewd.model.writing import writer_need_bytes
+from omewd.model.writing import index_cause, writer_need_bytes
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import PAGE, Geometry, slot_header_stride, slot_stride
 from omewd.ring.segment import PRODUCER_BYTE, Segment, try_lock
@@ -249,6 +249,7 @@ class Streams:
                 budget - self.ring_bytes(without) - rings * _FIXED_BYTES,
                 self.writer_bytes(writer_need_bytes(spec, backend), without),
                 rings,
+                index_cause(spec, backend),
             ),
             target_bytes=min(RING_TARGET_BYTES, budget // 8),
             writers=self._config.writers,

@@ -235,11 +235,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a stream may take of the daemon's memory: ``free_bytes`` for its rings and ``writer_bytes`` together."""
+    """What a stream may take of the daemon's memory: ``free_bytes`` for its rings and ``writer_bytes`` together.
+
+    ``cause``: what makes the writers need so much, where it is not the depth of write units.
+    """
 
     free_bytes: int
     writer_bytes: int
     rings: int = 1
+    cause: str = ""
 
 
 def choose_capacity(
@@ -272,7 +276,7 @@ def choose_capacity(
         )
     if affordable < window:
         remedy = _smaller_units(plan, slot_bytes, budget, writer_bytes_of or (lambda _: budget.writer_bytes))
-        raise _no_memory(window, slot_bytes, budget, remedy, _depth(plan))
+        raise _no_memory(window, slot_bytes, budget, remedy, budget.cause or _depth(plan))
     if wanted_slots is not None:
         if wanted_slots > affordable:
             raise _no_memory(wanted_slots, slot_bytes, budget, f"Ask for {affordable} ring slots or fewer")
@@ -306,7 +310,7 @@ def _smaller_units(plan: Plan, slot_bytes: int, budget: Budget, writer_bytes_of:
             return (
                 f"Use write units (chunks, or shards with other backends than direct) of at most {' and '.join(cuts)}"
             )
-    return "Use smaller frames or fewer writers"
+    return "Use smaller frames, shards of fewer chunks or fewer writers"
 
 
 def _depth(plan: Plan) -> str:
@@ -319,7 +323,9 @@ def _depth(plan: Plan) -> str:
     ]
     if not deep:
         return ""
-    return f" A write unit is {' and '.join(deep)}: the ring has to hold the {plan.window_frames} frames that it spans."
+    return (
+        f"a write unit is {' and '.join(deep)}, and the ring has to hold the {plan.window_frames} frames that it spans"
+    )
 
 
 def _no_memory(slots: int, slot_bytes: int, budget: Budget, remedy: str, cause: str = "") -> OmewdError:
@@ -329,6 +335,6 @@ def _no_memory(slots: int, slot_bytes: int, budget: Budget, remedy: str, cause: 
         "no_memory",
         f"{rings} of {slots} slots of {slot_bytes // budget.rings} bytes needs {slots * slot_bytes / 2**20:.1f} MiB "
         f"and the writers {budget.writer_bytes / 2**20:.1f} MiB; {budget.free_bytes / 2**20:.1f} MiB of the daemon's "
-        f"budget are free.{cause}",
+        f"budget are free{'; ' if cause else ''}{cause}",
         f"{remedy}, or give the daemon {math.ceil(more / 2**20)} MiB more: omewd serve --memory",
     )

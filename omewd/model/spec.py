@@ -32,6 +32,8 @@ MAX_IMAGES = 10_000
 MAX_DOCUMENTS = 50_000
 # A writer looks at each of them by itself.
 MAX_FRAME_CHUNKS = 2**16
+# Who reads one chunk reads the whole index first, of 16 bytes a chunk.
+MAX_SHARD_CHUNKS = 2**24
 _MOST_VALUES = 100_000
 
 # OME-Zarr 0.5, "axes" metadata: time first, then channel or a custom axis, then space.
@@ -208,6 +210,10 @@ class StreamSpec(Checked):
             raise ValueError(
                 f"dimensions: a frame cut into {chunks} chunks is over the limit of {MAX_FRAME_CHUNKS}: use larger ones"
             )
+
+        per_shard = math.prod(d.shard_size_chunks or 1 for d in self.dimensions)
+        if per_shard > MAX_SHARD_CHUNKS:
+            raise ValueError(f"dimensions: shards of {per_shard} chunks are over the limit of {MAX_SHARD_CHUNKS}")
 
     def _check_storage_order(self) -> None:
         self._check_storage_names()

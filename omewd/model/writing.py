@@ -64,5 +64,14 @@ def _sealing_bytes(spec: StreamSpec) -> int:
     return _INDEX_COPIES * max(index, min(PIECES_AT_ONCE * index, INDEXES_AT_ONCE_BYTES))
 
 
+def index_cause(spec: StreamSpec, backend: str) -> str:
+    """Why a writer needs so much memory, where it is for the indexes of shards."""
+    if backend != DIRECT or _sealing_bytes(spec) < writer_need_bytes(spec, backend):
+        return ""
+    chunks = chunks_per_shard(spec)
+    size = chunks * INDEX_ENTRY_BYTES / 2**20
+    return f"a shard of {chunks} chunks has an index of {size:.0f} MiB, which a writer holds {_INDEX_COPIES} times"
+
+
 def chunks_per_shard(spec: StreamSpec) -> int:
     return math.prod(d.shard_size_chunks or 1 for d in spec.dimensions)

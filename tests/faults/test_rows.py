@@ -16,7 +16,8 @@ import omewd
 from omewd.control.faultpoints import VARIABLE
 from tests.support import DaemonProcess, check_dataset, make_frame, make_spec
 
-ROWS = 29
+# Those of power cuts, upgrades, copies and the web come with these.
+ROWS = {*range(1, 30), 32}
 
 CAMERA = """
 import sys, omewd
@@ -35,7 +36,7 @@ def test_every_row_has_a_test() -> None:
             numbers = re.match(r"test_rows?_(\d\d)(?:_and_(\d\d))?", getattr(node, "name", None) or "")
             if numbers is not None:
                 found |= {int(number) for number in numbers.groups() if number}
-    assert found == set(range(1, ROWS + 1))
+    assert found == ROWS
 
 
 def test_row_03_a_producer_killed_before_the_doorbell(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:

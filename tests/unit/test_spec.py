@@ -314,6 +314,7 @@ def test_a_field_that_is_misspelt_gets_a_suggestion() -> None:
         ("p:10000,y:64,x:64", 5, "60000 zarr.json files"),
         ("y:131072:1,x:131072:1", 1, "chunks is over the limit of 65536"),
         ("y:65537:1,x:1", 1, "65537 chunks is over the limit"),
+        (f"t:inf:1:{2**24 + 1},y:64,x:64", 1, "shards of 16777217 chunks are over the limit"),
     ],
 )
 def test_counts_are_bounded(dims: str, levels: int, says: str) -> None:
