@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from omewd.cli.settings_file import read_settings
 from omewd.errors import OmewdError
 
 if TYPE_CHECKING:
@@ -138,17 +138,10 @@ def clean_up_when_interrupted() -> None:
 
 def settings_of(path: Path | None) -> dict[str, Any]:
     """The fields of a settings file; raises OmewdError ``usage`` for what can't be any."""
-    if path is None:
-        return {}
-    try:
-        fields = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise OmewdError("usage", f"{path} is not JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise OmewdError("usage", f"{path} holds no JSON object")
+    fields = read_settings(path)
     for name, value in fields.items():
         if name not in _SETTINGS:
-            raise OmewdError("usage", f"{path} has {name!r}", f"A benchmark's settings are {', '.join(_SETTINGS)}")
+            raise OmewdError("usage", f"{path} has {name!r:.80}", f"What a benchmark takes is {', '.join(_SETTINGS)}")
         if not all(isinstance(item, _SETTINGS[name]) for item in _listed(value)):
             raise OmewdError("usage", f"{path}: {name} can't be {value!r:.80}")
     return fields

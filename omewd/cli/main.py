@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -39,33 +38,34 @@ class LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in _COMMANDS:
-            return None
-        module = importlib.import_module(f"omewd.cli.{cmd_name.replace('-', '_')}")
-        command: click.Command = module.command
-        return command
+        return _command(cmd_name) if cmd_name in _COMMANDS else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not ctx.resilient_parsing:
+            from omewd.cli.errors import did_you_mean
+
+            raise OmewdError("usage", f"No such command {args[0]!r}", did_you_mean(args[0], _COMMANDS))
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
+def _command(name: str) -> click.Command:
+    command: click.Command = importlib.import_module(f"omewd.cli.{name.replace('-', '_')}").command
+    return command
+
+
 def _read_config(context: click.Context, _: click.Parameter, path: Path | None) -> None:
     """Options from a TOML file: a table for each command, top-level keys for all of them."""
     if path is None:
         return
-    try:
-        settings = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise click.BadParameter(f"{path} can't be read: {error}") from error
-    common = {k: v for k, v in settings.items() if not isinstance(v, dict)}
-    tables = {k: v for k, v in settings.items() if isinstance(v, dict)}
-    unknown = sorted(set(tables) - set(_COMMANDS))
-    if unknown:
-        raise click.BadParameter(f"{path} has a table [{unknown[0]}]; tables are named after commands")
-    context.default_map = {
-        name: {k.replace("-", "_"): v for k, v in {**common, **tables.get(name, {})}.items()} for name in _COMMANDS
-    }
+    from omewd.cli.config import default_map
+
+    context.default_map = default_map(path, _COMMANDS, _command)
 
 
 @click.group(cls=LazyGroup, context_settings={"auto_envvar_prefix": "OMEWD", "help_option_names": ["-h", "--help"]})
@@ -87,13 +87,15 @@ def cli(context: click.Context, socket: Path | None) -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run a command; every error is one line on standard error and an exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         cli(args=arguments, prog_name="omewd", standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.ClickException as error:
-        _show(arguments, OmewdError("usage", error.format_message(), "See omewd --help"), error.exit_code)
+        from omewd.cli.errors import usage_error
+
+        _show(arguments, usage_error(error), error.exit_code)
     except OmewdError as error:
         _show(arguments, error, error.exit_status)
     except (KeyboardInterrupt, click.Abort):
@@ -104,7 +106,11 @@ def main(arguments: list[str] | None = None) -> Any:
 
 
 def _show(arguments: list[str], error: OmewdError, status: int) -> None:
-    if "--json" in arguments:
+    from omewd.cli.errors import for_command_line, options_of, wants_json
+
+    name = next((argument for argument in arguments if argument in _COMMANDS), None)
+    error = for_command_line(error, options_of(_command(name)) if name else {})
+    if wants_json(arguments):
         print(json.dumps({"error": error.to_dict()}))
     else:
         print(f"omewd: {error}", file=sys.stderr)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from omewd.cli.options import client, json_option, socket_option
+from omewd.cli.settings_file import read_settings
 from omewd.errors import OmewdError
 
 
@@ -98,16 +99,8 @@ def _fields(
     """The stream's fields: the file's, overridden by what the command line says."""
     from omewd.integrations.settings import fields_of
 
-    document: dict[str, Any] = {}
-    if settings_file is not None:
-        try:
-            document = json.loads(settings_file.read_text())
-        except ValueError as error:
-            raise OmewdError("usage", f"{settings_file} is not JSON: {error}") from error
-        if not isinstance(document, dict):
-            raise OmewdError("usage", f"{settings_file} holds no JSON object")
     pixel = scales.get("x") if scales.get("x") == scales.get("y") else None
-    fields = fields_of(document, dims, pixel_size_um=pixel)
+    fields = fields_of(read_settings(settings_file), dims, pixel_size_um=pixel)
     fields.update({k: v for k, v in {"name": name, **settings}.items() if v is not None})
     if "dimensions" not in fields:
         raise OmewdError("usage", "--dims is missing", "Such as --dims t:100,y:512,x:512")
@@ -128,7 +121,7 @@ def _scales(text: str | None) -> dict[str, float]:
 
 def _describe(fields: dict[str, Any], scales: dict[str, float], *, channels: str | None, positions: str | None) -> None:
     """Say what the dimensions are: steps, channels, positions."""
-    by_name = {d.get("name"): d for d in fields["dimensions"] if isinstance(d, dict)}
+    by_name = {str(d.get("name")): d for d in fields["dimensions"] if isinstance(d, dict)}
     for dimension, step in scales.items():
         if dimension not in by_name:
             raise OmewdError("usage", f"--scale: there is no dimension {dimension!r}")

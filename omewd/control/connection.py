@@ -101,7 +101,7 @@ def _unreachable(path: Path, error: OSError) -> OmewdError:
         return OmewdError(
             "no_daemon",
             f"no omewd daemon at {path}",
-            "Start one with omewd serve, or name its socket with --socket or $OMEWD_SOCKET",
+            "Start one with omewd serve, or name its socket: `socket=…` or $OMEWD_SOCKET",
         )
     if isinstance(error, PermissionError):
         return OmewdError(

@@ -49,7 +49,7 @@ class Annotations:
             raise OmewdError(
                 "bad_metadata",
                 f"{str(namespace)[:80]!r} can't be a namespace: 1 to 128 characters without spaces and slashes, "
-                f"and not {' or '.join(_RESERVED)}",
+                f"and none of {', '.join(map(repr, _RESERVED))}",
                 "Use a name of your own, such as that of your program",
             )
         if not text:

@@ -176,7 +176,7 @@ class Requests:
             f"stream {stream.spec.name!r} has no source {str(wish)[:80]!r}; it has {known}"
             if wish is not None
             else f"stream {stream.spec.name!r} has several sources: {known}",
-            "Say which one: source=",
+            "Say which one: `source=…`",
         )
 
     def _attach(self, peer: Peer, name: object, wish: object) -> None:

@@ -127,6 +127,9 @@ class Daemon:
                     self._loop.wait(self._timeout_s())
                     self._step(time.monotonic_ns())
             return self._exit_status
+        except BaseException as error:
+            self._exit_status = error.exit_status if isinstance(error, OmewdError) else EXIT_ERROR
+            raise
         finally:
             self._close()
 

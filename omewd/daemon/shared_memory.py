@@ -64,7 +64,7 @@ def _no_room(size_bytes: int, why: str) -> OmewdError:
     return OmewdError(
         "no_shared_memory",
         f"there is no room for the ring of {size_bytes / 2**20:.1f} MiB: {why}",
-        "Free memory, make /dev/shm larger, or ask for fewer ring slots",
+        "Free memory, make /dev/shm larger, or pass a smaller `ring_slots=…`",
     )
 
 

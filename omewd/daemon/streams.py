@@ -269,7 +269,7 @@ class Streams:
             raise OmewdError(
                 "outside_roots",
                 f"the output {spec.output!r} is outside the data roots: {', '.join(map(str, roots))}",
-                "Choose an output inside one of them, or start the daemon with another --data-root",
+                "Choose an output inside one of them, or start the daemon with another one: omewd serve --data-root",
             )
         for holding in self.open.values():
             _refuse_overlap(dataset, holding.stream.dataset, holding)

@@ -9,6 +9,7 @@ from omewd.errors import OmewdError
 from omewd.integrations import ome_writers, useq
 from omewd.integrations.useq_grid import lacks_field_of_view
 from omewd.model.dimensions import Dimension, parse_dims
+from omewd.model.spec import StreamSpec
 
 _FORMS = (
     "the fields of a stream (name, dims or dimensions, dtype, …), ome-writers' AcquisitionSettings (root_path, format, "
@@ -28,7 +29,7 @@ def fields_of(
     ``y:2048:256:8,x:2048:256:8``, and may say how its other dimensions are cut; ``pixel_size_um`` then says where the
     tiles of its grids are.
 
-    Raises OmewdError ``usage`` for a mixture, ``bad_spec`` for what can't be a stream.
+    Raises OmewdError ``usage`` for a mixture and for unknown fields, ``bad_spec`` for what can't be a stream.
     """
     given = set(document)
     of_writers, of_useq = sorted(given & _ONLY_OME_WRITERS), sorted(given & _ONLY_USEQ)
@@ -40,6 +41,9 @@ def fields_of(
     if of_writers:
         fields = ome_writers.stream_fields(document)
     else:
+        known = ["name", "dims", *(field for field in StreamSpec.model_fields if field != "name")]
+        if unknown := [key for key in document if key not in known]:
+            raise OmewdError("usage", f"a stream has no field {unknown[0]!r:.80}", f"It has {', '.join(known)}")
         fields = {key: value for key, value in document.items() if key != "dims"}
         dims = dims or document.get("dims")
         if not isinstance(dims, str | None):

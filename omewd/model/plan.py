@@ -272,14 +272,14 @@ def choose_capacity(
         raise OmewdError(
             "bad_spec",
             f"a ring of {wanted_slots} slots can't complete a write unit, which spans {window} frames",
-            f"Ask for at least {window} ring slots (best a multiple of {group}), or use smaller shards",
+            f"Pass at least `ring_slots={window}` (best a multiple of {group}), or use smaller shards",
         )
     if affordable < window:
         remedy = _smaller_units(plan, slot_bytes, budget, writer_bytes_of or (lambda _: budget.writer_bytes))
         raise _no_memory(window, slot_bytes, budget, remedy, budget.cause or _depth(plan))
     if wanted_slots is not None:
         if wanted_slots > affordable:
-            raise _no_memory(wanted_slots, slot_bytes, budget, f"Ask for {affordable} ring slots or fewer")
+            raise _no_memory(wanted_slots, slot_bytes, budget, f"Pass `ring_slots={affordable}` or fewer")
         return wanted_slots
     best = max((writers + 2) * group, target_bytes // slot_bytes, 16)
     if plan.frames_total is not None:

@@ -235,7 +235,7 @@ class Producer:
         if policy == "fail":
             raise ring_full(
                 f"the ring of stream {self.name!r} is full: {self._geometry.capacity} frames wait for the disk",
-                "Use a faster disk, less compression, a larger ring (--memory), or --backpressure block",
+                "Use a faster disk, less compression, a larger ring (omewd serve --memory), or `backpressure='block'`",
             )
         self._wait_for_room(timeout)
         return True

@@ -294,7 +294,7 @@ def _check_inside(dataset: Path, root: Path) -> None:
         raise OmewdError(
             "outside_roots",
             f"{dataset} leads outside the data root {root} (to {dataset.resolve()})",
-            "Choose an output inside a data root, or start the daemon with another --data-root",
+            "Choose an output inside a data root, or start the daemon with another one: omewd serve --data-root",
         )
 
 
@@ -303,7 +303,9 @@ def _check_free(spec: StreamSpec, dataset: Path) -> None:
         return
     if not spec.overwrite:
         raise OmewdError(
-            "output_exists", f"{dataset} is already there", "Choose another output, or --overwrite to replace it"
+            "output_exists",
+            f"{dataset} is already there",
+            "Choose another output, or pass `overwrite=True` to replace it",
         )
     if not dataset.is_dir() or (any(dataset.iterdir()) and not _looks_like_zarr(dataset)):
         raise OmewdError(

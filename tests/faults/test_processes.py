@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -334,6 +335,17 @@ def test_row_22_shared_memory_too_small(tmp_path: Path) -> None:
             for index in range(4):
                 producer.append(make_frame(index, spec.frame_shape, spec.dtype))
         check_dataset(process.data / "cam.ome.zarr", spec, 4)
+
+
+def test_a_daemon_that_can_not_start_logs_the_status_that_it_exits_with(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "omewd", "serve", "--log-format", "json", "--start-timeout", "0.1"]
+    command += ["--data-root", str(tmp_path), "--socket", str(tmp_path / "s"), "--state-dir", str(tmp_path / "state")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3, done.stderr
+    *log, told = done.stderr.splitlines()
+    assert told.startswith("omewd: no writer process could be started")
+    stopped = [line for line in map(json.loads, log) if line["event"] == "stopped"]
+    assert [line["exit_status"] for line in stopped] == [3]
 
 
 def test_row_22_more_than_the_machine_has(tmp_path: Path) -> None:

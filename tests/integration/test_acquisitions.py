@@ -53,7 +53,7 @@ def _start(process: DaemonProcess, spec: StreamSpec) -> None:
     try:
         process.client.start_stream(spec)
     except omewd.OmewdError as error:
-        least = re.search(r"Ask for at least (\d+) ring slots", error.remedy)
+        least = re.search(r"Pass at least `ring_slots=(\d+)`", error.remedy)
         assert least, error  # noqa: PT017
         process.client.start_stream(spec.model_copy(update={"ring_slots": int(least[1])}))
 

@@ -107,7 +107,7 @@ def test_what_is_there_is_not_overwritten_by_mistake(beside: DaemonProcess) -> N
     precious = beside.data / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("do not lose")
-    assert "--overwrite" in refused(beside, "output_exists", output="precious")
+    assert "`overwrite=True`" in refused(beside, "output_exists", output="precious")
     assert "not a Zarr dataset" in refused(beside, "not_a_dataset", output="precious", overwrite=True)
     assert (precious / "thesis.txt").read_text() == "do not lose"
     (beside.data / "file").write_text("x")
@@ -170,7 +170,7 @@ def test_memory_that_does_not_fit(beside: DaemonProcess) -> None:
     assert "at most 239 along t" in text
     refused(beside, "no_memory", dims="t:1000,y:2048,x:2048", ring_slots=500)
     text = refused(beside, "bad_spec", dims="t:100:10,y:16,x:16", ring_slots=9)
-    assert "at least 10" in text
+    assert "at least `ring_slots=10`" in text
     beside.client.start_stream(make_spec("fits", "t:2:1:2,y:2048,x:2048"))
     beside.client.stop_stream("fits")
     beside.client.wait("fits")

@@ -119,7 +119,7 @@ def test_settings_file(omewd_daemon: DaemonProcess) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        (["start-stream", "--dims", "t:3:x,y:4,x:4"], 2, "'t:3:x' in --dims"),
+        (["start-stream", "--dims", "t:3:x,y:4,x:4"], 2, "'t:3:x' in the dimensions"),
         (["start-stream"], 2, "--dims is missing"),
         (["start-stream", "a/b", "--dims", "y:4,x:4"], 2, "name"),
         (["start-stream", "--dims", "y:4,x:4", "--output", "/etc/x"], 1, "--data-root"),
@@ -144,6 +144,20 @@ def test_errors_are_one_line_with_a_status(
         as_json = omewd_daemon.omewd(*arguments, "--json")
         assert as_json.returncode == status
         assert json.loads(as_json.stdout)["error"]["code"]
+
+
+def test_what_the_daemon_refuses_is_told_in_options(omewd_daemon: DaemonProcess) -> None:
+    (omewd_daemon.data / "there.ome.zarr").mkdir()
+    done = omewd_daemon.omewd("start-stream", "cam", "--dims", "y:4,x:4", "--output", "there.ome.zarr")
+    assert "Choose another output, or pass --overwrite to replace it" in done.stderr
+    done = omewd_daemon.omewd("start-stream", "cam", "--dims", "t:100:10,y:16,x:16", "--ring-slots", "9", "--json")
+    assert json.loads(done.stdout)["error"]["remedy"].startswith("Pass at least --ring-slots 10 (best ")
+    for settings in ({"foo": 1}, {"foo": 1, "dims": "y:4,x:4"}):
+        path = omewd_daemon.folder / "settings.json"
+        path.write_text(json.dumps(settings))
+        done = omewd_daemon.omewd("start-stream", "-f", str(path))
+        assert done.returncode == 2
+        assert "a stream has no field 'foo'. It has name, dims, " in done.stderr
 
 
 def test_verify_finds_what_is_wrong(omewd_daemon: DaemonProcess) -> None:

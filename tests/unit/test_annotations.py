@@ -100,6 +100,11 @@ def test_namespaces_that_are_refused(desk: Desk, namespace: Any) -> None:
     assert [by(job) for job in desk.jobs()] == ["a"]
 
 
+def test_a_reserved_namespace_is_told_which_are(desk: Desk) -> None:
+    with pytest.raises(OmewdError, match=r"and none of 'ome', 'omewd', '\.', '\.\.'\."):
+        desk.add("a", stream_in(State.ACTIVE), "omewd")
+
+
 @pytest.mark.parametrize("namespace", ["m", "x" * 128, "org.example.scope-2", "Ome", "omewd2", "µManager"])
 def test_namespaces_that_are_taken(desk: Desk, namespace: str) -> None:
     desk.add("a", stream_in(State.ACTIVE), namespace, {"deep": [{"er": None}]})

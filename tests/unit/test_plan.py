@@ -206,10 +206,10 @@ def test_the_memory_a_refusal_asks_for_is_enough(plan: Plan, available: int) -> 
 @given(plans())
 def test_the_slots_a_refusal_asks_for_are_enough(plan: Plan) -> None:
     assume(plan.window_frames > 1)
-    with pytest.raises(OmewdError, match="ring slots") as refusal:
+    with pytest.raises(OmewdError, match="ring_slots") as refusal:
         capacity(plan, 10**6, wanted=plan.window_frames - 1)
     assert refusal.value.code == "bad_spec"
-    match = re.search(r"at least (\d+) ring slots", refusal.value.remedy)
+    match = re.search(r"at least `ring_slots=(\d+)`", refusal.value.remedy)
     assert match is not None
     assert capacity(plan, 10**6, wanted=int(match[1])) == int(match[1])
 
@@ -219,7 +219,7 @@ def test_a_wanted_capacity_is_taken_as_it_is() -> None:
 
 
 def test_a_wanted_capacity_beyond_the_budget_is_refused() -> None:
-    with pytest.raises(OmewdError, match="50 ring slots or fewer") as refusal:
+    with pytest.raises(OmewdError, match="`ring_slots=50` or fewer") as refusal:
         capacity(plan_of("t:100:4,y:4,x:4"), 50, wanted=51)
     assert refusal.value.code == "no_memory"
     assert capacity(plan_of("t:100:4,y:4,x:4"), 50, wanted=50) == 50

@@ -1,0 +1,63 @@
+"""Options of the commands from a TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from omewd.cli.errors import did_you_mean, options_of
+from omewd.errors import OmewdError
+
+
+def default_map(
+    path: Path, commands: Iterable[str], command: Callable[[str], click.Command]
+) -> dict[str, dict[str, Any]]:
+    """The defaults of each command: a table for each, top-level keys for all that have such an option.
+
+    Keys are long options without the dashes. Raises OmewdError ``usage`` for what is none.
+    """
+    try:
+        settings = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise OmewdError("usage", f"{path} can't be read: {error}") from error
+    names = list(commands)
+    tables = {key: value for key, value in settings.items() if isinstance(value, dict)}
+    for key in tables:
+        if key not in names:
+            raise OmewdError(
+                "usage", f"{path} has a table [{key}]; tables are named after commands", did_you_mean(key, names)
+            )
+    common = {key: value for key, value in settings.items() if key not in tables}
+    parameters = {name: _by_key(command(name)) for name in names} if common else {}
+    for key in common:
+        if not any(key.replace("_", "-") in known for known in parameters.values()):
+            every = sorted({option for known in parameters.values() for option in known})
+            raise OmewdError(
+                "usage", f"{path} has {key!r}, and no command has an option --{key}", did_you_mean(key, every)
+            )
+    defaults: dict[str, dict[str, Any]] = {}
+    for name in names:
+        given = {**common, **tables.get(name, {})}
+        if not given:
+            continue
+        known = parameters.get(name) or _by_key(command(name))
+        for key in tables.get(name, {}):
+            if key.replace("_", "-") not in known:
+                raise OmewdError("usage", f"{path}: {name} has no option {key!r}", did_you_mean(key, known))
+        found = {key.replace("_", "-"): value for key, value in given.items()}
+        defaults[name] = {known[key]: value for key, value in found.items() if key in known}
+    return defaults
+
+
+def _by_key(command: click.Command) -> dict[str, str]:
+    """A command's parameters by the keys that a file has for them."""
+    return {
+        option.removeprefix("--"): name
+        for name, parameter in options_of(command).items()
+        for option in parameter.opts
+        if option.startswith("--")
+    }
