@@ -204,7 +204,7 @@ def _print_waits(console: Console, waits: dict[str, dict[str, int]], when: str) 
     from omewd.cli.waits import waits_table
 
     console.print(f"\n[bold]Where frames waited[/], by the time stamps {when}")
-    console.print(waits_table(waits, explained=True))
+    console.print(waits_table(waits))
 
 
 def _look_at(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from omewd.cli.units import byte_rate, frame_rate, volume
 from omewd.control.client import Client
 from omewd.errors import OmewdError
 
@@ -50,7 +51,7 @@ def follow(daemon: Client, name: str, *, quiet: bool) -> dict[str, Any]:
 
 def rate(status: dict[str, Any]) -> str:
     throughput = status["throughput"]
-    return f"{throughput['bytes_per_s'] / 1e9:.2f} GB/s, {throughput['frames_per_s']:.0f} fps"
+    return f"{byte_rate(throughput['bytes_per_s'])}, {frame_rate(throughput['frames_per_s'])}"
 
 
 def summary(status: dict[str, Any]) -> str:
@@ -62,7 +63,7 @@ def summary(status: dict[str, Any]) -> str:
     if frames["lost"]:
         text += f", {frames['lost']} lost"
     stored, raw = throughput["stored_bytes"], throughput["written_bytes"]
-    text += f", {raw / 1e6:.1f} MB in {throughput['seconds']:.2f} s = {rate(status)}"
+    text += f", {volume(raw)} in {throughput['seconds']:.2f} s = {rate(status)}"
     if status["compression"] and stored:
         text += f", compressed {raw / stored:.2f}×"
     return f"{text}, {status['path']} ({status['ended_by']})"

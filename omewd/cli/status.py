@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,133 +11,85 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from omewd.cli.options import client, json_option, socket_option
-from omewd.cli.waits import duration, slowest_stage, waits_table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from collections.abc import Callable
+
+    from rich.console import Console
+    from rich.text import Text
 
 _PIPE_WIDTH = 200
+_LOOK_EVERY_S = 0.5
 
 
 @click.command("status")
 @click.argument("name", required=False)
 @json_option
 @click.option("--watch", is_flag=True, help="Stay, and show it anew twice a second.")
+@click.option("--all", "every", is_flag=True, help="Show every stream that has ended, not only the last few.")
 @socket_option
-def command(name: str | None, as_json: bool, watch: bool, socket: Path | None) -> None:
-    """Show throughput, ring fill, frames and writers; of one stream with NAME."""
+def command(name: str | None, as_json: bool, watch: bool, every: bool, socket: Path | None) -> None:
+    """Show throughput, ring fill, frames and writers; of one stream with NAME.
+
+    "lag" is how many of the received frames are not durable yet. The rate is that since the first frame; with --watch,
+    that of the last seconds.
+    """
     daemon = client(socket)
     if as_json:
         while True:
             print(json.dumps(daemon.status(name), indent=None if watch else 2), flush=True)
             if not watch:
                 return
-            time.sleep(0.5)
+            time.sleep(_LOOK_EVERY_S)
 
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PIPE_WIDTH)  # who reads a pipe wants all of it
-    if not watch:
-        console.print(_render(daemon.status(name)))
-        return
+    if watch:
+        _watch(console, lambda: daemon.status(name), every=every)
+    else:
+        console.print(_text(daemon.status(name), console.width, every=every), soft_wrap=True)
+
+
+def _watch(console: Console, look: Callable[[], dict[str, Any]], *, every: bool) -> None:
+    """Show it again and again: on a screen of its own, or one after the other in a pipe."""
     from rich.live import Live
 
-    with Live(_render(daemon.status(name)), console=console, auto_refresh=False) as live:
+    from omewd.cli.recent_rates import RecentRates
+
+    rates = RecentRates()
+    on_screen = console.is_terminal and not console.is_dumb_terminal
+
+    def next_text() -> Text:
+        status = look()
+        now_s = time.monotonic()
+        noted = {stream["id"]: rates.note(stream, now_s) for stream in status.get("streams", [status])}
+        known = {number: rate for number, rate in noted.items() if rate is not None}
+        return _text(status, console.width, height=console.height if on_screen else None, every=every, rates=known)
+
+    text = next_text()
+    if not on_screen:
         while True:
-            time.sleep(0.5)
-            live.update(_render(daemon.status(name)), refresh=True)
+            console.print(text, soft_wrap=True)
+            time.sleep(_LOOK_EVERY_S)
+            text = next_text()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to give the screen back
+    try:
+        with Live(text, console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                time.sleep(_LOOK_EVERY_S)
+                text = next_text()
+                live.update(text, refresh=True)
+    finally:
+        console.print(text, soft_wrap=True)
 
 
-def _render(status: dict[str, Any]) -> RenderableType:
-    from rich.console import Group
-    from rich.table import Table
+def _text(status: dict[str, Any], width: int, **options: Any) -> Text:
+    from rich.text import Text
 
-    streams = status.get("streams", [status])
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("stream", "state", "received", "written", "gaps", "in flight", "durable", "ring", "throughput"):
-        table.add_column(title, justify="left" if title in ("stream", "state") else "right", no_wrap=True)
-    notes: list[RenderableType] = []
-    for stream in streams:
-        frames, ring, throughput = stream["frames"], stream["ring"], stream["throughput"]
-        declared = f"/{frames['declared']}" if frames["declared"] is not None else ""
-        table.add_row(
-            stream["name"],
-            stream["state"],
-            f"{frames['received']}{declared}",
-            str(frames["written"]),
-            str(frames["gaps"]),
-            str(frames["in_flight"]),
-            str(frames["durable"]),
-            f"{ring['used']}/{ring['slots']}",
-            f"{throughput['bytes_per_s'] / 1e9:.2f} GB/s, {throughput['frames_per_s']:.0f} fps",
-        )
-        if len(stream["sources"]) > 1:
-            for source in stream["sources"]:
-                table.add_row(*_source_row(source))
-        if stream["error"]:
-            notes.append(f"{stream['name']}: {stream['error']['message']}")
-            if stream["kept_in_ring"]:
-                notes.append(
-                    f"{stream['name']} has frames in its ring: omewd resume-stream, or stop-stream to let them go"
-                )
-        elif stream["paused"]:
-            notes.append(f"{stream['name']} waits: {stream['paused']['message']}. {stream['paused']['remedy']}")
-        elif "streams" not in status:
-            through = f"{stream['backend']}, {stream['disk']['io']}" if stream["disk"]["io"] else stream["backend"]
-            notes.append(f"{stream['path']} ({through}, {stream['ended_by'] or 'open'})")
-            if stream["backend_reason"]:
-                notes.append(f"not the first choice of backend: {stream['backend_reason']}")
-        if stream["disk"]["lasts_s"] is not None and not stream["settled"]:
-            disk = stream["disk"]
-            notes.append(
-                f"{stream['name']}: {disk['free_bytes'] / 1e9:.1f} GB free, {_time(disk['lasts_s'])} at this rate"
-            )
-        if "streams" in status:
-            if (stage := slowest_stage(stream["recent_waits"])) and not stream["settled"]:
-                wait = duration(stream["recent_waits"][stage]["p50_ns"])
-                notes.append(f"{stream['name']}: frames wait longest in {stage}, {wait}")
-        else:
-            live = not stream["settled"] and stream["recent_waits"]
-            if waits := live or stream["waits"]:
-                notes += ["", f"where frames waited {'in the last seconds' if live else 'on their way'}:"]
-                notes.append(waits_table(waits))
-    parts: list[RenderableType] = []
-    if "streams" in status:
-        memory = status["memory"]
-        used = memory["ring_bytes"] + memory["writer_bytes"]
-        ready = sum(writer["ready"] for writer in status["writers"])
-        parts.append(
-            f"omewd {status['version']}, process {status['pid']}, up {status['uptime_s']:.0f} s; "
-            f"{ready} of {len(status['writers'])} writers ready; "
-            f"memory {used / 2**20:.0f} of {memory['budget_bytes'] / 2**20:.0f} MiB"
-            + ("; stopping" if status["stopping"] else "")
-        )
-    parts.append(table if streams else "no streams")
-    if status.get("streams_not_shown"):
-        notes.append(f"and {status['streams_not_shown']} more; name one to see it")
-    return Group(*parts, *notes)
+    from omewd.cli.status_lines import render
 
-
-def _source_row(source: dict[str, Any]) -> list[str]:
-    """One source of a stream that has several, below its stream."""
-    frames, ring = source["frames"], source["ring"]
-    state = source["ended_by"] or (f"process {source['producer']}" if source["producer"] else "no producer")
-    declared = f"/{frames['declared']}" if frames["declared"] is not None else ""
-    counts = (str(frames[key]) for key in ("written", "gaps", "in_flight", "durable"))
-    return [
-        f"  {source['name']}",
-        state,
-        f"{frames['received']}{declared}",
-        *counts,
-        f"{ring['used']}/{ring['slots']}",
-        "",
-    ]
-
-
-def _time(seconds: float) -> str:
-    for limit, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * limit:
-            return f"{seconds / limit:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    lines = [Text(line.text, style=line.style) for line in render(status, width=width, **options)]
+    return Text("\n", no_wrap=True).join(lines)
