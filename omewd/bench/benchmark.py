@@ -6,10 +6,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from omewd.bench import processes
 from omewd.bench.camera import Camera, feed
 from omewd.bench.disk import DiskProbe
 from omewd.bench.memory import MemoryPeak, shared_bytes
+from omewd.bench.pace import is_time_up
 from omewd.bench.plan import OMEWD, Column, Geometry, Options, Outcome, Sample, Timed
 from omewd.bench.private_daemon import PrivateDaemon
 from omewd.daemon.config import JOB_TIMEOUT_S, SLOWEST_DISK_BYTES_PER_S
@@ -35,6 +37,15 @@ _KEPT_SHARE = 0.1
 
 # What ends a run early.
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Watcher(Protocol):
+    """Is told of every turn of every column, warm-ups counted."""
+
+    def begins(self, timed: Timed) -> None: ...
+
+    def ended(self, timed: Timed, sample: Sample | None) -> None:
+        """``sample``: None of one that failed."""
 
 
 class Bench:
@@ -78,31 +89,35 @@ class Bench:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def run(
-        self, geometry: Geometry, columns: list[Column], progress: Callable[[Timed, int], None] = lambda *_: None
-    ) -> Outcome:
+    def run(self, geometry: Geometry, columns: list[Column], watcher: Watcher) -> Outcome:
         """Time every column; one that fails has its reason, and the others go on.
 
-        ``progress`` is told of each column after each of its iterations, warm-ups counted. Each round begins one
-        column later, so that none always comes after the same other.
+        Each round begins one column later, so that none always comes after the same other.
         """
         timed = [Timed(column) for column in columns]
         outcome = Outcome(geometry, timed)
         turns: list[Timed | None] = [None, *timed]  # None: the disk
         rounds = self.options.warmups + self.options.iterations
+        began = time.monotonic()
         for number in range(rounds):
+            kept = number >= self.options.warmups
+            if outcome.iterations and is_time_up(time.monotonic() - began, number, self.options.time_limit_s):
+                break
+            if all(one.error is not None for one in timed):
+                break
             first = number % len(turns)
             for turn in (*turns[first:], *turns[:first]):
-                self._take_turn(outcome, turn, kept=number >= self.options.warmups)
-                if turn is not None:
-                    progress(turn, number + 1)
+                self._take_turn(outcome, turn, watcher, kept=kept)
+            outcome.iterations += kept
         outcome.memcpy_ns = next((c.prepared["memcpy_ns"] for c in self._cameras.values() if c.prepared), 0)
         return outcome
 
-    def _take_turn(self, outcome: Outcome, turn: Timed | None, *, kept: bool) -> None:
+    def _take_turn(self, outcome: Outcome, turn: Timed | None, watcher: Watcher, *, kept: bool) -> None:
         if turn is None:
             self._time_disk(outcome, kept=kept)
         elif turn.error is None:
+            watcher.begins(turn)
+            sample = None
             try:
                 sample = self.iterate(outcome.geometry, turn.column)
             except OmewdError as error:
@@ -111,6 +126,7 @@ class Bench:
             else:
                 if kept:
                     turn.samples.append(sample)
+            watcher.ended(turn, sample)
 
     def _time_disk(self, outcome: Outcome, *, kept: bool) -> None:
         """What the drive takes at best, measured in the same rounds as the columns."""

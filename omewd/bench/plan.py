@@ -20,15 +20,19 @@ OMEWD, IN_PROCESS, OME_WRITERS = "omewd", "in-process", "ome-writers"
 
 @dataclass(frozen=True)
 class Options:
-    """What is the same for every column. ``fps`` 0: frames come as fast as they are taken."""
+    """What is the same for every column. ``fps`` 0: frames come as fast as they are taken.
+
+    ``time_limit_s``: of one geometry; no round is begun that would end later, but one is always measured.
+    """
 
     dtype: str = "uint16"
     durability: str = "fsync"
     data: str = "random"
     fps: float = 0.0
     warmups: int = 1
-    iterations: int = 5
+    iterations: int = 10
     memory: str = "4GiB"
+    time_limit_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,8 @@ class Timed:
 class Outcome:
     """All of one geometry: its columns, and what the disk and memory could do in the same run.
 
-    ``disk_s``: seconds of plain writes of the volume of one camera, one for each round.
+    ``iterations``: how many there were, as far as columns did not fail. ``disk_s``: seconds of plain writes of the
+    volume of one camera, one for each of them.
     """
 
     geometry: Geometry
@@ -217,3 +222,4 @@ class Outcome:
     disk_direct: bool = True
     disk_error: str = ""
     memcpy_ns: int = 0
+    iterations: int = 0

@@ -12,10 +12,11 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -32,7 +33,12 @@ ROLES = ("producer", "daemon", "writer")
 
 # Often enough for runs of seconds.
 _RATE_HZ = 200
+# In which py-spy must start, and end: with the symbols of large libraries it takes seconds.
 _SPY_TIMEOUT_S = 60.0
+# The exit status of timeout(1) when its time was up.
+_INTERRUPTED_BY_TIMEOUT = 124
+# How many times as long as without it a run may take.
+_SLOWED = 3.0
 
 
 @dataclass(frozen=True)
@@ -109,61 +115,96 @@ def spy() -> str:
 
 def sampled(
     path: Path, form: str, folder: Path, geometry: Geometry, column: Column, options: Options, seconds: float
-) -> int:
-    """Run a stream again and again for ``seconds`` and sample all its processes; returns how often it ran.
+) -> tuple[int, bool]:
+    """Run a stream again and again for ``seconds`` and sample all its processes.
 
-    ``form``: "flamegraph" (SVG) or "speedscope" (JSON). Set-up is left out of the picture.
+    ``form``: "flamegraph" (SVG), "speedscope" (JSON) or "raw" (a line of text for each stack). Set-up is left out of
+    the picture. Returns how often it ran, and whether the frames of C libraries are in it: where py-spy takes too long
+    with them it is done without.
     """
-    runs = 0
     with Bench(folder, options, {VARIABLE: SAMPLING}) as bench:
+        began = time.monotonic()
         bench.iterate(geometry, column)
-        with _recording(os.getpid(), path, form, native=True):
-            began = time.monotonic()
-            while time.monotonic() - began < seconds:
-                bench.iterate(geometry, column)
-                runs += 1
+        # Sampled it takes longer: py-spy stops the processes. What has not ended by then goes on unsampled.
+        limit_s = _SLOWED * max(seconds, time.monotonic() - began)
+
+        def run(native: bool) -> int:
+            runs = 0
+            with _recording(os.getpid(), path, form, limit_s, native=native):
+                began = time.monotonic()
+                while time.monotonic() - began < seconds:
+                    bench.iterate(geometry, column)
+                    runs += 1
+            return runs
+
+        native = True
+        try:
+            runs = run(native)
+        except SpyTimeoutError:
+            native = False
+            runs = run(native)
         name_processes(path, {os.getpid(): "omewd profile", **bench.roles})
-    return runs
+    return runs, native
 
 
 def sample_daemon(daemon: int, path: Path, form: str, seconds: float) -> None:
     """Sample a running daemon and its writers without stopping them."""
-    with _recording(daemon, path, form, native=False):
+    with _recording(daemon, path, form, seconds, native=False):
         time.sleep(seconds)
 
 
+class SpyTimeoutError(OmewdError):
+    """py-spy did not start, or did not end, within the time that it has."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("error", f"py-spy did not {what} within {_SPY_TIMEOUT_S:.0f} s", "Sample for fewer --seconds")
+
+
 @contextmanager
-def _recording(pid: int, path: Path, form: str, *, native: bool) -> Iterator[None]:
-    """py-spy at work on a process and its descendants during the block; no file is left if it fails.
+def _recording(pid: int, path: Path, form: str, limit_s: float, *, native: bool) -> Iterator[None]:
+    """py-spy at work on a process and its descendants during the block, but for ``limit_s`` at most.
 
     ``native``: with the frames of C libraries, for which it has to stop the processes for each sample.
+    Raises OmewdError, SpyTimeoutError where it takes too long; no file is left then.
     """
-    command = [spy(), "record", "--pid", str(pid), "--subprocesses", "--rate", str(_RATE_HZ)]
+    # While py-spy has this process stopped, only another one can put an end to it.
+    command = ["timeout", "--signal=INT", f"--kill-after={_SPY_TIMEOUT_S}", f"{_SPY_TIMEOUT_S + limit_s}"]
+    command += [spy(), "record", "--pid", str(pid), "--subprocesses", "--rate", str(_RATE_HZ)]
     command += ["--format", form, "--output", str(path), "--native" if native else "--nonblocking"]
     with tempfile.TemporaryFile() as said:  # a file: nobody reads a pipe meanwhile
         process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+        enough = threading.Timer(limit_s, process.send_signal, [signal.SIGINT])
         try:
             _await_start(process, said)
+            enough.start()
             yield
             process.send_signal(signal.SIGINT)
-            process.wait(_SPY_TIMEOUT_S)
-            if process.returncode or not path.is_file():
+            try:
+                process.wait(_SPY_TIMEOUT_S)
+            except subprocess.TimeoutExpired as error:
+                raise SpyTimeoutError("end") from error
+            if process.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
+                raise SpyTimeoutError("end")
+            if process.returncode not in (0, _INTERRUPTED_BY_TIMEOUT) or not path.is_file():
                 raise _spy_failed(_content(said))
-        except BaseException as error:
-            process.kill()
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             path.unlink(missing_ok=True)
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise OmewdError("error", "py-spy does not end") from error
             raise
+        finally:
+            enough.cancel()
 
 
 def _await_start(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
     """py-spy says when it begins to sample; what it says before it ends is why it can't."""
     deadline = time.monotonic() + _SPY_TIMEOUT_S
     while "Sampling process" not in _content(said):
-        if process.poll() is not None or time.monotonic() > deadline:
+        if process.poll() is not None:
             raise _spy_failed(_content(said))
+        if time.monotonic() > deadline:
+            raise SpyTimeoutError("start")
         time.sleep(0.01)
 
 
@@ -178,7 +219,7 @@ def _spy_failed(said: str) -> OmewdError:
 
 
 def name_processes(path: Path, roles: Mapping[int, str]) -> None:
-    """Put names in the place of command lines in a picture that py-spy made, SVG or speedscope JSON."""
+    """Put names in the place of command lines in what py-spy made: SVG, speedscope JSON or raw."""
     text = path.read_text()
     if not text.startswith("{"):
         path.write_text(_with_names(text, roles))

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _ANY_WIDTH = 10_000
+# Of a summary what the lines of CSV have; the median of the writes is a figure of its own.
+_SUMMARY = ("mean", "std", "min", "max")
 
 
 def print_configuration(
@@ -39,12 +41,16 @@ def print_configuration(
         ("Durability", options.durability),
         ("Output", folder),
         ("Warm-ups", str(options.warmups)),
-        ("Iterations", f"{options.iterations}, all columns in turn"),
+        ("Iterations", f"{options.iterations}{_limit(options)}, all columns in turn"),
     ]
     others = {c.kind: None for c in columns if c.writers == 0}
     if others:
         lines.insert(1, ("Compared with", ", ".join(others)))
     _print_lines(console, "Benchmark configuration", lines)
+
+
+def _limit(options: Options) -> str:
+    return f", or fewer within {options.time_limit_s:.0f} s" if options.time_limit_s else ""
 
 
 def _print_lines(console: Console, title: str, lines: list[tuple[str, str]]) -> None:
@@ -179,7 +185,7 @@ def as_csv(outcomes: list[Outcome], options: Options) -> str:
     ]
     figures = ["error"]
     for metric in METRICS:
-        figures += [f"{metric.key}_mean", f"{metric.key}_std"] if metric.unit == "mean±std s" else [metric.key]
+        figures += [f"{metric.key}_{which}" for which in _SUMMARY] if metric.unit == "mean±std s" else [metric.key]
     text = io.StringIO()
     table = csv.DictWriter(text, [*keys, *figures, "disk_gb_per_s"], extrasaction="ignore", lineterminator="\n")
     table.writeheader()
@@ -188,8 +194,7 @@ def as_csv(outcomes: list[Outcome], options: Options) -> str:
         for column in result["columns"]:
             flat = {k: v for k, v in column.items() if not isinstance(v, dict | list)}
             for key in ("create_s", "write_s"):
-                for which, value in (column.get(key) or {}).items():
-                    flat[f"{key}_{which}"] = value
+                flat |= {f"{key}_{which}": value for which, value in (column.get(key) or {}).items()}
             shared = {key: result[key] for key in ("dims", "dtype", "data", "durability")}
             error = column["error"]["message"] if column["error"] else None
             table.writerow({**shared, **flat, "error": error, "disk_gb_per_s": result["disk"]["gb_per_s"]})

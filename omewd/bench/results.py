@@ -21,9 +21,15 @@ class Metric:
     show: Callable[[Any], str]
 
 
-def mean_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and population standard deviation, as numpy's defaults."""
-    return statistics.fmean(values), statistics.pstdev(values)
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Mean, population standard deviation (as numpy's default), min, max and median."""
+    return {
+        "mean": statistics.fmean(values),
+        "std": statistics.pstdev(values),
+        "min": min(values),
+        "max": max(values),
+        "median": statistics.median(values),
+    }
 
 
 def write_s(timed: Timed) -> float:
@@ -52,8 +58,8 @@ def quantile_ns(timed: Timed, fraction: float) -> int:
     return appends[min(len(appends) - 1, max(0, -int(-fraction * len(appends) // 1) - 1))]
 
 
-def _over_samples(of: Callable[[Sample], float]) -> Callable[[Timed, Outcome], tuple[float, float]]:
-    return lambda timed, _: mean_std([of(sample) for sample in timed.samples])
+def _over_samples(of: Callable[[Sample], float]) -> Callable[[Timed, Outcome], dict[str, float]]:
+    return lambda timed, _: summary([of(sample) for sample in timed.samples])
 
 
 def _cpu(*roles: str) -> Callable[[Timed, Outcome], float | None]:
@@ -82,8 +88,8 @@ def _unsynced_s(timed: Timed, _: Outcome) -> float | None:
     return statistics.median(sample.closed_s for sample in timed.samples)
 
 
-def _plus_minus(value: tuple[float, float]) -> str:
-    return f"{value[0]:.3f} ± {value[1]:.3f}"
+def _plus_minus(value: dict[str, float]) -> str:
+    return f"{value['mean']:.3f} ± {value['std']:.3f}"
 
 
 def _ms(ns: float) -> str:
@@ -146,10 +152,6 @@ def to_dict(outcome: Outcome, options: Options) -> dict[str, Any]:
     geometry = outcome.geometry
     columns = []
     for timed, label in zip(outcome.timed, labels(outcome), strict=True):
-        figures = values(timed, outcome)
-        for key in ("create_s", "write_s"):
-            if key in figures:
-                figures[key] = dict(zip(("mean", "std"), figures[key], strict=True))
         columns.append(
             {
                 "label": label,
@@ -160,7 +162,7 @@ def to_dict(outcome: Outcome, options: Options) -> dict[str, Any]:
                 "cameras": timed.column.cameras,
                 "levels": timed.column.levels,
                 "error": timed.error.to_dict() if timed.error else None,
-                **figures,
+                **values(timed, outcome),
                 "samples": [
                     {
                         "create_s": s.create_s,
@@ -187,6 +189,7 @@ def to_dict(outcome: Outcome, options: Options) -> dict[str, Any]:
         "fps": options.fps or None,
         "warmups": options.warmups,
         "iterations": options.iterations,
+        "iterations_done": outcome.iterations,
         "disk": {
             "gb_per_s": disk_bandwidth(outcome),
             "samples_s": outcome.disk_s,

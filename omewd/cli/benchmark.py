@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from omewd.bench.plan import Column, Geometry, Options, Outcome
 
+_ITERATIONS, _TIME_LIMIT_S, _RECOMMEND_LIMIT_S = 10, 300.0, 120.0
 _NO_DIMS = "Such as --dims t:128:1:16,y:2048:256:8,x:2048:256:8"
 
 
@@ -31,12 +34,16 @@ _NO_DIMS = "Such as --dims t:128:1:16,y:2048:256:8,x:2048:256:8"
 @click.option("--compression", "-c", multiple=True, help="none, blosc-lz4, blosc-zstd or zstd; repeatable.")
 @click.option("--dtype", help="Pixel type.  [default: uint16]")
 @click.option("--warmups", "-w", type=click.IntRange(min=0), default=1, show_default=True)
-@click.option("--iterations", "-i", "-n", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--iterations", "-i", "-n", type=click.IntRange(min=1), help="[default: 10, or fewer within five minutes]"
+)
 @click.option("--writers", type=click.IntRange(1, 64), multiple=True, help="Repeatable.  [default: as omewd serve]")
 @click.option("--cameras", type=click.IntRange(1, 16), multiple=True, help="At once; repeatable.  [default: 1]")
 @click.option("--levels", type=click.IntRange(1, 16), multiple=True, help="Resolutions; repeatable.  [default: 1]")
 @click.option(
     "--output-dir",
+    "--benchmark-drive",
+    "-r",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A folder on the drive to test.  [default: the current one]",
 )
@@ -51,7 +58,11 @@ _NO_DIMS = "Such as --dims t:128:1:16,y:2048:256:8,x:2048:256:8"
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv", "markdown"]), default="table")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it, to this PNG file.")
 @click.option("--recommend", is_flag=True, help="Try chunks, shards, backends and compressions; print the best.")
-@click.option("--time-limit", type=click.FloatRange(min=1), default=120.0, show_default=True, help="For --recommend.")
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=1),
+    help="Seconds after which no further round begins.  [default: 300, none with --iterations, 120 with --recommend]",
+)
 def command(
     dims: tuple[str, ...],
     settings_file: Path | None,
@@ -67,7 +78,8 @@ def command(
     in_process: bool,
     peer: tuple[str, ...],
     recommend: bool,
-    time_limit: float,
+    time_limit: float | None,
+    iterations: int | None,
     data: str | None,
     **settings: Any,
 ) -> None:
@@ -89,6 +101,8 @@ def command(
     options = Options(
         dtype=dtype or fields.get("dtype") or "uint16",
         data=data or ("camera" if recommend else "random"),
+        iterations=iterations or _ITERATIONS,
+        time_limit_s=time_limit or (None if iterations else _TIME_LIMIT_S),
         **settings,
     )
     geometries = geometries_of(dims, fields, options.dtype)
@@ -111,7 +125,7 @@ def command(
         given |= {"--peer": peer, "--cameras": cameras, "--levels": levels}
         if meaningless := [name for name, value in given.items() if value]:
             raise OmewdError("usage", f"{meaningless[0]} has no meaning with --recommend", "Leave it out")
-        find(console, geometries, chosen, options, folder, time_limit, explicit=bool(compression))
+        find(console, geometries, chosen, options, folder, time_limit or _RECOMMEND_LIMIT_S, explicit=bool(compression))
         return
     if plot is not None:
         _check_plot(plot)
@@ -125,7 +139,11 @@ def command(
 
         draw(outcomes, options, plot)
         console.print(f"drawn: {plot}", highlight=False)
-    _check(outcomes)
+    if error := _failure(outcomes):
+        if form != "json":
+            raise error
+        console.print(f"omewd: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(error.exit_status)  # the document has the reasons: there must not be another one
 
 
 def clean_up_when_interrupted() -> None:
@@ -211,13 +229,19 @@ def check_folder_of(path: Path) -> None:
 def _run(
     console: Console, geometries: list[Geometry], chosen: list[Column], options: Options, folder: Path, *, shown: bool
 ) -> list[Outcome]:
+    """Time all geometries; of the time that there is, each has its share of what the ones before have left."""
     from omewd.bench.report import print_configuration, print_outcome
 
     print_configuration(console, geometries, chosen, options, str(folder))
-    outcomes = []
-    for geometry in geometries:
+    outcomes: list[Outcome] = []
+    began = time.monotonic()
+    for number, geometry in enumerate(geometries):
+        of_this = options
+        if options.time_limit_s:
+            left_s = max(options.time_limit_s - (time.monotonic() - began), 0.0)
+            of_this = replace(options, time_limit_s=left_s / (len(geometries) - number))
         console.print(f"\n[bold yellow]Benchmarking[/] {geometry.dims}", highlight=False, soft_wrap=True)
-        outcomes.append(_run_one(console, geometry, chosen, options, folder))
+        outcomes.append(_run_one(console, geometry, chosen, of_this, folder))
         if shown:
             print_outcome(console, outcomes[-1], options)
     return outcomes
@@ -225,32 +249,24 @@ def _run(
 
 def _run_one(console: Console, geometry: Geometry, chosen: list[Column], options: Options, folder: Path) -> Outcome:
     """Time one geometry, with a bar for each column and a line when it is complete."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from omewd.bench.benchmark import Bench
-    from omewd.bench.plan import Timed
+    from omewd.cli.benchmark_bars import Bars
 
     rounds = options.warmups + options.iterations
-    bars = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    ended: set[Column] = set()
-    with Bench(folder, options) as bench, Progress(*bars, console=console, disable=not console.is_terminal) as progress:
-        tasks = {column: progress.add_task(column.label(chosen), total=rounds) for column in chosen}
-
-        def note(timed: Timed, done: int) -> None:
-            column = timed.column
-            if column in ended:
-                return
-            progress.update(tasks[column], completed=done)
-            if timed.error is not None:
-                text = f"  ✗ {column.label(chosen)} failed: {timed.error}"
-                console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
-            elif done == rounds:
-                console.print(f"  ✓ {column.label(chosen)} complete", style="green", markup=False, highlight=False)
-            else:
-                return
-            ended.add(column)
-
-        return bench.run(geometry, chosen, note)
+    with Bench(folder, options) as bench, Bars(console, geometry, chosen, rounds) as bars:
+        outcome = bench.run(geometry, chosen, bars)
+        for timed in outcome.timed:
+            if timed.error is None:
+                bars.complete(timed.column)
+    if outcome.iterations < options.iterations and any(timed.samples for timed in outcome.timed):
+        console.print(
+            f"  {outcome.iterations} of {options.iterations} iterations: another round would have ended after the "
+            f"{options.time_limit_s:.0f} s that there are; --iterations or --time-limit gives more",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return outcome
 
 
 def _print(form: str, outcomes: list[Outcome], options: Options) -> None:
@@ -265,12 +281,13 @@ def _print(form: str, outcomes: list[Outcome], options: Options) -> None:
             print(report.as_markdown(outcomes, options))
 
 
-def _check(outcomes: list[Outcome]) -> None:
-    """Exit with an error if a column has no figures, or the disk none."""
+def _failure(outcomes: list[Outcome]) -> OmewdError | None:
+    """What is to be told at the end: that a column has no figures, or the disk none."""
     failed = [timed for outcome in outcomes for timed in outcome.timed if timed.error is not None]
     if failed:
         count = sum(len(outcome.timed) for outcome in outcomes)
-        raise OmewdError("error", f"{len(failed)} of {count} columns failed: {failed[0].error}")
+        return OmewdError("error", f"{len(failed)} of {count} columns failed: {failed[0].error}")
     for outcome in outcomes:
         if outcome.disk_error:
-            raise OmewdError("error", f"the disk could not be measured: {outcome.disk_error}")
+            return OmewdError("error", f"the disk could not be measured: {outcome.disk_error}")
+    return None

@@ -30,6 +30,8 @@ _COLOURS = {"omewd/": "green", "<site-packages>/": "blue", "<stdlib>/": "dim"}
 @click.option("--iterations", "-i", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option(
     "--output-dir",
+    "--benchmark-drive",
+    "-r",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A folder on the drive to write to.  [default: the current one]",
 )
@@ -40,10 +42,13 @@ _COLOURS = {"omewd/": "green", "<site-packages>/": "blue", "<stdlib>/": "dim"}
 )
 @click.option("--memory", default="4GiB", show_default=True, help="Budget of the daemon.")
 @click.option("--sort", type=click.Choice(["time", "cumulative", "calls"]), default="time", show_default=True)
-@click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="Functions in a table.")
+@click.option(
+    "--top", "--top-n", type=click.IntRange(min=1), default=20, show_default=True, help="Functions in a table."
+)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Keep the profiles, for pstats.")
 @click.option("--flamegraph", type=click.Path(dir_okay=False, path_type=Path), help="Sample it too, to an SVG file.")
 @click.option("--speedscope", type=click.Path(dir_okay=False, path_type=Path), help="Sample it too, to a JSON file.")
+@click.option("--raw", type=click.Path(dir_okay=False, path_type=Path), help="Sample it too, to a text file.")
 @click.option("--seconds", type=click.FloatRange(min=0.5), default=5.0, show_default=True, help="How long to sample.")
 @click.option("--stream", help="Sample the writers of a running daemon that has this stream open, instead.")
 @socket_option
@@ -60,6 +65,7 @@ def command(
     output: Path | None,
     flamegraph: Path | None,
     speedscope: Path | None,
+    raw: Path | None,
     seconds: float,
     stream: str | None,
     socket: Path | None,
@@ -67,20 +73,21 @@ def command(
 ) -> None:
     """Write a dataset with a profiler in the producer, the daemon and the writers, and show where the time goes.
 
-    With --flamegraph or --speedscope it is written again, sampled by py-spy. With --stream NAME nothing is
-    written: a daemon that runs is looked at.
+    With --flamegraph, --speedscope or --raw (a line for each stack) it is written again, sampled by py-spy. With
+    --stream NAME nothing is written: a daemon that runs is looked at.
     """
     from rich.console import Console
 
     from omewd.cli.benchmark import check_folder_of, clean_up_when_interrupted
 
     clean_up_when_interrupted()
-    for path in filter(None, (output, flamegraph, speedscope)):
+    for path in filter(None, (output, flamegraph, speedscope, raw)):
         check_folder_of(path)
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    pictures = {form: path for form, path in (("flamegraph", flamegraph), ("speedscope", speedscope)) if path}
+    forms = {"flamegraph": flamegraph, "speedscope": speedscope, "raw": raw}
+    pictures = {form: path for form, path in forms.items() if path}
     if pictures or stream:
         from omewd.bench.profile import spy
 
@@ -114,8 +121,11 @@ def command(
     for form, path in pictures.items():
         from omewd.bench.profile import sampled
 
-        runs = sampled(path, form, folder, geometry, column, options, seconds)
-        console.print(f"\n{form}: {path} (py-spy over {runs} runs of the stream)", highlight=False, soft_wrap=True)
+        runs, native = sampled(path, form, folder, geometry, column, options, seconds)
+        how = f"py-spy over {runs} run{'s' if runs > 1 else ''} of the stream"
+        if not native:
+            how += ", without the frames of C libraries: with them it took too long"
+        console.print(f"\n{form}: {path} ({how})", highlight=False, soft_wrap=True)
 
 
 def _only(name: str, fields: dict[str, Any]) -> str | None:

@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any
 
 from omewd.cli.errors import with_options
+from omewd.cli.text import padded, shortened, text_width
 from omewd.cli.units import byte_rate, duration, frame_rate, long_duration, volume
 from omewd.cli.waits import slowest_stage, waits_rows
 
@@ -211,7 +212,7 @@ def _counts(of: Mapping[str, Any], durability: str) -> dict[str, str]:
 
 def _columns(rows: Sequence[Mapping[str, str]], width: int) -> dict[str, int] | None:
     """The columns that fit, with their widths; None if not even the least of them do."""
-    needed = {title: max(_width(row[title]) for row in rows) for title in rows[0]}
+    needed = {title: max(text_width(row[title]) for row in rows) for title in rows[0]}
     without = [_VANISHING[:gone] for gone in range(len(_VANISHING) + 1)]
     choices = [*product((_ROOMY_NAME, _SHORT_NAME), without), (_SHORT_NAME, (*_VANISHING, _LAST_TO_VANISH))]
     for least_name, gone in choices:
@@ -225,7 +226,7 @@ def _columns(rows: Sequence[Mapping[str, str]], width: int) -> dict[str, int] | 
 
 def _line(cells: Mapping[str, str], style: str, columns: Mapping[str, int]) -> Line:
     parts = [
-        _padded(_shortened(cells[title], size) if title == "stream" else cells[title], size, left=title in _LEFT)
+        padded(shortened(cells[title], size) if title == "stream" else cells[title], size, left=title in _LEFT)
         for title, size in columns.items()
     ]
     return Line(_GAP.join(parts).rstrip(), style)
@@ -234,10 +235,10 @@ def _line(cells: Mapping[str, str], style: str, columns: Mapping[str, int]) -> L
 def _stacked(cells: Mapping[str, str], style: str, width: int) -> list[Line]:
     """The name as far as there is room for it, then figures with their titles."""
     first = [cells["state"], cells["received"]]
-    room = width - sum(len(_GAP) + _width(cell) for cell in first)
-    lines = [Line(_GAP.join([_shortened(cells["stream"], max(room, _SHORT_NAME)), *first]), style)]
+    room = width - sum(len(_GAP) + text_width(cell) for cell in first)
+    lines = [Line(_GAP.join([shortened(cells["stream"], max(room, _SHORT_NAME)), *first]), style)]
     if room < _SHORT_NAME:
-        lines = [Line(_shortened(cells["stream"], width), style), *_flowing(first, width)]
+        lines = [Line(shortened(cells["stream"], width), style), *_flowing(first, width)]
     figures = [f"{title} {cell}" for title, cell in cells.items() if title not in ("stream", "state", "received")]
     return lines + _flowing([figure for figure in figures if not figure.endswith(" ")], width)
 
@@ -246,7 +247,7 @@ def _flowing(items: Sequence[str], width: int) -> list[Line]:
     """Items in as many indented lines as they take, none of them broken."""
     texts = [f"{_GAP}{items[0]}"]
     for item in items[1:]:
-        if _width(texts[-1]) + len(_GAP) + _width(item) <= width:
+        if text_width(texts[-1]) + len(_GAP) + text_width(item) <= width:
             texts[-1] += f"{_GAP}{item}"
         else:
             texts.append(f"{_GAP}{item}")
@@ -255,43 +256,13 @@ def _flowing(items: Sequence[str], width: int) -> list[Line]:
 
 def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
     """Rows as text; the first ``left`` columns begin, the others end alike."""
-    sizes = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    sizes = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
     texts = []
     for row in rows:
         cells = enumerate(zip(row, sizes, strict=True))
-        texts.append(_GAP.join(_padded(cell, size, left=n < left) for n, (cell, size) in cells).rstrip())
+        texts.append(_GAP.join(padded(cell, size, left=n < left) for n, (cell, size) in cells).rstrip())
     return texts
 
 
 def _wrapped(text: str, width: int) -> list[Line]:
     return [Line(line) for line in textwrap.wrap(text, width, subsequent_indent=_GAP) or [""]]
-
-
-# -- text on a screen ------------------------------------------------------------------------------
-
-
-def _width(text: str) -> int:
-    """How many cells of a terminal it takes: names of channels are in any script."""
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len
-
-    return cell_len(text)
-
-
-def _padded(text: str, size: int, *, left: bool) -> str:
-    space = " " * (size - _width(text))
-    return text + space if left else space + text
-
-
-def _shortened(name: str, size: int) -> str:
-    """A name in so many cells: its beginning and its end, which is what tells it from others."""
-    if _width(name) <= size:
-        return name
-    head, tail = name[: len(name) * 2 // 3], name[len(name) * 2 // 3 :]
-    while head and tail and _width(head) + 1 + _width(tail) > size:
-        if _width(head) > 2 * _width(tail):
-            head = head[:-1]
-        else:
-            tail = tail[1:]
-    return f"{head}…{tail}"

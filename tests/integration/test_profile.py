@@ -94,8 +94,13 @@ def test_pictures_name_every_process(tmp_path: Path) -> None:
     svg.parent.mkdir()
     work = tmp_path / "work"
     work.mkdir()
-    arguments = ["-d", "t:64:1:4,y:512:256:2,x:512:256:2", "-c", "blosc-zstd", "--seconds", "2"]
-    text = run(work, *arguments, "--flamegraph", str(svg), "--speedscope", str(document))
+    raw = tmp_path / "out" / "raw.txt"
+    arguments = ["-d", "t:64:1:4,y:512:256:2,x:512:256:2", "-c", "blosc-zstd", "--seconds", "2", "--top-n", "3"]
+    text = run(work, *arguments, "--flamegraph", str(svg), "--speedscope", str(document), "--raw", str(raw))
+    assert "top 3 functions" in text
+    stacks = [line.rpartition(" ") for line in raw.read_text().splitlines()]
+    assert all(count.isdigit() for _, _, count in stacks)
+    assert any(re.match(r"omewd profile \d+;(.*;)?writer \d+;", stack) for stack, _, _ in stacks)
     assert f"flamegraph: {svg}" in text
     titles = [element.text or "" for element in ElementTree.parse(svg).iter() if element.tag.endswith("title")]
     for role in ("writer", "daemon", "omewd profile"):

@@ -128,7 +128,8 @@ def test_the_figures_agree_with_each_other() -> None:
     assert figures["fps"] == pytest.approx(10)
     assert figures["gb_per_s"] == pytest.approx(gb / 2)
     assert figures["disk_fraction"] == pytest.approx(0.5 / 2)  # by the medians
-    assert figures["write_s"] == pytest.approx((2.0, np.std([1, 2, 3])))
+    spread = {"mean": 2.0, "std": np.std([1, 2, 3]), "min": 1.0, "max": 3.0, "median": 2.0}
+    assert figures["write_s"] == pytest.approx(spread)
     assert figures["cpu_writers_s_per_gb"] == pytest.approx(0.5 / gb)
     assert figures["cpu_process_s_per_gb"] is None
     assert figures["compression_ratio"] == pytest.approx(1.0)
@@ -181,7 +182,8 @@ def test_json_has_base_units_and_the_reason_of_a_failure() -> None:
     document = json.loads(as_json([outcome(Timed(OURS, [sample()]), failed())], Options()))
     [benchmark] = document["benchmarks"]
     good, bad = benchmark["columns"]
-    assert good["write_s"] == {"mean": 1.0, "std": 0.0}
+    assert good["write_s"] == {"mean": 1.0, "std": 0.0, "min": 1.0, "max": 1.0, "median": 1.0}
+    assert good["create_s"]["max"] == 0.1
     assert good["samples"][0]["cpu_s"]["writers"] == 0.5
     assert (bad["error"]["code"], bad["samples"], "fps" in bad) == ("backend_unusable", [], False)
     assert benchmark["disk"]["gb_per_s"] == pytest.approx(benchmark["total_bytes"] / 1e9 / 0.5)
@@ -190,7 +192,7 @@ def test_json_has_base_units_and_the_reason_of_a_failure() -> None:
 def test_csv_is_a_line_for_each_column() -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv([outcome(Timed(OURS, [sample()]), failed())], Options()))))
     assert [row["label"] for row in rows] == ["tensorstore", "broken"]
-    assert float(rows[0]["write_s_mean"]) == 1.0
+    assert [float(rows[0][f"write_s_{which}"]) for which in ("mean", "min", "max")] == [1.0, 1.0, 1.0]
     assert rows[0]["dims"] == DIMS
     assert (rows[1]["error"], rows[1]["fps"]) == ("it is broken", "")
 

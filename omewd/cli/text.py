@@ -1,0 +1,30 @@
+"""Text in the cells of a terminal. Pure."""
+
+from __future__ import annotations
+
+
+def text_width(text: str) -> int:
+    """How many cells of a terminal it takes: names of channels are in any script."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def padded(text: str, size: int, *, left: bool) -> str:
+    space = " " * (size - text_width(text))
+    return text + space if left else space + text
+
+
+def shortened(name: str, size: int) -> str:
+    """A name in so many cells: its beginning and its end, which is what tells it from others."""
+    if text_width(name) <= size:
+        return name
+    head, tail = name[: len(name) * 2 // 3], name[len(name) * 2 // 3 :]
+    while head and tail and text_width(head) + 1 + text_width(tail) > size:
+        if text_width(head) > 2 * text_width(tail):
+            head = head[:-1]
+        else:
+            tail = tail[1:]
+    return f"{head}…{tail}"
