@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from omewd.bench.plan import Column, Geometry, Sample, Timed
 
-_BAR, _SHORT_LABEL = 15, 12
+_NARROW, _SHORT_LABEL = 100, 12
 
 
 class Bars:
@@ -27,15 +27,16 @@ class Bars:
 
     def __init__(self, console: Console, geometry: Geometry, columns: list[Column], rounds: int) -> None:
         self._console, self._geometry, self._columns = console, geometry, columns
+        bar = 8 if console.width < _NARROW else 20
         self._progress = Progress(
             TextColumn("  {task.description}"),
-            BarColumn(_BAR),
+            BarColumn(bar),
             MofNCompleteColumn(),
             _PaceColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        room = max(console.width - _BAR - len("    10/10 1:00:00  1.00 GB/s  1:00:00 left"), _SHORT_LABEL)
+        room = max(console.width - bar - len("    10/10 1:00:00  1.00 GB/s  1:00:00 left"), _SHORT_LABEL)
         self._paces = {column: Pace(rounds) for column in columns}
         self._tasks = {
             column: self._progress.add_task(shortened(column.label(columns), room), total=rounds, pace=pace)

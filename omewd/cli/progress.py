@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+from omewd.cli.recent_rates import RecentRates
 from omewd.cli.units import byte_rate, frame_rate, volume
 from omewd.control.client import Client
 from omewd.errors import OmewdError
@@ -25,6 +27,7 @@ def follow(daemon: Client, name: str, *, quiet: bool) -> dict[str, Any]:
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
     )
+    rates = RecentRates()
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(name, rate="", total=None)
@@ -40,8 +43,9 @@ def follow(daemon: Client, name: str, *, quiet: bool) -> dict[str, Any]:
             frames = status["frames"]
             done = frames["written"] + frames["gaps"]
             known = frames["declared"] if status["state"] == "ACTIVE" else frames["received"]
+            recent = rates.note(status, time.monotonic())
             progress.update(
-                task, completed=done, total=known, rate=rate(status), description=f"{name} {status['state']}"
+                task, completed=done, total=known, rate=rate(status, recent), description=f"{name} {status['state']}"
             )
             if status["settled"]:
                 break
@@ -49,9 +53,11 @@ def follow(daemon: Client, name: str, *, quiet: bool) -> dict[str, Any]:
     return status
 
 
-def rate(status: dict[str, Any]) -> str:
-    throughput = status["throughput"]
-    return f"{byte_rate(throughput['bytes_per_s'])}, {frame_rate(throughput['frames_per_s'])}"
+def rate(status: dict[str, Any], recent: tuple[float, float] | None = None) -> str:
+    """The recent (frames, bytes) a second, or else those since the first frame."""
+    average = status["throughput"]["frames_per_s"], status["throughput"]["bytes_per_s"]
+    frames_per_s, bytes_per_s = recent or average
+    return f"{byte_rate(bytes_per_s)}, {frame_rate(frames_per_s)}"
 
 
 def summary(status: dict[str, Any]) -> str:

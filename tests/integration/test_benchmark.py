@@ -62,6 +62,8 @@ def test_the_figures_are_those_of_the_samples(tmp_path: Path) -> None:
     ours, in_process = columns(out).values()
     for column in (ours, in_process):
         times = sorted(sample["write_s"] for sample in column["samples"])
+        spread = column["write_s"]
+        assert (spread["min"], spread["median"], spread["max"]) == pytest.approx(times)
         assert len(times) == 3
         assert column["fps"] == pytest.approx(8 / times[1])
         assert column["gb_per_s"] == pytest.approx(total / 1e9 / times[1])
@@ -176,7 +178,7 @@ def test_a_paced_camera_finds_room(tmp_path: Path) -> None:
         (["-d", DIMS, "-c", "gzip"], "compression"),
         (["-d", DIMS, "--dtype", "foo", "--recommend", "--fps", "10"], "dtype"),
         (["-d", "y:64", "--recommend", "--fps", "10"], "dimensions"),
-        (["-d", DIMS, "--recommend", "--fps", "10", "--format", "json"], "--format has no meaning"),
+        (["-d", DIMS, "--recommend", "--fps", "10", "--format", "csv"], "--format has no meaning"),
         (["-d", DIMS, "--recommend", "--fps", "10", "--cameras", "2"], "--cameras has no meaning"),
         (["-d", DIMS, "--memory", "foo"], "not a size"),
         (["-d", DIMS, "--plot", "/nowhere/p.png"], "/nowhere is not a folder"),
@@ -190,6 +192,28 @@ def test_what_can_not_be_timed_is_refused_before_anything_starts(
     assert says in err
     assert len(err.splitlines()) == 1
     assert "Benchmarking" not in out
+
+
+@pytest.mark.parametrize("how", [["--format", "json"], ["--format=json"]])
+def test_errors_are_json_where_that_is_asked_for(tmp_path: Path, how: list[str]) -> None:
+    for arguments, code in (
+        (["-d", "t:inf,y:8,x:8"], "bad_spec"),
+        (["-b", "x", "-d", DIMS], "usage"),
+        (["-i", "0"], "usage"),
+    ):
+        out, err = run(tmp_path, *arguments, *how, status=2)
+        assert (json.loads(out)["error"]["code"], err) == (code, "")
+
+
+def test_within_a_time_limit_there_are_fewer_rounds_and_it_says_so(tmp_path: Path) -> None:
+    arguments = ["-d", DIMS, "-b", "direct", "-w", "0", "--fps", "8", "--time-limit", "3.5", "--format", "json"]
+    out, err = run(tmp_path, *arguments)  # a round takes a second
+    [benchmark] = json.loads(out)["benchmarks"]
+    done = len(benchmark["columns"][0]["samples"])
+    assert 1 <= done <= 3
+    assert (benchmark["iterations"], benchmark["iterations_done"]) == (10, done)
+    assert f"{done} of 10 iterations" in err
+    assert "Iterations: 10, or fewer within 4 s" in err
 
 
 def test_more_than_the_drive_holds_is_refused(tmp_path: Path) -> None:
@@ -209,8 +233,9 @@ def test_a_backend_that_fails_is_a_column_with_its_reason(tmp_path: Path) -> Non
     assert "acquire-zarr has no plain zstd" in out
     assert "ERROR" in out
     assert "1 of 2 columns failed" in err
-    out, _ = run(tmp_path, "-d", DIMS, *BACKENDS[:4], "-c", "zstd", "-i", "1", "--format", "json", status=1)
-    good, bad = columns(out).values()
+    out, err = run(tmp_path, "-d", DIMS, *BACKENDS[:4], "-c", "zstd", "-i", "1", "--format", "json", status=1)
+    assert err.splitlines()[-1].startswith("omewd: 1 of 2 columns failed")
+    good, bad = columns(out).values()  # standard output is this one document
     assert good["fps"] > 0
     assert bad["error"]["code"] == "backend_unusable"
 

@@ -130,3 +130,4 @@ def test_bars_show_clock_rate_and_time_left(width: int) -> None:
     assert "16:40  1.23 GB/s  2:30:00 left" in shown
     assert ("ome-writers: acquire-zarr blosc-zstd" in shown) is (width == 120)
     assert "cameras" in shown
+    assert "tensorstore none 1 camera" in shown.replace("×", "")
