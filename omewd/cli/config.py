@@ -49,15 +49,33 @@ def default_map(
             if key.replace("_", "-") not in known:
                 raise OmewdError("usage", f"{path}: {name} has no option {key!r}", did_you_mean(key, known))
         found = {key.replace("_", "-"): value for key, value in given.items()}
-        defaults[name] = {known[key]: value for key, value in found.items() if key in known}
+        defaults[name] = {
+            known[key].name or "": _value(path, key, known[key], value) for key, value in found.items() if key in known
+        }
     return defaults
 
 
-def _by_key(command: click.Command) -> dict[str, str]:
-    """A command's parameters by the keys that a file has for them."""
+def _value(path: Path, key: str, option: click.Option, value: Any) -> Any:
+    """A value as if it had been typed, so that click finds out whether the option can have it."""
+    if option.multiple:
+        return [_typed(path, key, one) for one in (value if isinstance(value, list) else [value])]
+    return _typed(path, key, value)
+
+
+def _typed(path: Path, key: str, value: Any) -> str | bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str | int | float):
+        return str(value)
+    kind = "table" if isinstance(value, dict) else type(value).__name__
+    raise OmewdError("usage", f"{path}: {key} can't be a {kind}", "Give a text or a number")
+
+
+def _by_key(command: click.Command) -> dict[str, click.Option]:
+    """A command's options by the keys that a file has for them."""
     return {
-        option.removeprefix("--"): name
-        for name, parameter in options_of(command).items()
-        for option in parameter.opts
-        if option.startswith("--")
+        name.removeprefix("--"): option
+        for option in options_of(command).values()
+        for name in option.opts
+        if name.startswith("--")
     }

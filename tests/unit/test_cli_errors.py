@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from omewd.cli import benchmark, start_stream
 from omewd.cli.config import default_map
 from omewd.cli.errors import for_command_line, options_of, wants_json, with_options
 from omewd.cli.main import _COMMANDS, _command, main
 from omewd.cli.settings_file import read_settings
 from omewd.errors import OmewdError
 from omewd.integrations.settings import fields_of
+from omewd.model.spec import StreamSpec
 
 START = options_of(_command("start-stream"))
 
@@ -147,6 +151,11 @@ def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str], mon
         ("sokcet = 'x'", "has 'sokcet', and no command has an option --sokcet. Did you mean socket?"),
         ("[status]\nas_json = true", "status has no option 'as_json'"),
         ("a = ", "can't be read"),
+        ("socket = [1]", "socket can't be a list. Give a text or a number"),
+        ("[serve]\nwriters = {a = 1}", "writers can't be a table"),
+        ("[serve]\nmemory = 2020-01-01", "memory can't be a date"),
+        ("[serve]\ndata-root = [[1]]", "data-root can't be a list"),
+        ("[status]\njson = 7", "Invalid value for '--json': '7' is not a valid boolean"),
     ],
 )
 def test_what_a_file_of_options_has_in_vain_is_told(
@@ -162,11 +171,13 @@ def test_what_a_file_of_options_has_in_vain_is_told(
 def test_a_file_of_options_has_their_names(tmp_path: Path) -> None:
     path = tmp_path / "omewd.toml"
     path.write_text(
-        "socket = '/run/s'\n[benchmark]\nformat = 'json'\nwarmups = 0\n[serve]\ndata-root = ['/a']\njob_timeout = 5\n"
+        "socket = '/run/s'\n"
+        "[benchmark]\nformat = 'json'\nwarmups = 0\nbackend = 'direct'\n"
+        "[serve]\ndata-root = ['/a']\njob_timeout = 5\nephemeral = true\n"
     )
     found = default_map(path, _COMMANDS, _command)
-    assert found["benchmark"] == {"form": "json", "warmups": 0}
-    assert found["serve"] == {"socket": "/run/s", "data_root": ["/a"], "job_timeout": 5}
+    assert found["benchmark"] == {"form": "json", "warmups": "0", "backend": ["direct"]}
+    assert found["serve"] == {"socket": "/run/s", "data_root": ["/a"], "job_timeout": "5", "ephemeral": True}
     assert found["status"] == {"socket": "/run/s"}
 
 
@@ -188,3 +199,42 @@ def test_an_unknown_field_of_a_settings_file_is_named_with_those_that_there_are(
         fields_of(document)
     for known in ("name", "dims", "dimensions", "dtype", "compression"):
         assert known in refusal.value.remedy
+
+
+# Of every kind that JSON has.
+ODD: list[Any] = [
+    None,
+    5,
+    -1,
+    1e400,
+    True,
+    "",
+    "x",
+    [],
+    [1],
+    [None],
+    [[1]],
+    {},
+    {"a": 1},
+    [{}],
+    [{"name": [1]}],
+    10**30,
+]
+ODD += [[{"name": "y", "count": [1]}, {"name": "x"}]]
+
+
+@pytest.mark.parametrize("field", [*StreamSpec.model_fields, "dims", "root_path", "format", "channels", "time_plan"])
+def test_whatever_a_settings_file_has_it_is_a_stream_or_one_error(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "settings.json"
+    frame = [{"name": "y", "count": 8}, {"name": "x", "count": 8}]
+    for value, base in product(ODD, ({}, {"dims": "c:2,p:2,y:8,x:8"}, {"dimensions": frame})):
+        path.write_text(json.dumps({**base, field: value}))
+        with suppress(OmewdError):
+            fields = start_stream._fields("n", None, path, {}, {"y": 0.1})
+            with suppress(OmewdError):
+                start_stream._describe(fields, {"y": 0.1}, channels="a,b", positions="l,r")
+            with suppress(OmewdError):
+                start_stream._put_in_wells(fields, "2x2", "A1,A2")
+            StreamSpec.parse(fields)
+        with suppress(OmewdError):
+            benchmark.geometries_of((), benchmark.settings_of(path), "uint16")
