@@ -227,7 +227,8 @@ ODD += [[{"name": "y", "count": [1]}, {"name": "x"}]]
 def test_whatever_a_settings_file_has_it_is_a_stream_or_one_error(tmp_path: Path, field: str) -> None:
     path = tmp_path / "settings.json"
     frame = [{"name": "y", "count": 8}, {"name": "x", "count": 8}]
-    for value, base in product(ODD, ({}, {"dims": "c:2,p:2,y:8,x:8"}, {"dimensions": frame})):
+    bases: list[dict[str, Any]] = [{}, {"dims": "c:2,p:2,y:8,x:8"}, {"dimensions": frame}]
+    for value, base in product(ODD, bases):
         path.write_text(json.dumps({**base, field: value}))
         with suppress(OmewdError):
             fields = start_stream._fields("n", None, path, {}, {"y": 0.1})
