@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ import omewd
 from omewd.daemon.journal import instance_name
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
+from omewd.ngff.ledger import FrameLines
 
 Array = np.ndarray[Any, Any]
 
@@ -41,6 +43,20 @@ def frame_index(frame: Array) -> int:
 def make_spec(name: str, dims: str, **fields: Any) -> StreamSpec:
     fields = {"output": f"{name}.ome.zarr", **fields}
     return StreamSpec(name=name, dimensions=omewd.parse_dims(dims), **fields)
+
+
+@functools.cache
+def _frame_lines(source: int | None) -> FrameLines:
+    v = omewd.Dimension.model_validate({"name": "v", "coords": [0, 1, 2]})
+    t, *frame = omewd.parse_dims("t:inf:2,y:4,x:5")
+    dims, own = ((t, *frame), None) if source is None else ((t, v, *frame), "v")
+    return FrameLines.of(StreamSpec(name="s", dimensions=dims, source_dimension=own), source or 0)
+
+
+def frame_line(frame: int, wall_ns: int, monotonic_ns: int, metadata: bytes, source: int | None = None) -> str:
+    """The ledger's line of a frame along t, of a single camera, or of one of three."""
+    [line] = _frame_lines(source).make(np.array([frame]), [wall_ns], [monotonic_ns], [metadata])
+    return line
 
 
 def read_zarr(dataset: Path) -> Array:

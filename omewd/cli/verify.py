@@ -30,6 +30,8 @@ def command(dataset: Path, as_json: bool) -> None:
     else:
         for problem in report.problems:
             print(problem)
+        for note in report.notes:
+            print(f"note: {note}")
         print(
             f"{dataset}: {report.frames} frames ({report.written} written, {report.gaps} gaps), "
             f"{report.keys} files, {report.read_bytes / 1e6:.1f} MB read"

@@ -13,7 +13,8 @@ from omewd.daemon.loop import Loop
 from omewd.daemon.server import Peer
 from omewd.daemon.stream import Stream
 from omewd.daemon.upkeep import Upkeep
-from omewd.ring.segment import PRODUCER_BYTE, Segment, is_locked
+from omewd.locks import is_locked
+from omewd.ring.segment import PRODUCER_BYTE, Segment
 
 # All rings of a producer that was faster than the loop are one.
 _RINGS_AT_ONCE = 4096

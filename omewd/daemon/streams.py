@@ -19,13 +19,14 @@ from omewd.daemon.journal import ACTIVE, STARTING, Journal, boot_id
 from omewd.daemon.server import Peer
 from omewd.daemon.stream import Stream
 from omewd.errors import OmewdError
+from omewd.locks import try_lock
 from omewd.model.outline import MAX_SPEC_BYTES, require_small, split
 from omewd.model.plan import Budget, Plan, choose_capacity
 from omewd.model.spec import DIRECT, StreamSpec
 from omewd.model.writing import index_cause, writer_need_bytes
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import PAGE, Geometry, slot_header_stride, slot_stride
-from omewd.ring.segment import PRODUCER_BYTE, Segment, try_lock
+from omewd.ring.segment import PRODUCER_BYTE, Segment
 
 log = structlog.get_logger("streams")
 

@@ -1,4 +1,4 @@
-"""The frame indexes of a write unit as an array."""
+"""The frame indexes of a write unit as an array, and the places of many frames."""
 
 from __future__ import annotations
 
@@ -25,3 +25,18 @@ def _offsets(shape: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray[Any, 
         grid += (np.arange(shape[axis]) * step).reshape(along)
     grid.flags.writeable = False
     return grid
+
+
+def places(plan: Plan, frames: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
+    """Where frames are stored, by their indexes: (image number of each, index of each along each outer axis on disk).
+
+    :meth:`Plan.image` and :meth:`Plan.place` for many frames at once.
+    """
+    coordinates = [
+        frames // stride if count is None or not axis else frames // stride % count
+        for axis, (stride, count) in enumerate(zip(plan.strides, plan.counts, strict=True))
+    ]
+    if plan.source_axis is not None:
+        coordinates[plan.source_axis] = np.full_like(frames, plan.source)
+    images = np.zeros_like(frames) if plan.image_axis is None else coordinates[plan.image_axis]
+    return images, [coordinates[axis] for axis in plan.order]

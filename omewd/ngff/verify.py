@@ -15,7 +15,6 @@ import numpy as np
 import tensorstore
 from yaozarrs import validate_zarr_store
 
-from omewd.errors import OmewdError
 from omewd.model.grid import frame_indexes
 from omewd.model.images import image_paths, shape_on_disk
 from omewd.model.levels import levels_of
@@ -35,9 +34,10 @@ _READ_BYTES = 256 << 20
 class Report:
     """What was read, and what is wrong with it: one line for each problem.
 
-    ``received``: frames of each source; ``bad_units``: by source, the units of whole keys with files of the full
-    resolution that are missing, empty or can't be decoded; ``bad_levels``: (source, unit, level) of smaller resolutions
-    that are not what they should be; ``strays``: files that do not belong there.
+    ``received``: frames of each source; ``notes``: what is not as it should be, and does no harm; ``bad_units``: by
+    source, the units of whole keys with files of the full resolution that are missing, empty or can't be decoded;
+    ``bad_levels``: (source, unit, level) of smaller resolutions that are not what they should be; ``strays``: files
+    that do not belong there.
     """
 
     dataset: Path
@@ -47,6 +47,7 @@ class Report:
     keys: int = 0
     read_bytes: int = 0
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     bad_units: dict[int, list[int]] = field(default_factory=dict)
     bad_levels: list[tuple[int, int, int]] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
@@ -69,7 +70,7 @@ def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
     other file is there.
     Raises OmewdError ``not_a_dataset`` if it is none of omewd's.
     """
-    totals, spec = totals_of(dataset)
+    totals, spec = ledger.totals_of(dataset)
     report = Report(dataset, [each.received for each in ledger.totals_in(totals)])
     try:
         validate_zarr_store(str(dataset))
@@ -80,18 +81,6 @@ def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
     status = _check_ledger(dataset, totals, report)
     _check_pixels(dataset, spec, status, report, progress)
     return report
-
-
-def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
-    path = dataset / ledger.FOLDER / "zarr.json"
-    try:
-        totals = json.loads(path.read_text())["attributes"]["omewd"]
-        ledger.totals_in(totals)
-        return totals, StreamSpec.parse(totals["stream"])
-    except (OSError, ValueError, KeyError, TypeError, OmewdError) as error:
-        raise OmewdError(
-            "not_a_dataset", f"{dataset} is no dataset of omewd: {path.name} of its ledger can't be read ({error})"
-        ) from error
 
 
 def _check_metadata(dataset: Path, spec: StreamSpec, report: Report) -> None:
@@ -125,7 +114,8 @@ def _check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> list
         report.problems.append(f"the ledger can't be read: {error.strerror}")
         return [bytearray(frames) for frames in report.received]
     if record.unreadable_lines:
-        report.problems.append(f"{record.unreadable_lines} lines of the ledger can't be read")
+        lines = "1 line" if record.unreadable_lines == 1 else f"{record.unreadable_lines} lines"
+        report.notes.append(f"{lines} of the ledger can't be read, as a writer that is killed leaves one")
     told = ledger.totals_in(totals)
     names = [source["name"] for source in totals.get("sources", [{"name": ""}])]
     for name, status, claimed, found in zip(names, record.status, told, record.totals, strict=True):

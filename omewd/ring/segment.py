@@ -1,20 +1,16 @@
-"""A mapped ring segment, and the locks that tell who holds it."""
+"""A mapped ring segment. A lock on its byte PRODUCER_BYTE tells that a producer has it."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import stat
-import struct
 
 from omewd.errors import OmewdError
 from omewd.ring.guard import GUARD
 from omewd.ring.layout import PAGE, Geometry, require_x86_64
 
-F_OFD_GETLK, F_OFD_SETLK = 36, 37
-_FLOCK = struct.Struct("hhqqi4x")
 PRODUCER_BYTE = 0
 
 
@@ -73,21 +69,3 @@ class Segment:
         with contextlib.suppress(BufferError):
             self.memory.close()
         os.close(self.fd)
-
-
-def try_lock(fd: int, byte: int) -> bool:
-    """Take the open-file-description lock on one byte; it lasts until the last copy of ``fd`` is closed.
-
-    Such a lock tells who is alive without pids: the kernel drops it with its holder (fcntl(2), F_OFD_SETLK).
-    """
-    try:
-        fcntl.fcntl(fd, F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
-
-
-def is_locked(fd: int, byte: int) -> bool:
-    """Whether someone else holds the lock on a byte."""
-    answer = fcntl.fcntl(fd, F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
-    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)

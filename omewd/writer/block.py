@@ -12,7 +12,7 @@ from omewd.control.jobs import Job
 from omewd.model.grid import frame_indexes
 from omewd.model.plan import Plan
 from omewd.ring import pixels
-from omewd.ring.layout import FRAME_INDEX, MONOTONIC_NS, SLOT_HEADERS, WAITED_NS
+from omewd.ring.layout import FRAME_INDEX, METADATA, METADATA_BYTES, MONOTONIC_NS, SLOT_HEADERS, WAITED_NS, WALL_NS
 from omewd.ring.segment import Segment
 from omewd.writer.scattered import ScatteredFrames
 
@@ -69,6 +69,16 @@ class RingReader:
         """Of frames: (monotonic ns of their publishing, ns that the camera waited for room)."""
         slots = sequences % self._capacity
         return self._headers[slots, MONOTONIC_NS].astype(np.int64), self._headers[slots, WAITED_NS].astype(np.int64)
+
+    def headers(self, sequences: Array) -> tuple[Array, Array, list[bytes]]:
+        """Of frames: (wall-clock ns, monotonic ns of their publishing, metadata as JSON, empty where there is none)."""
+        slots = sequences % self._capacity
+        found = self._headers[slots]
+        lengths = np.minimum(found[:, METADATA_BYTES], self.segment.geometry.metadata_max_bytes).tolist()
+        starts = (SLOT_HEADERS + METADATA + slots * self.segment.geometry.slot_header_stride).tolist()
+        memory = self.segment.memory
+        metadata = [memory[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+        return found[:, WALL_NS], found[:, MONOTONIC_NS], metadata
 
     def blocks(self, units: Sequence[UnitFrames]) -> list[Array | ScatteredFrames]:
         """The pixels of units, each as :meth:`block` gives it."""

@@ -56,12 +56,13 @@ class Resolution:
 
 
 class OpenStream:
-    """The mapped rings, the publisher, and for each resolution the backend's sink, or the shards."""
+    """The mapped rings, what makes the ledger's lines, the publisher, and each resolution's sink or shards."""
 
     def __init__(self, number: int, spec: StreamSpec, backend: str, folder: Path, tools: Tools) -> None:
         self.number, self.spec, self.backend, self.folder = number, spec, backend, folder
         self._tools = tools
         self.rings: dict[int, RingReader] = {}
+        self.lines: dict[int, ledger.FrameLines] = {}
         self.publisher = Publisher(
             folder,
             folder / STAGING,
@@ -87,6 +88,7 @@ class OpenStream:
 
     def add_ring(self, source: int, segment: Segment) -> None:
         self.rings[source] = RingReader(segment, Plan.of(self.spec, self.backend, source))
+        self.lines[source] = ledger.FrameLines.of(self.spec, source)
 
     @property
     def epoch(self) -> int:

@@ -23,6 +23,7 @@ from omewd.control.faultpoints import point
 from omewd.writer.aligned import Buffers, packed, write_at
 from omewd.writer.backends.base import Piece
 from omewd.writer.filesystem import sync_folder
+from omewd.writer.ledger_file import append
 from omewd.writer.stopwatch import Stopwatch
 
 # Small files are bound by the latency of their sync: 16 in flight reached 1.0 GB/s with 128 KiB, one 0.36.
@@ -193,14 +194,13 @@ class Publisher:
             sync = map if self.pool is None or len(folders) == 1 else self.pool.map
             list(sync(sync_folder, folders))
 
-    def append(self, path: str, data: bytes) -> None:
-        """Append to a file in one write, durably if this publisher is."""
+    def append(self, path: str, lines: bytes) -> None:
+        """Append lines to a file, all of them or none, durably if this publisher is."""
         with self._clock.stage("write"):
-            descriptor = os.open(self.root / path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            descriptor = os.open(self.root / path, flags, 0o666)
             try:
-                left = memoryview(data)
-                while left:
-                    left = left[os.write(descriptor, left) :]
+                append(descriptor, lines)
                 self._sync(descriptor)
             finally:
                 os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,10 +23,11 @@ from omewd.model.spec import StreamSpec
 from omewd.ngff import ledger
 from omewd.ngff.resolutions import made_of, present_in
 from omewd.ngff.shard_table import STAGING
-from omewd.ngff.verify import Report, keys_of, totals_of, verify
+from omewd.ngff.verify import Report, keys_of, verify
 from omewd.writer import dataset as datasets
 from omewd.writer.backends import BACKENDS
 from omewd.writer.backends.base import UnitArray
+from omewd.writer.ledger_file import mend
 from omewd.writer.publish import Folder, Publisher
 
 _READ_BYTES = 16 << 20
@@ -45,11 +45,12 @@ class Repair:
 def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) -> Repair:
     """Mend what can be mended of a dataset that nobody writes; pixels are never touched.
 
-    Shards in progress are sealed, and files that writers have left over removed; frames whose files are gone or torn
-    are put on record as lost; smaller resolutions are made again; metadata, shape and totals are made to fit the
-    ledger. Foreign files stay. Raises OmewdError ``busy`` if a writer has it, ``not_a_dataset``; OSError.
+    Shards in progress are sealed, and files that writers have left over removed; torn lines of the ledger are removed;
+    frames whose files are gone or torn are put on record as lost; smaller resolutions are made again; metadata, shape
+    and totals are made to fit the ledger. Foreign files stay. Raises OmewdError ``busy`` if a writer has it,
+    ``not_a_dataset``; OSError.
     """
-    totals, spec = totals_of(dataset)
+    totals, spec = ledger.totals_of(dataset)
     mended: list[str] = []
     with _alone(dataset):
         if (dataset / STAGING).exists():
@@ -57,6 +58,8 @@ def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
             shutil.rmtree(dataset / STAGING)
             mended.append("removed what writers had left over")
         before = verify(dataset, progress)
+        if before.notes and (torn := mend(dataset)):
+            mended.append(f"removed {torn} torn line{'s' * (torn > 1)} from the ledger")
         if before.bad_units:
             publisher = Publisher(dataset, dataset / STAGING, durable=True)
             status = ledger.Ledger.read(dataset, before.received).status
@@ -65,7 +68,7 @@ def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
             for source, units in before.bad_units.items():
                 number = ledger.source_of(spec, source)
                 lines = list(_lost_lines(Plan.of(spec, source=source), units, status[source], number))
-                batch = ledger.batch(lines, before.received[source], number)
+                batch = ledger.batch(lines, before.received[source])
                 publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", batch)
             count = sum(map(len, before.bad_units.values()))
             mended.append(f"put the frames of {count} write units on record as lost")
@@ -141,12 +144,11 @@ def _lost_lines(plan: Plan, units: list[int], status: bytearray, source: int | N
 
 @contextmanager
 def _alone(dataset: Path) -> Iterator[None]:
-    """Writers hold a lock on the ledger of a dataset that they write."""
-    descriptor = os.open(dataset / ledger.FOLDER / ledger.FILE, os.O_RDONLY | os.O_CLOEXEC)
+    """Writers hold a dataset that they write."""
+    descriptor = ledger.hold_alone(dataset)
+    if descriptor is None:
+        raise OmewdError("busy", f"{dataset} is being written", "Stop its stream first")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BlockingIOError as error:
-        raise OmewdError("busy", f"{dataset} is being written", "Stop its stream first") from error
     finally:
         os.close(descriptor)

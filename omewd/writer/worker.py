@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from omewd.model.outline import join
 from omewd.model.spec import StreamSpec
 from omewd.model.waits import Histogram, Waits, histogram_of
 from omewd.ngff import ledger
-from omewd.ring import pixels
 from omewd.ring.segment import Segment
 from omewd.writer import backends, dataset
 from omewd.writer.annotation import annotation
 from omewd.writer.backends.base import UnitArray
 from omewd.writer.block import RingReader, UnitFrames
+from omewd.writer.lines import gap_lines, ledger_lines
 from omewd.writer.open_stream import OpenStream, Tools
 from omewd.writer.publish import SMALL_FILES_AT_ONCE
 from omewd.writer.shards import ShardPool
@@ -160,8 +160,11 @@ class Worker:
         stored_bytes = stream.store(job.source, present) if present else 0
         with self._clock.stage("write"):
             source = ledger.source_of(stream.spec, job.source)
-            lines = _gap_lines(job, source) if job.gap_frames else _ledger_lines(ring.segment, units, job, source)
-            stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines, job.frontier, source))
+            if job.gap_frames:
+                lines = gap_lines(job, source)
+            else:
+                lines = ledger_lines(ring, units, job, stream.lines[job.source], source)
+            stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines, job.frontier))
         point("writer: ledger appended")
         waits = _waits(ring, units, started_ns)
         for stage, spent_ns in self._clock.take().items():
@@ -204,37 +207,6 @@ def _waits(ring: RingReader, units: Iterable[UnitFrames], started_ns: int) -> Wa
         "ring": histogram_of(complete_ns - published_ns),
         "dispatch": histogram_of(started_ns - complete_ns),
     }
-
-
-def _ledger_lines(segment: Segment, units: Sequence[UnitFrames], job: Job, source: int | None) -> Iterator[str]:
-    """A job's lines, in the order of frame indexes."""
-    frames = np.concatenate([unit.grid.ravel() for unit in units])
-    sequences = np.concatenate([unit.sequences.ravel() for unit in units])
-    order = np.argsort(frames, kind="stable")
-    gap: tuple[int, int, str] | None = None  # a run that may go on
-    for frame, sequence in zip(frames[order].tolist(), sequences[order].tolist(), strict=True):
-        if sequence >= 0:
-            _, monotonic_ns, wall_ns, metadata = pixels.header(segment, sequence)
-            yield ledger.frame_line(frame, wall_ns, monotonic_ns, metadata, source)
-        elif frame < job.frontier:
-            kind = next((name for start, name in reversed(job.gap_kinds) if start <= frame), "skipped")
-            if gap is not None and (gap[0] + gap[1], gap[2]) == (frame, kind):
-                gap = (gap[0], gap[1] + 1, kind)
-                continue
-            if gap is not None:
-                yield ledger.gap_line(*gap, source)
-            gap = (frame, 1, kind)
-    if gap is not None:
-        yield ledger.gap_line(*gap, source)
-
-
-def _gap_lines(job: Job, source: int | None) -> Iterator[str]:
-    """The lines of a job whose units hold no frame: one for each kind of gap."""
-    assert job.gap_frames is not None
-    first, stop = job.gap_frames
-    ends = [start for start, _ in job.gap_kinds[1:]]
-    for (start, kind), end in zip(job.gap_kinds or ((first, "skipped"),), [*ends, stop], strict=True):
-        yield ledger.gap_line(start, end - start, kind, source)
 
 
 def _disk_error(error: OSError) -> OmewdError:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import omewd
+from omewd.control.faultpoints import VARIABLE
 from omewd.errors import RingFullError
+from omewd.ngff.verify import verify
 from omewd.writer.backends import BACKENDS
 from tests.support import Array, DaemonProcess, check_dataset, daemon, make_frame, make_spec, start_python, wait_for
 
@@ -369,3 +373,32 @@ def test_row_13_sigterm_drains(tmp_path: Path) -> None:
             producer.append(make_frame(50, spec.frame_shape, spec.dtype))
         assert producer.close()["state"] == "DONE"
         check_dataset(process.data / "cam.ome.zarr", spec, 50)
+
+
+def is_durable(producer: omewd.Producer, index: int) -> bool:
+    return producer.durable > index
+
+
+def test_row_06_a_writer_killed_in_the_middle_of_a_line_of_the_ledger(tmp_path: Path) -> None:
+    """What it has left of its lines is gone when the next one appends. The kernel lets the file grow so far only."""
+    spec = make_spec("cam", "t:60,y:4,x:4", backend="tensorstore")
+    env = {VARIABLE: f"writer: ledger written to;41;{tmp_path / 'died'}"}
+    with daemon(tmp_path, "--writers", "1", "--memory", "256MiB", env=env) as process:
+        process.client.start_stream(spec)
+        producer = process.connect("cam")
+        for index in range(60):
+            producer.append(make_frame(index, spec.frame_shape, spec.dtype), metadata={"index": index, "x": "x" * 400})
+            if index < 40:  # a job each
+                wait_for(partial(is_durable, producer, index))
+            if index == 39:
+                [writer] = process.writer_pids()
+                limit = (process.data / "cam.ome.zarr/omewd/ledger.jsonl").stat().st_size + 100
+                resource.prlimit(writer, resource.RLIMIT_FSIZE, (limit, limit))
+        producer.close()
+        assert process.writer_pids() != [writer]
+        dataset = process.data / "cam.ome.zarr"
+        check_dataset(dataset, spec, 60)
+        report = verify(dataset)
+        assert (report.problems, report.notes) == ([], [])
+        rows = [json.loads(line) for line in (dataset / "omewd/ledger.jsonl").read_text().splitlines()]
+        assert [(row["frame"], row["metadata"]["index"]) for row in rows] == [(n, n) for n in range(60)]

@@ -530,6 +530,7 @@ WRITER_POINTS = {
     "writer: old dataset aside": 1,
     "writer: dataset in place": 1,
     "writer: job begun": 3,
+    "writer: ledger written to": 2,
     "writer: ledger appended": 3,
     "writer: reported": 4,
     "writer: file renamed": 4,

@@ -111,6 +111,26 @@ def test_frames_that_are_gone_are_put_on_record(omewd_daemon: DaemonProcess, dam
     assert problems == [p for p in document["after"]["problems"] if "does not belong" not in p]
 
 
+@pytest.mark.parametrize("where", ["start", "middle", "end"])
+def test_a_torn_line_is_removed_from_the_ledger(omewd_daemon: DaemonProcess, where: str) -> None:
+    """The dataset verifies before, as every frame has another line, and says so; and afterwards says nothing."""
+    dataset = record(omewd_daemon)
+    path = dataset / "omewd/ledger.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    at = {"start": 0, "middle": 7, "end": len(lines)}[where]
+    path.write_bytes(b"".join([*lines[:at], lines[3][:30] + b"\n" * (where != "end"), *lines[at:]]))
+    done = omewd_daemon.omewd("verify", "cam.ome.zarr")
+    assert (done.returncode, "note: 1 line of the ledger can't be read" in done.stdout) == (0, True), done.stdout
+    assert "all is well" in done.stdout
+    done = omewd_daemon.omewd("repair", "cam.ome.zarr")
+    assert (done.returncode, done.stdout) == (0, "mended: removed 1 torn line from the ledger\nall is well\n")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sorted(row["frame"] for row in rows) == list(range(20))
+    report = verify(dataset)
+    assert (report.problems, report.notes) == ([], [])
+    assert omewd_daemon.omewd("repair", "cam.ome.zarr").stdout == "nothing to mend\n"
+
+
 def test_what_writers_left_is_removed_and_foreign_files_stay(omewd_daemon: DaemonProcess) -> None:
     dataset = record(omewd_daemon)
     (dataset / "omewd/staging/unit3/0").mkdir(parents=True)

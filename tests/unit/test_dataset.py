@@ -21,7 +21,7 @@ from omewd.writer.repair import repair
 from omewd.writer.shards import ShardPool, Shards
 from omewd.writer.stopwatch import Stopwatch
 from tests.conformance.support import store as store_chunks
-from tests.support import check_dataset, make_frame, make_spec, read_zarr
+from tests.support import check_dataset, frame_line, make_frame, make_spec, read_zarr
 
 
 def listing(folder: Path) -> dict[str, bytes]:
@@ -113,7 +113,7 @@ def store(spec: StreamSpec, place: Path, pool: ShardPool, frames: Iterable[int],
     blocks = ((frame, make_frame(frame, spec.frame_shape, spec.dtype)[None]) for frame in frames)
     store_chunks(publisher, pool, Shards(spec, publisher, Stopwatch(), pool), blocks)
     if on_record:
-        lines = [ledger.frame_line(frame, 0, 0, b"") for frame in frames]
+        lines = [frame_line(frame, 0, 0, b"") for frame in frames]
         publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines, max(frames) + 1))
 
 

@@ -20,14 +20,15 @@ MAX_LINES = 400
 # model ← ring ← control ← {producer, viewer, daemon, writer} ← {bench, cli}; producer ← integrations ← cli
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "locks": set(),
     "model": {"errors"},
-    "ring": {"errors", "model"},
+    "ring": {"errors", "locks", "model"},
     "control": {"errors", "model", "ring"},
     "producer": {"errors", "model", "ring", "control"},
-    "daemon": {"errors", "model", "ring", "control", "omewd"},
-    "ngff": {"errors", "model"},
+    "daemon": {"errors", "locks", "model", "ring", "control", "omewd"},
+    "ngff": {"errors", "locks", "model"},
     "viewer": {"errors", "model", "ring", "control", "ngff"},
-    "writer": {"errors", "model", "ring", "control", "ngff"},
+    "writer": {"errors", "locks", "model", "ring", "control", "ngff"},
     "integrations": {"errors", "model", "ring", "control", "producer"},
 }
 FREE = {"bench", "cli", "__main__", "omewd"}
@@ -43,6 +44,7 @@ NOT_IN: dict[str, set[str]] = {
 }
 PRODUCER_MAY_IMPORT = {
     "omewd.errors",
+    "omewd.locks",
     "omewd.model.dtypes",
     "omewd.model.plain",
     "omewd.ring",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from omewd.errors import OmewdError
+from omewd.locks import is_locked, try_lock
 from omewd.ring import layout, pixels
 from omewd.ring.layout import (
     DOORBELL_AT,
@@ -24,7 +25,7 @@ from omewd.ring.layout import (
     RELEASED,
     Geometry,
 )
-from omewd.ring.segment import PRODUCER_BYTE, Segment, is_locked, try_lock
+from omewd.ring.segment import PRODUCER_BYTE, Segment
 from tests.unit.rings import anonymous_memory, make_geometry, open_ring, open_segment
 
 

@@ -6,6 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,8 @@ from omewd.model.dimensions import Dimension, parse_dims
 from omewd.model.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.ngff import ledger
-from omewd.ngff.ledger import DROPPED, SKIPPED, UNACCOUNTED, WRITTEN, Ledger
+from omewd.ngff.ledger import DROPPED, SKIPPED, UNACCOUNTED, WRITTEN, FrameLines, Ledger
+from tests.support import frame_line
 
 
 @pytest.fixture
@@ -29,11 +31,13 @@ def append(dataset: Path, data: bytes) -> None:
 
 
 def test_a_written_frame_is_one_json_object_on_a_line() -> None:
-    line = ledger.frame_line(17, 1_700_000_000_000_000_000, 123, b'{"exposure_time":0.01}')
+    line = frame_line(17, 1_700_000_000_000_000_000, 123, b'{"exposure_time":0.01}')
     assert line.endswith("\n")
     assert line.count("\n") == 1
     assert json.loads(line) == {
         "frame": 17,
+        "image": 0,
+        "index": {"t": 17},
         "wall_ns": 1_700_000_000_000_000_000,
         "monotonic_ns": 123,
         "metadata": {"exposure_time": 0.01},
@@ -41,7 +45,7 @@ def test_a_written_frame_is_one_json_object_on_a_line() -> None:
 
 
 def test_a_frame_without_metadata_has_no_such_field() -> None:
-    assert json.loads(ledger.frame_line(0, 1, 2, b"")) == {"frame": 0, "wall_ns": 1, "monotonic_ns": 2}
+    assert json.loads(frame_line(0, 1, 2, b"")).keys() == {"frame", "image", "index", "wall_ns", "monotonic_ns"}
 
 
 def test_a_gap_is_one_json_object_on_a_line() -> None:
@@ -53,15 +57,15 @@ def test_a_gap_is_one_json_object_on_a_line() -> None:
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.lists(st.booleans()), max_size=4))
 def test_a_camera_s_metadata_comes_through(tags: dict[str, object]) -> None:
     text = json.dumps(tags, separators=(",", ":")).encode()
-    assert json.loads(ledger.frame_line(0, 1, 2, text))["metadata"] == tags
+    assert json.loads(frame_line(0, 1, 2, text))["metadata"] == tags
 
 
 @given(st.binary(min_size=1, max_size=60))
 def test_no_metadata_in_shared_memory_spoils_a_line(metadata: bytes) -> None:
-    line = ledger.frame_line(5, 1, 2, metadata)
+    line = frame_line(5, 1, 2, metadata)
     row = json.loads(line)
     assert (row["frame"], row["wall_ns"], row["monotonic_ns"]) == (5, 1, 2)
-    assert set(row) == {"frame", "wall_ns", "monotonic_ns", "metadata"}
+    assert set(row) == {"frame", "image", "index", "wall_ns", "monotonic_ns", "metadata"}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +85,7 @@ def test_no_metadata_in_shared_memory_spoils_a_line(metadata: bytes) -> None:
     ],
 )
 def test_metadata_that_would_spoil_the_line_is_kept_as_text(dataset: Path, metadata: bytes) -> None:
-    line = ledger.frame_line(5, 1, 2, metadata)
+    line = frame_line(5, 1, 2, metadata)
     assert line.count("\n") == 1
     append(dataset, ledger.batch([line], 1))
     [row] = ledger.rows(dataset)
@@ -90,28 +94,80 @@ def test_metadata_that_would_spoil_the_line_is_kept_as_text(dataset: Path, metad
 
 
 def test_rows_come_back_in_file_order(dataset: Path) -> None:
-    append(dataset, ledger.batch([ledger.frame_line(1, 1, 2, b""), ledger.gap_line(0, 1, "dropped")], 0))
-    append(dataset, ledger.batch([ledger.frame_line(2, 3, 4, b'{"\xc2\xb5":1}')], 0))
+    append(dataset, ledger.batch([frame_line(1, 1, 2, b""), ledger.gap_line(0, 1, "dropped")], 0))
+    append(dataset, ledger.batch([frame_line(2, 3, 4, b'{"\xc2\xb5":1}')], 0))
     frames = [row["frame"] for row in ledger.rows(dataset) if row is not None]
     assert frames == [1, 0, 2]
 
 
 def test_a_torn_line_costs_itself_only(dataset: Path) -> None:
-    line = ledger.frame_line(0, 1, 2, b"")
-    first, second = ledger.batch([line], 1), ledger.batch([ledger.frame_line(1, 1, 2, b"")], 2)
-    end = 1 + len(line)
+    line = frame_line(0, 1, 2, b"").encode()
+    first, second = ledger.batch([line.decode()], 1), ledger.batch([frame_line(1, 1, 2, b"")], 2)
     for kept in range(len(first)):
         path = dataset / ledger.FOLDER / ledger.FILE
-        path.write_bytes(first[:kept] + second)
+        path.write_bytes(first[:kept] + b"\n" + second)
         read = Ledger.read(dataset, [2])
-        assert read.status[0][1] == WRITTEN
-        assert read.status[0][0] == (WRITTEN if kept >= end - 1 else UNACCOUNTED)  # all but the newline
-        assert read.unreadable_lines == (0 if kept in (0, 1, end - 1, end, len(first) - 1) else 1)
+        whole = kept >= len(first) - 1
+        assert list(read.status[0]) == [WRITTEN if whole else UNACCOUNTED, WRITTEN]
+        assert read.unreadable_lines == (0 if kept == 0 or whole else 1)
         assert ledger.received(dataset, 1) == [2]
 
 
+def test_a_ledger_of_version_1_is_read(dataset: Path) -> None:
+    """With blank lines, torn ones between them, and lines that only say what was received."""
+    batches = [
+        b'\n{"frame":0,"wall_ns":7,"monotonic_ns":8,"metadata":{"a":1}}\n{"received":3}\n',
+        b'\n{"frame":1,"wall_ns":7,"mono',
+        b'\n{"frame":1,"wall_ns":7,"monotonic_ns":8}\n{"frame":2,"count":2,"gap":"dropped"}\n{"received":6}\n',
+    ]
+    append(dataset, b"".join(batches))
+    read = Ledger.read(dataset, [5])
+    assert list(read.status[0]) == [WRITTEN, WRITTEN, DROPPED, DROPPED, UNACCOUNTED]
+    assert read.unreadable_lines == 1
+    assert ledger.received(dataset, 1) == [6]
+
+
+def test_every_line_is_a_json_object_and_the_last_of_a_job_says_what_was_received(dataset: Path) -> None:
+    append(dataset, ledger.batch([frame_line(0, 1, 2, b'{"a":\n1,"b":"\xc2\xb5"}'), frame_line(1, 1, 2, b"")], 5))
+    append(dataset, ledger.batch([], 7))
+    append(dataset, ledger.batch([ledger.gap_line(2, 3, "skipped")], 9))
+    with (dataset / ledger.FOLDER / ledger.FILE).open() as lines:
+        found = [json.loads(line) for line in lines]
+    assert [(row["frame"], row.get("received")) for row in found] == [(0, None), (1, 5), (2, 9)]
+    assert found[0]["metadata"] == {"a": 1, "b": "µ"}
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_what_only_python_takes_for_json_is_kept_as_text(constant: str) -> None:
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    line = frame_line(0, 1, 2, f'{{"a":{constant}}}'.encode())
+    row = json.loads(line, parse_constant=refuse)
+    assert row["metadata"] == {"omewd_unreadable": f'{{"a":{constant}}}'}
+
+
+def test_a_line_says_where_its_frame_is_stored() -> None:
+    p = Dimension.model_validate({"name": "p", "coords": ["here", "there"]})
+    t, *inner = parse_dims("t:4,z:3,c:2,y:4,x:5")
+    spec = StreamSpec(name="s", dimensions=(t, p, *inner))
+    frames = np.arange(4 * 2 * 3 * 2)
+    stamps = frames.tolist()
+    lines = FrameLines.of(spec, 0).make(frames, stamps, stamps, [b""] * len(frames))
+    for frame, row in enumerate(map(json.loads, lines)):
+        place = (frame // 12, frame % 2, frame // 2 % 3)
+        assert row == {
+            "frame": frame,
+            "image": frame // 6 % 2,
+            "index": dict(zip("tcz", place, strict=True)),
+            "wall_ns": frame,
+            "monotonic_ns": frame,
+        }
+        assert list(row["index"]) == ["t", "c", "z"]  # as on disk
+
+
 def test_what_was_received_is_known_beyond_what_is_written(dataset: Path) -> None:
-    append(dataset, ledger.batch([ledger.frame_line(3, 1, 2, b"")], 9))
+    append(dataset, ledger.batch([frame_line(3, 1, 2, b"")], 9))
     append(dataset, ledger.batch([ledger.gap_line(4, 2, "skipped")], 7))
     assert ledger.received(dataset, 1) == [9]
     assert [row["frame"] for row in ledger.rows(dataset) if row] == [3, 4]
@@ -138,15 +194,15 @@ def test_what_was_received_is_known_beyond_what_is_written(dataset: Path) -> Non
     ],
 )
 def test_a_line_that_is_no_row_is_counted_and_passed_over(dataset: Path, line: bytes) -> None:
-    append(dataset, line + b"\n" + ledger.batch([ledger.frame_line(1, 1, 2, b"")], 0))
+    append(dataset, line + b"\n" + ledger.batch([frame_line(1, 1, 2, b"")], 0))
     read = Ledger.read(dataset, [3])
     assert list(read.status[0]) == [UNACCOUNTED, WRITTEN, UNACCOUNTED]
     assert read.unreadable_lines == 1
 
 
 def test_the_last_line_of_a_frame_counts(dataset: Path) -> None:
-    append(dataset, ledger.batch([ledger.gap_line(0, 4, "skipped"), ledger.frame_line(1, 1, 2, b"")], 0))
-    append(dataset, ledger.batch([ledger.gap_line(2, 1, "dropped"), ledger.frame_line(3, 1, 2, b"")], 0))
+    append(dataset, ledger.batch([ledger.gap_line(0, 4, "skipped"), frame_line(1, 1, 2, b"")], 0))
+    append(dataset, ledger.batch([ledger.gap_line(2, 1, "dropped"), frame_line(3, 1, 2, b"")], 0))
     append(dataset, ledger.batch([ledger.gap_line(3, 1, "skipped")], 0))
     assert list(Ledger.read(dataset, [5]).status[0]) == [SKIPPED, WRITTEN, DROPPED, SKIPPED, UNACCOUNTED]
 
@@ -162,7 +218,7 @@ def test_each_frame_has_the_status_of_its_last_line(lines: list[tuple[int, int, 
     expected = [UNACCOUNTED] * frames
     texts = []
     for frame, count, gap in lines:
-        texts.append(ledger.gap_line(frame, count, gap) if gap else ledger.frame_line(frame, 1, 2, b""))
+        texts.append(ledger.gap_line(frame, count, gap) if gap else frame_line(frame, 1, 2, b""))
         for place in range(frame, min(frame + (count if gap else 1), frames)):
             if frame >= 0:
                 expected[place] = {"": WRITTEN, "skipped": SKIPPED, "dropped": DROPPED}[gap]
@@ -201,19 +257,27 @@ def two_cameras() -> StreamSpec:
 def test_lines_say_of_which_source_they_are_where_there_are_several(dataset: Path) -> None:
     assert [ledger.source_of(two_cameras(), n) for n in (0, 1)] == [0, 1]
     assert ledger.source_of(StreamSpec(name="s", dimensions=parse_dims("t:2,y:4,x:5")), 0) is None
-    frame = ledger.frame_line(17, 3, 4, b'{"a":1}', source=1)
-    assert json.loads(frame) == {"frame": 17, "source": 1, "wall_ns": 3, "monotonic_ns": 4, "metadata": {"a": 1}}
-    assert json.loads(ledger.frame_line(0, 3, 4, b"", source=0))["source"] == 0
+    frame = frame_line(17, 3, 4, b'{"a":1}', source=1)
+    assert json.loads(frame) == {
+        "frame": 17,
+        "source": 1,
+        "image": 0,
+        "index": {"t": 17, "v": 1},
+        "wall_ns": 3,
+        "monotonic_ns": 4,
+        "metadata": {"a": 1},
+    }
+    assert json.loads(frame_line(0, 3, 4, b"", source=0))["source"] == 0
     gap = ledger.gap_line(18, 2, "dropped", source=1)
     assert json.loads(gap) == {"frame": 18, "source": 1, "count": 2, "gap": "dropped"}
-    append(dataset, ledger.batch([frame, gap], 20, source=1))
+    append(dataset, ledger.batch([frame, gap], 20))
     last = (dataset / ledger.FOLDER / ledger.FILE).read_bytes().splitlines()[-1]
-    assert json.loads(last) == {"received": 20, "source": 1}
+    assert json.loads(last) == {"frame": 18, "source": 1, "count": 2, "gap": "dropped", "received": 20}
 
 
 def test_frames_of_the_same_index_of_two_sources_are_two(dataset: Path) -> None:
-    append(dataset, ledger.batch([ledger.frame_line(0, 1, 2, b"", 1), ledger.gap_line(1, 2, "skipped", 1)], 3, 1))
-    append(dataset, ledger.batch([ledger.frame_line(1, 1, 2, b"", 0), ledger.gap_line(2, 1, "lost", 0)], 4, 0))
+    append(dataset, ledger.batch([frame_line(0, 1, 2, b"", 1), ledger.gap_line(1, 2, "skipped", 1)], 3))
+    append(dataset, ledger.batch([frame_line(1, 1, 2, b"", 0), ledger.gap_line(2, 1, "lost", 0)], 4))
     read = Ledger.read(dataset, [3, 4])
     assert [list(status) for status in read.status] == [
         [UNACCOUNTED, WRITTEN, UNACCOUNTED],
@@ -229,14 +293,14 @@ def test_frames_of_the_same_index_of_two_sources_are_two(dataset: Path) -> None:
 
 
 def test_what_each_source_has_received_is_known_beyond_what_is_written(dataset: Path) -> None:
-    append(dataset, ledger.batch([ledger.frame_line(3, 1, 2, b"", 0)], 9, 0))
-    append(dataset, ledger.batch([ledger.gap_line(4, 2, "skipped", 2)], 5, 2))
+    append(dataset, ledger.batch([frame_line(3, 1, 2, b"", 0)], 9))
+    append(dataset, ledger.batch([ledger.gap_line(4, 2, "skipped", 2)], 5))
     append(dataset, b'{"received":"x","source":1}\n{"received":70,"source":')
     assert ledger.received(dataset, 3) == [9, 0, 6]
 
 
 def test_the_lines_of_a_stream_with_one_source_are_those_of_the_first(dataset: Path) -> None:
-    append(dataset, ledger.batch([ledger.frame_line(1, 1, 2, b"")], 3))
+    append(dataset, ledger.batch([frame_line(1, 1, 2, b"")], 3))
     assert list(map(list, Ledger.read(dataset, [2, 2]).status)) == [[UNACCOUNTED, WRITTEN], [UNACCOUNTED] * 2]
     assert ledger.received(dataset, 2) == [3, 0]
 
@@ -244,7 +308,7 @@ def test_the_lines_of_a_stream_with_one_source_are_those_of_the_first(dataset: P
 @pytest.mark.parametrize("source", ["2", "-1", '"0"', "null", "0.0", "[]", "9999999999999999999999"])
 def test_a_line_of_a_source_that_there_is_not_is_counted_and_passed_over(dataset: Path, source: str) -> None:
     append(dataset, f'{{"frame":0,"source":{source}}}\n{{"received":7,"source":{source}}}\n'.encode())
-    append(dataset, ledger.batch([ledger.frame_line(1, 1, 2, b"", 1)], 2, 1))
+    append(dataset, ledger.batch([frame_line(1, 1, 2, b"", 1)], 2))
     read = Ledger.read(dataset, [2, 2])
     assert [list(status) for status in read.status] == [[UNACCOUNTED] * 2, [UNACCOUNTED, WRITTEN]]
     assert read.unreadable_lines >= 1
@@ -270,8 +334,8 @@ def test_each_frame_of_each_source_has_the_status_of_its_last_line(
         (Path(folder) / ledger.FOLDER).mkdir()
         for source, frame, count, gap in lines:
             count = count if gap else 1
-            line = ledger.gap_line(frame, count, gap, source) if gap else ledger.frame_line(frame, 1, 2, b"", source)
-            append(Path(folder), ledger.batch([line], frame, source))
+            line = ledger.gap_line(frame, count, gap, source) if gap else frame_line(frame, 1, 2, b"", source)
+            append(Path(folder), ledger.batch([line], frame))
             known[source] = max(known[source], frame + count)
             for place in range(frame, min(frame + count, frames[source])):
                 expected[source][place] = marks[gap]
@@ -287,7 +351,7 @@ def test_each_frame_of_each_source_has_the_status_of_its_last_line(
 
 
 def test_of_many_runs_that_are_lost_the_first_are_told(dataset: Path) -> None:
-    append(dataset, ledger.batch([ledger.frame_line(frame, 1, 2, b"") for frame in range(0, 3000, 2)], 3000))
+    append(dataset, ledger.batch([frame_line(frame, 1, 2, b"") for frame in range(0, 3000, 2)], 3000))
     [totals] = Ledger.read(dataset, [3000]).totals
     assert totals.lost == tuple((2 * n + 1, 1) for n in range(1000))
     assert (totals.lost_frames, totals.written) == (1500, 1500)

@@ -16,14 +16,14 @@ from omewd.model.spec import StreamSpec
 from omewd.ngff import ledger, verify
 from omewd.ngff.shard_index import ABSENT, ENTRY_BYTES, entries_at_end, index_bytes
 from tests.conformance.support import usual_frames, write_dataset
-from tests.support import make_spec
+from tests.support import frame_line, make_spec
 
 
 def written(root: Path, spec: StreamSpec, gaps: Iterable[int] = ()) -> Path:
     """A dataset with all its frames; the ledger says of some that there was none."""
     folder = write_dataset(spec, root, usual_frames(spec), scratch=root)
     frames = ShardLayout(spec).keys.frames_total or 0
-    lines = [ledger.frame_line(frame, 0, 0, b"") for frame in range(frames)]
+    lines = [frame_line(frame, 0, 0, b"") for frame in range(frames)]
     lines += [ledger.gap_line(frame, 1, "skipped") for frame in gaps]
     (folder / ledger.FOLDER / ledger.FILE).write_bytes(ledger.batch(lines, frames))
     return folder
@@ -67,6 +67,21 @@ def test_a_chunk_without_a_written_frame_may_be_missing(tmp_path: Path) -> None:
     report = verify.verify(folder)
     assert report.problems == totals
     assert report.bad_units == {}
+
+
+def test_a_torn_line_is_no_problem_where_every_frame_has_another(tmp_path: Path) -> None:
+    spec = make_spec("cam", "t:8:1:4,y:8,x:8", backend="direct", durability="none")
+    folder = written(tmp_path, spec)
+    path = folder / ledger.FOLDER / ledger.FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + b"\n" + whole)
+    report = verify.verify(folder)
+    assert report.problems == []
+    assert report.notes == ["1 line of the ledger can't be read, as a writer that is killed leaves one"]
+    path.write_bytes(whole[:-20])
+    report = verify.verify(folder)
+    assert "1 received frames are not in the ledger: 7" in report.problems
+    assert len(report.notes) == 1
 
 
 def test_a_torn_index_is_found(tmp_path: Path) -> None:
