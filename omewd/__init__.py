@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from omewd.errors import OmewdError, RingFullError, StreamFailedError, StreamStoppedError
     from omewd.model.dimensions import Channel, Dimension, Plate, Position, parse_dims
     from omewd.model.spec import StreamSpec
+    from omewd.ngff.frames import FrameLedger, open_ledger
     from omewd.producer.producer import Producer, connect
     from omewd.viewer.view import View, view
 
@@ -21,6 +22,7 @@ _HOMES = {
     "Channel": "omewd.model.dimensions",
     "Client": "omewd.control.client",
     "Dimension": "omewd.model.dimensions",
+    "FrameLedger": "omewd.ngff.frames",
     "OmewdError": "omewd.errors",
     "Plate": "omewd.model.dimensions",
     "Position": "omewd.model.dimensions",
@@ -30,6 +32,7 @@ _HOMES = {
     "StreamSpec": "omewd.model.spec",
     "StreamStoppedError": "omewd.errors",
     "connect": "omewd.producer.producer",
+    "open_ledger": "omewd.ngff.frames",
     "View": "omewd.viewer.view",
     "parse_dims": "omewd.model.dimensions",
     "view": "omewd.viewer.view",
@@ -40,6 +43,7 @@ __all__ = [
     "Channel",
     "Client",
     "Dimension",
+    "FrameLedger",
     "OmewdError",
     "Plate",
     "Position",
@@ -51,6 +55,7 @@ __all__ = [
     "View",
     "__version__",
     "connect",
+    "open_ledger",
     "parse_dims",
     "view",
 ]

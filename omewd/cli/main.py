@@ -22,6 +22,7 @@ _COMMANDS = {
     "set-metadata": "Put metadata of your own into a stream's dataset.",
     "view": "Look at a frame while it is written.",
     "status": "Show streams, throughput and writers.",
+    "ledger": "Show what is on record of each frame: times, metadata, gaps.",
     "verify": "Read a dataset back and say what is wrong.",
     "repair": "Mend what can be mended of a dataset.",
     "backends": "Show which backends can be used here, and why not.",

@@ -13,11 +13,14 @@ import numpy as np
 from omewd.errors import OmewdError
 from omewd.model.shards import ShardLayout, ShardPlace
 from omewd.model.spec import StreamSpec
-from omewd.ngff.ledger import DROPPED, FOLDER, LEAVE_ZEROS_OUT, SKIPPED, WRITTEN, Ledger
+from omewd.ngff.ledger import FOLDER, LEAVE_ZEROS_OUT
+from omewd.ngff.ledger_index import LedgerIndex, Row
 from omewd.ngff.shard_index import ABSENT, read_entries
 from omewd.ngff.shard_table import MAGIC, STAGING, SUFFIX, name_of, read_header, table_entries
 
 Frame = np.ndarray[Any, Any]
+# What is known of a frame: its metadata, and the wall-clock time in ns.
+Said = tuple[dict[str, Any] | None, int | None]
 
 # A shard can come to its place, or be taken back from there, while it is looked for.
 _TRIES = 5
@@ -34,6 +37,7 @@ class StoredFrames:
         self._leaves_zeros_out = backend in LEAVE_ZEROS_OUT
         self._layout = ShardLayout(spec, source=source)
         self._dtype = np.dtype(spec.dtype)
+        self._index = LedgerIndex(dataset, spec)
 
     def read(self, index: int) -> Frame:
         """The (Y, X) frame of an index that is on disk, read-only; a gap reads as zeros.
@@ -67,15 +71,33 @@ class StoredFrames:
     def last_written(self, below: int) -> int | None:
         """The last frame index below ``below`` that holds a frame; None if there is none."""
         self._require_dataset()
-        index = self._ledger(below).rfind(WRITTEN)
-        return None if index < 0 else index
+        self._read_on()
+        written = np.flatnonzero(self._index.lines(self._source)[:below] > 0)
+        return int(written[-1]) if written.size else None
+
+    def said(self, index: int) -> Said:
+        """The metadata and the wall-clock time (ns) of a frame; None each where the ledger has none.
+
+        The first time, the whole ledger is read. Raises OmewdError ``not_stored`` if that can't be.
+        """
+        self._require_dataset()
+        row = self._row(index) or {}
+        return row.get("metadata"), row.get("wall_ns")
 
     def _is_gap(self, index: int) -> bool:
-        return self._ledger(index + 1)[index] in (SKIPPED, DROPPED)
+        row = self._row(index)
+        return row is not None and row.get("gap", "lost") != "lost"
 
-    def _ledger(self, frames: int) -> bytearray:
-        of_each = [frames if source == self._source else 0 for source in range(self._spec.sources)]
-        return Ledger.read(self._dataset, of_each).status[self._source]
+    def _row(self, index: int) -> Row | None:
+        self._read_on()
+        with self._index.opened() as descriptor:
+            return self._index.row(descriptor, self._source, index)
+
+    def _read_on(self) -> None:
+        try:
+            self._index.read_on()
+        except OSError as error:
+            raise self._unreadable(f"its ledger: {error.strerror}") from error
 
     def _require_dataset(self) -> None:
         try:

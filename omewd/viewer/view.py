@@ -28,7 +28,7 @@ from omewd.ring.progress import read_progress
 from omewd.ring.segment import Segment
 
 if TYPE_CHECKING:
-    from omewd.viewer.stored import StoredFrames
+    from omewd.viewer.stored import Said, StoredFrames
 
 Array = np.ndarray[Any, Any]
 
@@ -54,23 +54,34 @@ def view(name: str, *, source: str | int | None = None, socket: str | os.PathLik
 
 
 class ViewedFrame:
-    """A frame as it was found. ``array``: (Y, X), read-only; ``metadata``: what its producer said of it.
+    """A frame as it was found. ``array``: (Y, X), read-only.
 
     One out of the ring is a view of its slot, which the producer uses again later: ``is_intact`` tells whether it
     still held this frame just now. So look at the pixels first, and ask afterwards; or take a :meth:`copy`.
     """
 
-    def __init__(
-        self,
-        index: int,
-        array: Array,
-        metadata: dict[str, Any] | None,
-        wall_ns: int | None,
-        view: View,
-        sequence: int | None,
-    ) -> None:
-        self.index, self.array, self.metadata, self.wall_ns = index, array, metadata, wall_ns
-        self._view, self._sequence = view, sequence
+    def __init__(self, index: int, array: Array, view: View, sequence: int | None, said: Said | None) -> None:
+        self.index, self.array = index, array
+        self._view, self._sequence, self._said = view, sequence, said
+
+    @property
+    def metadata(self) -> dict[str, Any] | None:
+        """What its producer said of it, None if nothing.
+
+        Of a frame out of the dataset, it is looked up in the ledger when it is asked for; a view reads all of that the
+        first time. Raises OmewdError ``not_stored`` if that can't be.
+        """
+        return self._known()[0]
+
+    @property
+    def wall_ns(self) -> int | None:
+        """The wall-clock time at which it was handed over, in ns; None for a gap. Looked up as the metadata is."""
+        return self._known()[1]
+
+    def _known(self) -> Said:
+        if self._said is None:
+            self._said = self._view._dataset().said(self.index)
+        return self._said
 
     @property
     def in_ring(self) -> bool:
@@ -155,7 +166,7 @@ class View:
                 f"which has those below {self.stored}",
                 "It is still to come, on its way to the disk, or a gap",
             )
-        return ViewedFrame(index, self._dataset().read(index), None, None, self, None)
+        return ViewedFrame(index, self._dataset().read(index), self, None, None)
 
     def _dataset(self) -> StoredFrames:
         if self._stored is None:
@@ -209,7 +220,7 @@ class View:
             metadata = json.loads(text) if text else None
         except ValueError:  # it is being overwritten
             metadata = None
-        return ViewedFrame(index, array, metadata, wall_ns, self, sequence)
+        return ViewedFrame(index, array, self, sequence, (metadata, wall_ns))
 
     # -- ending --------------------------------------------------------------------------------
 
