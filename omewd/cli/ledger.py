@@ -132,7 +132,7 @@ def _summary(ledger: FrameLedger) -> Iterable[str]:
     keys: Counter[str] = Counter()
     for row in ledger:
         sources[row.source].add(row)
-        keys.update(row.metadata if isinstance(row.metadata, dict) else ())
+        keys.update(list(row.metadata) if isinstance(row.metadata, dict) else ())
     frames, gaps = sum(each.frames for each in sources), sum(each.gaps.total() for each in sources)
     yield f"{ledger.dataset}: {ledger.totals['state']}, {_count(frames, 'frame')}, {_count(gaps, 'gap')}"
     for name, source in zip(ledger.spec.source_names, sources, strict=True):

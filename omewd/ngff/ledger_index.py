@@ -48,7 +48,7 @@ class LedgerIndex:
 
     def read_on(self) -> None:
         """Take in the lines that have come since, or all if others are in their place."""
-        with self.opened() as descriptor:
+        with self._opened() as descriptor:
             if not self._goes_on(descriptor):
                 self._start_again()
                 self._identity = _identity(descriptor)
@@ -90,7 +90,14 @@ class LedgerIndex:
 
     @contextmanager
     def opened(self) -> Iterator[int]:
-        """The file, to read lines of."""
+        """The file, to read rows of; raises OmewdError ``changed`` if it is another than at the last look."""
+        with self._opened() as descriptor:
+            if self._identity != _identity(descriptor):
+                raise self._changed()
+            yield descriptor
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
         descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             yield descriptor
@@ -105,7 +112,7 @@ class LedgerIndex:
         line = int(self.lines(source)[frame]) if frame < self._ends[source] else 0
         if not line:
             return None
-        row = parse(_line_at(descriptor, abs(line) - 1)) if self._identity == _identity(descriptor) else None
+        row = parse(_line_at(descriptor, abs(line) - 1))
         if row is None or row.get("source", 0) != source or "frame" not in row:
             raise self._changed()
         if not 0 <= frame - row["frame"] < row.get("count", 1) or ("gap" in row) != (line < 0):
