@@ -9,55 +9,62 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
+_DTYPES: dict[type, type] = {bool: np.bool_, int: np.int64, float: np.float64}
+_MISSING = {"f": np.nan, "O": None}
+
 
 class Column:
     """One value a row at most, gathered in blocks, of which each is kept as an array.
 
-    Numbers become int64 or float64, truth values bool, all else objects. ``kind``: of a column without any value, as
-    numpy's one letter.
+    Integers become int64, floats and integers together float64, truth values bool, all else objects. ``dtype``: of a
+    column without any value.
     """
 
-    def __init__(self, kind: str = "O") -> None:
-        self._kind = kind
+    def __init__(self, dtype: type = object) -> None:
+        self._empty_dtype = dtype
+        self._types: set[type] = set()
         self._rows: list[Array] = []
         self._values: list[Array] = []
 
     def add(self, rows: Sequence[int], values: Sequence[Any]) -> None:
         """The values of some rows, other ones than those before."""
-        if not values:
-            return
+        types = set(map(type, values))
+        self._types |= types
         self._rows.append(np.array(rows, np.int64))
-        self._values.append(_array(values))
+        self._values.append(_array(values, types.pop() if len(types) == 1 else object))
 
     def array(self, rows: int) -> Array:
         """All of them; where there is none: NaN among floats, None among objects, masked among integers and bools."""
-        kinds = {values.dtype.kind for values in self._values}
-        kind = "f" if kinds == {"i", "f"} else kinds.pop() if len(kinds) == 1 else "O" if kinds else self._kind
-        dtype = {"i": np.int64, "f": np.float64, "b": np.bool_, "O": object}[kind]
-        column: Array = np.full(rows, {"f": np.nan, "O": None}.get(kind, 0), dtype)
+        dtype: type = object
+        if not self._types:
+            dtype = self._empty_dtype
+        elif len(self._types) == 1:
+            [only] = self._types
+            dtype = _DTYPES.get(only, object)
+        elif self._types == {int, float}:
+            dtype = np.float64
+        try:
+            return self._filled(rows, dtype)
+        except OverflowError:  # an integer is too large
+            return self._filled(rows, object)
+
+    def _filled(self, rows: int, dtype: type) -> Array:
+        kind = np.dtype(dtype).kind
+        column: Array = np.full(rows, _MISSING.get(kind, 0), dtype)
         for places, values in zip(self._rows, self._values, strict=True):
-            column[places] = _objects(values.tolist()) if kind == "O" else values
-        if kind in "ib" and sum(map(len, self._rows)) < rows:
-            missing = np.ones(rows, bool)
-            for places in self._rows:
-                missing[places] = False
-            return np.ma.MaskedArray(column, missing)
-        return column
+            column[places] = _array(values.tolist(), object) if dtype is object else values
+        if kind in _MISSING or sum(map(len, self._rows)) == rows:
+            return column
+        missing = np.ones(rows, bool)
+        for places in self._rows:
+            missing[places] = False
+        return np.ma.MaskedArray(column, missing)
 
 
-def _array(values: Sequence[Any]) -> Array:
-    kinds = set(map(type, values))
+def _array(values: Sequence[Any], of: type) -> Array:
     try:
-        if kinds == {bool}:
-            return np.array(values, np.bool_)
-        if kinds == {int}:
-            return np.array(values, np.int64)
-        if kinds == {float} or kinds == {int, float}:
-            return np.array(values, np.float64)
+        if of in _DTYPES:
+            return np.array(values, _DTYPES[of])
     except OverflowError:
         pass
-    return _objects(values)
-
-
-def _objects(values: Sequence[Any]) -> Array:
     return np.fromiter(values, object, len(values))  # np.array would make axes of lists

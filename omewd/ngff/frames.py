@@ -13,6 +13,7 @@ import numpy as np
 
 from omewd.errors import OmewdError
 from omewd.model.grid import places
+from omewd.model.images import image_paths
 from omewd.model.plan import Plan
 from omewd.ngff.columns import Column
 from omewd.ngff.ledger import totals_of
@@ -30,7 +31,7 @@ _BLOCK = 1 << 14
 def open_ledger(dataset: str | os.PathLike[str]) -> FrameLedger:
     """The frames of a dataset, complete or still being written, as far as they are on record now.
 
-    ``dataset``: its folder. Raises OmewdError ``not_a_dataset``; ``no_memory`` if a frame index is too large.
+    ``dataset``: its folder. Raises OmewdError ``not_a_dataset``; ``no_memory`` if gaps make the rows too many.
     """
     try:
         path = Path(dataset)
@@ -72,13 +73,20 @@ class FrameLedger(Sequence[LedgerRow]):
         self.totals, self.spec = totals_of(dataset)
         self._names = tuple(dim.name for dim in self.spec.disk_dimensions[:-2])
         self._plans = [Plan.of(self.spec, source=source) for source in range(self.spec.sources)]
-        self._index = LedgerIndex(dataset, self.spec)
+        index = LedgerIndex(dataset, self.spec)
         try:
-            self._index.read_on()
+            index.read_on()
         except OSError as error:
             raise OmewdError("not_a_dataset", f"the ledger of {dataset} can't be read: {error.strerror}") from error
-        self._frames = [np.flatnonzero(self._index.lines(source)) for source in range(self.spec.sources)]
+        known = [index.lines(source) for source in range(self.spec.sources)]
+        self._frames, self._lines = [frames for frames, _ in known], [lines for _, lines in known]
         self._starts = np.cumsum([0, *map(len, self._frames)])
+        self._file = index.file
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The folder of each image by its number; "" for the dataset itself where there are no positions."""
+        return image_paths(self.spec)
 
     def __repr__(self) -> str:
         return f"<FrameLedger of {self.dataset}: {len(self)} rows>"
@@ -97,37 +105,37 @@ class FrameLedger(Sequence[LedgerRow]):
         number = range(len(self))[row]
         source = int(np.searchsorted(self._starts, number, side="right")) - 1
         first = number - int(self._starts[source])
-        return next(self._rows(source, self._frames[source][first : first + 1]))
+        return next(self._rows(source, slice(first, first + 1)))
 
     def __iter__(self) -> Iterator[LedgerRow]:
-        for source, frames in self._blocks():
-            yield from self._rows(source, frames)
+        for source, part in self._parts():
+            yield from self._rows(source, part)
 
-    def _blocks(self) -> Iterator[tuple[int, Array]]:
-        """(source, some frame indexes) of all rows in order."""
+    def _parts(self) -> Iterator[tuple[int, slice]]:
+        """(source, some of its rows), all of them in order."""
         for source, frames in enumerate(self._frames):
             for start in range(0, len(frames), _BLOCK):
-                yield source, frames[start : start + _BLOCK]
+                yield source, slice(start, min(start + _BLOCK, len(frames)))
 
-    def _said(self, source: int, frames: Array) -> Iterator[Row]:
-        """What the ledger says of frame indexes."""
-        lines = self._index.lines(source)[frames].tolist()
-        last, row = 0, None
+    def _said(self, source: int, part: slice) -> Iterator[Row]:
+        """What the ledger says of some rows."""
+        frames, lines = self._frames[source][part].tolist(), self._lines[source][part].tolist()
+        last, row = 0, {}
         try:
-            with self._index.opened() as descriptor:
-                for frame, line in zip(frames.tolist(), lines, strict=True):
+            with self._file.opened() as descriptor:
+                for frame, line in zip(frames, lines, strict=True):
                     if line != last:  # else it is one about a run of gaps
-                        last, row = line, self._index.row(descriptor, source, frame)
-                    assert row is not None
+                        last, row = line, self._file.row(descriptor, source, frame, line)
                     yield row
         except OSError as error:
             message = f"the ledger of {self.dataset} can't be read any more: {error.strerror}"
             raise OmewdError("changed", message, "Open it again") from error
 
-    def _rows(self, source: int, frames: Array) -> Iterator[LedgerRow]:
+    def _rows(self, source: int, part: slice) -> Iterator[LedgerRow]:
+        frames = self._frames[source][part]
         images, axes = places(self._plans[source], frames)
         indexes = zip(*(axis.tolist() for axis in axes), strict=True) if axes else ((),) * len(frames)
-        said = self._said(source, frames)
+        said = self._said(source, part)
         for frame, image, index, row in zip(frames.tolist(), images.tolist(), indexes, said, strict=True):
             where = dict(zip(self._names, index, strict=True))
             gap, wall_ns, monotonic_ns = row.get("gap", ""), row.get("wall_ns"), row.get("monotonic_ns")
@@ -147,15 +155,15 @@ class FrameLedger(Sequence[LedgerRow]):
         if len(self._frames) > 1:
             found["source"] = np.repeat(np.arange(len(self._frames)), np.diff(self._starts))
         found["image"] = np.concatenate([images for images, _ in stored])
-        fixed = {"wall_ns": Column("i"), "monotonic_ns": Column("i"), "gap": Column()}
+        fixed = {"wall_ns": Column(np.int64), "monotonic_ns": Column(np.int64), "gap": Column()}
         for axis, name in enumerate(self._names):
             taken = found.keys() | fixed.keys() | {"source"}
             found[_free_name("index", name, taken)] = np.concatenate([axes[axis] for _, axes in stored])
         metadata: dict[str, Column] = {}
         start = 0
-        for source, frames in self._blocks():
-            _gather(start, self._said(source, frames), fixed, metadata)
-            start += len(frames)
+        for source, part in self._parts():
+            _gather(start, self._said(source, part), fixed, metadata)
+            start += part.stop - part.start
         found |= {name: column.array(start) for name, column in fixed.items()}
         for key, column in metadata.items():
             found[_free_name("metadata", key, found.keys())] = column.array(start)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,57 @@ from omewd.ngff.ledger import FILE, FOLDER, parse
 
 _BLOCK_BYTES = 1 << 20
 _LINE_BYTES = 1 << 10  # most lines have fewer
-_FIRST_ROWS = 1 << 10
+# Frame indexes that are kept together, and how long a run of gaps has to be to be kept as one.
+_PAGE = 1 << 16
+# A row each of more gaps than these does not fit into memory.
+_MOST_GAPS = 1 << 28
 
 Row = dict[str, Any]
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
+@dataclass(frozen=True)
+class LedgerFile:
+    """A ledger as it was found, to read lines of. ``identity``: (device, inode) of the file."""
+
+    path: Path
+    identity: tuple[int, int] | None
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """A descriptor of it; raises OmewdError ``changed`` if another file is in its place, OSError."""
+        with _opened(self.path) as descriptor:
+            if self.identity != _identity(descriptor):
+                raise self._changed()
+            yield descriptor
+
+    def row(self, descriptor: int, source: int, frame: int, line: int) -> Row:
+        """What a line says of a frame index; raises OmewdError ``changed`` if another line is in its place now."""
+        row = parse(_line_at(descriptor, abs(line) - 1))
+        if row is None or row.get("source", 0) != source or "frame" not in row:
+            raise self._changed()
+        if not 0 <= frame - row["frame"] < row.get("count", 1) or ("gap" in row) != (line < 0):
+            raise self._changed()
+        return row
+
+    def _changed(self) -> OmewdError:
+        return OmewdError("changed", f"{self.path} has changed since it was read", "Open it again")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 class LedgerIndex:
     """The lines of a dataset's ledger by source and frame index; the last one of an index counts.
 
-    Raises OSError if the ledger can't be read, OmewdError ``no_memory`` if a frame index is too large to keep.
+    A line is a number: one past its offset, negative for one about a gap, 0 where there is none. Raises OSError if the
+    ledger can't be read.
     """
 
     def __init__(self, dataset: Path, spec: StreamSpec) -> None:
@@ -39,16 +81,15 @@ class LedgerIndex:
         self._start_again()
 
     def _start_again(self) -> None:
-        # One past the offset of each line, less than 0 for one about a gap; 0 where there is none.
-        self._lines = [np.zeros(_FIRST_ROWS, np.int64) for _ in range(self._sources)]
-        self._ends = [0] * self._sources
+        self._pages: list[dict[int, Numbers]] = [{} for _ in range(self._sources)]
+        self._long_runs: list[list[tuple[int, int, int]]] = [[] for _ in range(self._sources)]  # (first, stop, line)
         self._identity: tuple[int, int] | None = None
         self._end = 0
         self._last_line = (0, b"")
 
     def read_on(self) -> None:
         """Take in the lines that have come since, or all if others are in their place."""
-        with self._opened() as descriptor:
+        with _opened(self._path) as descriptor:
             if not self._goes_on(descriptor):
                 self._start_again()
                 self._identity = _identity(descriptor)
@@ -79,62 +120,72 @@ class LedgerIndex:
         stop = first + count if self._frames_total is None else min(first + count, self._frames_total)
         if not 0 <= first < stop:
             return
-        if stop > len(self._lines[source]):
-            self._lines[source] = _longer(self._lines[source], stop)
-        self._lines[source][first:stop] = -1 - offset if "gap" in row else 1 + offset
-        self._ends[source] = max(self._ends[source], stop)
+        self._put(source, first, stop, -1 - offset if "gap" in row else 1 + offset)
 
-    def lines(self, source: int) -> Numbers:
-        """For each frame index of a source one past its line's offset; less than 0 for a gap's line, 0 for none."""
-        return self._lines[source][: self._ends[source]]
+    def _put(self, source: int, first: int, stop: int, line: int) -> None:
+        if stop - first > _PAGE:
+            self._long_runs[source].append((first, stop, line))
+            return
+        for number in range(first // _PAGE, (stop - 1) // _PAGE + 1):
+            page = self._pages[source].get(number)
+            if page is None:
+                page = self._pages[source][number] = np.zeros(_PAGE, np.int64)
+            start = number * _PAGE
+            page[max(first - start, 0) : stop - start] = line
 
-    @contextmanager
-    def opened(self) -> Iterator[int]:
-        """The file, to read rows of; raises OmewdError ``changed`` if it is another than at the last look."""
-        with self._opened() as descriptor:
-            if self._identity != _identity(descriptor):
-                raise self._changed()
-            yield descriptor
+    @property
+    def file(self) -> LedgerFile:
+        """The file of the last look."""
+        return LedgerFile(self._path, self._identity)
 
-    @contextmanager
-    def _opened(self) -> Iterator[int]:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+    def line(self, source: int, frame: int) -> int:
+        """The line of a frame index, as far as the ledger was read."""
+        page = self._pages[source].get(frame // _PAGE)
+        line = 0 if page is None else int(page[frame % _PAGE])
+        for first, stop, other in self._long_runs[source]:
+            if first <= frame < stop and abs(other) > abs(line):
+                line = other
+        return line
 
-    def row(self, descriptor: int, source: int, frame: int) -> Row | None:
-        """What the ledger says of a frame index, as far as it was read; None if it says nothing.
+    def last_frame(self, source: int, below: int) -> int | None:
+        """The last frame index below ``below`` that is no gap; None if there is none."""
+        for number, page in sorted(self._pages[source].items(), reverse=True):
+            start = number * _PAGE
+            for place in reversed(np.flatnonzero(page[: max(below - start, 0)] > 0).tolist()):
+                if self.line(source, start + place) > 0:
+                    return start + place
+        return None
 
-        Raises OmewdError ``changed`` if another line is in its place now.
+    def lines(self, source: int) -> tuple[Numbers, Numbers]:
+        """All frame indexes of a source that have a line, ascending, and their lines.
+
+        Raises OmewdError ``no_memory`` if gaps make them too many.
         """
-        line = int(self.lines(source)[frame]) if frame < self._ends[source] else 0
-        if not line:
-            return None
-        row = parse(_line_at(descriptor, abs(line) - 1))
-        if row is None or row.get("source", 0) != source or "frame" not in row:
-            raise self._changed()
-        if not 0 <= frame - row["frame"] < row.get("count", 1) or ("gap" in row) != (line < 0):
-            raise self._changed()
-        return row
-
-    def _changed(self) -> OmewdError:
-        return OmewdError("changed", f"{self._path} has changed since it was read", "Open it again")
+        pages = sorted(self._pages[source].items())
+        places = [(number * _PAGE, np.flatnonzero(page), page) for number, page in pages]
+        frames = [start + found for start, found, _ in places]
+        lines = [page[found] for _, found, page in places]
+        gaps = sum(stop - first for first, stop, _ in self._long_runs[source])
+        if gaps > _MOST_GAPS:
+            message = f"{self._path} has {gaps} frame indexes in long gaps: too many to have a row each"
+            raise OmewdError("no_memory", message, "Read the file itself: each gap is a line of it")
+        for first, stop, line in self._long_runs[source]:
+            frames.append(np.arange(first, stop))
+            lines.append(np.full(stop - first, line))
+        if not frames:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        all_frames, all_lines = np.concatenate(frames), np.concatenate(lines)
+        if gaps:
+            order = np.lexsort((np.abs(all_lines), all_frames))
+            all_frames, all_lines = all_frames[order], all_lines[order]
+            is_last = np.diff(all_frames, append=-1) != 0
+            all_frames, all_lines = all_frames[is_last], all_lines[is_last]
+        return all_frames, all_lines
 
 
 def _identity(descriptor: int) -> tuple[int, int]:
     info = os.fstat(descriptor)
     return info.st_dev, info.st_ino
-
-
-def _longer(lines: Numbers, stop: int) -> Numbers:
-    try:
-        longer = np.zeros(max(stop, 2 * len(lines)), np.int64)  # takes memory where something is written, not before
-    except (MemoryError, ValueError) as error:
-        raise OmewdError("no_memory", f"a ledger with frame index {stop - 1} does not fit into memory") from error
-    longer[: len(lines)] = lines
-    return longer
 
 
 def _line_at(descriptor: int, offset: int) -> bytes:

@@ -72,8 +72,7 @@ class StoredFrames:
         """The last frame index below ``below`` that holds a frame; None if there is none."""
         self._require_dataset()
         self._read_on()
-        written = np.flatnonzero(self._index.lines(self._source)[:below] > 0)
-        return int(written[-1]) if written.size else None
+        return self._index.last_frame(self._source, below)
 
     def said(self, index: int) -> Said:
         """The metadata and the wall-clock time (ns) of a frame; None each where the ledger has none.
@@ -89,9 +88,13 @@ class StoredFrames:
         return row is not None and row.get("gap", "lost") != "lost"
 
     def _row(self, index: int) -> Row | None:
+        """What the ledger says of a frame index; None if nothing."""
         self._read_on()
-        with self._index.opened() as descriptor:
-            return self._index.row(descriptor, self._source, index)
+        if not (line := self._index.line(self._source, index)):
+            return None
+        file = self._index.file
+        with file.opened() as descriptor:
+            return file.row(descriptor, self._source, index, line)
 
     def _read_on(self) -> None:
         try:

@@ -258,6 +258,7 @@ def finalize(
     if failed and written is None:
         written = ledger.Ledger.read(dataset, frames).written
     publisher = _publisher(dataset, spec)
+    publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", b"")  # cuts off what a killed writer has left of a line
     _seal(spec, publisher, written)
     documents = metadata.documents(spec, frames)
     ome = documents["zarr.json"]["attributes"]["ome"]

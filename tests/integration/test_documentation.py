@@ -18,12 +18,13 @@ from tests.support import DaemonProcess
 PAGE = Path(__file__).parents[2] / "docs" / "acquisitions.md"
 
 
-def run(name: str, process: DaemonProcess, folder: Path) -> str:
-    """Run an example as a program of its own; returns what it prints."""
+def run(name: str, process: DaemonProcess, folder: Path, beside: Path | None = None) -> str:
+    """Run an example as a program of its own, in the folder ``beside`` if that is given; returns what it prints."""
     program = folder / f"{name}.py"
     program.write_text(PAGE.read_text().split(f"<!-- example: {name} -->\n```python\n")[1].split("```")[0])
     done = subprocess.run(
         [sys.executable, str(program)],
+        cwd=beside,
         env={**os.environ, "OMEWD_SOCKET": str(process.socket)},
         capture_output=True,
         text=True,
@@ -55,6 +56,13 @@ def test_a_plate(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
         0.0,
         0.0,
         650.0,
+    ]
+    printed = run("ledger", omewd_daemon, tmp_path, omewd_daemon.data).splitlines()
+    assert printed == [
+        "3 {'t': 0, 'c': 1} 0.05 a frame",
+        "3.0",
+        "['frame', 'image', 't', 'c', 'wall_ns', 'monotonic_ns', 'gap', 'delta_t', 'exposure_time']",
+        "[1.2 1.3 1.4 1.5 1.6 1.7 1.8 1.9 2.  2.1 2.2 2.3]",
     ]
     again = ["--dims", "t:2,p:6,c:2,y:512:256:2,x:512:256:2", "--plate", "8x12", "--wells", "A1,A2,B3"]
     again += ["--channels", "DAPI,GFP", "--scale", "t=600,y=0.65,x=0.65", "--levels", "3"]

@@ -51,8 +51,8 @@ def test_rows_lead_to_the_pixels(omewd_daemon: DaemonProcess, backend: str) -> N
     dataset = omewd_daemon.data / spec.output
     with (dataset / "omewd/ledger.jsonl").open() as lines:
         plain = {row["frame"]: row for row in map(json.loads, lines)}
-    images = [zarr.open_array(str(dataset / name / "0"), mode="r") for name in "01"]
     rows = omewd.open_ledger(dataset)
+    images = [zarr.open_array(str(dataset / path / "0"), mode="r") for path in rows.images]
     assert [row.frame for row in rows] == list(range(70))
     for row in rows:
         pixels = np.asarray(images[row.image][tuple(row.index.values())])
@@ -90,6 +90,7 @@ def test_a_plate(omewd_daemon: DaemonProcess) -> None:
     with omewd_daemon.connect("cam") as producer:
         append(producer, spec, range(4))
     rows = omewd.open_ledger(omewd_daemon.data / spec.output)
+    assert rows.images == ("A/1/0", "A/2/0")
     assert [(row.image, row.index["t"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 

@@ -181,6 +181,15 @@ def test_a_dataset_is_recovered_for_its_own_stream_only(failed: Path, pool: Shar
     assert listing(failed) == before
 
 
+def test_a_line_that_nobody_appended_after_is_cut_off_at_the_end(failed: Path) -> None:
+    """As after a restart of the machine."""
+    path = failed / ledger.FOLDER / ledger.FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"frame":5,"image":0,"ind')
+    dataset.finalize_by_ledger(GOES_ON, failed, "test", known_frames=[6])
+    assert path.read_bytes() == whole
+
+
 def test_a_dataset_that_is_recovered_is_held_against_repair(failed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, refused = dataset.finalize_by_ledger, []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -197,9 +198,9 @@ def test_a_dataset_without_its_ledger_is_said(dataset: Path) -> None:
     assert refusal.value.code == "not_a_dataset"
 
 
-def test_a_frame_index_beyond_all_memory_is_said(dataset: Path) -> None:
+def test_gaps_that_are_too_many_for_rows_are_said(dataset: Path) -> None:
     put(dataset, [ledger.gap_line(0, 2**62, "skipped")])
-    with pytest.raises(omewd.OmewdError) as refusal:
+    with pytest.raises(omewd.OmewdError, match="4611686018427387904 frame indexes") as refusal:
         omewd.open_ledger(dataset)
     assert refusal.value.code == "no_memory"
 
@@ -350,9 +351,11 @@ def test_without_pandas_it_is_said(dataset: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def rows_by_index(index: LedgerIndex) -> dict[int, Any]:
-    with index.opened() as descriptor:
-        found = {frame: index.row(descriptor, 0, frame) for frame in np.flatnonzero(index.lines(0)).tolist()}
-    return {frame: row and row.get("gap", row.get("metadata")) for frame, row in found.items()}
+    frames, lines = (numbers.tolist() for numbers in index.lines(0))
+    assert lines == [index.line(0, frame) for frame in frames]
+    with index.file.opened() as descriptor:
+        rows = [index.file.row(descriptor, 0, frame, line) for frame, line in zip(frames, lines, strict=True)]
+    return {frame: row.get("gap", row.get("metadata")) for frame, row in zip(frames, rows, strict=True)}
 
 
 def test_an_index_reads_on_from_where_it_was(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,6 +383,46 @@ def test_an_index_reads_on_from_where_it_was(dataset: Path, monkeypatch: pytest.
     put(dataset, [':1,"monotonic_ns":2,"metadata":"c"}\n'])
     index.read_on()
     assert rows_by_index(index)[1003] == "c"
+
+
+events = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20)), max_size=12)
+
+
+@pytest.mark.parametrize("page", [1, 3, 8, 1 << 16])
+@given(events=events)
+def test_an_index_has_the_last_line_of_each_frame(page: int, events: list[tuple[int, int]]) -> None:
+    """Whether gaps are kept one by one, or a long run as one."""
+    spec, expected = spec_of(), dict[int, Any]()
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("omewd.ngff.ledger_index._PAGE", page)
+        dataset = make(Path(folder) / "d", spec)
+        for number, (first, count) in enumerate(events):
+            kind = f"gap {number}"
+            put(dataset, [ledger.gap_line(first, count, kind)] if count else frames(spec, [first], number))
+            expected |= dict.fromkeys(range(first, first + count), kind) if count else {first: number}
+        index = LedgerIndex(dataset, spec)
+        index.read_on()
+        assert rows_by_index(index) == dict(sorted(expected.items()))
+        assert list(rows_by_index(index)) == sorted(expected)
+        for below in range(62):
+            written = [n for n, said in expected.items() if isinstance(said, int) and n < below]
+            assert index.last_frame(0, below) == max(written, default=None)
+
+
+def test_a_gap_of_any_length_takes_no_memory(dataset: Path) -> None:
+    spec = spec_of()
+    put(dataset, [*frames(spec, [0], "a"), ledger.gap_line(1, 2**60, "skipped"), *frames(spec, [2**60 + 1], "b")])
+    index = LedgerIndex(dataset, spec)
+    index.read_on()
+    with index.file.opened() as descriptor:
+        said = {
+            frame: index.file.row(descriptor, 0, frame, index.line(0, frame))
+            for frame in (0, 1, 2**59, 2**60, 2**60 + 1)
+        }
+    assert [row.get("gap", row.get("metadata")) for row in said.values()] == ["a", *["skipped"] * 3, "b"]
+    assert index.line(0, 2**60 + 2) == 0
+    assert index.last_frame(0, 2**62) == 2**60 + 1
+    assert index.last_frame(0, 2**60) == 0
 
 
 def test_what_was_taken_back_is_forgotten(dataset: Path) -> None:
