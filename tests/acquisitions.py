@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+import omewd
 from omewd.model.spec import StreamSpec
 from tests.support import Array
 
@@ -114,6 +115,25 @@ def read_array(path: Path, reader: str) -> Array:
     return np.asarray(tensorstore.open(spec, open=True).result().read().result())
 
 
+def check_ledger(dataset: Path, spec: StreamSpec, arrivals: Sequence[Frames]) -> None:
+    """Each line is an object to any JSON parser, and says where a frame is; as do rows, of which each index has one."""
+    with (dataset / "omewd" / "ledger.jsonl").open() as lines:
+        stored = {(row.get("source", 0), row["frame"]): row for row in map(json.loads, lines)}
+    position = next((d.name for d in spec.dimensions if d.type == "position"), None)
+    rows = {(row.source, row.frame): row for row in omewd.open_ledger(dataset)}
+    assert list(rows) == [(source, n) for source, frames in enumerate(arrivals) for n in range(len(frames))]
+    for source, frames in enumerate(arrivals):
+        for n, (at, frame) in enumerate(zip(coordinates(spec, source, len(frames)), frames, strict=True)):
+            image = 0 if position is None else at[position]
+            index = {name: at[name] for name in axes_of(spec)}
+            row = rows[source, n]
+            assert (row.image, list(row.index.items())) == (image, list(index.items()))
+            assert (row.gap == "") == (frame is not None)
+            if frame is not None:
+                line = stored[source, n]
+                assert (line["image"], line["index"], line["wall_ns"]) == (image, index, row.wall_ns)
+
+
 def check_acquisition(dataset: Path, spec: StreamSpec, arrivals: Sequence[Frames]) -> None:
     """Every pixel of every image at every resolution; the metadata by two libraries; the totals."""
     for image, folder in enumerate(folders_of(spec)):
@@ -144,6 +164,7 @@ def check_acquisition(dataset: Path, spec: StreamSpec, arrivals: Sequence[Frames
                 else:
                     assert np.array_equal(array, found[0]), (image, number)
     check_metadata(dataset)
+    check_ledger(dataset, spec, arrivals)
     totals = json.loads((dataset / "omewd" / "zarr.json").read_text())["attributes"]["omewd"]
     for source, frames in enumerate(arrivals):
         of_source = totals.get("sources", [totals])[source]

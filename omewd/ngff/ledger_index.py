@@ -25,7 +25,7 @@ _LINE_BYTES = 1 << 10  # most lines have fewer
 # Frame indexes that are kept together, and how long a run of gaps has to be to be kept as one.
 _PAGE = 1 << 16
 # A row each of more gaps than these does not fit into memory.
-_MOST_GAPS = 1 << 28
+_MOST_GAPS = 1 << 26
 
 Row = dict[str, Any]
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
