@@ -116,10 +116,11 @@ class _Source:
     def lines(self) -> Iterable[str]:
         when = ""
         if self._wall_ns and self._monotonic_ns:
-            when = f", {_time(self._wall_ns[0])} to {_time(self._wall_ns[1])}"
+            when = f", {_times(*self._wall_ns)}"
             first_ns, last_ns = self._monotonic_ns
             if last_ns > first_ns:
-                when += f", {(self.frames - 1) / (last_ns - first_ns) * 1e9:.4g} a second"
+                rate = (self.frames - 1) / (last_ns - first_ns) * 1e9
+                when += f", {rate:.{0 if rate >= 1000 else 3}{'f' if rate >= 1000 else 'g'}} a second"
         yield f"{_count(self.frames, 'frame')}{when}"
         for kind, runs in self._runs.items():
             text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
@@ -136,7 +137,7 @@ def _summary(ledger: FrameLedger) -> Iterable[str]:
     frames, gaps = sum(each.frames for each in sources), sum(each.gaps.total() for each in sources)
     yield f"{ledger.dataset}: {ledger.totals['state']}, {_count(frames, 'frame')}, {_count(gaps, 'gap')}"
     for name, source in zip(ledger.spec.source_names, sources, strict=True):
-        yield from _labelled(name or "frames", source.lines())
+        yield from _labelled(f"source {name}" if name else "frames", source.lines())
     metadata = (key if count == frames else f"{key} (of {_count(count, 'frame')})" for key, count in keys.items())
     yield from _labelled("metadata", [", ".join(metadata) or "none"])
     missing = ledger.totals["received"] - len(ledger)
@@ -146,7 +147,7 @@ def _summary(ledger: FrameLedger) -> Iterable[str]:
 
 def _labelled(label: str, lines: Iterable[str]) -> Iterable[str]:
     for number, line in enumerate(lines):
-        yield f"  {'' if number else label:<10}{line}"
+        yield f"  {'' if number else label:<9} {line}"
 
 
 def _span(span: list[int], value: Any) -> list[int]:
@@ -155,11 +156,13 @@ def _span(span: list[int], value: Any) -> list[int]:
     return [min(span[0], value), max(span[1], value)] if span else [value, value]
 
 
-def _time(wall_ns: int) -> str:
+def _times(first_ns: int, last_ns: int) -> str:
     try:
-        return f"{datetime.fromtimestamp(wall_ns / 1e9).astimezone():%Y-%m-%d %H:%M:%S %Z}"
-    except (ValueError, OverflowError, OSError):
-        return f"{wall_ns} ns"
+        first, last = (datetime.fromtimestamp(wall_ns / 1e9).astimezone() for wall_ns in (first_ns, last_ns))
+    except (ValueError, OverflowError, OSError):  # out of a damaged ring
+        return f"{first_ns} to {last_ns} ns"
+    day = "" if first.date() == last.date() else f"{last:%Y-%m-%d} "
+    return f"{first:%Y-%m-%d %H:%M:%S} to {day}{last:%H:%M:%S %Z}"
 
 
 def _count(number: int, what: str) -> str:
