@@ -82,7 +82,7 @@ def _show_frame(dataset: Path, index: int) -> None:
     step = max(1, pixels.shape[0] // columns)
     small = pixels[: pixels.shape[0] // step * step, : pixels.shape[1] // step * step]
     small = small.reshape(small.shape[0] // step, step, -1, step).mean(axis=(1, 3))
-    grey = np.clip(small / small.max() * 255, 0, 255).astype(int)
+    grey = np.clip(small / np.max(small) * 255, 0, 255).astype(int)
     text = Text()
     for top, bottom in zip(grey[0::2], grey[1::2], strict=False):
         for a, b in zip(top, bottom, strict=True):

@@ -39,7 +39,8 @@ def draw(size: int, phase: float, noise: np.random.Generator) -> np.ndarray[Any,
                 if bits >> (4 - column) & 1:
                     top, left = (4 + row) * pixel, (4 + number * 6 + column) * pixel
                     photons[top : top + pixel, left : left + pixel] += 1500
-    return noise.poisson(photons).astype(np.uint16)
+    frame: np.ndarray[Any, np.dtype[np.uint16]] = noise.poisson(photons).astype(np.uint16)
+    return frame
 
 
 def main() -> None:

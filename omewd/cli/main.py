@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -89,6 +90,8 @@ def cli(context: click.Context, socket: Path | None) -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Run a command; every error is one line on standard error and an exit status."""
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a program that reads a pipe waits for the lines as people do
     try:
         cli(args=arguments, prog_name="omewd", standalone_mode=False)
     except click.exceptions.Exit as done:

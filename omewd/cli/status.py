@@ -37,7 +37,7 @@ def command(name: str | None, as_json: bool, watch: bool, every: bool, socket: P
     daemon = client(socket)
     if as_json:
         while True:
-            print(json.dumps(daemon.status(name), indent=None if watch else 2), flush=True)
+            print(json.dumps(daemon.status(name), indent=None if watch else 2))
             if not watch:
                 return
             time.sleep(_LOOK_EVERY_S)

@@ -149,7 +149,7 @@ def _mean_of_floats(band: Block, _: Block, by_y: int, by_x: int) -> Block:
 
 def _sum(band: Block, by_y: int, by_x: int) -> Block:
     """The sum over planes, and over the rows and columns that become one."""
-    total: Block = band[0] if len(band) == 1 else np.add.reduce(band, axis=0, dtype=band.dtype)
+    total: Block = band[0] if len(band) == 1 else band.sum(axis=0, dtype=band.dtype)
     if by_y == 2:
         total = total[:, ::2] + total[:, 1::2]
     return total[..., ::2] + total[..., 1::2] if by_x == 2 else total

@@ -147,7 +147,7 @@ class ShardFile:
                 if not self._path.exists() or not present.any():
                     return None
                 entries[~present] = ABSENT
-                end = int(entries[present].sum(axis=1).max())
+                end = int(np.max(entries[present].sum(axis=1)))
                 self._data = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
                 os.ftruncate(self._data, end)
                 for hole in _holes(entries[present]):
