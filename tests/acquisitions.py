@@ -46,12 +46,17 @@ def folders_of(spec: StreamSpec) -> list[str]:
     if positions is None:
         return [""]
     if spec.plate is None:
+        if spec.position_folders == "names":
+            grid = [(p.grid_row, p.grid_column) for p in spec.positions]
+            tiles = ["" if None in at else "_{}_{}".format(*at) for at in grid]
+            return [f"{position.name}{tile}/" for position, tile in zip(spec.positions, tiles, strict=True)]
         return [f"{number}/" for number in range(positions.count or 0)]
     seen: dict[str, int] = {}
     folders = []
     for position in spec.positions:
         well = f"{position.plate_row}/{position.plate_column}"
-        folders.append(f"{well}/{seen.get(well, 0)}/")
+        field = position.name if spec.position_folders == "names" else seen.get(well, 0)
+        folders.append(f"{well}/{field}/")
         seen[well] = seen.get(well, 0) + 1
     return folders
 

@@ -39,6 +39,7 @@ from omewd.errors import OmewdError
 @click.option("--scale", help="Step of dimensions in their units, such as y=0.108,x=0.108,t=0.05.")
 @click.option("--channels", help="Names of the channels, such as DAPI,GFP.")
 @click.option("--positions", help="Names of the positions, such as left,right.")
+@click.option("--position-folders", help="What their folders are called by: numbers, or names.  [default: numbers]")
 @click.option("--plate", help="A plate of so many rows and columns, such as 8x12; with --wells.")
 @click.option("--wells", help="Where the positions are, such as A1,A2,B1; several fields a well if there are more.")
 @click.option("--storage-order", help="ome, acquisition, or names such as t,c,z.  [default: ome]")

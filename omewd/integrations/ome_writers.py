@@ -13,6 +13,8 @@ from typing import Any
 from pydantic.color import parse_str
 
 from omewd.errors import OmewdError
+from omewd.model.dimensions import Position
+from omewd.model.folders import unsuited
 
 FIELDS = {
     "root_path",
@@ -119,7 +121,20 @@ def stream_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
     for field in ("plate", "overwrite"):
         if settings.get(field) is not None:
             fields[field] = settings[field]
-    return fields
+    return fields | _folders(fields)
+
+
+def _folders(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Folders of positions by name, as ome-writers has them, where the names can be those of folders."""
+    dimensions = fields.get("dimensions", ())
+    coords = next((d["coords"] for d in dimensions if d["type"] == "position" and d.get("coords")), None)
+    if coords is None:
+        return {}
+    try:
+        positions = [Position.parse(c) for c in coords]
+    except OmewdError:
+        return {}  # the stream's own check names it
+    return {} if unsuited(positions, in_wells=fields.get("plate") is not None) else {"position_folders": "names"}
 
 
 def _bad(message: str, remedy: str = "") -> OmewdError:

@@ -1,14 +1,14 @@
 """The images of a dataset: where each one is, and how large it is so far. Pure.
 
-One image is the dataset itself. With positions, each is an image of its own: in the folders 0, 1, … (the
+One image is the dataset itself. With positions, each is an image of its own in a folder of its own (the
 bioformats2raw layout of OME-Zarr 0.5), or, with a plate, in ROW/COLUMN/FIELD.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
+from omewd.model.folders import named, numbered
 from omewd.model.levels import Level
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
@@ -18,15 +18,8 @@ def image_paths(spec: StreamSpec) -> tuple[str, ...]:
     """The folder of each image in the dataset, "" for the dataset itself."""
     if not spec.position_dimensions:
         return ("",)
-    if spec.plate is None:
-        return tuple(str(number) for number in range(spec.images))
-    fields: Counter[str] = Counter()
-    paths = []
-    for position in spec.positions:
-        well = f"{position.plate_row}/{position.plate_column}"
-        paths.append(f"{well}/{fields[well]}")
-        fields[well] += 1
-    return tuple(paths)
+    folders = named if spec.position_folders == "names" else numbered
+    return folders(spec.positions, in_wells=spec.plate is not None)
 
 
 def shape_on_disk(

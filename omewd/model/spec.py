@@ -13,6 +13,7 @@ from omewd.errors import OmewdError
 from omewd.model.checked import Checked
 from omewd.model.dimensions import Dimension, Plate, Position, parse_dims
 from omewd.model.dtypes import ITEM_BYTES, MAX_FRAMES
+from omewd.model.folders import unsuited
 from omewd.model.outline import MAX_SOURCES, MAX_SPEC_BYTES
 
 Backend = Literal["auto", "direct", "tensorstore", "zarr-python", "zarrs-python", "acquire-zarr"]
@@ -23,6 +24,7 @@ Durability = Literal["fsync", "none"]
 ProducerLoss = Literal["finalize", "wait"]
 DiskFull = Literal["wait", "fail"]
 Downsample = Literal["mean", "nearest"]
+PositionFolders = Literal["numbers", "names"]
 
 MAX_FRAME_BYTES = 2**34
 MAX_AXES = 5
@@ -97,7 +99,8 @@ class StreamSpec(Checked):
     ``storage_order``: "ome" (time, channel, space), "acquisition", or the names of the dimensions outside the frame.
     ``plate``: what the wells are in that positions name. ``source_dimension``: the one that several producers feed, one
     for each element. ``levels``: resolutions that are written, each half of the one before, by ``downsample``: "mean",
-    or "nearest" for labels. ``on_producer_loss`` None: "wait" with several sources, else "finalize".
+    or "nearest" for labels. ``position_folders``: what the folder of each position's image is called by, "numbers" or
+    "names". ``on_producer_loss`` None: "wait" with several sources, else "finalize".
 
     ``dims`` in place of ``dimensions`` takes the text that :func:`omewd.parse_dims` does. Paths, numpy's numbers and
     numpy's dtypes are taken. Raises OmewdError ``bad_spec``.
@@ -118,6 +121,7 @@ class StreamSpec(Checked):
     source_dimension: str | None = None
     levels: Annotated[int, Field(ge=1, le=MAX_LEVELS)] = 1
     downsample: Downsample = "mean"
+    position_folders: PositionFolders = "numbers"
     overwrite: bool = False
     ring_slots: Annotated[int, Field(ge=1, le=2**24)] | None = None
 
@@ -178,6 +182,7 @@ class StreamSpec(Checked):
         self._check_counts()
         self._check_storage_order()
         self._check_positions()
+        self._check_folders()
         self._check_sources()
         most = (max(self.frame_shape) - 1).bit_length() + 1
         if self.levels > most:
@@ -260,6 +265,12 @@ class StreamSpec(Checked):
             strange = {str(getattr(p, f"plate_{which}")) for p in positions} - set(names_of)
             if strange:
                 raise ValueError(f"plate: it has no {which} {sorted(strange)[0]!r}, which a position is in")
+
+    def _check_folders(self) -> None:
+        if self.position_folders == "names" and any(d.coords for d in self.position_dimensions):
+            fault = unsuited(self.positions, in_wells=self.plate is not None)
+            if fault is not None:
+                raise ValueError(f"position_folders: {fault}: use `position_folders='numbers'`")
 
     def _check_sources(self) -> None:
         if self.source_dimension is None:

@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 
 import omewd
@@ -76,6 +77,63 @@ def test_positions_have_names_and_places(omewd_daemon: DaemonProcess) -> None:
     ]
     series = json.loads((dataset / "OME/zarr.json").read_text())["attributes"]["ome"]["series"]
     assert series == ["0", "1"]
+
+
+@pytest.mark.parametrize("backend", ["direct", "tensorstore"])
+@pytest.mark.parametrize("in_wells", [False, True])
+@pytest.mark.parametrize("dims", ["y:20:8:2,x:24:8", "y:20:8,x:24:8"])
+def test_positions_are_in_folders_of_their_names(
+    omewd_daemon: DaemonProcess, backend: str, in_wells: bool, dims: str
+) -> None:
+    """Written, viewed, verified and mended there; with a writer that is killed."""
+    wells: list[dict[str, Any]] = [
+        {"plate_row": "A", "plate_column": "1"} if in_wells else {"grid_row": 0, "grid_column": column}
+        for column in range(2)
+    ]
+    names = ("f0", "f1") if in_wells else ("left", "left")
+    positions = tuple(omewd.Position(name=name, **well) for name, well in zip(names, wells, strict=True))
+    t, y, x = omewd.parse_dims(f"t:6:2,{dims}")
+    spec = omewd.StreamSpec(
+        name="cam",
+        dimensions=(t, omewd.Dimension(name="p", count=2, coords=positions), y, x),
+        plate=omewd.Plate.of_size(1, 1) if in_wells else None,
+        position_folders="names",
+        backend=backend,  # type: ignore[arg-type]
+        levels=2,
+    )
+    omewd_daemon.client.start_stream(spec)
+    with omewd_daemon.connect("cam") as producer:
+        frames = [make_frame(index, spec.frame_shape, spec.dtype) for index in range(12)]
+        for index, frame in enumerate(frames):
+            producer.append(frame)
+            if index == 5:
+                omewd_daemon.kill_a_writer()
+    dataset = omewd_daemon.data / spec.output
+    check_acquisition(dataset, spec, [frames])
+    assert verify(dataset).problems == []
+    with omewd.view("cam", socket=omewd_daemon.socket) as view:
+        assert all(np.array_equal(view.frame(index).array, frame) for index, frame in enumerate(frames))
+    second = dataset / ("A/1/f1" if in_wells else "left_0_1") / "zarr.json"
+    document = second.read_text()
+    second.unlink()
+    assert verify(dataset).problems != []
+    assert omewd_daemon.omewd("repair", str(dataset)).returncode == 0
+    assert json.loads(second.read_text()) == json.loads(document)
+
+
+def test_folders_of_names_on_the_command_line(omewd_daemon: DaemonProcess) -> None:
+    options = ["--dims", "p:2,y:8,x:8", "--positions", "left,right", "--position-folders"]
+    done = omewd_daemon.omewd("start-stream", "cam", *options, "names")
+    assert done.returncode == 0, done.stderr
+    with omewd_daemon.connect("cam") as producer:
+        for index in range(2):
+            producer.append(make_frame(index, (8, 8), "uint16"))
+    dataset = omewd_daemon.data / "cam.ome.zarr"
+    series = json.loads((dataset / "OME/zarr.json").read_text())["attributes"]["ome"]["series"]
+    assert series == ["left", "right"]
+    assert omewd_daemon.omewd("verify", str(dataset)).returncode == 0
+    refused = omewd_daemon.omewd("start-stream", "other", *options, "letters")
+    assert (refused.returncode, "position_folders" in refused.stderr) == (2, True)
 
 
 def test_a_plate_on_the_command_line(omewd_daemon: DaemonProcess) -> None:

@@ -106,6 +106,23 @@ def test_positions_are_a_collection_of_images(tmp_path: Path) -> None:
     assert axes == ["t", "y", "x"]
 
 
+def test_a_collection_tells_the_folders_of_its_images(tmp_path: Path) -> None:
+    positions = ["here", {"name": "there", "grid_row": 0, "grid_column": 1}]
+    dataset = write(tmp_path, spec_of({"name": "p", "coords": positions}, position_folders="names"))
+    assert files(dataset) == {".", "OME", "here", "here/0", "there_0_1", "there_0_1/0"}
+    assert ome(dataset, "OME")["series"] == ["here", "there_0_1"]
+    assert multiscale(dataset, "there_0_1")["name"] == "there"
+
+
+def test_wells_tell_the_folders_of_their_fields(tmp_path: Path) -> None:
+    positions = [well("B", "2", "f0"), well("A", "1", "g"), well("B", "2", "f1")]
+    plate = {"row_names": ["A", "B"], "column_names": ["1", "2"]}
+    dataset = write(tmp_path, spec_of({"name": "p", "coords": positions}, plate=plate, position_folders="names"))
+    for path, names in (("B/2", ["f0", "f1"]), ("A/1", ["g"])):
+        assert [image["path"] for image in ome(dataset, path)["well"]["images"]] == names
+        assert all(shape(dataset, f"{path}/{name}/0") == (8, 16) for name in names)
+
+
 def test_a_single_position_is_an_image_of_a_collection(tmp_path: Path) -> None:
     dataset = write(tmp_path, spec_of({"name": "p", "count": 1}))
     assert files(dataset) == {".", "OME", "0", "0/0"}

@@ -152,6 +152,59 @@ def test_positions_are_in_numbered_folders_and_fields_in_those_of_their_wells() 
     assert image_paths(spec) == ("A/1/0", "B/2/0", "A/1/1", "A/2/0")
 
 
+def named(*positions: dict[str, Any], **fields: Any) -> StreamSpec:
+    dimensions = [{"name": "p", "coords": positions}, *parse_dims("y:4,x:4")]
+    return StreamSpec.parse({"name": "s", "dimensions": dimensions, "position_folders": "names", **fields})
+
+
+PLATE = {"row_names": ["A", "B"], "column_names": ["1"]}
+
+
+def test_positions_may_be_in_folders_of_their_names() -> None:
+    assert image_paths(spec_of("t:2,y:4,x:4", position_folders="names")) == ("",)
+    assert image_paths(spec_of("p:2,y:4,x:4", position_folders="names")) == ("0", "1")
+    tiles = [{"name": "a b", "grid_row": row, "grid_column": 2} for row in (-1, 0)]
+    assert image_paths(named(*tiles, {"name": "Zelle 1 (µ)"})) == ("a b_-1_2", "a b_0_2", "Zelle 1 (µ)")
+    fields = [{"name": "fov0", "plate_row": row, "plate_column": "1", "grid_row": 0, "grid_column": 0} for row in "AB"]
+    assert image_paths(named(*fields, plate=PLATE)) == ("A/1/fov0", "B/1/fov0")
+    assert image_paths(named(fields[0])) == ("fov0_0_0",)
+
+
+@pytest.mark.parametrize(
+    ("names", "in_wells", "complaint"),
+    [
+        (["a/b"], False, "'a/b' can't be the name of a folder"),
+        ([".."], False, "can't be the name of a folder"),
+        ([".a"], False, "can't be the name of a folder"),
+        (["a\nb"], False, "can't be the name of a folder"),
+        (["a\0"], False, "can't be the name of a folder"),
+        (["__a"], False, "can't be the name of a folder"),
+        (["OME"], False, "can't be the name of a folder"),
+        (["omewd"], False, "can't be the name of a folder"),
+        (["zarr.json"], False, "can't be the name of a folder"),
+        (["µ" * 65], False, "longer than 128 bytes"),
+        (["fov_0"], True, "letters and digits only"),
+        (["é"], True, "letters and digits only"),
+    ],
+)
+def test_names_that_can_not_be_folders_are_refused(names: list[str], in_wells: bool, complaint: str) -> None:
+    positions = [{"name": name, **({"plate_row": "A", "plate_column": "1"} if in_wells else {})} for name in names]
+    fields = {"plate": PLATE} if in_wells else {}
+    with pytest.raises(OmewdError, match=complaint) as refusal:
+        named(*positions, **fields)
+    assert "`position_folders='numbers'`" in str(refusal.value)
+    named(*positions, **fields, position_folders="numbers")
+
+
+def test_two_positions_are_not_in_one_folder() -> None:
+    tile = {"name": "a", "grid_row": 0, "grid_column": 1}
+    with pytest.raises(OmewdError, match="in the folder 'a_0_1'"):
+        named(tile, {"name": "a_0_1"})
+    fields = [{"name": "f", "plate_row": "A", "plate_column": "1", "grid_row": n, "grid_column": 0} for n in range(2)]
+    with pytest.raises(OmewdError, match="in the folder 'A/1/f'"):
+        named(*fields, plate=PLATE)
+
+
 @pytest.mark.parametrize(
     ("dims", "fields", "complaint"),
     [
