@@ -19,7 +19,7 @@ os.environ.pop("PYTHONUNBUFFERED", None)
 def _nothing_left_behind() -> Iterator[None]:
     processes = children()
     yield
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while children() - processes and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not children() - processes, "processes are left"

@@ -201,7 +201,7 @@ class DaemonProcess:
     def kill(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(30)
 
 
 class KeptDaemon:
@@ -284,8 +284,8 @@ def start_python(code: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    """Look until a condition holds."""
+def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    """Look until a condition holds; as long as a loaded machine may take."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it never came to be"

@@ -307,7 +307,7 @@ def test_all_cameras_learn_that_the_dataset_is_complete(daemons: Daemons) -> Non
         append(producer, spec, range(4))
     wait_for(lambda: daemons.now.client.status("cams")["state"] == "DONE")
     for producer in producers:
-        assert producer.close(timeout=5)["state"] == "DONE"
+        assert producer.close(timeout=60)["state"] == "DONE"
 
 
 # -- a new producer ----------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def test_a_producer_that_died_with_the_daemon_is_missed(daemons: Daemons) -> Non
     os.kill(camera.pid, signal.SIGSTOP)  # alive, and not in touch with the new daemon for ever
     camera.kill()
     camera.communicate()
-    final = daemons.now.client.wait("cam", timeout=10)
+    final = daemons.now.client.wait("cam", timeout=60)
     assert final["ended_by"] == "the producer was lost"
     check_dataset(daemons.now.data / "cam.ome.zarr", spec, final["frames"]["received"])
 

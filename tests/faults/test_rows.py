@@ -46,7 +46,7 @@ def test_row_03_a_producer_killed_before_the_doorbell(omewd_daemon: DaemonProces
     environment = {**os.environ, VARIABLE: f"producer: published;9;{tmp_path / 'died'}"}
     command = [sys.executable, "-c", CAMERA, str(omewd_daemon.socket)]
     assert subprocess.run(command, env=environment, timeout=30, check=False).returncode == -signal.SIGKILL
-    final = omewd_daemon.client.wait("cam", timeout=10)
+    final = omewd_daemon.client.wait("cam", timeout=60)
     assert (final["frames"]["received"], final["ended_by"]) == (9, "the producer was lost")
     check_dataset(omewd_daemon.data / "cam.ome.zarr", spec, 9)
 
@@ -106,7 +106,7 @@ def test_row_24_doorbells_cost_time_and_never_a_frame(omewd_daemon: DaemonProces
     rings = {"lost": lambda: None, "doubled": lambda: [ring() for _ in range(2)], "spurious": ring}
     producer._link.ring = rings[doorbells]  # type: ignore[assignment, method-assign]
     for index in range(60):
-        producer.append(make_frame(index, spec.frame_shape, spec.dtype), timeout=10)
+        producer.append(make_frame(index, spec.frame_shape, spec.dtype), timeout=60)
         if doorbells == "spurious":
             for _ in range(20):
                 ring()

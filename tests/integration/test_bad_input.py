@@ -123,7 +123,7 @@ def test_overwrite_replaces_a_dataset(beside: DaemonProcess) -> None:
             for index in range(frames):
                 producer.append(make_frame(index, spec.frame_shape, spec.dtype))
         check_dataset(beside.data / "cam.ome.zarr", spec, frames)
-    deadline = time.monotonic() + 10  # what was replaced is removed after the stream's end
+    deadline = time.monotonic() + 30  # what was replaced is removed after the stream's end
     while any(p.name.startswith(".") for p in beside.data.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not [p for p in beside.data.iterdir() if p.name.startswith(".")]

@@ -232,7 +232,7 @@ def test_status_watch_and_help_are_quick(omewd_daemon: DaemonProcess) -> None:
     for arguments in (["--help"], ["status"]):
         started = time.monotonic()
         assert omewd_daemon.omewd(*arguments).returncode == 0
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10
     loaded = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "omewd", "--help"], capture_output=True, text=True, check=True
     )
@@ -249,7 +249,7 @@ def test_watch_in_a_terminal(omewd_daemon: DaemonProcess) -> None:
     watching = subprocess.Popen(command, env=environment, stdout=theirs, stderr=subprocess.PIPE)
     os.close(theirs)
     seen = b""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while seen.count(b"ACTIVE") < 3 and time.monotonic() < deadline:
         seen += os.read(ours, 4096)
     os.close(ours)  # nobody reads it any more: it must not wait for that

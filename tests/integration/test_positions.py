@@ -112,7 +112,9 @@ def test_positions_are_in_folders_of_their_names(
     check_acquisition(dataset, spec, [frames])
     assert verify(dataset).problems == []
     with omewd.view("cam", socket=omewd_daemon.socket) as view:
-        assert all(np.array_equal(view.frame(index).array, frame) for index, frame in enumerate(frames))
+        found = [view.frame(index) for index in range(len(frames))]
+        assert not any(frame.in_ring for frame in found)
+        assert all(np.array_equal(have.array, frame) for have, frame in zip(found, frames, strict=True))
     second = dataset / ("A/1/f1" if in_wells else "left_0_1") / "zarr.json"
     document = second.read_text()
     second.unlink()

@@ -175,7 +175,7 @@ def test_sequences(omewd_daemon: DaemonProcess, core: Any) -> None:
         chunks = {"y": 16, "x": 32}
         handler = OmewdHandler(name, socket=omewd_daemon.socket, chunks=chunks, levels=2)
         kept = record(core, sequence, handler)
-        final = handler.wait(10)
+        final = handler.wait(60)
         spec = check(handler, kept, indexes_of(sequence))
         assert " ".join(f"{d.name}:{d.count}" for d in spec.dimensions[:-2]) == expected
         assert spec.chunk_shape[-2:] == (16, 32)
@@ -292,7 +292,7 @@ def test_errors_are_told_and_end_the_run(
     record(core, useq.MDASequence(channels=TWO), sources)
     with pytest.raises(OmewdError, match="source"):
         sources.wait()
-    assert omewd_daemon.client.wait("sources", timeout=10)["frames"]["received"] == 0
+    assert omewd_daemon.client.wait("sources", timeout=60)["frames"]["received"] == 0
 
     anyway = OmewdHandler(
         "anyway", socket=omewd_daemon.socket, dimensions=parse_dims(f"t:inf,y:{SHAPE[0]},x:{SHAPE[1]}")
@@ -388,8 +388,8 @@ def test_a_runner_that_forgets_the_end(omewd_daemon: DaemonProcess) -> None:
         thread.start()
         thread.join()
         assert (handler.status["state"], handler.name) == ("recording", f"stream{number}")
-    assert omewd_daemon.client.wait("stream1", timeout=10)["frames"]["received"] == 2
-    assert handler.wait(10)["frames"]["received"] == 2
+    assert omewd_daemon.client.wait("stream1", timeout=60)["frames"]["received"] == 2
+    assert handler.wait(60)["frames"]["received"] == 2
     assert handler.status["complete"] is True
 
 

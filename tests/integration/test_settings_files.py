@@ -51,7 +51,7 @@ def test_files_of_other_programs_open_streams(omewd_daemon: DaemonProcess, tmp_p
         producer.append(np.zeros((32, 32), np.uint8))
         producer.append(np.ones((32, 32), np.uint8))
     omewd_daemon.client.stop_stream("seq")
-    omewd_daemon.client.wait("seq", timeout=10)
+    omewd_daemon.client.wait("seq", timeout=60)
     image = json.loads((omewd_daemon.data / "by-writers.ome.zarr" / "zarr.json").read_text())["attributes"]["ome"]
     assert [channel["color"] for channel in image["omero"]["channels"]] == ["0000FF", "00FF00"]
     assert (omewd_daemon.data / "seq.ome.zarr" / "1" / "zarr.json").exists()

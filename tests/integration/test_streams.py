@@ -30,7 +30,7 @@ def test_every_frame_is_at_its_place(omewd_daemon: DaemonProcess, dims: str) -> 
     with omewd_daemon.connect("cam") as producer:
         for index in range(frames):
             assert producer.append(make_frame(index, spec.frame_shape, spec.dtype)) == index
-    final = omewd_daemon.client.wait("cam", timeout=10)
+    final = omewd_daemon.client.wait("cam", timeout=60)
     assert final["state"] == "DONE"
     assert final["frames"]["written"] == final["frames"]["durable"] == frames
     assert producer.durable == frames

@@ -253,7 +253,7 @@ def _cgroup() -> Iterator[Path]:
     try:
         yield cgroup
     finally:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while "populated 1" in (cgroup / "cgroup.events").read_text() and time.monotonic() < deadline:
             time.sleep(0.02)
         for folder, _, _ in os.walk(cgroup, topdown=False):

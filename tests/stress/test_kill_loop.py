@@ -106,10 +106,11 @@ def _stream(folder: Path, chance: random.Random, dims: str, fields: dict[str, An
         wait_for(lambda: log.exists() and log.stat().st_size > 0)
         while killed < KILLS_A_STREAM:
             time.sleep(chance.uniform(0.0, 0.5))
-            for pid in victims(chance, kept.now, camera):
+            chosen = victims(chance, kept.now, camera)
+            for pid in chosen:
                 kill(pid)
                 killed += 1
-            if camera.poll() is not None or _is_dead(camera):
+            if camera.pid in chosen or camera.poll() is not None:
                 camera.wait()
                 camera = start_camera()
         time.sleep(0.2)
@@ -132,8 +133,3 @@ def _stream(folder: Path, chance: random.Random, dims: str, fields: dict[str, An
     frames = [make_frame(index, spec.frame_shape, spec.dtype) for index in range(received)]
     check_acquisition(folder / "data" / "cam.ome.zarr", spec, [frames])
     return killed
-
-
-def _is_dead(process: subprocess.Popen[bytes]) -> bool:
-    time.sleep(0.02)
-    return process.poll() is not None

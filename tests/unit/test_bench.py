@@ -35,6 +35,7 @@ from omewd.bench.report import as_csv, as_json, as_markdown
 from omewd.bench.results import METRICS, quantile_ns, shown_metrics, values
 from omewd.errors import OmewdError
 from omewd.model.plan import Plan
+from tests.support import wait_for
 
 DIMS = "t:20:1:4,y:64:16:4,x:64:16:4"
 
@@ -336,17 +337,17 @@ def test_cpu_time_and_memory_of_another_process() -> None:
             with tempfile.TemporaryFile(dir="/dev/shm") as shared:
                 shared.write(bytes(30_000_000))
                 shared.flush()
-                time.sleep(0.1)
+                wait_for(lambda: memory.bytes > 100_000_000)
             process.stdin.write(b"\n")
             process.stdin.flush()
             process.stdout.readline()
             assert processes.own_bytes(process.pid) < 80_000_000
         assert 100_000_000 < memory.bytes < 125_000_000
-        before = processes.cpu_seconds(process.pid)
+        before, began = processes.cpu_seconds(process.pid), time.monotonic()
         process.stdin.write(b"\n")
         process.stdin.flush()
-        time.sleep(0.3)
-        assert 0.02 < processes.cpu_seconds(process.pid) - before < 1
+        wait_for(lambda: processes.cpu_seconds(process.pid) - before > 0.02)
+        assert processes.cpu_seconds(process.pid) - before < time.monotonic() - began + 0.02  # the clock's ticks
         process.kill()
     with pytest.raises(OSError, match="Invalid argument"):
         processes.cpu_seconds(process.pid)
