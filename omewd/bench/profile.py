@@ -1,4 +1,4 @@
-"""What ``omewd profile`` runs: one stream with cProfile in every process, or sampled by py-spy."""
+"""What ``omewd profile`` runs: one stream with every call profiled in every process, or sampled by py-spy."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Profile:
 def with_cprofile(
     folder: Path, geometry: Geometry, column: Column, options: Options
 ) -> tuple[list[Sample], list[Profile]]:
-    """Run a stream ``options.iterations`` times with cProfile in the producer, the daemon and the writers."""
+    """Run a stream ``options.iterations`` times with every call of producer, daemon and writers profiled."""
     with tempfile.TemporaryDirectory(prefix="omewd-profile-") as stats:
         with Bench(folder, options, {VARIABLE: stats}) as bench:
             samples = [bench.iterate(geometry, column) for _ in range(options.iterations)]

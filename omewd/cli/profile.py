@@ -170,7 +170,7 @@ def _with_cprofile(
 
 
 def _print_phases(console: Console, samples: list[Sample], geometry: Geometry) -> None:
-    console.print("\n[bold]Phases[/] (with cProfile at work, which makes Python code slower: use benchmark for speed)")
+    console.print("\n[bold]Phases[/] (while profiled, which makes Python code slower: use benchmark for speed)")
     for number, sample in enumerate(samples, 1):
         which = f" {number}" if len(samples) > 1 else ""
         cpu = ", ".join(f"{role} {seconds:.3f} s" for role, seconds in sample.cpu_s.items())

@@ -1,6 +1,6 @@
 """Profiles of omewd's own processes, switched on by $OMEWD_PROFILE; see ``omewd profile``.
 
-Set to a folder, each process puts a cProfile of its work there. Set to "sampling", it only lets a process of
+Set to a folder, each process puts a profile of its work there, for pstats. Set to "sampling", it only lets a process of
 the same user look into it, which some kernels refuse otherwise.
 """
 
@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 VARIABLE = "OMEWD_PROFILE"
 SAMPLING = "sampling"
@@ -25,8 +24,11 @@ _PR_SET_PTRACER_ANY = ctypes.c_ulong(-1)
 
 
 @contextmanager
-def profiled(role: str) -> Iterator[None]:
-    """Profile the block if asked to; ``role`` names the process, such as "daemon" or "writer"."""
+def profiled(role: str, *, threads: bool = False) -> Iterator[None]:
+    """Profile the block if asked to; ``role`` names the process, such as "daemon" or "writer".
+
+    ``threads``: with the threads that start in it; else it must be the only one.
+    """
     wish = os.environ.get(VARIABLE)
     if not wish:
         yield
@@ -34,34 +36,43 @@ def profiled(role: str) -> Iterator[None]:
         ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _PR_SET_PTRACER_ANY)
         yield
     else:
-        yield from _with_cprofile(Path(wish) / f"{role}-{os.getpid()}-{time.monotonic_ns()}.prof")
+        path = Path(wish) / f"{role}-{os.getpid()}-{time.monotonic_ns()}.prof"
+        yield from _with_threads(path) if threads else _with_cprofile(path)
 
 
 def _with_cprofile(path: Path) -> Iterator[None]:
-    """Up to Python 3.11 cProfile sees one thread, so each that starts in the block gets a profile of its own.
-
-    Later ones see all threads with one profile, and refuse a second.
-    """
     import cProfile
-    import pstats
 
-    profiles = [cProfile.Profile()]
-
-    def begin_thread(*_: Any) -> None:
-        profiles.append(cProfile.Profile())
-        profiles[-1].enable()
-
-    if sys.version_info < (3, 12):
-        threading.setprofile(begin_thread)
-    profiles[0].enable()
+    profile = cProfile.Profile()
+    profile.enable()
     try:
         yield
     finally:
-        profiles[0].disable()
-        if sys.version_info < (3, 12):
-            threading.setprofile(None)
-        stats = pstats.Stats(profiles[0])
-        for profile in profiles[1:]:
-            if profile.getstats():
-                stats.add(profile)
-        stats.dump_stats(path)
+        profile.disable()
+        profile.dump_stats(path)
+
+
+def _with_threads(path: Path) -> Iterator[None]:
+    from omewd.control.thread_profile import ThreadProfile
+
+    profiles: list[ThreadProfile] = []
+
+    def begin() -> ThreadProfile:
+        profiles.append(ThreadProfile())
+        sys.setprofile(profiles[-1])
+        return profiles[-1]
+
+    # Called with the first thing that happens in a thread.
+    threading.setprofile(lambda *event: begin()(*event))
+    begin()
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+        import pstats
+
+        for profile in profiles:
+            profile.create_stats()
+        measured = [profile for profile in profiles if profile.stats]
+        pstats.Stats(*measured).dump_stats(path)

@@ -46,7 +46,7 @@ class Worker:
     def run(self) -> None:
         send(self._channel, {"ready": backends.availability()})
         backends.preload()
-        with profiled("writer"):
+        with profiled("writer", threads=True):
             while (received := receive(self._channel)) is not None:
                 message, descriptors = received
                 self._handle(message, descriptors)
