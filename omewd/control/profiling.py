@@ -75,4 +75,4 @@ def _with_threads(path: Path) -> Iterator[None]:
         for profile in profiles:
             profile.create_stats()
         measured = [profile for profile in profiles if profile.stats]
-        pstats.Stats(*measured).dump_stats(path)
+        pstats.Stats(*measured).dump_stats(path)  # type: ignore[arg-type]
