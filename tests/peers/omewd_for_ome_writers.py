@@ -14,6 +14,7 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,6 +109,7 @@ class OmewdBackend(ArrayBackend):  # type: ignore[misc]
             raise
         _through_omewd.update(_here)
         self._producer = omewd.connect(spec.name, socket=_daemon().socket)
+        self._rest = np.empty(0, spec.dtype)
 
     def write(
         self,
@@ -118,9 +120,21 @@ class OmewdBackend(ArrayBackend):  # type: ignore[misc]
         frame_metadata: dict[str, Any] | None = None,
     ) -> None:
         assert self._producer is not None
+        if frame.shape != self._producer.shape:
+            self._write_piece(frame)
+            return
         number = self._producer.append(frame, metadata=frame_metadata)
         assert number is not None
         self._written[position_index, index] = number
+
+    def _write_piece(self, pixels: np.ndarray[Any, Any]) -> None:
+        """Pixels of any shape, one after the other, as acquire-zarr takes them: frames are made of them here."""
+        assert self._producer is not None
+        self._rest = np.concatenate([self._rest, pixels.reshape(-1)])
+        pixels_per_frame = math.prod(self._producer.shape)
+        while self._rest.size >= pixels_per_frame:
+            self._producer.append(self._rest[:pixels_per_frame].reshape(self._producer.shape))
+            self._rest = self._rest[pixels_per_frame:]
 
     def advance(self, indices: Sequence[tuple[int, tuple[int, ...]]]) -> None:
         assert self._producer is not None
