@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from omewd.model.spec import StreamSpec
     from omewd.ngff.frames import FrameLedger, open_ledger
     from omewd.producer.producer import Producer, connect
+    from omewd.producer.slot import Slot
     from omewd.viewer.view import View, view
 
 _HOMES = {
@@ -28,6 +29,7 @@ _HOMES = {
     "Position": "omewd.model.dimensions",
     "Producer": "omewd.producer.producer",
     "RingFullError": "omewd.errors",
+    "Slot": "omewd.producer.slot",
     "StreamFailedError": "omewd.errors",
     "StreamSpec": "omewd.model.spec",
     "StreamStoppedError": "omewd.errors",
@@ -49,6 +51,7 @@ __all__ = [
     "Position",
     "Producer",
     "RingFullError",
+    "Slot",
     "StreamFailedError",
     "StreamSpec",
     "StreamStoppedError",

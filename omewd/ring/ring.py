@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 
 from omewd.errors import OmewdError
+from omewd.model.dtypes import MAX_FRAMES
 from omewd.ring import layout
 from omewd.ring.layout import (
     DOORBELL_AT,
@@ -23,6 +25,7 @@ from omewd.ring.layout import (
     FRONTIER,
     GAP_KINDS,
     GAP_KINDS_READ,
+    GAP_NAMES,
     GAP_TABLE,
     GAP_TABLE_ENTRIES,
     METADATA,
@@ -51,13 +54,14 @@ class Fence:
 
 
 class ProducerRing:
-    """The producer's end. A new one goes on where the cursors stand: after a crash the claimed slot is reused."""
+    """The producer's end. A new one goes on where the cursors stand: after a crash claimed slots are reused."""
 
     def __init__(self, segment: Segment) -> None:
         self.geometry = segment.geometry
         self._words = segment.words
         self._memory = memoryview(segment.memory)
         self._capacity = self.geometry.capacity
+        self._metadata_max_bytes = self.geometry.metadata_max_bytes
         self._fence = Fence()
         self._header_words = self.geometry.slot_header_stride // 8
         self.published: int = self._words[PUBLISHED]
@@ -82,12 +86,13 @@ class ProducerRing:
         """The slot that the next frame goes into."""
         return self.published % self._capacity
 
-    @property
-    def has_room(self) -> bool:
-        if self.published - self._released < self._capacity:
-            return True
-        self._released = self._words[RELEASED]
-        return self.published - self._released < self._capacity
+    def free(self, wanted: int = 1) -> int:
+        """How many slots are free; counted anew only where fewer than ``wanted`` were so far."""
+        free = self._capacity - self.published + self._released
+        if free < wanted:
+            self._released = self._words[RELEASED]
+            free = self._capacity - self.published + self._released
+        return free
 
     @property
     def state(self) -> int:
@@ -110,14 +115,28 @@ class ProducerRing:
         """The error the daemon left when it failed the stream; None also while it puts a later one in its place."""
         return read_failure(self._words, self._memory)
 
-    def publish(self, monotonic_ns: int, wall_ns: int, metadata: bytes, waited_ns: int = 0) -> int:
+    def publish(self, monotonic_ns: int, wall_ns: int, metadata: bytes | Sequence[bytes], waited_ns: int = 0) -> int:
         """Make the next slot visible as the next frame; returns its frame index.
 
-        ``waited_ns``: how long the camera waited for the slot. The slot's pixels must be written, and there must
-        be room. Check :attr:`state` afterwards.
+        With a sequence as ``metadata``, the next slots, one for each of it and all at once; returns the first
+        one's frame index. ``waited_ns``: how long the camera waited for the (first) slot. The slots' pixels must
+        be written, and there must be room. Check :attr:`state` afterwards.
         """
-        words, header, frame = self._words, self._header(self.published), self.next_frame
+        if isinstance(metadata, bytes):
+            self._write_header(self.published, self.next_frame, monotonic_ns, wall_ns, metadata, waited_ns)
+            return self._advance(1)
+        for place, text in enumerate(metadata):
+            waited = 0 if place else waited_ns
+            self._write_header(self.published + place, self.next_frame + place, monotonic_ns, wall_ns, text, waited)
+        return self._advance(len(metadata))
+
+    def _write_header(
+        self, sequence: int, frame: int, monotonic_ns: int, wall_ns: int, metadata: bytes, waited_ns: int
+    ) -> None:
+        words, header = self._words, self._header(sequence)
         if metadata:
+            if len(metadata) > self._metadata_max_bytes:
+                raise ValueError(f"{len(metadata)} bytes of metadata, {self._metadata_max_bytes} fit into a slot")
             start = header * 8 + METADATA
             self._memory[start : start + len(metadata)] = metadata
         words[header + FRAME_INDEX] = frame
@@ -125,10 +144,15 @@ class ProducerRing:
         words[header + WALL_NS] = wall_ns
         words[header + METADATA_BYTES] = len(metadata)
         words[header + WAITED_NS] = waited_ns
-        self.published += 1
-        self.next_frame = frame + 1
-        words[PUBLISHED] = self.published
-        words[FRONTIER] = self.next_frame
+
+    def _advance(self, frames: int) -> int:
+        frame = self.next_frame
+        if frame + frames > MAX_FRAMES:
+            raise ValueError(f"frame index {frame} and {frames} more are over the limit of {MAX_FRAMES}")
+        self.published += frames
+        self.next_frame = frame + frames
+        self._words[PUBLISHED] = self.published
+        self._words[FRONTIER] = self.next_frame
         self._fence()
         return frame
 
@@ -137,7 +161,12 @@ class ProducerRing:
 
         What a gap is called goes into a table only when it changes. Should the daemon leave all entries
         unread, the label of the last one stays; that the indexes are gaps is always exact.
+        Raises TypeError, ValueError before a cursor changes: another kind of number would be carried on in it.
         """
+        if type(count) is not int:
+            raise TypeError(f"a gap is a whole number of frames, not {type(count).__name__}")
+        if not 0 < count <= MAX_FRAMES - self.next_frame or kind not in GAP_NAMES:
+            raise ValueError(f"a gap of {count} frames of kind {kind}, after frame index {self.next_frame}")
         words = self._words
         if kind != self._gap_kind:
             number = words[GAP_KINDS]

@@ -92,9 +92,9 @@ def test_row_23_no_time_out_looks_at_the_wall_clock() -> None:
         text = path.read_text()
         if re.search(r"\btime\.time(_ns)?\(|datetime\.|\btime\.(localtime|gmtime)\(", text):
             users.add(path.name)
-    assert users == {"producer.py"}
-    producer = (Path(omewd.__file__).parent / "producer" / "producer.py").read_text()
-    assert len(re.findall(r"time\.time", producer)) == 1  # the slot's stamp
+    assert users == {"handover.py"}
+    handover = (Path(omewd.__file__).parent / "producer" / "handover.py").read_text()
+    assert len(re.findall(r"time\.time", handover)) == 1  # the slot's stamp
 
 
 @pytest.mark.parametrize("doorbells", ["lost", "doubled", "spurious"])

@@ -57,7 +57,7 @@ def test_row_27_frames_that_do_not_fit(beside: DaemonProcess) -> None:
             np.zeros((24, 16), np.uint16),
             np.zeros((16, 24), np.uint8),
             np.zeros((16, 24), np.int16),
-            np.zeros((1, 16, 24), np.uint16),
+            np.zeros((1, 24, 16), np.uint16),
             np.zeros((16, 24), np.float64),
         ):
             with pytest.raises(omewd.OmewdError, match=r"takes frames of \(16, 24\) uint16") as caught:

@@ -65,7 +65,7 @@ class Ends:
         """Publish frames whose pixels all hold their frame index; returns the last index."""
         frame = -1
         for _ in range(count):
-            assert self.producer.has_room
+            assert self.producer.free()
             pixels.slots(self.segment)[self.producer.slot] = self.producer.next_frame % 60_000
             frame = self.producer.publish(monotonic_ns=11, wall_ns=22, metadata=metadata)
         return frame

@@ -1,0 +1,193 @@
+"""The steps of handing frames over: room for them, publishing them, and what the stream's end means for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from omewd.control.faultpoints import point
+from omewd.errors import OmewdError, ring_full, stream_failed, stream_stopped
+from omewd.producer.link import Link
+from omewd.ring import pixels
+from omewd.ring.layout import GAP_DROPPED, STATE_DONE, STATE_FAILED, STATE_OPEN, UNSET
+from omewd.ring.ring import ProducerRing
+from omewd.ring.segment import Segment
+
+# The doorbell wakes a waiting producer at once; this is how long a lost ring can cost.
+_LOOK_AGAIN_MS = 100
+# How long to wait for a daemon to come back where there is nothing else to do.
+_DAEMON_RETURNS_S = 60.0
+_FAILURE_LOOKS = 200
+
+
+class Handover:
+    """A producer's end of the ring together with its link to the daemon."""
+
+    def __init__(self, segment: Segment, link: Link) -> None:
+        self.link = link
+        self.ring = ProducerRing(segment)
+        self.slots = pixels.slots(segment)
+        self.closing = False
+        self._segment = segment
+        self._geometry = segment.geometry
+        self._name = segment.geometry.name
+        self._frames_total = segment.geometry.frames_total
+
+    # -- room ----------------------------------------------------------------------------------
+
+    def check_open(self, frames: int, claimed: int = 0) -> None:
+        """Raise if the stream does not take ``frames`` more frames after those that are ``claimed``."""
+        ring = self.ring
+        if ring.state == STATE_FAILED:
+            raise self.ended()
+        total = self._frames_total
+        if total is not None and ring.next_frame + claimed + frames > total:
+            has = f"{ring.next_frame} and {claimed} claimed" if claimed else str(ring.next_frame)
+            raise OmewdError.from_dict(
+                {
+                    "code": "too_many_frames",
+                    "message": f"stream {self._name!r} was declared with {total} frames and has {has}: "
+                    f"{frames} more do not fit",
+                    "remedy": "Declare more, or a first dimension without end, such as `t:inf`",
+                }
+            )
+        if ring.state != STATE_OPEN:
+            raise self.ended()
+        if self.link.is_gone:
+            self.reconnect()
+
+    def room(self, slots: int, timeout: float | None) -> int | None:
+        """Get room for ``slots`` slots by the policy; how many ns that took, None where they are to be dropped."""
+        if self.ring.free(slots) >= slots:
+            return 0
+        self.link.ring()
+        policy, capacity = self._geometry.backpressure, self._geometry.capacity
+        if policy == "drop":
+            return None
+        if policy == "fail":
+            raise ring_full(
+                f"the ring of stream {self._name!r} is full: {capacity} frames wait for the disk",
+                "Use a faster disk, less compression, a larger ring (`ring_slots`, omewd serve --memory), or `backpressure='block'`",
+            )
+        return self._wait(slots, timeout)
+
+    def _wait(self, slots: int, timeout: float | None) -> int:
+        started_ns = time.monotonic_ns()
+        self.ring.wait_for_room(True)
+        try:
+            while self.ring.free(slots) < slots:
+                if self.ring.state != STATE_OPEN:
+                    raise self.ended()
+                if timeout is not None and time.monotonic_ns() - started_ns >= timeout * 1e9:
+                    raise ring_full(
+                        f"the ring of stream {self._name!r} stayed full for {timeout:g} s: "
+                        f"{self._geometry.capacity} frames wait for the disk",
+                        "See omewd status; the disk may be stalled",
+                    )
+                wait_ms = _LOOK_AGAIN_MS if timeout is None else int(min(_LOOK_AGAIN_MS, max(1, timeout * 1000)))
+                self.link.wait(wait_ms)
+                if self.link.is_gone:
+                    self.reconnect()
+        finally:
+            self.ring.wait_for_room(False)
+        return time.monotonic_ns() - started_ns
+
+    def drop(self, frames: int) -> None:
+        self.ring.add_gap(frames, GAP_DROPPED)
+
+    # -- publishing ----------------------------------------------------------------------------
+
+    def publish(self, metadata: bytes | Sequence[bytes], waited_ns: int) -> int:
+        """Make the next slot visible, or the next ones, one for each of ``metadata``, all at once.
+
+        Returns the (first one's) frame index. Call :meth:`announce` afterwards.
+        """
+        point("producer: filled")
+        frame = self.ring.publish(time.monotonic_ns(), time.time_ns(), metadata, waited_ns)
+        point("producer: published")
+        return frame
+
+    def announce(self, slots: int) -> int | None:
+        """Ring the doorbell; None while the stream is open and so takes the last ``slots`` slots.
+
+        Else how many of them it has taken: give that to :meth:`check_taken`.
+        """
+        ring = self.ring
+        if ring.wants_doorbell:
+            self.link.ring()
+        return None if ring.state == STATE_OPEN else self._taken(slots)
+
+    def _taken(self, slots: int) -> int:
+        """The stream was stopped while slots were on their way: how many of them the daemon has counted."""
+        # The daemon stores this microseconds after it has stopped the stream, or another one does if it died then.
+        deadline = time.monotonic() + _DAEMON_RETURNS_S
+        while self.ring.final_published == UNSET:
+            if time.monotonic() > deadline:
+                raise self.daemon_gone()
+            time.sleep(0.0005)
+        return min(max(self.ring.final_published - (self.ring.published - slots), 0), slots)
+
+    def check_taken(self, taken: int, frames: int) -> None:
+        """Raise if the stream has taken fewer than ``frames``, or has failed."""
+        if taken < frames or self.ring.state == STATE_FAILED:
+            raise self.ended(taken, frames)
+
+    # -- the stream's end, and the daemon's ------------------------------------------------------
+
+    def reconnect(self) -> bool:
+        """Look for the daemon after it has gone; raises what the stream's end is if it does not go on with it.
+
+        Until it is there again frames go into the ring as before; it finds them there.
+        """
+        try:
+            return self.link.reconnect()
+        except OmewdError as error:
+            if self.ring.state == STATE_OPEN:
+                raise
+            if self.closing:  # it came to its end meanwhile, and that is what close() waits for
+                return False
+            raise self.ended() from error
+
+    def ended(self, taken: int = 0, frames: int = 1) -> OmewdError:
+        """The error that says why the stream takes no more, and whether it took the frames in hand."""
+        if self.ring.state == STATE_FAILED:
+            for _ in range(_FAILURE_LOOKS):  # the daemon may just be putting a longer one in its place
+                cause = self.ring.failure
+                if cause is not None:
+                    return stream_failed(cause.message, cause.remedy)
+                time.sleep(0.001)
+            return stream_failed(f"stream {self._name!r} has failed", "See omewd status")
+        lost = "this frame was not taken" if frames == 1 else f"{frames - taken} of {frames} frames were not taken"
+        return stream_stopped(
+            f"stream {self._name!r} was stopped and takes no more frames; {lost}",
+            "See omewd status for what ended it",
+        )
+
+    def daemon_gone(self) -> OmewdError:
+        return OmewdError(
+            "daemon_gone",
+            f"the daemon of stream {self._name!r} is gone; frames below index {self.ring.durable} are on disk, "
+            f"those up to {self.ring.next_frame} in shared memory",
+            "Start it again before this machine is restarted: it writes them",
+        )
+
+    def end_in_ring(self) -> dict[str, object] | None:
+        """The stream was complete, or had failed, before the daemon went or forgot it: the ring says so."""
+        if self.ring.state == STATE_FAILED:
+            raise self.ended()
+        return {"name": self._name, "state": "DONE"} if self.ring.state == STATE_DONE else None
+
+    def await_daemon(self, deadline: float | None) -> None:
+        """Until a daemon has taken the stream over, or ended it; raises OmewdError ``daemon_gone`` if none does."""
+        limit = time.monotonic() + _DAEMON_RETURNS_S if deadline is None else deadline
+        while self.ring.state not in (STATE_DONE, STATE_FAILED) and not self.reconnect():
+            if time.monotonic() > limit:
+                raise self.daemon_gone()
+            time.sleep(0.02)
+
+    def let_go(self) -> None:
+        """Unmap the ring, unless a view of it is still held, and close the link."""
+        self.ring.release()
+        del self.slots
+        self._segment.close()
+        self.link.close()

@@ -1,0 +1,148 @@
+"""What a camera's program hands in, checked and made what the ring and the messages take."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from omewd.errors import OmewdError
+
+Metadata = Mapping[str, Any]
+
+# Each write unit of gaps is put on record: more at once is a mistake of the program.
+MAX_SKIP = 1_000_000
+# Seconds since the first frame, seconds, and places in the units of the dimensions in space.
+_KNOWN_METADATA = frozenset({"delta_t", "exposure_time", "position_x", "position_y", "position_z"})
+
+
+def as_frame(frame: object) -> np.ndarray[Any, Any]:
+    """An array of what may be one; raises OmewdError ``bad_frame``."""
+    try:
+        return np.asarray(frame)
+    except (TypeError, ValueError) as error:
+        raise OmewdError(
+            "bad_frame", f"a {type(frame).__name__} that is no frame: {error}", "Pass a numpy array"
+        ) from error
+
+
+def skip_count(frames: object) -> int:
+    """A number of frames to leave out, numpy's whole numbers too; raises OmewdError ``bad_frame``."""
+    count = _whole(frames)
+    if count is None or not 1 <= count <= MAX_SKIP:
+        raise OmewdError(
+            "bad_frame",
+            f"skip takes a whole number of frames from 1 to {MAX_SKIP}, not {frames!r:.80}",
+            "Pass an int, such as `producer.skip(3)`",
+        )
+    return count
+
+
+def seconds(timeout: object) -> float | None:
+    """A time-out, None for ever; raises OmewdError ``bad_timeout``."""
+    if timeout is None:
+        return None
+    value = _real(timeout)
+    if value is None or math.isnan(value):
+        raise OmewdError(
+            "bad_timeout",
+            f"a timeout is a number of seconds, not {timeout!r:.80}",
+            "Pass a number, such as `timeout=5.0`, or None to wait for ever",
+        )
+    return None if value == math.inf else max(value, 0.0)
+
+
+def source_of(source: object) -> str | int | None:
+    """The name or the number of a source; raises OmewdError ``unknown_source``."""
+    if source is None or isinstance(source, str):
+        return source
+    number = _whole(source)
+    if number is None:
+        raise OmewdError(
+            "unknown_source", f"{source!r:.80} is no source", "Pass the source's name, or its number as an int"
+        )
+    return number
+
+
+def one_metadata(metadata: object, limit: int) -> bytes:
+    """A frame's metadata as JSON of at most ``limit`` bytes; raises OmewdError ``bad_metadata``."""
+    check_mapping(metadata)
+    return _encode(metadata, limit) if metadata else b""  # type: ignore[arg-type]
+
+
+def block_metadata(metadata: object, count: int, limit: int) -> list[bytes]:
+    """The metadata of ``count`` frames: one mapping for all, or a sequence with one, or None, for each."""
+    if metadata is None or isinstance(metadata, Mapping):
+        return [one_metadata(metadata, limit)] * count
+    if not isinstance(metadata, Sequence) or isinstance(metadata, str | bytes | bytearray) or len(metadata) != count:
+        size = f" of {len(metadata)}" if isinstance(metadata, Sequence) else ""
+        raise OmewdError(
+            "bad_metadata",
+            f"the metadata of a block of {count} frames is a {type(metadata).__name__}{size}",
+            f"Pass one mapping for all frames, or a sequence of {count} mappings",
+        )
+    return [one_metadata(each, limit) for each in metadata]
+
+
+def check_mapping(metadata: object) -> None:
+    """Raise OmewdError ``bad_metadata`` for what is neither a mapping nor None."""
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise OmewdError(
+            "bad_metadata",
+            f"a frame's metadata is a mapping, not a {type(metadata).__name__}",
+            "Pass a dict, such as `metadata={'exposure_time': 0.01}`",
+        )
+
+
+def _encode(metadata: Metadata, limit: int) -> bytes:
+    for key in _KNOWN_METADATA & metadata.keys():
+        number = _real(metadata[key])
+        if number is None or not math.isfinite(number):
+            raise OmewdError(
+                "bad_metadata",
+                f"a frame's {key} is a number, this is {metadata[key]!r:.80}",
+                "Pass a finite int or float, or leave the key out",
+            )
+    try:
+        text = json.dumps(dict(metadata), separators=(",", ":"), allow_nan=False, default=_plain).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise OmewdError(
+            "bad_metadata",
+            f"a frame's metadata must be JSON-able: {error}",
+            "Use strings as keys, and strings, finite numbers, None, lists and dicts as values",
+        ) from error
+    if len(text) > limit:
+        raise OmewdError(
+            "bad_metadata", f"a frame's metadata of {len(text)} bytes is over the limit of {limit}", "Keep less of it"
+        )
+    return text
+
+
+def _plain(value: object) -> object:
+    """What JSON does not know of numpy's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON-able")
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, bool | np.bool_):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _real(value: object) -> float | None:
+    """A real number as a float; None for what is none, or too large for one."""
+    if isinstance(value, bool | np.bool_ | np.complexfloating) or not isinstance(value, int | float | np.number):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
