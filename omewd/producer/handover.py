@@ -28,7 +28,6 @@ class Handover:
         self.ring = ProducerRing(segment)
         self.slots = pixels.slots(segment)
         self.closing = False
-        self._segment = segment
         self._geometry = segment.geometry
         self._name = segment.geometry.name
         self._frames_total = segment.geometry.frames_total
@@ -67,7 +66,8 @@ class Handover:
         if policy == "fail":
             raise ring_full(
                 f"the ring of stream {self._name!r} is full: {capacity} frames wait for the disk",
-                "Use a faster disk, less compression, a larger ring (`ring_slots`, omewd serve --memory), or `backpressure='block'`",
+                "Use a faster disk, less compression, a larger ring (`ring_slots`, omewd serve --memory), "
+                "or `backpressure='block'`",
             )
         return self._wait(slots, timeout)
 
@@ -186,8 +186,6 @@ class Handover:
             time.sleep(0.02)
 
     def let_go(self) -> None:
-        """Unmap the ring, unless a view of it is still held, and close the link."""
+        """Let go of the memory, so that the segment can be unmapped."""
         self.ring.release()
         del self.slots
-        self._segment.close()
-        self.link.close()

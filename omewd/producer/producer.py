@@ -63,6 +63,7 @@ class Producer:
     """
 
     def __init__(self, segment: Segment, link: Link, *, samples: int = 1) -> None:
+        self._segment = segment
         self._link = link
         self._handover = Handover(segment, link)
         self._ring = self._handover.ring
@@ -309,6 +310,8 @@ class Producer:
         self._last_durable = self._ring.durable
         del self._slots
         self._handover.let_go()
+        self._segment.close()
+        self._link.close()
 
     def __enter__(self) -> Producer:
         return self

@@ -124,7 +124,7 @@ class OmewdBackend(ArrayBackend):  # type: ignore[misc]
             self._write_piece(frame)
             return
         number = self._producer.append(frame, metadata=frame_metadata)
-        assert number is not None
+        assert isinstance(number, int)
         self._written[position_index, index] = number
 
     def _write_piece(self, pixels: np.ndarray[Any, Any]) -> None:
