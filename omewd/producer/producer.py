@@ -171,10 +171,10 @@ class Producer:
         """Raise if the stream does not take ``frames`` more frames."""
         if self._closed:
             raise self._is_closed()
-        if self._claims:
+        if self._claims.slots:
             raise OmewdError(
                 "bad_frame",
-                f"{len(self._claims)} slots are claimed already, and frames keep the order of their claims",
+                f"{len(self._claims.slots)} slots are claimed already, and frames keep the order of their claims",
                 "Publish them or give them back first: leave the claim's block",
             )
         self._handover.check_open(frames)

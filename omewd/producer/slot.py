@@ -133,23 +133,20 @@ class Claims:
     def __init__(self, handover: Handover) -> None:
         self._handover = handover
         self._capacity = handover.ring.geometry.capacity
-        self._slots: list[Slot] = []
+        self.slots: list[Slot] = []
         self._scratch: Frame | None = None
 
-    def __len__(self) -> int:
-        return len(self._slots)
-
     def __contains__(self, slot: Slot) -> bool:
-        return any(each is slot for each in self._slots)
+        return any(each is slot for each in self.slots)
 
     def claim(self, timeout: float | None) -> Slot:
         """The slot after the last one claimed; waits for room by the policy."""
         handover = self._handover
-        handover.check_open(1, len(self._slots))
+        handover.check_open(1, len(self.slots))
         ring = handover.ring
         # Not before the place that it has if no other is given back: none before it moves there, and what has to move
         # only moves to where a slot was that is done with.
-        taken = {slot.sequence for slot in self._slots if slot.sequence is not None}
+        taken = {slot.sequence for slot in self.slots if slot.sequence is not None}
         sequence = ring.published + len(taken)
         while sequence in taken:
             sequence += 1
@@ -168,7 +165,7 @@ class Claims:
             slot = Slot(self, self._scratch[:], None, 0)
         else:
             slot = Slot(self, handover.slots[sequence % self._capacity], sequence, waited_ns)
-        self._slots.append(slot)
+        self.slots.append(slot)
         return slot
 
     def check_claimed(self, slot: Slot) -> None:
@@ -189,25 +186,25 @@ class Claims:
     def give_back(self, slot: Slot) -> None:
         self.check_claimed(slot)
         slot.settle()
-        self._slots = [each for each in self._slots if each is not slot]
+        self.slots = [each for each in self.slots if each is not slot]
         self._publish_ready()
 
     def give_all_back(self) -> None:
         """Give back what was not published; what was, and waited for one of these, becomes visible now."""
-        for slot in self._slots:
+        for slot in self.slots:
             if slot.ready is None:
                 slot.settle()
-        self._slots = [slot for slot in self._slots if slot.ready is not None]
+        self.slots = [slot for slot in self.slots if slot.ready is not None]
         self._publish_ready()
 
     def _publish_ready(self) -> None:
         """Make visible all that wait for no other any more."""
         handover = self._handover
         indexes: dict[Slot, int] = {}
-        if not self._slots or self._slots[0].ready is None:
+        if not self.slots or self.slots[0].ready is None:
             return
-        while self._slots and (text := self._slots[0].ready) is not None:
-            slot = self._slots.pop(0)
+        while self.slots and (text := self.slots[0].ready) is not None:
+            slot = self.slots.pop(0)
             if slot.sequence is None:
                 handover.drop(1)
                 continue

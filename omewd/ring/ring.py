@@ -122,13 +122,23 @@ class ProducerRing:
         one's frame index. ``waited_ns``: how long the camera waited for the (first) slot. The slots' pixels must
         be written, and there must be room. Check :attr:`state` afterwards.
         """
+        frame = self.next_frame
         if isinstance(metadata, bytes):
-            self._write_header(self.published, self.next_frame, monotonic_ns, wall_ns, metadata, waited_ns)
-            return self._advance(1)
-        for place, text in enumerate(metadata):
-            waited = 0 if place else waited_ns
-            self._write_header(self.published + place, self.next_frame + place, monotonic_ns, wall_ns, text, waited)
-        return self._advance(len(metadata))
+            frames = 1
+            self._write_header(self.published, frame, monotonic_ns, wall_ns, metadata, waited_ns)
+        else:
+            frames = len(metadata)
+            for place, text in enumerate(metadata):
+                waited = 0 if place else waited_ns
+                self._write_header(self.published + place, frame + place, monotonic_ns, wall_ns, text, waited)
+        if frame + frames > MAX_FRAMES:
+            raise ValueError(f"frame index {frame} and {frames} more are over the limit of {MAX_FRAMES}")
+        self.published += frames
+        self.next_frame = frame + frames
+        self._words[PUBLISHED] = self.published
+        self._words[FRONTIER] = self.next_frame
+        self._fence()
+        return frame
 
     def _write_header(
         self, sequence: int, frame: int, monotonic_ns: int, wall_ns: int, metadata: bytes, waited_ns: int
@@ -144,17 +154,6 @@ class ProducerRing:
         words[header + WALL_NS] = wall_ns
         words[header + METADATA_BYTES] = len(metadata)
         words[header + WAITED_NS] = waited_ns
-
-    def _advance(self, frames: int) -> int:
-        frame = self.next_frame
-        if frame + frames > MAX_FRAMES:
-            raise ValueError(f"frame index {frame} and {frames} more are over the limit of {MAX_FRAMES}")
-        self.published += frames
-        self.next_frame = frame + frames
-        self._words[PUBLISHED] = self.published
-        self._words[FRONTIER] = self.next_frame
-        self._fence()
-        return frame
 
     def add_gap(self, count: int, kind: int) -> None:
         """The next ``count`` frame indexes hold no frame.
