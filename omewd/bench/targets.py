@@ -15,6 +15,7 @@ import numpy as np
 import omewd
 from omewd.control.client import Client
 from omewd.errors import OmewdError
+from omewd.model.compression import Compression
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
 from omewd.ngff.metadata import array_json
@@ -188,6 +189,9 @@ class OmeWritersTarget:
             import ome_writers
         except ModuleNotFoundError as error:
             raise OmewdError("backend_unusable", "ome-writers is not installed", "pip install ome-writers") from error
+        compression = Compression.parse(spec.compression)
+        if compression is not None and str(compression) != compression.codec.name:
+            raise OmewdError("backend_unusable", f"ome-writers has no levels and shuffles, and so no {compression}")
         dimensions = [
             ome_writers.Dimension(
                 name=d.name,

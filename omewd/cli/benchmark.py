@@ -12,6 +12,8 @@ import click
 
 from omewd.cli.settings_file import read_settings
 from omewd.errors import OmewdError
+from omewd.model.compression import HELP as COMPRESSIONS
+from omewd.model.compression import canonical
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +33,7 @@ _NO_DIMS = "Such as --dims t:128:1:16,y:2048:256:8,x:2048:256:8"
     help="JSON with dimensions (or dims), dtype, compression, backend.",
 )
 @click.option("--backend", "-b", multiple=True, help="Repeatable, or all.  [default: every usable one]")
-@click.option("--compression", "-c", multiple=True, help="none, blosc-lz4, blosc-zstd or zstd; repeatable.")
+@click.option("--compression", "-c", multiple=True, help=f"{COMPRESSIONS} Repeatable.")
 @click.option("--dtype", help="Pixel type.  [default: uint16]")
 @click.option("--warmups", "-w", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option(
@@ -206,7 +208,14 @@ def _backends(asked: tuple[str, ...]) -> list[str]:
 
 
 def _compressions(asked: tuple[str, ...]) -> list[str | None]:
-    return [None if name == "none" else name for name in dict.fromkeys(asked)] or [None]
+    return list(dict.fromkeys(map(_compression, asked))) or [None]
+
+
+def _compression(name: str) -> str | None:
+    try:
+        return canonical(name)
+    except ValueError as error:
+        raise OmewdError("usage", f"compression: {error} (given: {name!r:.80})") from error
 
 
 def _check_plot(path: Path) -> None:

@@ -10,6 +10,7 @@ import click
 
 from omewd.cli.options import client, socket_option
 from omewd.errors import OmewdError
+from omewd.model.compression import HELP as COMPRESSIONS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +25,7 @@ _COLOURS = {"omewd/": "green", "<site-packages>/": "blue", "<stdlib>/": "dim"}
 @click.option("--dims", "-d", help="name:count[:chunk[:shard]],… as for start-stream.")
 @click.option("--settings-file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON.")
 @click.option("--backend", "-b", help="[default: auto]")
-@click.option("--compression", "-c", help="none, blosc-lz4, blosc-zstd or zstd.  [default: none]")
+@click.option("--compression", "-c", help=f"{COMPRESSIONS}  [default: none]")
 @click.option("--dtype", help="Pixel type.  [default: uint16]")
 @click.option("--writers", type=click.IntRange(1, 64), help="[default: as omewd serve]")
 @click.option("--iterations", "-i", type=click.IntRange(min=1), default=1, show_default=True)

@@ -12,6 +12,7 @@ import click
 from omewd.cli.options import client, json_option, socket_option
 from omewd.cli.settings_file import read_settings
 from omewd.errors import OmewdError
+from omewd.model.compression import HELP as COMPRESSIONS
 
 
 @click.command("start-stream")
@@ -26,7 +27,7 @@ from omewd.errors import OmewdError
 @click.option(
     "--backend", "-b", help="auto, direct, tensorstore, acquire-zarr, zarrs-python or zarr-python.  [default: auto]"
 )
-@click.option("--compression", "-c", help="none, blosc-lz4, blosc-zstd or zstd.  [default: none]")
+@click.option("--compression", "-c", help=f"{COMPRESSIONS}  [default: none]")
 @click.option("--backpressure", help="What a full ring does: block, drop or fail.  [default: block]")
 @click.option("--durability", help="fsync, or none: faster, and a crash of the machine loses frames.  [default: fsync]")
 @click.option(
@@ -45,7 +46,7 @@ from omewd.errors import OmewdError
 @click.option("--storage-order", help="ome, acquisition, or names such as t,c,z.  [default: ome]")
 @click.option("--source-dim", "source_dimension", help="The dimension that several cameras feed, such as c.")
 @click.option("--levels", type=int, help="Resolutions to write, each half of the one before.  [default: 1]")
-@click.option("--downsample", help="How they are made: mean, or nearest for labels.  [default: mean]")
+@click.option("--downsample", help="How they are made: mean, min, max, or nearest for labels.  [default: mean]")
 @click.option("--settings-file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON.")
 @click.option("--wait", is_flag=True, help="Stay, with live progress, until the stream is done.")
 @json_option

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic.color import parse_str
 
 from omewd.errors import OmewdError
+from omewd.model.compression import NAMES, SHUFFLES
 from omewd.model.dimensions import Position
 from omewd.model.folders import unsuited
 
@@ -153,10 +154,27 @@ def _only_known(given: Any, known: set[str], what: str) -> None:
         raise _bad(f"{what} have no field {strange[0]!r}", f"They are: {', '.join(sorted(known))}")
 
 
-def _compression(name: Any) -> Any:
-    if name == "lzw":
-        raise _bad("compression 'lzw' is for TIFF", "Use blosc-lz4, blosc-zstd, zstd or none")
-    return None if name == "none" else name
+_OF_ACQUIRE_ZARR = {"compressor", "codec", "level", "shuffle"}
+
+
+def _compression(given: Any) -> Any:
+    """A compression as ome-writers or omewd names it, or as an object with the fields of acquire-zarr's settings."""
+    if given == "lzw":
+        raise _bad("compression 'lzw' is for TIFF", f"Use one of {', '.join(NAMES)}")
+    if not isinstance(given, Mapping):
+        return None if given == "none" else given
+    _only_known(given, _OF_ACQUIRE_ZARR, "compressions")
+    codec = str(given.get("codec") or "none").rpartition(".")[2].lower().replace("_", "-")
+    if codec == "none":
+        return None
+    text = codec
+    if given.get("level") is not None:
+        text += f":{given['level']}"
+    shuffle = given.get("shuffle")
+    if (shuffle and codec == "zstd") or (shuffle is not None and codec != "zstd"):
+        named = not isinstance(shuffle, bool) and isinstance(shuffle, int) and 0 <= shuffle < len(SHUFFLES)
+        text += f"+{SHUFFLES[shuffle] if named else shuffle}"
+    return text
 
 
 # -- where to ----------------------------------------------------------------------------------

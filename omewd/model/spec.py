@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from omewd.errors import OmewdError
 from omewd.model.checked import Checked
+from omewd.model.compression import canonical
 from omewd.model.dimensions import Dimension, Plate, Position, parse_dims
 from omewd.model.dtypes import ITEM_BYTES, MAX_FRAMES
 from omewd.model.folders import unsuited
@@ -18,12 +19,11 @@ from omewd.model.outline import MAX_SOURCES, MAX_SPEC_BYTES
 
 Backend = Literal["auto", "direct", "tensorstore", "zarr-python", "zarrs-python", "acquire-zarr"]
 DIRECT = "direct"  # omewd's own encoder: the one whose write units are chunks, not shards
-Compression = Literal["blosc-lz4", "blosc-zstd", "zstd"]
 Backpressure = Literal["block", "drop", "fail"]
 Durability = Literal["fsync", "none"]
 ProducerLoss = Literal["finalize", "wait"]
 DiskFull = Literal["wait", "fail"]
-Downsample = Literal["mean", "nearest"]
+Downsample = Literal["mean", "nearest", "min", "max"]
 PositionFolders = Literal["numbers", "names"]
 
 MAX_FRAME_BYTES = 2**34
@@ -99,8 +99,9 @@ class StreamSpec(Checked):
     ``storage_order``: "ome" (time, channel, space), "acquisition", or the names of the dimensions outside the frame.
     ``plate``: what the wells are in that positions name. ``source_dimension``: the one that several producers feed, one
     for each element. ``levels``: resolutions that are written, each half of the one before, by ``downsample``: "mean",
-    or "nearest" for labels. ``position_folders``: what the folder of each position's image is called by, "numbers" or
-    "names". ``on_producer_loss`` None: "wait" with several sources, else "finalize".
+    "min", "max", or "nearest" for labels. ``compression``: as in :mod:`omewd.model.compression`. ``position_folders``:
+    what the folder of each position's image is called by, "numbers" or "names". ``on_producer_loss`` None: "wait" with
+    several sources, else "finalize".
 
     ``dims`` in place of ``dimensions`` takes the text that :func:`omewd.parse_dims` does. Paths, numpy's numbers and
     numpy's dtypes are taken. Raises OmewdError ``bad_spec``.
@@ -111,7 +112,7 @@ class StreamSpec(Checked):
     dimensions: Annotated[tuple[Dimension, ...], Field(min_length=2, max_length=6)]
     dtype: Annotated[str, BeforeValidator(_dtype_name)] = "uint16"
     backend: Backend = "auto"
-    compression: Annotated[Compression | None, BeforeValidator(lambda v: None if v == "none" else v)] = None
+    compression: Annotated[str | None, BeforeValidator(canonical)] = None
     backpressure: Backpressure = "block"
     durability: Durability = "fsync"
     on_producer_loss: ProducerLoss | None = None

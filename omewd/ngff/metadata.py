@@ -117,8 +117,8 @@ def _origin(spec: StreamSpec, position: Position | None) -> tuple[float, ...]:
 
 def _dataset(spec: StreamSpec, level: Level, origin: tuple[float, ...]) -> v05.Dataset:
     scale = [d.scale * factor for d, factor in zip(spec.disk_dimensions, level.factors, strict=True)]
-    # A mean stands for the middle of its pixels, the nearest one for the pixel that it is.
-    shift = [(factor - 1) / 2 if spec.downsample == "mean" else 0.0 for factor in level.factors]
+    # The nearest stands for the pixel that it is, all others for the middle of those they are made of.
+    shift = [0.0 if spec.downsample == "nearest" else (factor - 1) / 2 for factor in level.factors]
     translation = [o + s * d.scale for o, s, d in zip(origin, shift, spec.disk_dimensions, strict=True)]
     transformations: list[Any] = [v05.ScaleTransformation(scale=scale)]
     if any(translation):

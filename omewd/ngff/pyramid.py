@@ -6,6 +6,7 @@ import itertools
 import math
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ Block = np.ndarray[Any, Any]
 BAND_BYTES = 512 << 10
 # By bytes of an integer: one that holds two of them side by side, and the sum of 256.
 _PAIRS: dict[int, type[np.unsignedinteger[Any]]] = {1: np.uint16, 2: np.uint32, 4: np.uint64}
+_EXTREMES: dict[str, np.ufunc] = {"min": np.minimum, "max": np.maximum}
+_METHODS = ("mean", "nearest", *_EXTREMES)
 _local = threading.local()
 
 
@@ -27,12 +30,13 @@ def halve(block: Block, axes: Sequence[int], method: str, present: Block | None 
     pixels (None: all of them). The others count for nothing, whatever is in them; frames made of none are 0.
 
     "mean" is that of the 2 ** len(axes) pixels, or of as many as there are: exact for integers, to nearest and half
-    up; for floats in their own precision, float16 in float32. "nearest" takes the pixel at the even index along each
-    axis, and so mixes no labels. Returned is new memory, in C order.
+    up; for floats in their own precision, float16 in float32. "min" and "max" are those of the same pixels. A NaN
+    among the pixels makes a NaN of all three. "nearest" takes the pixel at the even index along each axis, and so
+    mixes no labels. Returned is new memory, in C order.
 
     ValueError: an unknown method, axes the block does not have; TypeError: pixels that are not numbers.
     """
-    if method not in ("mean", "nearest"):
+    if method not in _METHODS:
         raise ValueError(f"unknown method: {method!r}")
     if block.ndim < 2 or not set(axes) <= set(range(block.ndim)):
         raise ValueError(f"cannot halve axes {tuple(axes)} of shape {block.shape}")
@@ -44,20 +48,20 @@ def halve(block: Block, axes: Sequence[int], method: str, present: Block | None 
         out, kept = block[even].copy(), None if present is None else present[even[:-2]].copy()
     else:
         out = np.empty([-(-size // factor) for size, factor in zip(block.shape, factors, strict=True)], block.dtype)
-        kept = _put_means(block, factors, present, out)
+        kept = _put_all(block, factors, method, present, out)
     if kept is None or kept.all():
         return out, None
     out[~kept] = 0
     return out, kept
 
 
-def _put_means(block: Block, factors: tuple[int, ...], present: Block | None, out: Block) -> Block | None:
-    """Put means into all frames of ``out`` that are made of any; return which (None: all)."""
+def _put_all(block: Block, factors: tuple[int, ...], method: str, present: Block | None, out: Block) -> Block | None:
+    """Put what pixels become into all frames of ``out`` that are made of any; return which (None: all)."""
     if 2 not in factors[:-2]:
         # Small frames that follow each other go together: a call of numpy costs as much as 10 KB of pixels.
         for index in np.ndindex(block.shape[:-3]) if out.size else ():
             frames = block[index].reshape(-1, *block.shape[-2:])
-            _put_mean([frames], factors[-2:], out[index].reshape(-1, *out.shape[-2:]))
+            _put([frames], factors[-2:], method, out[index].reshape(-1, *out.shape[-2:]))
         return None if present is None else present.copy()
     kept = np.zeros(out.shape[:-2], bool)
     for index in np.ndindex(kept.shape):
@@ -66,20 +70,22 @@ def _put_means(block: Block, factors: tuple[int, ...], present: Block | None, ou
         planes = [block[at][None] for at in inputs if present is None or present[at]]
         kept[index] = bool(planes)
         if planes and out.size:
-            _put_mean(planes, factors[-2:], out[index][None])
+            _put(planes, factors[-2:], method, out[index][None])
     return kept
 
 
-def _put_mean(planes: Sequence[Block], factors: tuple[int, ...], out: Block) -> None:
-    """Put the mean over planes, each (frame, y, x), and over the pixels that become one, into ``out``."""
+def _put(planes: Sequence[Block], factors: tuple[int, ...], method: str, out: Block) -> None:
+    """Put what planes, each (frame, y, x), become over them and the pixels that are made one, into ``out``."""
     (length, width), (by_y, by_x) = out.shape[1:], factors
     count = len(planes) * by_y * by_x
     kind, dtype = out.dtype.kind, out.dtype.newbyteorder("=")
-    mean: Callable[[Block, Block, int, int], Block] = _mean_of_pairs
-    if kind == "f":
-        dtype, mean = np.promote_types(dtype, np.float32), _mean_of_floats
+    become: Callable[[Block, Block, int, int], Block] = _mean_of_pairs
+    if method in _EXTREMES:
+        become = partial(_extreme, _EXTREMES[method])
+    elif kind == "f":
+        dtype, become = np.promote_types(dtype, np.float32), _mean_of_floats
     elif by_x == 1 or dtype.itemsize not in _PAIRS or count > 256:
-        dtype, mean = np.dtype(np.uint64 if kind == "u" else np.int64), _mean_of_integers
+        dtype, become = np.dtype(np.uint64 if kind == "u" else np.int64), _mean_of_integers
     row_bytes = count * width * dtype.itemsize
     rows = min(length, max(1, BAND_BYTES // row_bytes))
     frames = max(1, BAND_BYTES // (length * row_bytes))
@@ -87,16 +93,16 @@ def _put_mean(planes: Sequence[Block], factors: tuple[int, ...], out: Block) -> 
         target = out[frame : frame + frames, y : y + rows]
         shape = len(planes), len(target), target.shape[1] * by_y, width * by_x
         size = math.prod(shape) * dtype.itemsize
-        # Of memory that is new, the first touch costs more than the mean.
+        # Of memory that is new, the first touch costs more than the arithmetic.
         band, spare = _warm(2 * size).view(dtype).reshape(2, *shape)
         for part, plane in zip(band, planes, strict=True):
             source = plane[frame : frame + frames, y * by_y : (y + rows) * by_y]
             _, height, columns = source.shape
             part[:, :height, :columns] = source
-            # At an odd end a pixel counts twice, which leaves the mean as it is.
+            # At an odd end a pixel counts twice, which changes nothing.
             part[:, height:, :columns] = source[:, -1:]
             part[..., columns:] = part[..., columns - 1 : columns]
-        np.copyto(target, mean(band, spare, by_y, by_x), casting="unsafe")
+        np.copyto(target, become(band, spare, by_y, by_x), casting="unsafe")
 
 
 def _warm(size: int) -> Block:
@@ -145,6 +151,17 @@ def _mean_of_floats(band: Block, _: Block, by_y: int, by_x: int) -> Block:
         except FloatingPointError:
             mean = _sum(band / count, by_y, by_x)
     return mean
+
+
+def _extreme(of: np.ufunc, band: Block, spare: Block, by_y: int, by_x: int) -> Block:
+    """The least or the greatest over planes, and over the rows and columns that become one."""
+    total: Block = band[0]
+    for plane in band[1:]:
+        total = of(total, plane, out=band[0])
+    if by_y == 2:
+        room = spare[0].reshape(-1)[: total.size // 2].reshape(len(total), -1, total.shape[-1])
+        total = of(total[:, ::2], total[:, 1::2], out=room)
+    return of(total[..., ::2], total[..., 1::2]) if by_x == 2 else total
 
 
 def _sum(band: Block, by_y: int, by_x: int) -> Block:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from omewd.errors import OmewdError
+from omewd.model.compression import Compression
 from omewd.model.shards import ShardLayout, ShardPlace
 from omewd.model.spec import StreamSpec
 from omewd.ngff.ledger import FOLDER, LEAVE_ZEROS_OUT
@@ -150,12 +151,13 @@ class StoredFrames:
 
     def _decoded(self, descriptor: int, offset: int, length: int) -> Frame:
         shape = self._layout.chunk_shape
-        if self._spec.compression is None:
+        compression = Compression.parse(self._spec.compression)
+        if compression is None:
             with os.fdopen(os.dup(descriptor), "rb") as file:
                 return np.memmap(file, self._dtype, "r", offset, shape)
         from numcodecs import Blosc, Zstd
 
-        codec: Any = Zstd() if self._spec.compression == "zstd" else Blosc()
+        codec: Any = Blosc() if compression.codec.is_blosc else Zstd()
         decoded: Frame = np.frombuffer(codec.decode(os.pread(descriptor, length, offset)), self._dtype).reshape(shape)
         return decoded
 

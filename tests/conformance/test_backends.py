@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 from yaozarrs import validate_zarr_store
 
 from omewd.errors import OmewdError
+from omewd.model.compression import Compression
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
@@ -146,7 +148,6 @@ def test_what_is_refused_is_what_the_libraries_lack() -> None:
         if backend.incompatible(unit_array("t:2,y:8,x:8", dtype, compression)) is not None
     }
     expected = {("acquire-zarr", "float16", compression) for compression in COMPRESSIONS}
-    expected |= {("acquire-zarr", dtype, "zstd") for dtype in ITEM_BYTES}
     assert refused == expected
 
 
@@ -297,3 +298,55 @@ def test_the_layouts_are_what_they_say() -> None:
     assert not ring_like(block).flags.writeable
     spec = make_spec("cam", "t:2,y:4,x:4")
     assert unit_block(spec, Plan.of(spec), 1, lambda i: np.full((4, 4), i, np.uint16)).max() == 1
+
+
+# c-blosc 1, README_CHUNK_FORMAT: bit 0 of the flags is the byte shuffle, bit 1 memcpy, bit 2 the bit shuffle.
+_SHUFFLE_FLAGS = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 4}
+LEVELS = (
+    "blosc-lz4:1",
+    "blosc-lz4:0",
+    "blosc-zstd:3+bitshuffle",
+    "blosc-lz4+noshuffle",
+    "zstd:-7",
+    "zstd:9",
+    "zstd:22",
+)
+
+
+@pytest.mark.parametrize("dims", ["t:4,y:32,x:48", "t:4:1:2,y:32:16:2,x:48:16:3"], ids=["plain", "sharded"])
+@pytest.mark.parametrize("compression", LEVELS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_levels_and_shuffles_are_in_the_metadata_and_in_the_chunks(
+    backend: str, compression: str, dims: str, tmp_path: Path, scratch: Path
+) -> None:
+    spec = make_spec("cam", dims, compression=compression, backend=backend)
+    if (backend, compression) == ("acquire-zarr", "zstd:-7"):
+        with pytest.raises(OmewdError, match="no levels below 0"):
+            select(backend, UnitArray.of(spec), tmp_path)
+        return
+
+    def ramp(index: int) -> Array:
+        """A frame that any compressor makes smaller: it copies what it can't."""
+        return np.add.outer(np.arange(32), np.arange(48) // 24).astype(spec.dtype) + index
+
+    folder = write_dataset(spec, tmp_path, ramp, scratch=scratch)
+    for read in (OTHER_READER[backend], read_zarrs):
+        stored = read(folder)
+        for index in range(4):
+            assert stored[index].tobytes() == ramp(index).tobytes()
+    codecs = json.loads((folder / "0/zarr.json").read_text())["codecs"]
+    if spec.sharded:
+        codecs = codecs[0]["configuration"]["codecs"]
+    configuration = codecs[-1]["configuration"]
+    parsed = Compression.parse(compression)
+    assert parsed is not None
+    if not parsed.codec.is_blosc:
+        assert configuration["level"] == parsed.level
+        return
+    shuffle = parsed.shuffle or "shuffle"
+    assert (configuration["clevel"], configuration["shuffle"]) == (parsed.level, shuffle)
+    keys = [path for path in (folder / "0/c").rglob("*") if path.is_file()]
+    assert keys
+    for key in keys:  # a chunk is first in its shard, too
+        flags = key.read_bytes()[2]
+        assert flags & 7 == (2 if parsed.level == 0 else 0) | _SHUFFLE_FLAGS[shuffle]

@@ -101,7 +101,7 @@ def acquisitions(draw: st.DrawFn) -> tuple[StreamSpec, list[Frames]]:
             "storage_order": draw(st.permutations([n for n in names if n != "p"])) if order == "list" else order,
             "source_dimension": own,
             "levels": draw(st.sampled_from([1, 1, 2])),
-            "downsample": draw(st.sampled_from(["mean", "nearest"])),
+            "downsample": draw(st.sampled_from(["mean", "nearest", "min", "max"])),
             "durability": draw(st.sampled_from(["none", "none", "fsync"])),
             "backpressure": draw(st.sampled_from(["block", "drop"])),
             "ring_slots": draw(st.sampled_from([None, 1, 5])),

@@ -317,7 +317,7 @@ def test_an_axis_that_is_stored_where_its_type_has_no_place_goes_without_one(
     st.integers(0, 4),
     st.sampled_from(["ome", "acquisition", "turned"]),
     st.integers(1, 3),
-    st.sampled_from(["mean", "nearest"]),
+    st.sampled_from(["mean", "nearest", "min", "max"]),
     st.integers(0, 16),
 )
 def test_any_order_that_is_taken_makes_a_valid_dataset(

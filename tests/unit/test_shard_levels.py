@@ -230,7 +230,9 @@ def expected(spec: StreamSpec, image: int) -> list[Array]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(specs(), st.sampled_from(["none", "blosc-lz4"]), st.sampled_from(["mean", "nearest"]), st.randoms())
+@given(
+    specs(), st.sampled_from(["none", "blosc-lz4"]), st.sampled_from(["mean", "nearest", "min", "max"]), st.randoms()
+)
 @example(DEEP, "none", "mean", None)
 def test_what_was_stored_of_any_source_is_read_at_every_resolution(
     tmp_path_factory: pytest.TempPathFactory, spec: StreamSpec, compression: str, downsample: str, rng: Any

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from omewd.errors import OmewdError
+from omewd.model.compression import SHUFFLES, Compression
 from omewd.model.dtypes import ITEM_BYTES
-from omewd.ngff.codecs import BLOSC_LEVELS
 from omewd.writer.backends.base import Block, Buffer, Encoded, UnitArray
 from omewd.writer.backends.files import in_order, inner_chunks, take, zero_key
 
@@ -29,8 +29,9 @@ class AcquireZarrBackend:
     def incompatible(self, array: UnitArray) -> str | None:
         if array.dtype not in _DTYPES:
             return f"acquire-zarr does not write {array.dtype}"
-        if array.compression == "zstd":
-            return "acquire-zarr has no plain zstd; use blosc-zstd"
+        compression = Compression.parse(array.compression)
+        if compression is not None and compression.level < 0:
+            return f"acquire-zarr has no levels below 0, and so no {compression}"
         return None
 
     def unsuited(self, folder: Path) -> str | None:  # noqa: ARG002
@@ -41,17 +42,21 @@ class AcquireZarrBackend:
 
 
 def compression_settings(compression: str | None, dtype: str) -> Any:
-    """acquire-zarr's settings for a compression, which is one of blosc's."""
+    """acquire-zarr's settings for a compression."""
     import acquire_zarr as aqz
 
-    if compression is None:
+    parsed = Compression.parse(compression)
+    if parsed is None:
         return None
-    codec = compression.removeprefix("blosc-")
+    if not parsed.codec.is_blosc:
+        return aqz.CompressionSettings(
+            compressor=aqz.Compressor.ZSTD, codec=aqz.CompressionCodec.ZSTD, level=parsed.level, shuffle=0
+        )
     return aqz.CompressionSettings(
         compressor=aqz.Compressor.BLOSC1,
-        codec=aqz.CompressionCodec.BLOSC_LZ4 if codec == "lz4" else aqz.CompressionCodec.BLOSC_ZSTD,
-        level=BLOSC_LEVELS[codec],
-        shuffle=int(ITEM_BYTES[dtype] > 1),
+        codec=getattr(aqz.CompressionCodec, f"BLOSC_{parsed.codec.inner.upper()}"),
+        level=parsed.level,
+        shuffle=SHUFFLES.index(parsed.shuffle_of(ITEM_BYTES[dtype])),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from omewd.model.compression import Compression
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.levels import Level, levels_of
 from omewd.model.spec import StreamSpec
@@ -82,7 +83,8 @@ class UnitArray:
     def unencodable(self) -> str | None:
         """Why no backend can encode this array, None if one may."""
         chunk_bytes = math.prod(self.chunk_shape) * ITEM_BYTES[self.dtype]
-        if chunk_bytes > _BLOSC_MAX_BYTES and str(self.compression).startswith("blosc"):
+        compression = Compression.parse(self.compression)
+        if chunk_bytes > _BLOSC_MAX_BYTES and compression is not None and compression.codec.is_blosc:
             return f"a chunk of {chunk_bytes} bytes is more than blosc takes, {_BLOSC_MAX_BYTES}: use smaller chunks"
         return None
 
