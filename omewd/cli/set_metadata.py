@@ -1,4 +1,4 @@
-"""``omewd set-metadata``: put a mapping into a stream's dataset."""
+"""``omewd set-metadata``: put a value into a stream's dataset."""
 
 from __future__ import annotations
 
@@ -15,23 +15,30 @@ from omewd.errors import OmewdError
 @click.command("set-metadata")
 @click.argument("name")
 @click.argument("namespace")
-@click.argument("mapping")
+@click.argument("value")
+@click.option("--position", help="Into those of this position: its name, or its number from 0.")
+@click.option("--well", help="Into those of this well, such as B3; with --position, of a position in it.")
 @json_option
 @socket_option
-def command(name: str, namespace: str, mapping: str, as_json: bool, socket: Path | None) -> None:
-    """Put MAPPING, a JSON object, under NAMESPACE into the attributes of the dataset of stream NAME.
+def command(
+    name: str,
+    namespace: str,
+    value: str,
+    position: str | None,
+    well: str | None,
+    as_json: bool,
+    socket: Path | None,
+) -> None:
+    """Put VALUE, any JSON, under NAMESPACE into the attributes of the dataset of stream NAME.
 
-    MAPPING may be @FILE, or @- for standard input. While the stream is open, or after it has ended.
+    VALUE may be @FILE, or @- for standard input. NAMESPACE ome.omero sets
+    how channels are shown. While the stream is open, or after it has ended.
     """
     try:
-        if mapping.startswith("@"):
-            text = sys.stdin.read() if mapping == "@-" else Path(mapping[1:]).read_text()
-        else:
-            text = mapping
-        parsed = json.loads(text)
+        if value.startswith("@"):
+            value = sys.stdin.read() if value == "@-" else Path(value[1:]).read_text()
+        parsed = json.loads(value)
     except (OSError, ValueError) as error:
         raise OmewdError("usage", f"the metadata can't be read: {error}", 'Such as \'{"operator": "Ada"}\'') from error
-    if not isinstance(parsed, dict):
-        raise OmewdError("usage", f"metadata is a JSON object, this is {text.strip()[:40]}")
-    client(socket).set_metadata(name, namespace, parsed)
+    client(socket).set_metadata(name, namespace, parsed, position=position, well=well)
     print(json.dumps({"name": name, "namespace": namespace}) if as_json else f"{name}: {namespace} is in the dataset")

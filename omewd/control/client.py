@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from omewd.control.connection import Connection
 from omewd.control.messages import decode, encode
 from omewd.errors import OmewdError
 from omewd.model.outline import require_small, split
-from omewd.model.plain import plain
+from omewd.model.plain import json_of, numbers_in
 
 if TYPE_CHECKING:
     from omewd.model.spec import StreamSpec
@@ -63,17 +61,31 @@ class Client:
         """The status of the daemon with all its streams, or of one stream."""
         return self._request("status", **({} if name is None else {"name": name}))
 
-    def set_metadata(self, name: str, namespace: str, mapping: Mapping[str, Any]) -> None:
-        """Put a mapping under ``namespace`` into the attributes of a stream's dataset, while it is open or afterwards.
+    def set_metadata(
+        self,
+        name: str,
+        namespace: str,
+        value: Any,
+        *,
+        position: int | str | None = None,
+        well: str | None = None,
+    ) -> None:
+        """Put a value under ``namespace`` into the attributes of a stream's dataset, while it is open or afterwards.
 
-        It is in the attributes of the root group (its zarr.json), on disk when this returns; one that was given under
-        that namespace before is replaced. ``mapping`` is JSON-able, up to 4 MiB. Raises OmewdError ``bad_metadata``.
+        It is in the attributes of the root group (its zarr.json), or of those of a ``position`` (its name, or number
+        from 0) or a ``well`` ("B/3" or "B3"; with a position, the number is that within the well), on disk when this
+        returns; one that was given under that namespace before is replaced. ``value`` is JSON-able, numpy's numbers
+        and arrays too, up to 4 MiB.
+
+        Namespace "ome.omero" sets how channels are shown, of all images or of one position: ``{"channels": [{"label",
+        "color", "active", "window", "inverted", "family", "coefficient"}, …], "rdefs": {…}}``, all of it optional;
+        channels are a list, or a mapping by number or label, and are merged one by one.
+
+        Raises OmewdError ``bad_metadata``.
         """
-        try:
-            text = json.dumps(dict(mapping), separators=(",", ":"), allow_nan=False, default=plain).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise OmewdError("bad_metadata", f"a stream's metadata must be JSON-able: {error}") from error
-        self._request("set_metadata", name=name, namespace=namespace, attachment=text, timeout=None)
+        text = json_of(value)
+        where = {"position": numbers_in(position), "well": well}
+        self._request("set_metadata", name=name, namespace=namespace, **where, attachment=text, timeout=None)
 
     def wait(self, name: str, timeout: float | None = None) -> dict[str, Any]:
         """Wait until a stream is DONE and return its last status.

@@ -14,8 +14,8 @@ Writer to daemon::
     {"failed": id, "error": {"code", "message", "remedy"}}
 
 The result of a ``write``: ``frames`` written, ``stored_bytes``, ``free_bytes`` of the drive, ``io`` (how bytes get
-there: "O_DIRECT" or "page cache"), ``waits`` (packed histograms by stage, see :mod:`omewd.model.waits`) and
-``done_ns``, the monotonic time of the answer.
+there: "O_DIRECT" or "page cache"), ``contrast`` (pairs of a channel and a sketch, see :mod:`omewd.model.contrast`),
+``waits`` (packed histograms by stage, see :mod:`omewd.model.waits`) and ``done_ns``, the monotonic time of the answer.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from omewd.model.contrast import Window
 from omewd.model.totals import Totals
 
 # The stream of jobs that belong to none; streams count from 1.
@@ -46,12 +47,13 @@ class Job:
     With ``gap_frames``, (first, stop), the units are all that have these frame indexes, any number, and hold no frame.
     ``seal``: put the shards of ``source`` in place that only have frame indexes below its entry in ``frames``.
     ``grow``: let the metadata of unbounded arrays claim the first ``frames`` frames of each source.
-    ``annotate``: put a mapping under ``namespace`` into the attributes of the dataset's root group, if it is still
-    the one that the stream of ``epoch`` has made.
+    ``annotate``: put a value under ``namespace`` into the attributes of the dataset's root group or of those of a
+    ``position`` or ``well``, if it is still the one that the stream of ``epoch`` has made; without a namespace, put the
+    ``windows`` of its channels into its images.
     ``attachment``: what is large, and goes beside the message: of ``check`` and ``recover`` the details of the spec
-    (see :mod:`omewd.model.outline`), of ``annotate`` the mapping as JSON.
-    ``finalize``: write the final metadata for the ``totals`` of each source; ``ended_by`` says what ended the stream,
-    ``failed`` whether it failed.
+    (see :mod:`omewd.model.outline`), of ``annotate`` the value as JSON.
+    ``finalize``: write the final metadata for the ``totals`` of each source, and the ``windows``; ``ended_by`` says
+    what ended the stream, ``failed`` whether it failed.
     """
 
     id: int
@@ -68,6 +70,9 @@ class Job:
     frames: tuple[int, ...] = ()
     totals: tuple[Totals, ...] = ()
     namespace: str = ""
+    position: int | str | None = None
+    well: str | None = None
+    windows: tuple[Window, ...] = ()
     ended_by: str = ""
     failed: bool = False
     root: str = ""
@@ -87,6 +92,7 @@ class Job:
             "gap_kinds": tuple((frame, kind) for frame, kind in values["gap_kinds"]),
             "gap_frames": tuple(values["gap_frames"]) if values["gap_frames"] else None,
             "frames": tuple(values["frames"]),
+            "windows": tuple(tuple(window) for window in values["windows"]),
             "totals": tuple(Totals.from_dict(totals) for totals in values["totals"]),
         }
         return cls(**{**values, **typed, "attachment": attachment})

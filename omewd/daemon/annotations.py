@@ -23,12 +23,14 @@ _MOST_WAITING = 64
 
 @dataclass
 class _Wish:
-    """``job``: the id of the job that does it, None while it waits."""
+    """``peer`` None: the daemon's own, of windows; ``job``: the id of the job that does it, None while it waits."""
 
-    peer: Peer
+    peer: Peer | None
     stream: Stream
-    namespace: str
-    text: bytes
+    namespace: str = ""
+    text: bytes = b""
+    position: int | str | None = None
+    well: str | None = None
     job: int | None = None
 
 
@@ -39,8 +41,16 @@ class Annotations:
         self._streams, self._dispatcher, self._server = streams, dispatcher, server
         self._wishes: dict[Path, deque[_Wish]] = {}
 
-    def add(self, peer: Peer, stream: Stream, namespace: object, text: bytes) -> None:
-        """Take what a client gives, a mapping as JSON, which a writer looks at.
+    def add(
+        self,
+        peer: Peer,
+        stream: Stream,
+        namespace: object,
+        text: bytes,
+        position: object = None,
+        well: object = None,
+    ) -> None:
+        """Take what a client gives, a value as JSON, of a position or a well; a writer looks at it.
 
         Raises OmewdError ``bad_metadata``, ``busy``.
         """
@@ -54,10 +64,19 @@ class Annotations:
             )
         if not text:
             raise OmewdError("bad_metadata", "metadata comes as JSON in sealed memory, attached to the request")
+        if not isinstance(position, int | str | None) or not isinstance(well, str | None):
+            raise OmewdError(
+                "bad_metadata", "a position is a name or a number, and a well a name", "Such as `well='B/3'`"
+            )
         waiting = self._wishes.setdefault(stream.dataset, deque())
         if len(waiting) >= _MOST_WAITING:
-            raise OmewdError("busy", f"{len(waiting)} mappings wait for this dataset already", "Try again later")
-        waiting.append(_Wish(peer, stream, namespace, text))
+            raise OmewdError("busy", f"{len(waiting)} values wait for this dataset already", "Try again later")
+        waiting.append(_Wish(peer, stream, namespace, text, position, well))
+        self.step(stream)
+
+    def show_contrast(self, stream: Stream) -> None:
+        """Put the windows of a stream's channels into its dataset."""
+        self._wishes.setdefault(stream.dataset, deque()).append(_Wish(None, stream))
         self.step(stream)
 
     def step(self, stream: Stream) -> None:
@@ -84,6 +103,9 @@ class Annotations:
             epoch=of.epoch,
             namespace=wish.namespace,
             attachment=wish.text,
+            position=wish.position,
+            well=wish.well,
+            windows=() if wish.namespace else of.contrast.windows,
         )
         self._dispatcher.submit(job)
 
@@ -106,7 +128,9 @@ class Annotations:
         """Tell who asked, and go on with the next."""
         waiting = self._wishes[wish.stream.dataset]
         waiting.remove(wish)
-        if error is None:
+        if wish.peer is None:
+            pass  # the end of the stream makes up for it
+        elif error is None:
             self._server.reply(wish.peer, {})
         else:
             self._server.reply_error(wish.peer, error)

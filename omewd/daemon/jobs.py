@@ -37,5 +37,6 @@ def finalize_job(stream: Stream, number: int) -> Job:
         kind="finalize",
         totals=tuple(source.totals for source in stream.sources),
         ended_by=stream.ended_by,
+        windows=stream.contrast.windows,
         failed=stream.error is not None,
     )

@@ -74,7 +74,9 @@ class Requests:
                 self._view(peer, message.get("name"), message.get("source"))
             case "set_metadata":
                 stream = self._streams.named(message.get("name"))
-                self._annotations.add(peer, stream, message.get("namespace"), message.get("attachment", b""))
+                wish = [message.get(part) for part in ("position", "well")]
+                text = message.get("attachment", b"")
+                self._annotations.add(peer, stream, message.get("namespace"), text, *wish)
             case "wait":
                 stream = self._streams.named(message.get("name"), message.get("id"))
                 number = message.get("source")

@@ -19,6 +19,7 @@ from typing import Any
 
 from omewd.daemon.source import Source
 from omewd.errors import OmewdError, stream_failed
+from omewd.model.contrast import MOST_CHANNELS, Contrast
 from omewd.model.spec import StreamSpec
 from omewd.model.waits import Histogram, RecentWaits, Waits, summary
 from omewd.ring.daemon_ring import DaemonRing
@@ -26,6 +27,8 @@ from omewd.ring.layout import STATE_FAILED, Geometry
 
 _LOSS = re.compile(r"; (all \d+ received frames are written|\d+ of \d+ received frames are missing: .*)$")
 _RUNS_TOLD = 10
+# Each takes a file that is synced; of more images the end is early enough.
+_MOST_IMAGES_SHOWN = 64
 
 
 class State(StrEnum):
@@ -46,7 +49,8 @@ class Stream:
 
     ``backend``: of spec "auto" the one that is hoped for, until a writer has looked at the disk; ``backend_reason``:
     why not that one. ``disk_io``: how bytes get to the disk. ``was_active``: its dataset was made. ``paused``: why no
-    new jobs are given out, until one that waits has succeeded.
+    new jobs are given out, until one that waits has succeeded. ``contrast``: of what was written since the daemon is
+    there; ``contrast_shown``: whether it has been put into the dataset while frames come.
     """
 
     id: int
@@ -70,6 +74,8 @@ class Stream:
     disk_free_bytes: int | None = None
     disk_io: str | None = None
     waits: RecentWaits = field(default_factory=RecentWaits)
+    contrast: Contrast = field(default_factory=Contrast)
+    contrast_shown: bool = False
 
     @classmethod
     def of(
@@ -181,6 +187,14 @@ class Stream:
         waits["report"] = Histogram()
         waits["report"].add(now_ns - done_ns, frames)
         self.waits.add(waits, now_ns)
+
+    @property
+    def may_show_contrast(self) -> bool:
+        """Whether frames of all channels have come, and nobody has put it into the dataset yet."""
+        channels = next((d.count or 1 for d in self.spec.dimensions[:-2] if d.type == "channel"), 1)
+        few = self.spec.images <= _MOST_IMAGES_SHOWN
+        every = len(self.contrast) >= min(channels, MOST_CHANNELS)
+        return self.state is State.ACTIVE and few and every and not self.contrast_shown
 
     @property
     def drained(self) -> bool:

@@ -47,11 +47,18 @@ _MAX_DIGITS = 100
 _Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 
 
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class Channel(Checked):
-    """One channel: its name, the colour (six hex digits) a viewer shows it in, and its optics, wavelengths in nm."""
+    """One channel: its name, the colour (six hex digits) a viewer shows it in, and its optics, wavelengths in nm.
+
+    ``window``: the grey values (start, end) that a viewer shows from black to full; None: as the frames turn out.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
     color: Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{6}$")] = "FFFFFF"
+    window: tuple[_Finite, _Finite] | None = None
     excitation_wavelength_nm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     emission_wavelength_nm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     fluorophore: Annotated[str, Field(max_length=256)] | None = None
@@ -60,6 +67,12 @@ class Channel(Checked):
     @classmethod
     def _from_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _window_has_a_width(self) -> Channel:
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(f"channel {self.name!r}: its window has to start below its end, not {self.window}")
+        return self
 
 
 _Coordinate = Annotated[float, Field(allow_inf_nan=False)]

@@ -6,8 +6,10 @@ bioformats2raw layout of OME-Zarr 0.5), or, with a plate, in ROW/COLUMN/FIELD.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from omewd.errors import OmewdError
 from omewd.model.folders import named, numbered
 from omewd.model.levels import Level
 from omewd.model.plan import Plan
@@ -20,6 +22,40 @@ def image_paths(spec: StreamSpec) -> tuple[str, ...]:
         return ("",)
     folders = named if spec.position_folders == "names" else numbered
     return folders(spec.positions, in_wells=spec.plate is not None)
+
+
+def group_of(spec: StreamSpec, position: object, well: object, *, images: bool) -> str | None:
+    """The folder of the group that is meant by a position (name or number) and a well ("B/3" or "B3"); "" by neither.
+
+    ``images``: only images are meant; without a position None, for all of them. Raises OmewdError ``bad_metadata``.
+    """
+    if position is None and well is None:
+        return None if images else ""
+    paths = image_paths(spec)
+    chosen = list(range(len(paths))) if spec.position_dimensions else []
+    if not chosen:
+        raise OmewdError("bad_metadata", "the stream has no positions", "Leave `position` and `well` out")
+    folder = ""
+    if well is not None:
+        match = re.fullmatch(r"([A-Za-z]+)/?([0-9]+)", well) if isinstance(well, str) else None
+        names = {well, f"{match[1]}/{match[2]}"} if match else {well}
+        chosen = [n for n in chosen if paths[n].rpartition("/")[0] in names]
+        if spec.plate is None or not chosen:
+            raise OmewdError("bad_metadata", f"no image is in a well {well!r:.80}", "Name one such as `well='B/3'`")
+        folder = paths[chosen[0]].rpartition("/")[0]
+    if position is None:
+        if images:
+            raise OmewdError("bad_metadata", "a well is no image", "Name one of its positions with `position`")
+        return folder
+    called = [n for n in chosen if spec.positions[n].name == position] if isinstance(position, str) else []
+    number = int(position) if isinstance(position, str) and re.fullmatch(r"[0-9]{1,9}", position) else position
+    if not called and isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(chosen):
+        called = [chosen[number]]
+    if len(called) != 1:
+        what = f"{len(called)} positions are" if called else "no position is"
+        where = "say in which `well`" if called else f"there are {len(chosen)}: say its name, or its number from 0"
+        raise OmewdError("bad_metadata", f"{what} called {position!r:.80}", where[0].upper() + where[1:])
+    return paths[called[0]]
 
 
 def shape_on_disk(

@@ -12,10 +12,11 @@ from typing import Any
 
 from yaozarrs import v05
 
-from omewd.model.dimensions import Channel, Plate, Position
+from omewd.model.dimensions import Plate, Position
 from omewd.model.images import image_paths, shape_on_disk
 from omewd.model.levels import Level, levels_of
 from omewd.model.spec import StreamSpec
+from omewd.ngff import omero
 from omewd.ngff.codecs import array_document
 
 Documents = dict[str, dict[str, Any]]
@@ -65,7 +66,7 @@ def image_group_json(
         type=spec.downsample if spec.levels > 1 else None,
     )
     group = _group(v05.Image(multiscales=[multiscale]))
-    channels = _channels(spec, shape_on_disk(spec, frames, image))
+    channels = omero.declared(spec, shape_on_disk(spec, frames, image))
     if channels:
         group["attributes"]["ome"]["omero"] = {"channels": channels}
     return group
@@ -141,31 +142,3 @@ def _axes(spec: StreamSpec) -> list[Any]:
                 of_type = dim.type if dim.type == "other" else None
                 axes.append(v05.CustomAxis(name=dim.name, type=of_type, unit=dim.unit))
     return axes
-
-
-def _channels(spec: StreamSpec, shape: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Rendering hints ("omero"), for channels that have names; those that the array has, of ``shape``."""
-    for axis, dimension in enumerate(spec.disk_dimensions[:-2]):
-        if dimension.type == "channel" and dimension.coords is not None:
-            return [_channel(c, spec.dtype) for c in dimension.coords[: shape[axis]] if isinstance(c, Channel)]
-    return []
-
-
-def _channel(channel: Channel, dtype: str) -> dict[str, Any]:
-    """The window is what an integer camera can give; wavelengths in nm, called as OMERO's web gateway does."""
-    bits = int("".join(filter(str.isdigit, dtype)))
-    if dtype.startswith("float"):
-        low, high = 0.0, 1.0
-    elif dtype.startswith("uint"):
-        low, high = 0.0, float(2**bits - 1)
-    else:
-        low, high = float(-(2 ** (bits - 1))), float(2 ** (bits - 1) - 1)
-    window = v05.OmeroWindow(start=low, min=low, end=high, max=high)
-    known = v05.OmeroChannel(label=channel.name, color=channel.color, active=True, window=window)
-    optics = {
-        "emissionWave": channel.emission_wavelength_nm,
-        "excitationWave": channel.excitation_wavelength_nm,
-        "fluorophore": channel.fluorophore,
-    }
-    shown: dict[str, Any] = known.model_dump(mode="json", exclude_none=True)
-    return {**shown, **{name: value for name, value in optics.items() if value is not None}}

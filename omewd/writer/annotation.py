@@ -10,17 +10,15 @@ from omewd.errors import OmewdError
 _MAX_DEPTH = 64
 
 
-def annotation(text: bytes) -> dict[str, Any]:
-    """The mapping that JSON text is; raises OmewdError ``bad_metadata``."""
+def annotation(text: bytes) -> Any:
+    """The value that JSON text is; raises OmewdError ``bad_metadata``."""
     try:
-        mapping = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise OmewdError("bad_metadata", f"metadata has to be JSON: {error}") from error
-    if not isinstance(mapping, dict):
-        raise OmewdError("bad_metadata", f"metadata is a mapping, this is a {type(mapping).__name__}")
-    if _depth(mapping) > _MAX_DEPTH:
+    if _depth(value) > _MAX_DEPTH:
         raise OmewdError("bad_metadata", f"metadata is nested up to {_MAX_DEPTH} deep, this is deeper")
-    return mapping
+    return value
 
 
 def _depth(value: object) -> int:

@@ -38,7 +38,7 @@ class RingReader:
 
     def __init__(self, segment: Segment, plan: Plan) -> None:
         self.segment = segment
-        self._plan = plan
+        self.plan = plan
         geometry = segment.geometry
         self._capacity = geometry.capacity
         self._slots = pixels.slots(segment)
@@ -53,7 +53,7 @@ class RingReader:
     def locate(self, job: Job) -> list[UnitFrames]:
         """Find the frames of a job's units among the slots that it names."""
         units = range(job.unit, job.unit + job.units)
-        grids = [frame_indexes(self._plan, unit) for unit in units]
+        grids = [frame_indexes(self.plan, unit) for unit in units]
         wanted = np.concatenate([grid.reshape(-1) for grid in grids])
         sequences = np.arange(job.sequence, job.sequence_end)
         present = self._headers[sequences % self._capacity, FRAME_INDEX].astype(np.int64)
@@ -64,6 +64,11 @@ class RingReader:
         ends = np.cumsum([grid.size for grid in grids]).tolist()
         parts = zip(units, grids, [0, *ends], ends, strict=False)
         return [UnitFrames(unit, grid, where[a:b].reshape(grid.shape)) for unit, grid, a, b in parts]
+
+    def frame(self, sequence: int) -> Array:
+        """The pixels of one frame, as they lie in the ring."""
+        frame: Array = self._slots[sequence % self._capacity]
+        return frame
 
     def stamps(self, sequences: Array) -> tuple[Array, Array]:
         """Of frames: (monotonic ns of their publishing, ns that the camera waited for room)."""

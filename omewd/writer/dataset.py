@@ -14,19 +14,21 @@ from typing import Any
 
 from omewd.control.faultpoints import point
 from omewd.errors import OmewdError
+from omewd.model.contrast import Window
 from omewd.model.levels import levels_of
 from omewd.model.plan import Plan
 from omewd.model.shards import Flags
 from omewd.model.spec import StreamSpec
 from omewd.model.totals import Totals
-from omewd.ngff import ledger, metadata
+from omewd.ngff import ledger, metadata, omero
 from omewd.ngff.shard_table import STAGING
 from omewd.writer.filesystem import sync_folder
 from omewd.writer.publish import SMALL_FILES_AT_ONCE, Publisher
 from omewd.writer.shards import ShardPool, Shards
 from omewd.writer.stopwatch import Stopwatch
 
-_ANNOTATE = "annotate"
+# Names files of metadata that are being written.
+ANNOTATE = "annotate"
 # A file takes a quarter of a millisecond of a core, and as long again for its sync.
 _FEW_DOCUMENTS = 16
 
@@ -43,10 +45,10 @@ def _publish(publisher: Publisher, documents: metadata.Documents, label: str) ->
 
 def _changed(dataset: Path, documents: metadata.Documents) -> metadata.Documents:
     """Those that are not on disk as they are."""
-    return {path: document for path, document in documents.items() if _read(dataset / path) != document}
+    return {path: document for path, document in documents.items() if read(dataset / path) != document}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     """A zarr.json; nothing if there is none that can be read."""
     try:
         document = json.loads(path.read_bytes())
@@ -176,16 +178,16 @@ def _beside(dataset: Path, which: str, epoch: int) -> Path:
     return dataset.with_name(f".{dataset.name}.omewd-{which}-{epoch:x}")
 
 
-def _summary(dataset: Path) -> dict[str, Any]:
+def summary_of(dataset: Path) -> dict[str, Any]:
     """What omewd has put on record of a dataset; nothing if that can't be read."""
-    found = _read(dataset / ledger.FOLDER / "zarr.json").get("attributes", {})
+    found = read(dataset / ledger.FOLDER / "zarr.json").get("attributes", {})
     summary = found.get("omewd") if isinstance(found, dict) else None
     return summary if isinstance(summary, dict) else {}
 
 
 def _epoch(dataset: Path) -> int | None:
     """The epoch of the stream that a dataset is being written for, None if it is not being written."""
-    summary = _summary(dataset)
+    summary = summary_of(dataset)
     epoch = summary.get("epoch")
     return epoch if summary.get("state") == "writing" and isinstance(epoch, int) else None
 
@@ -220,25 +222,6 @@ def grow(spec: StreamSpec, dataset: Path, frames: Sequence[int]) -> None:
     _publish(_publisher(dataset, spec), _changed(dataset, arrays), "grow")
 
 
-def annotate(dataset: Path, epoch: int, namespace: str, mapping: dict[str, Any]) -> None:
-    """Put a mapping into the attributes of the root group; nobody else may be writing those now.
-
-    Raises OmewdError ``not_a_dataset`` if it is not that of the stream of that epoch any more; OSError.
-    """
-    document = _read(dataset / "zarr.json")
-    if not document or _summary(dataset).get("epoch") != epoch:
-        raise OmewdError(
-            "not_a_dataset", f"{dataset} is not the dataset of that stream any more", "Was it moved or replaced?"
-        )
-    document["attributes"] = {**document.get("attributes", {}), namespace: mapping}
-    files = [("zarr.json", [json.dumps(document, indent=2).encode()])]
-    aside = dataset / ledger.FOLDER  # also of one that is complete, and has no staging folder any more
-    try:
-        Publisher(dataset, aside, durable=True).publish(files, label=_ANNOTATE)
-    finally:
-        (aside / f"{_ANNOTATE}-0").unlink(missing_ok=True)
-
-
 def finalize(
     spec: StreamSpec,
     dataset: Path,
@@ -247,11 +230,13 @@ def finalize(
     ended_by: str,
     failed: bool,
     written: Sequence[Flags] | None = None,
+    windows: Sequence[Window] = (),
 ) -> None:
     """Seal what shards there are, write the final metadata for what has arrived, remove what was only for writing.
 
     ``totals`` of each source. Of a failed stream, or with ``written`` (for each source a flag a frame index), shards
-    keep what the ledger has as written. Attributes that users have added stay. Running it again gives the same.
+    keep what the ledger has as written. ``windows``: what channels are shown in, as far as it is known; what users have
+    set and added stays. Running it again gives the same.
     """
     (dataset / STAGING).mkdir(exist_ok=True)
     frames = [each.received for each in totals]
@@ -261,18 +246,32 @@ def finalize(
     publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", b"")  # cuts off what a killed writer has left of a line
     _seal(spec, publisher, written)
     documents = metadata.documents(spec, frames)
-    ome = documents["zarr.json"]["attributes"]["ome"]
-    documents["zarr.json"]["attributes"] = {**_read(dataset / "zarr.json").get("attributes", {}), "ome": ome}
+    _keep_what_is_set(spec, dataset, documents, windows)
     state = "failed" if failed else "complete"
-    epoch = _summary(dataset).get("epoch", 0)
+    epoch = summary_of(dataset).get("epoch", 0)
     summary = ledger.summary_json(spec, state=state, epoch=epoch, totals=totals, ended_by=ended_by)
     documents[f"{ledger.FOLDER}/zarr.json"] = summary
     _publish(publisher, _changed(dataset, documents), "finalize")
     point("writer: finalized")
     shutil.rmtree(dataset / STAGING)
-    (dataset / ledger.FOLDER / f"{_ANNOTATE}-0").unlink(missing_ok=True)  # of a writer that was killed at that
+    for aside in (dataset / ledger.FOLDER).glob(f"{ANNOTATE}-*"):  # of a writer that was killed at that
+        aside.unlink(missing_ok=True)
     if spec.durability == "fsync":
         publisher.sync_folders([dataset / ledger.FOLDER, dataset])
+
+
+def _keep_what_is_set(
+    spec: StreamSpec, dataset: Path, documents: metadata.Documents, windows: Sequence[Window]
+) -> None:
+    """Let groups that are about to be written have what they have on disk, and images their windows."""
+    for path, document in documents.items():
+        if document["node_type"] != "group":
+            continue
+        on_disk = read(dataset / path).get("attributes", {})
+        if "multiscales" in document["attributes"].get("ome", {}):
+            document["attributes"] = omero.with_windows(document["attributes"], on_disk, spec, windows)
+        else:
+            document["attributes"] = {**on_disk, **document["attributes"]}
 
 
 def seal_by_ledger(spec: StreamSpec, dataset: Path) -> None:

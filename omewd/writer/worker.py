@@ -23,7 +23,7 @@ from omewd.model.spec import StreamSpec
 from omewd.model.waits import Histogram, Waits, histogram_of
 from omewd.ngff import ledger
 from omewd.ring.segment import Segment
-from omewd.writer import backends, dataset
+from omewd.writer import annotate, backends, dataset, sample
 from omewd.writer.annotation import annotation
 from omewd.writer.backends.base import UnitArray
 from omewd.writer.block import RingReader, UnitFrames
@@ -119,7 +119,11 @@ class Worker:
             return dataset.recover(spec, Path(job.dataset), job.epoch)
         if job.kind == "annotate":
             with ledger.held(Path(job.dataset)):
-                dataset.annotate(Path(job.dataset), job.epoch, job.namespace, annotation(job.attachment))
+                if job.namespace:
+                    value, where = annotation(job.attachment), (job.position, job.well)
+                    annotate.put(Path(job.dataset), job.epoch, job.namespace, value, *where)
+                else:
+                    annotate.put_windows(Path(job.dataset), job.epoch, job.windows)
             return {}
         if isinstance(stream := self._streams[job.stream], OmewdError):
             raise stream
@@ -143,7 +147,12 @@ class Worker:
             case "finalize":
                 stream.hold_dataset()
                 dataset.finalize(
-                    stream.spec, stream.folder, totals=job.totals, ended_by=job.ended_by, failed=job.failed
+                    stream.spec,
+                    stream.folder,
+                    totals=job.totals,
+                    ended_by=job.ended_by,
+                    failed=job.failed,
+                    windows=job.windows,
                 )
                 return {}
 
@@ -175,6 +184,7 @@ class Worker:
             "stored_bytes": stored_bytes,
             "waits": {stage: histogram.pack() for stage, histogram in waits.items()},
             "free_bytes": _free_bytes(stream.folder),
+            "contrast": sample.sketches(stream.spec, ring.plan, ring, present),
             "io": "O_DIRECT" if stream.publisher.direct else "page cache",
             "done_ns": time.monotonic_ns(),
         }

@@ -187,7 +187,11 @@ def test_on_the_command_line(omewd_daemon: DaemonProcess) -> None:
     assert omewd_daemon.omewd("set-metadata", "cam", "room", '{"t": 21.5}').returncode == 0
     found = attributes(omewd_daemon.data / "cam.ome.zarr")
     assert (found["lab"], found["room"]) == ({"operator": "Ada"}, {"t": 21.5})
-    for wrong in ("[1]", "{", "@nowhere.json"):
+    assert omewd_daemon.omewd("set-metadata", "cam", "tags", "[1, null]").returncode == 0
+    assert attributes(omewd_daemon.data / "cam.ome.zarr")["tags"] == [1, None]
+    wrong_place = omewd_daemon.omewd("set-metadata", "cam", "lab", "1", "--position", "3")
+    assert (wrong_place.returncode, wrong_place.stderr.count("\n")) == (1, 1)
+    for wrong in ("{", "{]", "@nowhere.json"):
         done = omewd_daemon.omewd("set-metadata", "cam", "lab", wrong)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     omewd_daemon.client.stop_stream("cam")

@@ -16,6 +16,7 @@ from omewd.daemon.server import ControlServer, Peer
 from omewd.daemon.stream import State, Stream
 from omewd.daemon.streams import Streams
 from omewd.errors import OmewdError
+from omewd.model.contrast import FRACTIONS
 from omewd.model.dimensions import parse_dims
 from omewd.model.spec import StreamSpec
 from omewd.writer.annotation import annotation
@@ -113,10 +114,9 @@ def test_namespaces_that_are_taken(desk: Desk, namespace: str) -> None:
     assert annotation(job.attachment) == {"deep": [{"er": None}]}
 
 
-@pytest.mark.parametrize("mapping", [[], [1], "text", 5, 0.5, True])
-def test_what_is_no_mapping_is_refused(mapping: Any) -> None:
-    with pytest.raises(OmewdError, match="metadata is a mapping, this is a"):
-        annotation(json.dumps(mapping).encode())
+@pytest.mark.parametrize("value", [[], [1], "text", 5, 0.5, True, None])
+def test_a_value_may_be_any_json(value: Any) -> None:
+    assert annotation(json.dumps(value).encode()) == value
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 100_000, b'{"a":' * 70 + b"1" + b"}" * 70, b"NaN"])
@@ -130,6 +130,21 @@ def test_metadata_without_an_attachment_is_refused(desk: Desk) -> None:
     with pytest.raises(OmewdError, match="attached"):
         desk.annotations.add(cast(Peer, SimpleNamespace(name="a")), stream_in(State.ACTIVE), "mine", b"")
     assert desk.jobs() == []
+
+
+def test_windows_are_put_in_between_what_clients_give(desk: Desk) -> None:
+    stream = stream_in(State.ACTIVE)
+    desk.is_open(stream)
+    stream.contrast.add([(0, [5.0] * len(FRACTIONS))])
+    desk.add("ada", stream)
+    desk.annotations.show_contrast(stream)
+    [first] = desk.jobs()
+    desk.end(first)
+    [second] = desk.jobs()
+    assert (second.namespace, second.windows) == ("", ((0, 5.0, 5.0, 5.0, 5.0),))
+    desk.end(second, OmewdError("disk_error", "once"))
+    assert desk.answers == [("ada", {})]
+    assert not desk.annotations.is_writing(stream)
 
 
 def test_an_empty_mapping_is_one(desk: Desk) -> None:

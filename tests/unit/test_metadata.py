@@ -134,8 +134,10 @@ def test_channels_are_cut_with_the_shape(tmp_path: Path, dims: str, frames: int,
     assert array.shape[[d.name for d in spec.disk_dimensions].index("c")] == len(labels)
 
 
-def test_channels_without_names_say_nothing() -> None:
-    assert channels(spec_of("c:3,y:4,x:5"), 3) is None
+def test_channels_without_names_are_shown_too() -> None:
+    assert channels(spec_of("c:3,y:4,x:5"), 3) == ["0", "1", "2"]
+    assert channels(spec_of("t:3,y:4,x:5"), 3) == ["s"]
+    assert channels(spec_of("c:1000,y:4,x:5"), 1000) is None
 
 
 @pytest.mark.parametrize(

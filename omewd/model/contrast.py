@@ -1,0 +1,100 @@
+"""What range of grey values a viewer should show: sketches of frames' values, merged for each channel. Pure.
+
+A sketch is the values of some of a frame's pixels at the fractions :data:`FRACTIONS`. Between two of them the share of
+pixels below a value is taken to rise evenly; that of all frames is the mean of those of the sketches.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+# Dense at both ends, where the window is cut.
+FRACTIONS = (
+    *(0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4),
+    *(0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 1.0),
+)
+_LOW, _HIGH = 0.01, 0.999
+_MOST_SKETCHES = 64
+MOST_CHANNELS = 64
+
+Sketch = Sequence[float]
+# (channel, start, end, lowest value, highest value)
+Window = tuple[int, float, float, float, float]
+
+
+@dataclass
+class _Channel:
+    """Every ``stride``-th sketch is kept; ``seen``: how many have come."""
+
+    sketches: list[Sketch] = field(default_factory=list)
+    stride: int = 1
+    seen: int = 0
+
+    def add(self, sketch: Sketch) -> None:
+        if self.seen % self.stride == 0:
+            self.sketches.append(sketch)
+        self.seen += 1
+        if len(self.sketches) == _MOST_SKETCHES:
+            del self.sketches[1::2]
+            self.stride *= 2
+
+
+class Contrast:
+    """The sketches of a stream, by channel; memory is bounded however many come."""
+
+    def __init__(self) -> None:
+        self._channels: dict[int, _Channel] = {}
+
+    def add(self, sketches: Sequence[tuple[int, Sketch]]) -> None:
+        """Take (channel, sketch) pairs as a writer reports them."""
+        for channel, sketch in sketches:
+            if channel in self._channels or len(self._channels) < MOST_CHANNELS:
+                self._channels.setdefault(channel, _Channel()).add(sketch)
+
+    def __len__(self) -> int:
+        """How many channels have frames."""
+        return len(self._channels)
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """From the 1st to the 99.9th percentile of each channel; start and end may be equal."""
+        found = []
+        for number, channel in sorted(self._channels.items()):
+            sketches = channel.sketches
+            low, high = (quantile(sketches, fraction) for fraction in (_LOW, _HIGH))
+            found.append((number, low, high, min(s[0] for s in sketches), max(s[-1] for s in sketches)))
+        return tuple(found)
+
+
+def quantile(sketches: Sequence[Sketch], fraction: float) -> float:
+    """The value below which that share of the pixels of all frames is."""
+    values = sorted({value for sketch in sketches for value in sketch})
+    at = bisect_left(values, fraction, key=lambda value: _share(sketches, value, bisect_right))
+    at = min(at, len(values) - 1)
+    if at == 0:
+        return values[0]
+    before, here = values[at - 1], values[at]
+    share = _share(sketches, before, bisect_right)
+    rise = _share(sketches, here, bisect_left) - share
+    if share + rise <= fraction or rise <= 0:  # it jumps there: many pixels have this value
+        return here
+    return before + (here - before) * max(fraction - share, 0.0) / rise
+
+
+def _share(sketches: Sequence[Sketch], value: float, bisect: Any) -> float:
+    """The mean share of pixels up to a value: with it (``bisect_right``), or without it (``bisect_left``)."""
+    return sum(_share_of(sketch, value, bisect(sketch, value)) for sketch in sketches) / len(sketches)
+
+
+def _share_of(sketch: Sketch, value: float, after: int) -> float:
+    """``after``: how many of the sketch's values are at or before the place that is meant."""
+    if after == 0:
+        return 0.0
+    if after == len(sketch):
+        return 1.0
+    low, high = sketch[after - 1], sketch[after]
+    part = (value - low) / (high - low) if high > low else 0.0
+    return FRACTIONS[after - 1] + part * (FRACTIONS[after] - FRACTIONS[after - 1])
