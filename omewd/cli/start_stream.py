@@ -46,6 +46,7 @@ from omewd.model.compression import HELP as COMPRESSIONS
 @click.option("--storage-order", help="ome, acquisition, or names such as t,c,z.  [default: ome]")
 @click.option("--source-dim", "source_dimension", help="The dimension that several cameras feed, such as c.")
 @click.option("--levels", type=int, help="Resolutions to write, each half of the one before.  [default: 1]")
+@click.option("--color", help="Frames in colour: rgb or rgba; or raw of a sensor: bayer-rggb, -grbg, -gbrg or -bggr.")
 @click.option("--downsample", help="How they are made: mean, min, max, or nearest for labels.  [default: mean]")
 @click.option("--settings-file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON.")
 @click.option("--wait", is_flag=True, help="Stay, with live progress, until the stream is done.")

@@ -269,6 +269,7 @@ class Stream:
             "dtype": self.spec.dtype,
             "frame_shape": list(self.spec.frame_shape),
             "frame_bytes": self.spec.frame_bytes,
+            "samples": self.spec.samples,
             "images": self.spec.images,
             "levels": self.spec.levels,
             "backend": self.backend,

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from omewd.errors import OmewdError
 from omewd.model.checked import Checked
+from omewd.model.color import Color, check_samples, samples_of, with_samples
 from omewd.model.compression import canonical
 from omewd.model.dimensions import Dimension, Plate, Position, parse_dims
 from omewd.model.dtypes import ITEM_BYTES, MAX_FRAMES
@@ -63,6 +64,13 @@ def _path(value: Any) -> Any:
     return os.fsdecode(value) if isinstance(value, os.PathLike) else value
 
 
+def _is_byte(value: Any) -> bool:
+    try:
+        return _dtype_name(value) == "uint8"
+    except ValueError:
+        return False  # which is complained of where it is used
+
+
 def _split_order(value: Any) -> Any:
     """An order that is no keyword: names with commas between, or a list of them."""
     if isinstance(value, str) and value not in ("ome", "acquisition"):
@@ -103,6 +111,9 @@ class StreamSpec(Checked):
     what the folder of each position's image is called by, "numbers" or "names". ``on_producer_loss`` None: "wait" with
     several sources, else "finalize".
 
+    ``color``: "rgb" or "rgba" for frames of (Y, X, 3 or 4), stored as planes along a channel dimension, which is made
+    if there is none; "bayer-rggb" and its like for raw frames of such a sensor.
+
     ``dims`` in place of ``dimensions`` takes the text that :func:`omewd.parse_dims` does. Paths, numpy's numbers and
     numpy's dtypes are taken. Raises OmewdError ``bad_spec``.
     """
@@ -120,6 +131,7 @@ class StreamSpec(Checked):
     storage_order: Annotated[Literal["ome", "acquisition"] | tuple[str, ...], BeforeValidator(_split_order)] = "ome"
     plate: Plate | None = None
     source_dimension: str | None = None
+    color: Color | None = None
     levels: Annotated[int, Field(ge=1, le=MAX_LEVELS)] = 1
     downsample: Downsample = "mean"
     position_folders: PositionFolders = "numbers"
@@ -141,6 +153,9 @@ class StreamSpec(Checked):
             value["dimensions"] = _parsed(value["dimensions"])
         if not value.get("output") and isinstance(value.get("name"), str):
             value["output"] = f"{value['name']}.ome.zarr"
+        if value.get("color") is not None and "dimensions" in value:
+            is_byte = _is_byte(value.get("dtype"))
+            value["dimensions"] = with_samples(value["dimensions"], value["color"], is_byte=is_byte)
         return value
 
     @model_validator(mode="after")
@@ -185,6 +200,7 @@ class StreamSpec(Checked):
         self._check_positions()
         self._check_folders()
         self._check_sources()
+        check_samples(dims, self.color, self.source_dimension)
         most = (max(self.frame_shape) - 1).bit_length() + 1
         if self.levels > most:
             raise ValueError(
@@ -298,6 +314,11 @@ class StreamSpec(Checked):
         assert height is not None
         assert width is not None
         return height, width
+
+    @property
+    def samples(self) -> int:
+        """How many planes, each a frame of its own, a camera's frame is: 3 or 4 in colour, else 1."""
+        return samples_of(self.color)
 
     @property
     def frame_bytes(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from yaozarrs import v05
 
+from omewd.model.color import bayer_of
 from omewd.model.dimensions import Plate, Position
 from omewd.model.images import image_paths, shape_on_disk
 from omewd.model.levels import Level, levels_of
@@ -69,6 +70,9 @@ def image_group_json(
     channels = omero.declared(spec, shape_on_disk(spec, frames, image))
     if channels:
         group["attributes"]["ome"]["omero"] = {"channels": channels}
+    bayer = bayer_of(spec.color)
+    if bayer is not None:
+        group["attributes"]["omewd"] = {"bayer": bayer}
     return group
 
 

@@ -17,7 +17,7 @@ from omewd.writer.publish import Publisher
 
 
 def put(dataset: Path, epoch: int, namespace: str, value: Any, position: object, well: object) -> None:
-    """Put a value into the attributes of the group of a position or a well, or of the dataset; nobody else may be writing those now.
+    """Put a value into the attributes of a position, a well or the dataset; nobody else may be writing those now.
 
     Raises OmewdError ``not_a_dataset`` if it is not that of the stream of that epoch any more, ``bad_metadata``;
     OSError.

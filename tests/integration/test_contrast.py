@@ -25,7 +25,7 @@ def channels(dataset: Path, image: str = "") -> list[dict[str, Any]]:
     return found
 
 
-def window(channel: dict[str, Any]) -> tuple[float, float]:
+def window(channel: dict[str, Any]) -> tuple[Any, Any]:
     return channel["window"]["start"], channel["window"]["end"]
 
 

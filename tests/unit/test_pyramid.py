@@ -46,7 +46,7 @@ def slow(block: Block, axes: Sequence[int], method: str, present: Block | None) 
         indices = list(itertools.product(*ranges))
         return indices[:1] if method == "nearest" else indices
 
-    become = {"nearest": lambda pixels, _: pixels[0], "mean": mean_of, "min": np.min, "max": np.max}[method]
+    become: dict[str, Any] = {"nearest": lambda pixels, _: pixels[0], "mean": mean_of, "min": np.min, "max": np.max}
 
     out, kept = np.zeros(shape, block.dtype), np.zeros(shape[:-2], bool)
     for index in np.ndindex(*kept.shape):
@@ -54,7 +54,9 @@ def slow(block: Block, axes: Sequence[int], method: str, present: Block | None) 
     for index in np.ndindex(*shape):
         pixels = [block[at] for at in inputs(index) if present[at[:-2]]]
         if pixels:
-            out[index] = become(pixels, block.dtype) if method in ("nearest", "mean") else become(pixels)
+            out[index] = (
+                become[method](pixels, block.dtype) if method in ("nearest", "mean") else become[method](pixels)
+            )
     return out, kept
 
 

@@ -50,7 +50,10 @@ def compression_settings(compression: str | None, dtype: str) -> Any:
         return None
     if not parsed.codec.is_blosc:
         return aqz.CompressionSettings(
-            compressor=aqz.Compressor.ZSTD, codec=aqz.CompressionCodec.ZSTD, level=parsed.level, shuffle=0
+            compressor=getattr(aqz.Compressor, "ZSTD"),  # noqa: B009  not in its stubs
+            codec=getattr(aqz.CompressionCodec, "ZSTD"),  # noqa: B009
+            level=parsed.level,
+            shuffle=0,
         )
     return aqz.CompressionSettings(
         compressor=aqz.Compressor.BLOSC1,
