@@ -83,7 +83,7 @@ class OmewdHandler:
         self.complete: bool | None = None
         self._producer: Producer | None = None
         self._grid: EventGrid | None = None
-        self._cameras, self._shorter = 1, 0
+        self._cameras, self._shorter, self._samples = 1, 0, 1
         self._sequence: Any = None
         self._summary: Mapping[str, Any] = {}
         self._final: dict[str, Any] = {}
@@ -117,7 +117,9 @@ class OmewdHandler:
                 self._open(image.shape, str(image.dtype), meta.get("pixel_size_um"), 1)
             assert self._producer is not None
             self._skip_to(self._place(self._producer.next_index, event))
-            if self._append(self._producer, image, event, meta):
+            planes = [image] if self._samples == 1 else np.moveaxis(image, -1, 0)
+            taken = [self._append(self._producer, plane, event, meta) for plane in planes]
+            if all(taken):
                 self.frames_taken += 1
 
     def sequenceCanceled(self, sequence: Any) -> None:  # noqa: ARG002, N802
@@ -203,13 +205,18 @@ class OmewdHandler:
             self._runner.cancel()
 
     def _open(self, shape: tuple[int, ...], dtype: str, pixel_size_um: float | None, cameras: int) -> None:
-        if len(shape) != 2:
+        colors = {(2, 1): None, (3, 3): "rgb", (3, 4): "rgba"}
+        key = len(shape), shape[2] if len(shape) == 3 else 1
+        if key not in colors:
             raise OmewdError(
                 "bad_frame",
-                f"frames of {shape}: a stream takes (height, width), and no colours",
-                "Set the camera's pixel type to a grey one, such as 16bit",
+                f"frames of {shape}: a stream takes (height, width), with 3 or 4 colours behind",
+                "Set the camera's pixel type to another one, such as 16bit",
             )
+        self._samples = key[1]
         fields = self._described((shape[0], shape[1]), dtype, pixel_size_um, cameras)
+        if colors[key] is not None:
+            fields = _in_color(fields, colors[key], cameras)
         spec = StreamSpec.parse({"name": "unnamed", **fields, **self._fields})
         chosen = {"name", "output"} - {name for name in self._fields if self._fields[name]}
         status = self._client.start_stream(spec.model_dump(mode="json", exclude=chosen))
@@ -243,7 +250,7 @@ class OmewdHandler:
     def _place(self, following: int, event: Any) -> int:
         """The frame index of an event; of one that no sequence has, the next that is its camera's."""
         if self._grid is not None:
-            return self._grid.frame_index(event.index)
+            return self._grid.frame_index(event.index) * self._samples
         camera: int = event.index.get("cam", 0)
         return following + (camera - following) % self._cameras
 
@@ -285,11 +292,27 @@ class OmewdHandler:
         grid = self._grid
         try:
             if grid is not None and grid.frames is not None:
-                self.complete = self.error is None and grid.end == producer.next_index
+                self.complete = self.error is None and grid.end * self._samples == producer.next_index
                 if self.complete:
-                    self._skip_to(grid.frames)  # the rest of a ragged sequence has no frames
+                    self._skip_to(grid.frames * self._samples)  # the rest of a ragged sequence has no frames
         finally:
             self._final = producer.close()
+
+
+def _in_color(fields: dict[str, Any], color: Any, cameras: int) -> dict[str, Any]:
+    """Fields of a stream whose frames come in colour: the colours are its channels."""
+    dimensions = fields.get("dimensions")
+    if dimensions is None:
+        return {**fields, "color": color}
+    channels = next((d for d in dimensions if d["name"] == "c"), None)
+    count = 1 if channels is None else channels.get("count") or len(channels.get("coords") or ())
+    if cameras > 1 or count > 1:
+        raise OmewdError(
+            "bad_frame",
+            f"colour frames of {count} channels: a dataset has one dimension of channels, and colours are that",
+            "Set the camera's pixel type to a grey one, or acquire one channel at a time",
+        )
+    return {**fields, "color": color, "dimensions": [d for d in dimensions if d is not channels]}
 
 
 def _runner_of(sequence: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from omewd.model.compression import canonical
 from omewd.model.dimensions import Dimension, Plate, Position, parse_dims
 from omewd.model.dtypes import ITEM_BYTES, MAX_FRAMES
 from omewd.model.folders import unsuited
+from omewd.model.given import dtype_name, is_byte_name, path_text
 from omewd.model.outline import MAX_SOURCES, MAX_SPEC_BYTES
 
 Backend = Literal["auto", "direct", "tensorstore", "zarr-python", "zarrs-python", "acquire-zarr"]
@@ -41,34 +41,6 @@ _MOST_VALUES = 100_000
 
 # OME-Zarr 0.5, "axes" metadata: time first, then channel or a custom axis, then space.
 _STORAGE_RANK = {"time": 0, "channel": 1, "other": 1, "space": 2}
-
-
-def _dtype_name(value: Any) -> str:
-    """Any spelling of a dtype that numpy knows, as its name; numpy is only imported for the unusual ones."""
-    if isinstance(value, str) and value in ITEM_BYTES:
-        return value
-    if value is None:  # numpy takes it for float64
-        raise ValueError("not a dtype")
-    import numpy as np
-
-    try:
-        name: str = np.dtype(value).name
-    except (TypeError, ValueError, SyntaxError, OverflowError) as error:
-        raise ValueError(f"not a dtype: {error}") from error
-    if name not in ITEM_BYTES:
-        raise ValueError(f"pixels of dtype {name} can't be stored; it is one of {', '.join(ITEM_BYTES)}")
-    return name
-
-
-def _path(value: Any) -> Any:
-    return os.fsdecode(value) if isinstance(value, os.PathLike) else value
-
-
-def _is_byte(value: Any) -> bool:
-    try:
-        return _dtype_name(value) == "uint8"
-    except ValueError:
-        return False  # which is complained of where it is used
 
 
 def _split_order(value: Any) -> Any:
@@ -119,9 +91,9 @@ class StreamSpec(Checked):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-    output: Annotated[str, Field(min_length=1, max_length=4096), BeforeValidator(_path)] = ""
+    output: Annotated[str, Field(min_length=1, max_length=4096), BeforeValidator(path_text)] = ""
     dimensions: Annotated[tuple[Dimension, ...], Field(min_length=2, max_length=6)]
-    dtype: Annotated[str, BeforeValidator(_dtype_name)] = "uint16"
+    dtype: Annotated[str, BeforeValidator(dtype_name)] = "uint16"
     backend: Backend = "auto"
     compression: Annotated[str | None, BeforeValidator(canonical)] = None
     backpressure: Backpressure = "block"
@@ -154,7 +126,7 @@ class StreamSpec(Checked):
         if not value.get("output") and isinstance(value.get("name"), str):
             value["output"] = f"{value['name']}.ome.zarr"
         if value.get("color") is not None and "dimensions" in value:
-            is_byte = _is_byte(value.get("dtype"))
+            is_byte = is_byte_name(value.get("dtype"))
             value["dimensions"] = with_samples(value["dimensions"], value["color"], is_byte=is_byte)
         return value
 

@@ -13,12 +13,16 @@ _MAX_DEPTH = 64
 def annotation(text: bytes) -> Any:
     """The value that JSON text is; raises OmewdError ``bad_metadata``."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise OmewdError("bad_metadata", f"metadata has to be JSON: {error}") from error
     if _depth(value) > _MAX_DEPTH:
         raise OmewdError("bad_metadata", f"metadata is nested up to {_MAX_DEPTH} deep, this is deeper")
     return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number that JSON has")
 
 
 def _depth(value: object) -> int:

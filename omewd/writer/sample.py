@@ -13,8 +13,9 @@ from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
 from omewd.writer.block import RingReader, UnitFrames
 
-# Of a job; each costs 15 to 25 µs, most of it for pixels that are in no cache.
-_FRAMES = 2
+# Of a job, a frame each, at 15 µs; how many units may be looked at for channels that have none yet, at some 5 µs.
+_CHANNELS = 3
+_LOOKS = 8
 # Along each axis of a frame. Odd steps do not keep in step with the pattern of a Bayer sensor.
 _PIXELS = 24
 _PLACES = np.array(FRACTIONS)
@@ -27,19 +28,22 @@ def sketches(
 ) -> list[tuple[int, list[float]]]:
     """(channel, values at the fractions of :mod:`omewd.model.contrast`) of some frames that are there."""
     axis = next((i for i, d in enumerate(spec.disk_dimensions[:-2]) if d.type == "channel"), None)
-    found = []
-    for frames in random.sample(units, min(_FRAMES, len(units))):
+    found: dict[int, list[float]] = {}
+    most = min(_CHANNELS, spec.disk_dimensions[axis].count or 1) if axis is not None else 1
+    for frames in random.sample(units, min(_LOOKS, len(units))):
+        if len(found) == most:
+            break
         channel, of_channel = 0, frames.sequences
         if axis is not None:
             number = random.randrange(of_channel.shape[axis])
             channel, of_channel = plan.region(frames.unit)[axis][0] + number, of_channel.take(number, axis)
         there = of_channel[of_channel >= 0]
-        if not there.size or channel >= MOST_CHANNELS:
+        if not there.size or channel in found or channel >= MOST_CHANNELS:
             continue
         values = sketch(ring.frame(int(there[random.randrange(there.size)])))
         if values is not None:
-            found.append((channel, values))
-    return found
+            found[channel] = values
+    return list(found.items())
 
 
 def sketch(frame: Array) -> list[float] | None:

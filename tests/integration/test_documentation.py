@@ -40,6 +40,14 @@ def spec_of(dataset: Path) -> StreamSpec:
     return StreamSpec.parse(totals["stream"])
 
 
+def test_a_colour_camera(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
+    run("color", omewd_daemon, tmp_path)
+    dataset = omewd_daemon.data / "color.ome.zarr"
+    frames = [np.full((480, 640), index // 3, np.uint8) for index in range(30)]
+    check_acquisition(dataset, spec_of(dataset), [frames])
+    assert verify(dataset).problems == []
+
+
 def test_a_plate(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
     run("plate", omewd_daemon, tmp_path)
     dataset = omewd_daemon.data / "screen.ome.zarr"

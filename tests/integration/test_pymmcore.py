@@ -415,3 +415,33 @@ def test_the_example_of_the_page(omewd_daemon: DaemonProcess, tmp_path: Path) ->
     assert done.stdout.strip().endswith("written 40 frames, 20 gaps")
     dataset = omewd_daemon.data / "embryo.ome.zarr"
     assert verify(dataset).problems == []
+
+
+@pytest.mark.parametrize("channels", [[], ["DAPI"]])
+def test_a_colour_camera(core: Any, omewd_daemon: DaemonProcess, channels: list[str]) -> None:
+    """Micro-Manager's 32bitRGB is BGRA in memory, and pymmcore-plus makes RGB of it."""
+    core.setProperty("Camera", "PixelType", "32bitRGB")
+    core.setProperty("Camera", "Mode", "Color Test Pattern")
+    seen: list[Array] = []
+    core.mda.events.frameReady.connect(lambda image, *_: seen.append(np.array(image)))
+    handler = OmewdHandler("color", socket=omewd_daemon.socket)
+    sequence = useq.MDASequence(time_plan={"interval": 0, "loops": 3}, channels=channels)
+    core.run_mda(sequence, output=handler, block=True)
+    status = handler.wait(timeout=60)
+    assert (status["state"], handler.complete, handler.frames_taken) == ("DONE", True, 3)
+    assert status["samples"] == 3
+    import tensorstore
+
+    dataset = Path(status["path"])
+    store = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(dataset / "0")}}
+    stored = tensorstore.open(store, open=True, read=True).result().read().result()
+    assert stored.dtype == np.uint8
+    assert stored.shape == (3, 3, *SHAPE)
+    assert len(seen) == 3
+    for index, image in enumerate(seen):
+        assert image.shape == (*SHAPE, 3)
+        assert len({plane.tobytes() for plane in np.moveaxis(image, -1, 0)}) > 1
+        np.testing.assert_array_equal(stored[index], np.moveaxis(image, -1, 0))
+    shown = json.loads((dataset / "zarr.json").read_text())["attributes"]["ome"]["omero"]["channels"]
+    assert [(c["label"], c["window"]["end"]) for c in shown] == [("Red", 255), ("Green", 255), ("Blue", 255)]
+    assert verify(dataset).problems == []
