@@ -292,7 +292,8 @@ class OmewdHandler:
         grid = self._grid
         try:
             if grid is not None and grid.frames is not None:
-                self.complete = self.error is None and grid.end * self._samples == producer.next_index
+                ends = None if grid.end is None else grid.end * self._samples
+                self.complete = self.error is None and ends == producer.next_index
                 if self.complete:
                     self._skip_to(grid.frames * self._samples)  # the rest of a ragged sequence has no frames
         finally:
