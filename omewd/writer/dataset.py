@@ -25,6 +25,7 @@ from omewd.writer.filesystem import sync_folder
 from omewd.writer.publish import SMALL_FILES_AT_ONCE, Publisher
 from omewd.writer.shards import ShardPool, Shards
 from omewd.writer.stopwatch import Stopwatch
+from omewd.writer.strays import remove_strays
 
 _ANNOTATE = "annotate"
 # A file takes a quarter of a millisecond of a core, and as long again for its sync.
@@ -50,9 +51,15 @@ def _read(path: Path) -> dict[str, Any]:
     """A zarr.json; nothing if there is none that can be read."""
     try:
         document = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    """The attributes in a zarr.json, as far as they can be read."""
+    found = _read(path).get("attributes")
+    return found if isinstance(found, dict) else {}
 
 
 def _publisher(folder: Path, spec: StreamSpec) -> Publisher:
@@ -178,8 +185,7 @@ def _beside(dataset: Path, which: str, epoch: int) -> Path:
 
 def _summary(dataset: Path) -> dict[str, Any]:
     """What omewd has put on record of a dataset; nothing if that can't be read."""
-    found = _read(dataset / ledger.FOLDER / "zarr.json").get("attributes", {})
-    summary = found.get("omewd") if isinstance(found, dict) else None
+    summary = _attributes(dataset / ledger.FOLDER / "zarr.json").get("omewd")
     return summary if isinstance(summary, dict) else {}
 
 
@@ -230,7 +236,7 @@ def annotate(dataset: Path, epoch: int, namespace: str, mapping: dict[str, Any])
         raise OmewdError(
             "not_a_dataset", f"{dataset} is not the dataset of that stream any more", "Was it moved or replaced?"
         )
-    document["attributes"] = {**document.get("attributes", {}), namespace: mapping}
+    document["attributes"] = {**_attributes(dataset / "zarr.json"), namespace: mapping}
     files = [("zarr.json", [json.dumps(document, indent=2).encode()])]
     aside = dataset / ledger.FOLDER  # also of one that is complete, and has no staging folder any more
     try:
@@ -250,8 +256,9 @@ def finalize(
 ) -> None:
     """Seal what shards there are, write the final metadata for what has arrived, remove what was only for writing.
 
-    ``totals`` of each source. Of a failed stream, or with ``written`` (for each source a flag a frame index), shards
-    keep what the ledger has as written. Attributes that users have added stay. Running it again gives the same.
+    ``totals`` of each source. With ``written`` (for each source a flag a frame index, by the ledger), shards keep
+    those frames, and keys without any of them are removed. Attributes that users have added stay. Running it again
+    gives the same.
     """
     (dataset / STAGING).mkdir(exist_ok=True)
     frames = [each.received for each in totals]
@@ -260,9 +267,11 @@ def finalize(
     publisher = _publisher(dataset, spec)
     publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", b"")  # cuts off what a killed writer has left of a line
     _seal(spec, publisher, written)
+    if written is not None:
+        remove_strays(spec, dataset)
     documents = metadata.documents(spec, frames)
     ome = documents["zarr.json"]["attributes"]["ome"]
-    documents["zarr.json"]["attributes"] = {**_read(dataset / "zarr.json").get("attributes", {}), "ome": ome}
+    documents["zarr.json"]["attributes"] = {**_attributes(dataset / "zarr.json"), "ome": ome}
     state = "failed" if failed else "complete"
     epoch = _summary(dataset).get("epoch", 0)
     summary = ledger.summary_json(spec, state=state, epoch=epoch, totals=totals, ended_by=ended_by)

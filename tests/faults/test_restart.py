@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from omewd.control.connection import Connection
 from omewd.control.faultpoints import VARIABLE
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
+from omewd.ngff.verify import verify
 from tests.acquisitions import check_acquisition
 from tests.support import (
     DaemonProcess,
@@ -404,6 +406,35 @@ def test_row_15_reboot_finalizes_to_what_is_durable(
         assert array[index].tobytes() == make_frame(index, (16, 16), "uint16").tobytes()
     with pytest.raises(omewd.OmewdError, match="does not go on"):
         producer.append(make_frame(10, (16, 16), "uint16"))
+    abandon(producer)
+
+
+@pytest.mark.parametrize("dims", ["t:40:1:4,y:16:8:2,x:16:8:2", "p:3,t:10,y:16:8,x:16"])
+@pytest.mark.parametrize("state", ["whole", "empty", "torn"])
+def test_row_15_reboot_leaves_no_file_of_a_unit_that_was_not_recorded(daemons: Daemons, dims: str, state: str) -> None:
+    """Put in place, its line in the ledger never written; the machine may not have got all of it to the disk."""
+    spec = make_spec("cam", dims, backend="tensorstore", levels=2)
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("cam")
+    append(producer, spec, range(8))
+    wait_for(lambda: producer.durable == 8)
+    daemons.now.kill()
+    for name in daemons.now.shared_memory():
+        (Path("/dev/shm") / name).unlink()
+    entry = json.loads(journal(daemons).read_text())
+    journal(daemons).write_text(json.dumps({**entry, "boot": "another"}))
+    dataset = daemons.now.data / "cam.ome.zarr"
+    strays = [dataset / ("2" if spec.position_dimensions else "") / level / "c/5" for level in ("0", "1")]
+    for stray in strays:
+        written = dataset / ("0" if spec.position_dimensions else "") / stray.parts[-3] / "c/1"
+        shutil.copytree(written, stray)
+        for key in (path for path in stray.rglob("*") if path.is_file() and state != "whole"):
+            key.write_bytes(b"" if state == "empty" else key.read_bytes()[:-9])
+    daemons.restart()
+    wait_for(lambda: not journal(daemons).exists())
+    check_acquisition(dataset, spec, [[make_frame(i, spec.frame_shape, spec.dtype) for i in range(8)]])
+    assert verify(dataset).problems == []
+    assert not any(stray.exists() for stray in strays)
     abandon(producer)
 
 
