@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from omewd.control.faultpoints import point
+from omewd.control.jobs import Job
 from omewd.control.messages import Message
 from omewd.daemon.annotations import Annotations
 from omewd.daemon.dispatcher import Dispatcher, Task
@@ -132,6 +133,8 @@ class Outcomes:
                 self._lifecycle.fail(holding, error, now_ns)
         elif stream.state is State.FAILED and job.kind == "write":
             return
+        elif error.code == "dataset_replaced":  # no other try will do better
+            self._replaced(holding, job, error, now_ns)
         elif error.code == "disk_full" and job.kind != "annotate" and stream.spec.on_disk_full == "wait":
             stream.paused = error
             self._dispatcher.postpone(task, now_ns)
@@ -139,6 +142,15 @@ class Outcomes:
             stream.retries += 1
         else:
             self._give_up(holding, task, error, now_ns)
+
+    def _replaced(self, holding: Holding, job: Job, error: OmewdError, now_ns: int) -> None:
+        """The dataset of a stream is not in its place any more: what is not written stays in the ring."""
+        if job.kind in ("grow", "seal"):
+            holding.upkeep.done(job.kind, job.source, now_ns)
+        if job.kind == "finalize" and holding.stream.state is State.FAILED:
+            self._lifecycle.settle(holding)
+        else:
+            self._lifecycle.fail(holding, error, now_ns)
 
     def _give_up(self, holding: Holding, task: Task, error: OmewdError, now_ns: int) -> None:
         """A job has had its tries."""

@@ -127,8 +127,14 @@ class Stream:
 
     @property
     def has_kept_frames(self) -> bool:
-        """It has failed, and frames that are not on disk are still in its rings."""
-        return self.state is State.FAILED and any(source.lost for source in self.sources) and self.has_rings
+        """It has failed, and what is in its rings may still be wanted: frames that are not on disk.
+
+        Or all are, in a dataset that is not in its place, and has no last metadata yet.
+        """
+        if self.state is not State.FAILED or not self.has_rings:
+            return False
+        unfinished = self.error is not None and self.error.code == "dataset_replaced"
+        return unfinished or any(source.lost for source in self.sources)
 
     # -- frames in ------------------------------------------------------------------------------
 

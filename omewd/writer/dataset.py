@@ -118,7 +118,11 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
 
 
 def reopen(spec: StreamSpec, dataset: Path, epoch: int) -> None:
-    """Take a dataset up for writing, also one that was finalized: its stream had failed, and goes on."""
+    """Take a dataset up for writing, also one that was finalized: its stream had failed, and goes on.
+
+    Raises what :func:`require_own` raises; whatever else is there stays as it is.
+    """
+    require_own(dataset, epoch)
     staging = dataset / STAGING
     if not staging.exists():
         staging.mkdir(exist_ok=True)
@@ -126,6 +130,22 @@ def reopen(spec: StreamSpec, dataset: Path, epoch: int) -> None:
     if _epoch(dataset) != epoch:
         document = {f"{ledger.FOLDER}/zarr.json": ledger.summary_json(spec, state="writing", epoch=epoch)}
         _publish(_publisher(dataset, spec), document, f"reopen-{os.getpid()}")
+
+
+def require_own(dataset: Path, epoch: int) -> None:
+    """Raise OmewdError ``dataset_replaced`` if that is not the dataset of the stream of an epoch."""
+    if (summary := _summary(dataset)).get("epoch") == epoch:
+        return
+    what = f"{dataset} is not the dataset of this stream any more"
+    if summary:
+        stream = summary.get("stream")
+        name = stream.get("name") if isinstance(stream, dict) else None
+        what = f"{what}: that of another stream ({str(name)[:80]!r}) is there"
+    elif not os.path.lexists(dataset):
+        what = f"{dataset}, the dataset of this stream, is not there any more"
+    raise OmewdError(
+        "dataset_replaced", what, "Put it back and use omewd resume-stream, or let its frames go with omewd stop-stream"
+    )
 
 
 def undo(dataset: Path, epoch: int) -> None:
