@@ -178,6 +178,7 @@ class Lifecycle:
         frames = {"received": stream.received, "written": stream.written, "gaps": stream.gaps}
         log.info("stream ended", stream=stream.spec.name, state=stream.state.value, **frames, ended_by=stream.ended_by)
         if holding.leftovers:
+            point("daemon: sweep due")
             number = self._dispatcher.number()
             dataset = str(stream.dataset)
             self._dispatcher.submit(Job(number, NO_STREAM, "sweep", dataset=dataset, epoch=stream.epoch))

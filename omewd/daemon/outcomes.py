@@ -10,7 +10,6 @@ from typing import Any
 import structlog
 
 from omewd.control.faultpoints import point
-from omewd.control.jobs import Job
 from omewd.control.messages import Message
 from omewd.daemon.annotations import Annotations
 from omewd.daemon.dispatcher import Dispatcher, Task
@@ -25,7 +24,7 @@ from omewd.errors import OmewdError, stream_failed
 log = structlog.get_logger("streams")
 
 # Errors that another try does not mend.
-_FINAL = ("bad_metadata", "bad_spec")
+_FINAL = ("bad_metadata", "bad_spec", "dataset_replaced")
 
 
 class Outcomes:
@@ -50,6 +49,8 @@ class Outcomes:
                 then()
             if task is not None and task.job.kind == "annotate":
                 self._annotations.ended(task.job)
+            if task is not None and task.job.kind == "sweep":
+                self._streams.swept(task.job.epoch)
             if task is not None and task.job.kind == "recover":
                 log.error("a dataset whose ring was gone is finalized", dataset=task.job.dataset, **message["result"])
         elif "failed" in message:
@@ -133,8 +134,6 @@ class Outcomes:
                 self._lifecycle.fail(holding, error, now_ns)
         elif stream.state is State.FAILED and job.kind == "write":
             return
-        elif error.code == "dataset_replaced":  # no other try will do better
-            self._replaced(holding, job, error, now_ns)
         elif error.code == "disk_full" and job.kind != "annotate" and stream.spec.on_disk_full == "wait":
             stream.paused = error
             self._dispatcher.postpone(task, now_ns)
@@ -143,21 +142,12 @@ class Outcomes:
         else:
             self._give_up(holding, task, error, now_ns)
 
-    def _replaced(self, holding: Holding, job: Job, error: OmewdError, now_ns: int) -> None:
-        """The dataset of a stream is not in its place any more: what is not written stays in the ring."""
-        if job.kind in ("grow", "seal"):
-            holding.upkeep.done(job.kind, job.source, now_ns)
-        if job.kind == "finalize" and holding.stream.state is State.FAILED:
-            self._lifecycle.settle(holding)
-        else:
-            self._lifecycle.fail(holding, error, now_ns)
-
     def _give_up(self, holding: Holding, task: Task, error: OmewdError, now_ns: int) -> None:
         """A job has had its tries."""
         stream = holding.stream
         tries = task.errors + task.deaths
         match task.job.kind:
-            case "grow" | "seal" as kind:
+            case "grow" | "seal" as kind if error.code != "dataset_replaced":
                 holding.upkeep.done(kind, task.job.source, now_ns)
                 if task.was_postponed:  # nothing waits for space any more
                     stream.paused = None
@@ -169,6 +159,8 @@ class Outcomes:
             case "finalize" if stream.state is State.FAILED:
                 log.error("the failed dataset could not be finalized", stream=stream.spec.name, reason=error.message)
                 self._lifecycle.settle(holding)
+            case _ if error.code == "dataset_replaced":
+                self._lifecycle.fail(holding, error, now_ns)
             case _:
                 what = "the dataset's last metadata" if task.job.kind == "finalize" else f"write unit {task.job.unit}"
                 message = f"{what} could not be written in {tries} tries: {error.message}"

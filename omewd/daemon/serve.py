@@ -78,6 +78,15 @@ class Daemon:
             self._loop, self._streams, self._dispatcher, self._supervisor, self._server, waiters, annotations
         )
         self._outcomes = Outcomes(self._streams, self._dispatcher, self._lifecycle, annotations)
+        self._recovery = Recovery(
+            self._loop,
+            self._streams,
+            self._dispatcher,
+            self._outcomes,
+            self._journal,
+            self._instance,
+            self._scratch,
+        )
         self._requests = Requests(
             config,
             self._streams,
@@ -87,15 +96,7 @@ class Daemon:
             self._server,
             waiters,
             annotations,
-        )
-        self._recovery = Recovery(
-            self._loop,
-            self._streams,
-            self._dispatcher,
-            self._outcomes,
-            self._journal,
-            self._instance,
-            self._scratch,
+            self._recovery,
         )
         self._signals, self._signal_sink = socket.socketpair()
         self._drain_deadline_ns = 0
