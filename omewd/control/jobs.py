@@ -50,8 +50,8 @@ class Job:
     the one that the stream of ``epoch`` has made.
     ``attachment``: what is large, and goes beside the message: of ``check`` and ``recover`` the details of the spec
     (see :mod:`omewd.model.outline`), of ``annotate`` the mapping as JSON.
-    ``finalize``: write the final metadata for the ``totals`` of each source; ``ended_by`` says what ended the stream,
-    ``failed`` whether it failed.
+    ``finalize``: write the final metadata for the ``totals`` of each source, of a stream that has ``failed`` for what
+    its ledger has; ``ended_by`` says what ended it. Its result has the ``totals`` that were written.
     """
 
     id: int

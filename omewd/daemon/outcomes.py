@@ -20,6 +20,7 @@ from omewd.daemon.stream import State
 from omewd.daemon.streams import Streams
 from omewd.daemon.supervisor import Writer
 from omewd.errors import OmewdError, stream_failed
+from omewd.model.totals import Totals
 
 log = structlog.get_logger("streams")
 
@@ -100,10 +101,12 @@ class Outcomes:
                 if released and source.ring is not None and source.ring.producer_waits:
                     ring.ring_producer()
             case "finalize":
-                self._finalized(holding, now_ns)
+                self._finalized(holding, result, now_ns)
 
-    def _finalized(self, holding: Holding, now_ns: int) -> None:
+    def _finalized(self, holding: Holding, result: dict[str, Any], now_ns: int) -> None:
         stream = holding.stream
+        if stream.state is State.FAILED:
+            stream.tell_loss([Totals.from_dict(totals) for totals in result["totals"]])
         if stream.state is State.FINALIZING:
             stream.ended_ns = now_ns
             if stream.in_flight:
@@ -158,6 +161,7 @@ class Outcomes:
                 log.warning("a dataset that never started is still there", dataset=str(stream.dataset))
             case "finalize" if stream.state is State.FAILED:
                 log.error("the failed dataset could not be finalized", stream=stream.spec.name, reason=error.message)
+                stream.tell_loss()
                 self._lifecycle.settle(holding)
             case _ if error.code == "dataset_replaced":
                 self._lifecycle.fail(holding, error, now_ns)
@@ -171,8 +175,13 @@ class Outcomes:
         back, given_up = self._dispatcher.writer_lost(writer.id)
         for task in back:
             holding = self._streams.open.get(task.job.stream)
-            if holding is not None:
-                holding.stream.retries += 1
+            if holding is None:
+                continue
+            stream = holding.stream
+            stream.retries += 1
+            if task.job.kind == "create" and stream.state is State.FAILED:  # nobody wants it any more
+                self._dispatcher.forget(stream.id)
+                self._dispatcher.submit(undo_job(stream, self._dispatcher.number()))
         reason = writer.killed_for or "it died"
         for task in given_up:
             holding = self._streams.open.get(task.job.stream)

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from omewd.control.faultpoints import point
 from omewd.control.jobs import NO_STREAM, Job, JobKind
 from omewd.daemon import shared_memory
 from omewd.daemon.dispatcher import Dispatcher
@@ -108,11 +109,29 @@ class Recovery:
                 shared_memory.unlink(segment)
 
     def let_go(self, kept: KeptRing) -> None:
-        """Remove a kept ring, and have its dataset finalized to what its ledger has."""
-        entry = self._streams.let_go(kept)
+        """Remove a kept ring, and have its dataset finalized to what its ledger has, if it is known which one that is.
+
+        Raises OmewdError ``no_resources`` if the journal can't be written.
+        """
+        apart: str | None = None
+        try:
+            if kept.has_dataset:
+                apart = self._journal.set_apart(kept.name, RECOVER, kept.entry["epoch"])
+            else:
+                self._journal.remove(kept.name, None)
+        except OSError as error:
+            raise OmewdError(
+                "no_resources",
+                f"the journal can't be written: {error.strerror or error}",
+                "See the state directory of the daemon",
+            ) from error
+        point("daemon: kept ring let go")
+        del self._streams.kept[kept.name]
+        for name in kept.shared_memory:
+            shared_memory.unlink(name)
         log.warning("a ring that could not be taken over is let go", stream=kept.name, rings=kept.to_dict()["rings"])
-        if entry is not None:
-            self._submit(entry, kept.entry, RECOVER)
+        if apart is not None:
+            self._submit(apart, kept.entry, RECOVER)
 
     def _take_over(self, name: str, entry: dict[str, Any]) -> None:
         if kind := self._journal.kind_of(name):

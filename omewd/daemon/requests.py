@@ -65,7 +65,7 @@ class Requests:
             case "stop_stream":
                 return self._stop_stream(message.get("name"), now)
             case "resume_stream":
-                return self._resume_stream(message.get("name"), now)
+                return self._resume_stream(peer, message.get("name"), now)
             case "attach":
                 self._attach(peer, message.get("name"), message.get("source"))
             case "reattach":
@@ -111,8 +111,15 @@ class Requests:
             "memory": self._streams.memory(),
             "backends": self._supervisor.backends,
             "writers": [
-                {"id": w.id, "pid": w.process.pid, "ready": w.ready, "jobs": self._dispatcher.jobs_of(w.id)}
+                {
+                    "id": w.id,
+                    "pid": w.process.pid,
+                    "ready": w.ready,
+                    "jobs": self._dispatcher.jobs_of(w.id),
+                    "aside": w.aside,
+                }
                 for w in self._supervisor.writers.values()
+                if not w.leaving
             ],
             "kept_rings": [kept.to_dict() for kept in self._streams.kept.values()],
             "streams": shown,
@@ -153,7 +160,7 @@ class Requests:
             self._lifecycle.stop(holding, "stop-stream", now_ns)
         return stream.status(now_ns)
 
-    def _resume_stream(self, name: object, now_ns: int) -> Message:
+    def _resume_stream(self, peer: Peer, name: object, now_ns: int) -> Message | None:
         if str(name) in self._streams.kept:
             self._recovery.take_over_again(str(name))
             if self._streams.holding(name) is None:
@@ -164,6 +171,15 @@ class Requests:
                 )
             return self._streams.named(name).status(now_ns)
         stream = self._streams.named(name)
+        holding = self._streams.open.get(stream.id)
+        if holding is not None and stream.state is State.FAILED and not stream.settled:
+            self._waiters.then(peer, stream, lambda: self._resume(stream))
+            return None
+        return self._resume(stream)
+
+    def _resume(self, stream: Stream) -> Message:
+        """Take up a stream again that has come to its end."""
+        now_ns = time.monotonic_ns()
         holding = self._streams.open.get(stream.id)
         if holding is None or not stream.settled or not stream.has_kept_frames:
             raise OmewdError(

@@ -235,6 +235,7 @@ class Daemon:
             if writer is not None and not writer.killed_for:
                 self._supervisor.kill(writer, f"job {lease.task.job.id} is past its deadline")
         self._supervisor.end_late_starters(now_ns)
+        self._supervisor.want_aside(self._dispatcher.has_long)
         self._supervisor.fill()
         self._server.listen_again(now_ns)
         self._lifecycle.give_jobs(now_ns)

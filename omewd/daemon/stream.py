@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from omewd.daemon.source import Source
 from omewd.errors import OmewdError, stream_failed
 from omewd.model.spec import StreamSpec
+from omewd.model.totals import Totals
 from omewd.model.waits import Histogram, RecentWaits, Waits, summary
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_FAILED, Geometry
@@ -134,7 +136,7 @@ class Stream:
         if self.state is not State.FAILED or not self.has_rings:
             return False
         unfinished = self.error is not None and self.error.code == "dataset_replaced"
-        return unfinished or any(source.lost for source in self.sources)
+        return unfinished or any(source.lost_frames for source in self.sources)
 
     # -- frames in ------------------------------------------------------------------------------
 
@@ -215,12 +217,18 @@ class Stream:
         """For each source: all frame indexes below are in units that are done."""
         return tuple(source.safe_below for source in self.sources)
 
-    def tell_loss(self) -> None:
-        """Find what is lost of a failed stream, and say so in its error, also to the producers."""
+    def tell_loss(self, by_ledger: Sequence[Totals] | None = None) -> None:
+        """Find what is lost of a failed stream, and say so in its error, also to the producers.
+
+        ``by_ledger``: what its ledger says of each source; without that it is what no writer has reported.
+        """
         assert self.error is not None
         told = []
         for source in self.sources:
-            source.find_lost()
+            if by_ledger is None:
+                source.find_lost()
+            else:
+                source.count_by(by_ledger[source.number])
             runs = ", ".join(
                 f"{first}-{first + n - 1}" if n > 1 else str(first) for first, n in source.lost[:_RUNS_TOLD]
             )
@@ -230,7 +238,7 @@ class Stream:
         reason = _LOSS.sub("", self.error.message)  # a daemon before this one may have said so already
         text = f"{reason}; all {self.received} received frames are written"
         if told:
-            count = sum(n for source in self.sources for _, n in source.lost)
+            count = sum(source.lost_frames for source in self.sources)
             text = f"{reason}; {count} of {self.received} received frames are missing: {'; '.join(told)}"
         self.error = OmewdError(self.error.code, text, self.error.remedy)
         for source in self.sources:

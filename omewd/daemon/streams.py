@@ -15,7 +15,7 @@ from omewd.control.faultpoints import point
 from omewd.daemon import shared_memory
 from omewd.daemon.config import RING_TARGET_BYTES, ServeConfig
 from omewd.daemon.holding import HeldRing, Holding
-from omewd.daemon.journal import ACTIVE, RECOVER, STARTING, SWEEP, Journal, boot_id
+from omewd.daemon.journal import ACTIVE, STARTING, SWEEP, Journal, boot_id
 from omewd.daemon.kept import KeptRing
 from omewd.daemon.server import Peer
 from omewd.daemon.stream import Stream
@@ -374,29 +374,6 @@ class Streams:
             self._journal.done(SWEEP, epoch)
         except OSError as error:
             log.error("the journal keeps what is done", epoch=epoch, error=str(error))
-
-    def let_go(self, kept: KeptRing) -> str | None:
-        """Remove rings that could not be taken over; returns the name of the entry by which to finalize the dataset.
-
-        None if there is none that is known. Raises OmewdError ``no_resources`` if the journal can't be written.
-        """
-        entry: str | None = None
-        try:
-            if kept.has_dataset:
-                entry = self._journal.set_apart(kept.name, RECOVER, kept.entry["epoch"])
-            else:
-                self._journal.remove(kept.name, None)
-        except OSError as error:
-            raise OmewdError(
-                "no_resources",
-                f"the journal can't be written: {error.strerror or error}",
-                "See the state directory of the daemon",
-            ) from error
-        point("daemon: kept ring let go")
-        del self.kept[kept.name]
-        for name in kept.shared_memory:
-            shared_memory.unlink(name)
-        return entry
 
     def release(self, holding: Holding) -> None:
         """Let go of an ended stream's ring, and keep the stream for status."""

@@ -143,7 +143,12 @@ def require_own(dataset: Path, epoch: int) -> None:
         what = f"{what}: that of another stream ({str(name)[:80]!r}) is there"
     elif not os.path.lexists(dataset):
         what = f"{dataset}, the dataset of this stream, is not there any more"
-    raise OmewdError(
+    raise replaced(what)
+
+
+def replaced(what: str) -> OmewdError:
+    """The error of a stream whose dataset is not in its place."""
+    return OmewdError(
         "dataset_replaced", what, "Put it back and use omewd resume-stream, or let its frames go with omewd stop-stream"
     )
 
@@ -182,18 +187,23 @@ def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:
 
 
 def finalize_by_ledger(
-    spec: StreamSpec, dataset: Path, ended_by: str, known_frames: Sequence[int] | None = None
+    spec: StreamSpec,
+    dataset: Path,
+    ended_by: str,
+    known_frames: Sequence[int] | None = None,
+    *,
+    failed: bool = False,
 ) -> list[Totals]:
     """Write the final metadata for what the ledger has; returns the totals of each source by that.
 
     ``known_frames`` of each source are known to have been handed over. Frames are lost of which the ledger does not say
-    what became.
+    what became. ``failed``: the stream has failed, whatever became of its frames.
     """
     counted = ledger.received(dataset, spec.sources)
     received = [max(pair) for pair in zip(counted, known_frames or counted, strict=True)]
     record = ledger.Ledger.read(dataset, received)
     totals = record.totals
-    failed = any(each.lost_frames for each in totals)
+    failed = failed or any(each.lost_frames for each in totals)
     finalize(spec, dataset, totals=totals, ended_by=ended_by, failed=failed, written=record.written)
     return totals
 
@@ -282,8 +292,6 @@ def finalize(
     """
     (dataset / STAGING).mkdir(exist_ok=True)
     frames = [each.received for each in totals]
-    if failed and written is None:
-        written = ledger.Ledger.read(dataset, frames).written
     publisher = _publisher(dataset, spec)
     publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", b"")  # cuts off what a killed writer has left of a line
     _seal(spec, publisher, written)

@@ -102,10 +102,9 @@ class OpenStream:
         """
         if self._lock is not None and self._holds_what_is_there(self._lock):
             return
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
         dataset.require_own(self.folder, self.epoch)
+        if self._lock is not None:
+            raise dataset.replaced(f"a copy of the dataset of this stream has taken the place of {self.folder}")
         lock = ledger.hold(self.folder)
         try:
             dataset.reopen(self.spec, self.folder, self.epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -102,19 +103,26 @@ def test_a_stream_takes_no_other_dataset(tmp_path: Path, when: str, what: str) -
         process.kill()
 
 
-def test_a_dataset_that_was_moved_and_copied_back_is_gone_on_with(omewd_daemon: DaemonProcess) -> None:
-    """Its files are others, and it is the same dataset."""
-    spec = make_spec("cam", "t:inf:1:4,y:16,x:16", ring_slots=16)
+def test_a_copy_is_taken_when_somebody_says_so(omewd_daemon: DaemonProcess) -> None:
+    """Its files are others, and it may have been made while the writers were at it."""
+    spec = make_spec("cam", "t:100:1:4,y:16,x:16", ring_slots=16, backend="tensorstore")
     omewd_daemon.client.start_stream(spec)
     producer = omewd_daemon.connect("cam")
-    append(producer, spec, range(8))
-    wait_for(lambda: producer.durable == 8)
+    append(producer, spec, range(16))
+    wait_for(lambda: producer.durable == 16)
     place, elsewhere = omewd_daemon.data / spec.output, omewd_daemon.data / "elsewhere"
     place.rename(elsewhere)
     shutil.copytree(elsewhere, place)
-    append(producer, spec, range(8, 14))
-    assert producer.close(timeout=30)["state"] == "DONE"
-    check_dataset(place, spec, 14)
+    with pytest.raises(omewd.OmewdError, match="a copy of the dataset of this stream") as caught:
+        append(producer, spec, range(16, 32))
+        producer.close(timeout=30)
+    assert caught.value.code == "stream_failed"
+    omewd_daemon.client.resume_stream("cam")
+    final = omewd_daemon.client.wait("cam", timeout=60)
+    assert final["state"] == "DONE"
+    with contextlib.suppress(omewd.OmewdError):
+        producer.close(timeout=5)
+    check_dataset(place, spec, final["frames"]["received"])
 
 
 # -- rings that can't be taken over -------------------------------------------------------------------
