@@ -38,7 +38,8 @@ class Job:
     ``check``: see whether the dataset of ``spec`` could be made at ``dataset``; the only job for a stream that
     the writer has not been told of.
     ``create``: make the dataset's metadata; ``root`` is the data root it must lie under.
-    ``undo``: take the dataset away again that was made for a stream of ``epoch`` which never started.
+    ``undo``: take the dataset away again that was made for a stream of ``epoch`` which never started; its result says
+    whether there are ``leftovers`` to sweep away then.
     ``recover``: finalize the dataset of ``spec`` and ``epoch`` to what its ledger has, as its ring is gone.
     ``sweep``: remove what was replaced by ``dataset``, as a stream of ``epoch`` made it; of no stream.
     ``write``: store ``units`` units of ``source`` from ``unit`` on, from the slots [``sequence``, ``sequence_end``);

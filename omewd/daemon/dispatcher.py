@@ -232,5 +232,10 @@ class Dispatcher:
         out = any(lease.task.job.stream == stream for lease in self._leases.values())
         return out or any(task.job.stream == stream for task in self._waiting)
 
+    def kinds_of(self, stream: int) -> set[JobKind]:
+        """The kinds of a stream's jobs that are out, or wait."""
+        tasks = [*(lease.task for lease in self._leases.values()), *self._waiting]
+        return {task.job.kind for task in tasks if task.job.stream == stream}
+
     def jobs_of(self, writer: int) -> int:
         return len(self._queues.get(writer, ()))

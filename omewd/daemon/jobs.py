@@ -9,7 +9,7 @@ from omewd.daemon.stream import Stream
 _DOCUMENT_S = 0.05
 # What may take longer than the ring of a fast camera lasts: a hundred documents, or as many files as there are.
 _LONG_S = 5.0
-_LONG_KINDS = ("recover", "sweep", "undo")
+_LONG_KINDS = ("recover", "sweep")
 
 
 def is_long(job: Job, patience_s: float) -> bool:

@@ -100,6 +100,8 @@ class Outcomes:
                 stream.disk_free_bytes, stream.disk_io = result["free_bytes"], result["io"]
                 if released and source.ring is not None and source.ring.producer_waits:
                     ring.ring_producer()
+            case "undo":
+                holding.leftovers = result["leftovers"]
             case "finalize":
                 self._finalized(holding, result, now_ns)
 
@@ -193,6 +195,7 @@ class Outcomes:
             else:
                 if holding.stream.state is State.STARTING:
                     self._lifecycle.fail(holding, error, now)
+                    self._dispatcher.submit(undo_job(holding.stream, self._dispatcher.number()))
                 else:
                     self._give_up(holding, task, error, now)
 

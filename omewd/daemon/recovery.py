@@ -238,7 +238,10 @@ class Recovery:
             attachment=details,
         )
         self._dispatcher.submit(job)
-        self._outcomes.on_done[job.id] = lambda: self._journal.remove(name, entry["epoch"])
+        if kind == UNDO:  # what is left of it is removed next
+            self._outcomes.on_done[job.id] = lambda: self._have_cleaned_up(name, entry, SWEEP)
+        else:
+            self._outcomes.on_done[job.id] = lambda: self._journal.remove(name, entry["epoch"])
 
 
 def details_of(entry: dict[str, Any]) -> tuple[dict[str, Any], bytes]:

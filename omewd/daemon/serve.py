@@ -44,6 +44,8 @@ _IDLE_TICK_S = 1.0
 # What fails at once at the start is not a passing shortage.
 _FAILED_FIRST_STARTS = 3
 _NOTIFY_EVERY_NS = 500_000_000
+# Removing what datasets have replaced is not worth waiting for: it is in the journal.
+_SWEEP_NS = 2_000_000_000
 _DRAIN_EXTENSION_US = 10_000_000
 
 
@@ -100,6 +102,7 @@ class Daemon:
         )
         self._signals, self._signal_sink = socket.socketpair()
         self._drain_deadline_ns = 0
+        self._sweep_deadline_ns = 0
         self._next_notify_ns = 0
         self._exit_status = 0
         self._more = False  # what the producers have rung for is there already
@@ -166,6 +169,7 @@ class Daemon:
                 )
                 self._notifier.send(STOPPING=1, EXTEND_TIMEOUT_USEC=_DRAIN_EXTENSION_US)
                 self._drain_deadline_ns = now + int(self._config.drain_timeout_s * 1e9)
+                self._sweep_deadline_ns = now + _SWEEP_NS
                 self._next_notify_ns = 0
                 self._lifecycle.stop_all(now)
             elif number == signal.SIGINT:
@@ -182,7 +186,11 @@ class Daemon:
         if not self._lifecycle.stopping:
             return False
         at_work = any(not holding.stream.settled for holding in self._streams.open.values())
-        if not at_work and not self._dispatcher.is_busy(NO_STREAM):
+        left = self._dispatcher.kinds_of(NO_STREAM)
+        if not at_work and not left:
+            return True
+        if not at_work and left == {"sweep"} and not self._config.ephemeral and now >= self._sweep_deadline_ns:
+            log.info("what datasets have replaced is not all removed: the next daemon goes on with that")
             return True
         if now < self._drain_deadline_ns:
             return False

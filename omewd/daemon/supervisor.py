@@ -266,6 +266,8 @@ class Supervisor:
             self._loop.forget(writer.channel.fileno())
             with contextlib.suppress(OSError):
                 writer.channel.shutdown(socket.SHUT_RDWR)
+            if writer.aside:  # what it is at takes long, and can be done again
+                writer.process.kill()
         deadline = time.monotonic() + timeout_s
         for writer in list(self.writers.values()):
             try:

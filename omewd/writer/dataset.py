@@ -156,14 +156,13 @@ def replaced(what: str) -> OmewdError:
 def undo(dataset: Path, epoch: int) -> None:
     """Take a dataset away that was made for a stream which never started, and put back what it had replaced.
 
-    Wherever the making of it, or a run of this, was cut off.
+    Wherever the making of it, or a run of this, was cut off. It only renames; :func:`sweep` removes what is left.
     """
     if _epoch(dataset) == epoch:
         dataset.rename(_beside(dataset, "new", epoch))
     old = _beside(dataset, "old", epoch)
     if old.exists() and not dataset.exists():
         old.rename(dataset)
-    sweep(dataset, epoch)
 
 
 def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:

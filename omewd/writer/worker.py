@@ -114,7 +114,7 @@ class Worker:
             return {}
         if job.kind == "undo":
             dataset.undo(Path(job.dataset), job.epoch)
-            return {}
+            return {"leftovers": dataset.has_leftovers(Path(job.dataset), job.epoch)}
         if job.kind == "recover":
             spec = StreamSpec.parse(join(job.spec or {}, job.attachment))
             return dataset.recover(spec, Path(job.dataset), job.epoch)

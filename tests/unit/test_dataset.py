@@ -51,6 +51,7 @@ def test_what_was_replaced_comes_back_when_it_is_undone(tmp_path: Path) -> None:
     assert dataset.has_leftovers(place, epoch=2)
     assert not dataset.has_leftovers(place, epoch=1)
     dataset.undo(place, epoch=2)
+    dataset.sweep(place, epoch=2)
     assert listing(place) == before
     assert [p.name for p in tmp_path.iterdir()] == ["cam.ome.zarr"]
 
@@ -63,6 +64,7 @@ def test_what_was_replaced_comes_back_when_making_it_was_cut_off_between_the_ren
     place.rename(tmp_path / ".cam.ome.zarr.omewd-new-2")  # as it was before the second rename
     for _ in range(2):
         dataset.undo(place, epoch=2)
+        dataset.sweep(place, epoch=2)
         assert listing(place) == before
         assert [p.name for p in tmp_path.iterdir()] == ["cam.ome.zarr"]
 
@@ -72,8 +74,10 @@ def test_undoing_leaves_another_streams_dataset_alone(tmp_path: Path) -> None:
     dataset.create(make_spec("cam", "t:5,y:4,x:4"), place, tmp_path, epoch=1)
     before = listing(place)
     dataset.undo(place, epoch=2)
+    dataset.sweep(place, epoch=2)
     assert listing(place) == before
     dataset.undo(place, epoch=1)
+    dataset.sweep(place, epoch=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -93,6 +97,7 @@ def test_undoing_leaves_alone_what_another_stream_is_making_in_the_same_place(tm
     place, aside = tmp_path / "cam.ome.zarr", tmp_path / ".cam.ome.zarr.omewd-new-7"
     aside.mkdir()
     dataset.undo(place, epoch=2)
+    dataset.sweep(place, epoch=2)
     assert [p.name for p in tmp_path.iterdir()] == [aside.name]
 
 

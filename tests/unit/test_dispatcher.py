@@ -335,7 +335,7 @@ def test_numbers_of_jobs_grow() -> None:
     assert all(a < b for a, b in pairwise(dispatcher.number() for _ in range(5)))
 
 
-@pytest.mark.parametrize("kind", ["recover", "sweep", "undo", "create", "grow", "finalize"])
+@pytest.mark.parametrize("kind", ["recover", "sweep", "create", "grow", "finalize"])
 def test_long_jobs_are_for_the_writer_aside(kind: JobKind) -> None:
     """Frames' writers never take one, and it takes nothing else; one at a time."""
     dispatcher, units = make(), Units(2, ready=9)
