@@ -58,7 +58,8 @@ def test_what_is_on_no_record_goes(tmp_path: Path, way: str) -> None:
     lines = [ledger.gap_line(4, 1, "lost", ledger.source_of(spec, 0))]
     put(tmp_path, "omewd/ledger.jsonl")
     (tmp_path / "omewd/ledger.jsonl").write_bytes(ledger.batch(lines, received, ledger.source_of(spec, 0)))
-    kept, strays = set(), set()
+    kept: set[str] = set()
+    strays: set[str] = set()
     for source in range(spec.sources):
         plan = Plan.of(spec, source=source)
         total = plan.units_total or 9
