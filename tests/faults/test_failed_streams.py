@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 import omewd
 from omewd.control.faultpoints import VARIABLE
+from omewd.daemon.dispatcher import MAX_DEATHS
 from omewd.ngff import ledger
 from omewd.ring.layout import PUBLISHED
 from tests.faults.support import abandon, append
@@ -94,3 +96,23 @@ def test_resume_of_a_stream_that_is_fine_is_refused_at_once(tmp_path: Path) -> N
         with pytest.raises(omewd.OmewdError) as caught:
             process.client.resume_stream("cam")
         assert caught.value.code == "not_failed"
+
+
+def test_a_dataset_that_could_not_be_made_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Each writer that tries dies with the dataset made aside."""
+    died = tmp_path / "died"
+    tries = 0
+    fault = {VARIABLE: f"writer: dataset made aside;1;{died}"}
+    with daemon(tmp_path, "--writers", "1", "--memory", "256MiB", env=fault) as process:
+        with ThreadPoolExecutor(1) as pool:
+            started = pool.submit(process.client.start_stream, make_spec("cam", "t:4,y:16,x:16"))
+            while not started.done():
+                if died.exists() and tries < MAX_DEATHS - 1:  # the next one that passes is the first again
+                    died.unlink()
+                    tries += 1
+                time.sleep(0.01)
+            with pytest.raises(omewd.OmewdError) as caught:
+                started.result()
+        assert (caught.value.code, tries) == ("writer_died", MAX_DEATHS - 1)
+        wait_for(lambda: not list(process.data.iterdir()), 30)
+        wait_for(lambda: not list((tmp_path / "state" / "streams").iterdir()))

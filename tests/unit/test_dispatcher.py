@@ -343,7 +343,8 @@ def test_long_jobs_are_for_the_writer_aside(kind: JobKind) -> None:
         dispatcher.submit(job(dispatcher, kind=kind), 60.0)
     short = job(dispatcher, stream=3)
     dispatcher.submit(short, 1.0)
-    assert dispatcher.has_long
+    has_long = dispatcher.has_long
+    assert has_long
     first = dispatcher.assign([1], [], 0)
     assert [(lease.writer, lease.task.job.kind) for lease in first] == [(1, "create")]
     assert first[0].task.job is short
