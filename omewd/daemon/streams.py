@@ -370,6 +370,8 @@ class Streams:
 
     def swept(self, epoch: int) -> None:
         """What the dataset of the stream of an epoch had replaced is gone."""
+        for holding in self.open.values():  # one that has failed, and whose ring is kept
+            holding.leftovers = holding.leftovers and holding.stream.epoch != epoch
         try:
             self._journal.done(SWEEP, epoch)
         except OSError as error:

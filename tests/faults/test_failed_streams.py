@@ -116,3 +116,27 @@ def test_a_dataset_that_could_not_be_made_leaves_nothing_behind(tmp_path: Path) 
         assert (caught.value.code, tries) == ("writer_died", MAX_DEATHS - 1)
         wait_for(lambda: not list(process.data.iterdir()), 30)
         wait_for(lambda: not list((tmp_path / "state" / "streams").iterdir()))
+
+
+@pytest.mark.parametrize("swept", [True, False])
+def test_what_a_failed_stream_has_replaced_is_swept_once(tmp_path: Path, swept: bool) -> None:
+    """While its ring is kept; nothing of it is in the journal when that is let go."""
+    with daemon(tmp_path, "--writers", "1", "--memory", "256MiB") as process:
+        spec = make_spec("cam", "t:100:1:4,y:16,x:16", ring_slots=32, overwrite=True, backend="tensorstore")
+        (process.data / spec.output).mkdir()
+        (process.data / spec.output / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+        process.client.start_stream(spec)
+        assert len(list(process.data.iterdir())) == 2
+        producer = process.connect("cam")
+        append(producer, spec, range(6))
+        wait_for(lambda: producer.durable == 4)
+        (process.data / spec.output).rename(process.data / "elsewhere")
+        with pytest.raises(omewd.OmewdError):
+            producer.close()
+        assert process.client.status("cam")["kept_in_ring"]
+        if swept:
+            wait_for(lambda: [path.name for path in process.data.iterdir()] == ["elsewhere"], 30)
+            wait_for(lambda: not any(writer["aside"] for writer in process.client.status()["writers"]), 30)
+        process.client.stop_stream("cam")
+        wait_for(lambda: [path.name for path in process.data.iterdir()] == ["elsewhere"], 30)
+        wait_for(lambda: not list((tmp_path / "state" / "streams").iterdir()), 30)
