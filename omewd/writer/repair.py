@@ -48,10 +48,10 @@ class Repair:
 def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) -> Repair:
     """Mend what can be mended of a dataset that nobody writes; pixels of frames on record are never touched.
 
-    Shards in progress are sealed, and files that writers have left over removed, as well as chunks in place of which
-    the ledger says nothing, and its torn lines; frames whose files are gone or torn are put on record as lost; smaller resolutions are made
-    again; metadata, shape and totals are made to fit the ledger. Foreign files stay. Raises OmewdError ``busy`` if a
-    writer has it, ``not_a_dataset``, ``disk_error``.
+    Shards in progress are sealed, and files that writers have left over removed, as well as torn lines of the ledger
+    and chunks in place of which it says nothing; frames whose files are gone or torn are put on record as lost; smaller
+    resolutions are made again; metadata, shape and totals are made to fit the ledger. Foreign files stay. Raises
+    OmewdError ``busy`` if a writer has it, ``not_a_dataset``, ``disk_error``.
     """
     try:
         return _repair(dataset, progress)

@@ -29,9 +29,9 @@ _MOST_TORN = 16
 def remove_strays(spec: StreamSpec, dataset: Path) -> list[str]:
     """Remove the keys of a dataset's own arrays of which the ledger says nothing; returns their paths in the dataset.
 
-    A key with a frame that is written stays, and so does one with a frame that was put on record as lost: something of it
-    may still be read. Folders that are empty go, foreign files stay. Nothing goes if much of the ledger can't be read.
-    Nobody may be writing into the dataset. Raises OSError.
+    A key with a frame that is written stays, and so does one with a frame that was put on record as lost: something of
+    it may still be read. Folders that are empty go, foreign files stay. Nothing goes if much of the ledger can't be
+    read. Nobody may be writing into the dataset. Raises OSError.
     """
     plans = [Plan.of(spec, source=source) for source in range(spec.sources)]
     recorded = _recorded(dataset, spec.sources)

@@ -146,7 +146,7 @@ class Worker:
                 return {"totals": [totals.to_dict() for totals in self._finalize(job, stream)]}
 
     @staticmethod
-    def _finalize(job: Job, stream: OpenStream) -> Sequence[Totals]:
+    def _finalize(job: Job, stream: OpenStream) -> Iterable[Totals]:
         """Write the last metadata; returns the totals of each source, of a failed stream by its ledger."""
         spec, folder = stream.spec, stream.folder
         if job.failed:
