@@ -195,6 +195,7 @@ def finalize_by_ledger(
 ) -> list[Totals]:
     """Write the final metadata for what the ledger has; returns the totals of each source by that.
 
+    Keys of which the ledger says nothing are removed.
     ``known_frames`` of each source are known to have been handed over. Frames are lost of which the ledger does not say
     what became. ``failed``: the stream has failed, whatever became of its frames.
     """
@@ -203,6 +204,7 @@ def finalize_by_ledger(
     record = ledger.Ledger.read(dataset, received)
     totals = record.totals
     failed = failed or any(each.lost_frames for each in totals)
+    remove_strays(spec, dataset)
     finalize(spec, dataset, totals=totals, ended_by=ended_by, failed=failed, written=record.written)
     return totals
 
@@ -286,16 +288,13 @@ def finalize(
     """Seal what shards there are, write the final metadata for what has arrived, remove what was only for writing.
 
     ``totals`` of each source. With ``written`` (for each source a flag a frame index, by the ledger), shards keep
-    those frames, and keys without any of them are removed. Attributes that users have added stay. Running it again
-    gives the same.
+    those frames. Attributes that users have added stay. Running it again gives the same.
     """
     (dataset / STAGING).mkdir(exist_ok=True)
     frames = [each.received for each in totals]
     publisher = _publisher(dataset, spec)
     publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", b"")  # cuts off what a killed writer has left of a line
     _seal(spec, publisher, written)
-    if written is not None:
-        remove_strays(spec, dataset)
     documents = metadata.documents(spec, frames)
     ome = documents["zarr.json"]["attributes"]["ome"]
     documents["zarr.json"]["attributes"] = {**_attributes(dataset / "zarr.json"), "ome": ome}
