@@ -158,9 +158,9 @@ class DaemonProcess:
         return omewd.connect(name, socket=self.socket)
 
     def writer_pids(self) -> list[int]:
-        """The writers, once all are ready."""
+        """The writers of frames, once all are ready."""
         while True:
-            writers = self.client.status()["writers"]
+            writers = [writer for writer in self.client.status()["writers"] if not writer["aside"]]
             if all(writer["ready"] for writer in writers):
                 return [writer["pid"] for writer in writers]
             time.sleep(0.01)

@@ -17,7 +17,8 @@ from omewd.errors import OmewdError
 def command(dataset: Path, as_json: bool) -> None:
     """Make DATASET whole after a crash: true shape, true totals, nothing left over; say what can't be mended.
 
-    Pixels are never touched. Not for a dataset whose daemon will be started again: that goes on with it by itself.
+    Pixels of frames on record are never touched. Not for a dataset whose daemon will be started again: that goes on
+    with it by itself.
     """
     from rich.console import Console
     from rich.progress import Progress

@@ -92,6 +92,8 @@ def _all_streams(
     for stream in shown:
         for note in _notes(stream, detailed=detailed):
             lines += _wrapped(f"{stream['name']}{note}", width)
+    for kept in status.get("kept_rings", ()):
+        lines += _wrapped(_kept(kept), width)
     beyond = len(everything) - len(hidden) - len(shown)
     if beyond:
         lines += _wrapped(f"and {beyond} more; name one to see it", width)
@@ -124,10 +126,11 @@ def _one_stream(stream: Stream, width: int, rates: Mapping[int, Rate]) -> list[L
 def _daemon(status: Mapping[str, Any]) -> str:
     memory = status["memory"]
     used = memory["ring_bytes"] + memory["writer_bytes"]
-    ready = sum(writer["ready"] for writer in status["writers"])
+    writers = [writer for writer in status["writers"] if not writer.get("aside")]
+    ready = sum(writer["ready"] for writer in writers)
     return (
         f"omewd {status['version']}, process {status['pid']}, up {long_duration(status['uptime_s'])}; "
-        f"{ready} of {len(status['writers'])} writers ready; "
+        f"{ready} of {len(writers)} writers ready; "
         f"memory {used / 2**20:.0f} of {memory['budget_bytes'] / 2**20:.0f} MiB"
         + ("; stopping" if status["stopping"] else "")
     )
@@ -151,6 +154,16 @@ def _notes(stream: Stream, *, detailed: bool, alone: bool = False) -> list[str]:
     if detailed and (stage := slowest_stage(stream["recent_waits"])):
         notes.append(f": frames wait longest in {stage}, {duration(stream['recent_waits'][stage]['p50_ns'])}")
     return notes
+
+
+def _kept(ring: Mapping[str, Any]) -> str:
+    """What there is of a ring that the daemon could not take over, and what to do with it."""
+    where = ", ".join(ring["rings"]) or "gone"
+    return (
+        f"{ring['name']}: its ring of {ring['bytes'] / 2**20:.1f} MiB ({where}) is kept, as it could not be taken "
+        f"over: {ring['reason'].rstrip('.')}. omewd resume-stream {ring['name']} tries it again, "
+        "stop-stream lets it go with its frames"
+    )
 
 
 def _is_over(stream: Stream) -> bool:

@@ -39,7 +39,8 @@ class Job:
     ``check``: see whether the dataset of ``spec`` could be made at ``dataset``; the only job for a stream that
     the writer has not been told of.
     ``create``: make the dataset's metadata; ``root`` is the data root it must lie under.
-    ``undo``: take the dataset away again that was made for a stream of ``epoch`` which never started.
+    ``undo``: take the dataset away again that was made for a stream of ``epoch`` which never started; its result says
+    whether there are ``leftovers`` to sweep away then.
     ``recover``: finalize the dataset of ``spec`` and ``epoch`` to what its ledger has, as its ring is gone.
     ``sweep``: remove what was replaced by ``dataset``, as a stream of ``epoch`` made it; of no stream.
     ``write``: store ``units`` units of ``source`` from ``unit`` on, from the slots [``sequence``, ``sequence_end``);
@@ -52,8 +53,8 @@ class Job:
     ``windows`` of its channels into its images.
     ``attachment``: what is large, and goes beside the message: of ``check`` and ``recover`` the details of the spec
     (see :mod:`omewd.model.outline`), of ``annotate`` the value as JSON.
-    ``finalize``: write the final metadata for the ``totals`` of each source, and the ``windows``; ``ended_by`` says
-    what ended the stream, ``failed`` whether it failed.
+    ``finalize``: write the final metadata for the ``totals`` of each source, of a stream that has ``failed`` for what
+    its ledger has, and the ``windows``; ``ended_by`` says what ended it. Its result has the ``totals`` as written.
     """
 
     id: int

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from omewd.control.jobs import Job
+from omewd.control.jobs import Job, JobKind
 from omewd.daemon.config import SLOWEST_DISK_BYTES_PER_S
+from omewd.daemon.jobs import is_long
 from omewd.model.writing import JOB_BYTES
 
 MAX_ERRORS = 3
@@ -54,6 +55,11 @@ class Task:
         """Whether another one may wait behind it."""
         return self.size_bytes <= QUEUE_BYTES and not self.patience_s
 
+    @property
+    def is_long(self) -> bool:
+        """Whether it is for the writer that is aside."""
+        return is_long(self.job, self.patience_s)
+
 
 @dataclass
 class Lease:
@@ -91,8 +97,13 @@ class Dispatcher:
         reads_ledger = job.kind == "recover" or (job.kind == "finalize" and job.failed)
         self._waiting.append(Task(job, 0, patience_s=patience_s + (_LEDGER_S if reads_ledger else 0.0)))
 
-    def assign(self, writers: Sequence[int], sources: Sequence[Source], now_ns: int) -> list[Lease]:
-        """Give jobs to writers, idle ones first, then small jobs behind what a writer is at."""
+    def assign(
+        self, writers: Sequence[int], sources: Sequence[Source], now_ns: int, aside: int | None = None
+    ) -> list[Lease]:
+        """Give jobs to writers, idle ones first, then small jobs behind what a writer is at.
+
+        Long jobs are given to ``aside`` alone, a writer that gets no others, one at a time.
+        """
         assigned: list[Lease] = []
         for waiting in self._waiting:
             if waiting.not_before_ns <= now_ns:
@@ -110,11 +121,34 @@ class Dispatcher:
                 if depth == 0:
                     self._start(lease, now_ns)
                 assigned.append(lease)
+        if aside is not None and not self.jobs_of(aside) and (task := self._next_long(now_ns)) is not None:
+            lease = self._leases[task.job.id] = Lease(task, aside)
+            self._queues[aside] = [task.job.id]
+            self._start(lease, now_ns)
+            assigned.append(lease)
         return assigned
+
+    def _next_long(self, now_ns: int) -> Task | None:
+        task = next((task for task in self._waiting if task.is_long and task.not_before_ns <= now_ns), None)
+        if task is not None:
+            self._waiting.remove(task)
+        return task
+
+    @property
+    def has_long(self) -> bool:
+        """Whether there is work for a writer that is aside."""
+        out = any(lease.task.is_long for lease in self._leases.values())
+        return out or any(task.is_long for task in self._waiting)
+
+    def writer_at(self, stream: int, kind: JobKind) -> int | None:
+        """The writer that is at a job of that kind for a stream."""
+        leases = self._leases.values()
+        return next((x.writer for x in leases if (x.task.job.stream, x.task.job.kind) == (stream, kind)), None)
 
     def _next(self, sources: Sequence[Source], now_ns: int, writers: int, *, small: bool) -> Task | None:
         for place, task in enumerate(self._waiting):
-            if task.not_before_ns <= now_ns and not (small and task.size_bytes > QUEUE_BYTES):
+            fits = not (task.is_long or (small and task.size_bytes > QUEUE_BYTES))
+            if task.not_before_ns <= now_ns and fits:
                 del self._waiting[place]
                 return task
         for step in range(len(sources)):
@@ -197,6 +231,11 @@ class Dispatcher:
         """Whether a writer is at a job of that stream, or one waits."""
         out = any(lease.task.job.stream == stream for lease in self._leases.values())
         return out or any(task.job.stream == stream for task in self._waiting)
+
+    def kinds_of(self, stream: int) -> set[JobKind]:
+        """The kinds of a stream's jobs that are out, or wait."""
+        tasks = [*(lease.task for lease in self._leases.values()), *self._waiting]
+        return {task.job.kind for task in tasks if task.job.stream == stream}
 
     def jobs_of(self, writer: int) -> int:
         return len(self._queues.get(writer, ()))

@@ -7,6 +7,17 @@ from omewd.daemon.stream import Stream
 
 # A zarr.json of one of many images takes 2 ms on a disk that is quick to sync.
 _DOCUMENT_S = 0.05
+# What may take longer than the ring of a fast camera lasts: a hundred documents, or as many files as there are.
+_LONG_S = 5.0
+_LONG_KINDS = ("recover", "sweep")
+
+
+def is_long(job: Job, patience_s: float) -> bool:
+    """Whether a job must not stand before frames: it is for the writer that is aside.
+
+    ``patience_s``: how much longer than usual it may take.
+    """
+    return job.kind in _LONG_KINDS or patience_s >= _LONG_S
 
 
 def patience_s(stream: Stream) -> float:

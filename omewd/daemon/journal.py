@@ -2,6 +2,8 @@
 
 One JSON file a stream in the state directory, written when its ring is made, again when it takes frames, and removed
 when nothing more will happen to it: the spec, the ring's name, the dataset. How far a stream is stands in its ring.
+Where only its dataset has to be seen to, by a job that needs no ring, the entry is set apart under a name that says
+which and has its epoch, so that a new stream may have the old one's name meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ from omewd.errors import OmewdError
 
 # How far a stream was: its dataset is being made; it has taken frames, and its ring says the rest.
 STARTING, ACTIVE = "starting", "active"
+# What is left to do where an entry is set apart: the kinds of those jobs.
+UNDO, RECOVER, SWEEP = "undo", "recover", "sweep"
+# No name of a stream has it.
+_APART = "~"
 
 
 class Journal:
@@ -33,28 +39,60 @@ class Journal:
             json.dump(entry, file)
             file.flush()
             os.fsync(file.fileno())
-        aside.rename(self._folder / f"{name}.json")
+        aside.rename(self._path(name))
+        self._sync()
+
+    def remove(self, name: str, epoch: int | None) -> None:
+        """Remove the entry of the stream of an epoch, None for whatever is there; one that came later stays."""
+        if self._is_of(name, epoch):
+            self._path(name).unlink(missing_ok=True)
+
+    def set_apart(self, name: str, kind: str, epoch: int) -> str:
+        """Give the entry of the stream of an epoch a name that says which job is left to do; returns it."""
+        apart = f"{kind}{_APART}{epoch:x}"
+        if name != apart and self._is_of(name, epoch):
+            with contextlib.suppress(FileNotFoundError):
+                self._path(name).rename(self._path(apart))
+            self._sync()
+        return apart
+
+    def done(self, kind: str, epoch: int) -> None:
+        """Remove what was set apart."""
+        self._path(f"{kind}{_APART}{epoch:x}").unlink(missing_ok=True)
+
+    @staticmethod
+    def kind_of(name: str) -> str | None:
+        """What is left to do by an entry that is set apart; None if it is of a stream."""
+        kind, apart, _ = name.partition(_APART)
+        return kind if apart else None
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+    def _is_of(self, name: str, epoch: int | None) -> bool:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            return epoch is None or json.loads(self._path(name).read_text()).get("epoch") == epoch
+        return True
+
+    def _sync(self) -> None:
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
 
-    def remove(self, name: str, epoch: int) -> None:
-        """Remove the entry of the stream of an epoch; one of that name that came later stays."""
-        path = self._folder / f"{name}.json"
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            if json.loads(path.read_text()).get("epoch") != epoch:
-                return
-        path.unlink(missing_ok=True)
+    def read(self, name: str) -> dict[str, Any]:
+        """An entry; empty if it can't be read."""
+        try:
+            entry = json.loads(self._path(name).read_text())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return entry if isinstance(entry, dict) else {}
 
     def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(stream name, entry) of every stream that was open when the last daemon ended."""
+        """(name, entry) of every stream that was open when the last daemon ended, and of what was left to do."""
         for path in sorted(self._folder.glob("*.json")):
-            try:
-                yield path.stem, json.loads(path.read_text())
-            except (OSError, ValueError):
-                yield path.stem, {}
+            yield path.stem, self.read(path.stem)
 
 
 def instance_name(state_dir: Path) -> str:

@@ -81,7 +81,7 @@ class Lifecycle:
 
     def _rings_are_there(self, holding: Holding) -> None:
         for writer in self._supervisor.writers.values():
-            if writer.ready and not self._dispatcher.jobs_of(writer.id):
+            if writer.ready and not writer.aside and not self._dispatcher.jobs_of(writer.id):
                 self._introduce(writer, holding)
         stream = holding.stream
         job = Job(id=self._dispatcher.number(), stream=stream.id, kind="create", root=str(stream.root))
@@ -127,6 +127,9 @@ class Lifecycle:
             return
         log.error("stream failed", stream=stream.spec.name, code=error.code, reason=error.message)
         stream.fail(error, now_ns)
+        making = self._supervisor.writers.get(self._dispatcher.writer_at(stream.id, "create") or 0)
+        if making is not None and making.aside and not making.killed_for:  # of many images, which takes long
+            self._supervisor.kill(making, f"stream {stream.spec.name} was given up while its dataset was made")
         self._annotations.forgotten(self._dispatcher.forget(stream.id))
         holding.wants_memory = False
         holding.ring_producers()
@@ -150,7 +153,6 @@ class Lifecycle:
             if not stream.has_rings or not stream.was_active:
                 self.settle(holding)
                 return
-            stream.tell_loss()
             self._dispatcher.submit(finalize_job(stream, self._dispatcher.number()), patience_s(stream))
         elif stream.state in (State.DONE, State.FAILED):
             self.settle(holding)
@@ -178,10 +180,12 @@ class Lifecycle:
         frames = {"received": stream.received, "written": stream.written, "gaps": stream.gaps}
         log.info("stream ended", stream=stream.spec.name, state=stream.state.value, **frames, ended_by=stream.ended_by)
         if holding.leftovers:
+            point("daemon: sweep due")
             number = self._dispatcher.number()
             dataset = str(stream.dataset)
             self._dispatcher.submit(Job(number, NO_STREAM, "sweep", dataset=dataset, epoch=stream.epoch))
         self._annotations.step(stream)
+        self._waiters.settled(stream)
 
     def stop(self, holding: Holding, why: str, now_ns: int, number: int | None = None) -> None:
         """No more frames are taken, or none of the source of that number."""
@@ -260,10 +264,13 @@ class Lifecycle:
 
     def give_jobs(self, now_ns: int) -> None:
         """Hand out the jobs that can be done now."""
-        ready = [w.id for w in self._supervisor.writers.values() if w.ready and not w.killed_for]
+        writers = self._supervisor.writers.values()
+        ready = [w.id for w in writers if w.ready and not w.killed_for and not w.aside]
+        aside = self._supervisor.aside
+        long = aside.id if aside is not None and aside.ready and not aside.killed_for else None
         streams = [holding.stream for holding in self._streams.open.values()]
         sources = [source for stream in streams if stream.gives_jobs for source in stream.sources]
-        for lease in self._dispatcher.assign(ready, sources, now_ns):
+        for lease in self._dispatcher.assign(ready, sources, now_ns, long):
             writer, job = self._supervisor.writers[lease.writer], lease.task.job
             holding = self._streams.open.get(job.stream)
             try:

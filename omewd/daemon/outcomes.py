@@ -20,11 +20,12 @@ from omewd.daemon.stream import State
 from omewd.daemon.streams import Streams
 from omewd.daemon.supervisor import Writer
 from omewd.errors import OmewdError, stream_failed
+from omewd.model.totals import Totals
 
 log = structlog.get_logger("streams")
 
 # Errors that another try does not mend.
-_FINAL = ("bad_metadata", "bad_spec")
+_FINAL = ("bad_metadata", "bad_spec", "dataset_replaced")
 
 
 class Outcomes:
@@ -49,6 +50,8 @@ class Outcomes:
                 then()
             if task is not None and task.job.kind == "annotate":
                 self._annotations.ended(task.job)
+            if task is not None and task.job.kind == "sweep":
+                self._streams.swept(task.job.epoch)
             if task is not None and task.job.kind == "recover":
                 log.error("a dataset whose ring was gone is finalized", dataset=task.job.dataset, **message["result"])
         elif "failed" in message:
@@ -101,11 +104,15 @@ class Outcomes:
                 stream.disk_free_bytes, stream.disk_io = result["free_bytes"], result["io"]
                 if released and source.ring is not None and source.ring.producer_waits:
                     ring.ring_producer()
+            case "undo":
+                holding.leftovers = result["leftovers"]
             case "finalize":
-                self._finalized(holding, now_ns)
+                self._finalized(holding, result, now_ns)
 
-    def _finalized(self, holding: Holding, now_ns: int) -> None:
+    def _finalized(self, holding: Holding, result: dict[str, Any], now_ns: int) -> None:
         stream = holding.stream
+        if stream.state is State.FAILED:
+            stream.tell_loss([Totals.from_dict(totals) for totals in result["totals"]])
         if stream.state is State.FINALIZING:
             stream.ended_ns = now_ns
             if stream.in_flight:
@@ -149,7 +156,7 @@ class Outcomes:
         stream = holding.stream
         tries = task.errors + task.deaths
         match task.job.kind:
-            case "grow" | "seal" as kind:
+            case "grow" | "seal" as kind if error.code != "dataset_replaced":
                 holding.upkeep.done(kind, task.job.source, now_ns)
                 if task.was_postponed:  # nothing waits for space any more
                     stream.paused = None
@@ -160,7 +167,10 @@ class Outcomes:
                 log.warning("a dataset that never started is still there", dataset=str(stream.dataset))
             case "finalize" if stream.state is State.FAILED:
                 log.error("the failed dataset could not be finalized", stream=stream.spec.name, reason=error.message)
+                stream.tell_loss()
                 self._lifecycle.settle(holding)
+            case _ if error.code == "dataset_replaced":
+                self._lifecycle.fail(holding, error, now_ns)
             case _:
                 what = "the dataset's last metadata" if task.job.kind == "finalize" else f"write unit {task.job.unit}"
                 message = f"{what} could not be written in {tries} tries: {error.message}"
@@ -171,8 +181,13 @@ class Outcomes:
         back, given_up = self._dispatcher.writer_lost(writer.id)
         for task in back:
             holding = self._streams.open.get(task.job.stream)
-            if holding is not None:
-                holding.stream.retries += 1
+            if holding is None:
+                continue
+            stream = holding.stream
+            stream.retries += 1
+            if task.job.kind == "create" and stream.state is State.FAILED:  # nobody wants it any more
+                self._dispatcher.forget(stream.id)
+                self._dispatcher.submit(undo_job(stream, self._dispatcher.number()))
         reason = writer.killed_for or "it died"
         for task in given_up:
             holding = self._streams.open.get(task.job.stream)
@@ -184,6 +199,7 @@ class Outcomes:
             else:
                 if holding.stream.state is State.STARTING:
                     self._lifecycle.fail(holding, error, now)
+                    self._dispatcher.submit(undo_job(holding.stream, self._dispatcher.number()))
                 else:
                     self._give_up(holding, task, error, now)
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import structlog
 
+from omewd.control.faultpoints import point
 from omewd.control.jobs import NO_STREAM, Job, JobKind
 from omewd.daemon import shared_memory
 from omewd.daemon.dispatcher import Dispatcher
 from omewd.daemon.holding import HeldRing, Holding
-from omewd.daemon.journal import STARTING, Journal, boot_id
+from omewd.daemon.journal import RECOVER, STARTING, SWEEP, UNDO, Journal, boot_id
+from omewd.daemon.kept import KeptRing
 from omewd.daemon.loop import Loop
 from omewd.daemon.outcomes import Outcomes
 from omewd.daemon.stream import Stream
@@ -31,6 +33,7 @@ log = structlog.get_logger("recovery")
 
 # What an entry of the journal has; see Streams.
 _ENTRY = {"phase", "boot", "id", "epoch", "spec", "dataset", "root", "place", "backend", "leftovers", "shared_memory"}
+_KINDS: dict[str, JobKind] = {UNDO: "undo", RECOVER: "recover", SWEEP: "sweep"}
 
 
 class Recovery:
@@ -55,17 +58,12 @@ class Recovery:
 
         A ring that can't be taken over is kept, with its entry, unless it is certain that there is nothing in it.
         """
-        kept = self._streams.not_taken_over
         for name, entry in list(self._journal.entries()):
             try:
                 self._take_over(name, entry)
             except Exception as error:  # noqa: BLE001  whatever is wrong with one must not keep the others from going on
-                kept.add(name)
-                log.error(
-                    "a stream of the last daemon can't be taken over; its ring and its journal are kept",
-                    stream=name,
-                    reason=str(error) if isinstance(error, OmewdError) else repr(error),
-                )
+                self._keep(name, entry, error)
+        kept = {name for ring in self._streams.kept.values() for name in ring.shared_memory}
         rings = {ring.shared_memory for holding in self._streams.open.values() for ring in holding.rings}
         for path in Path("/dev/shm").glob(f"{self._instance}-*"):
             number = path.name.removeprefix(f"{self._instance}-").partition("-")[0]
@@ -75,15 +73,75 @@ class Recovery:
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            elif not path.name.endswith(tuple(f"-{name}" for name in kept)):
+            elif f"/{path.name}" not in kept:
                 shared_memory.unlink(f"/{path.name}")
 
+    def _keep(self, name: str, entry: dict[str, Any], error: Exception) -> None:
+        if self._journal.kind_of(name):  # no ring is left of it
+            log.error("what a stream of the last daemon has left can't be seen to", entry=name, reason=repr(error))
+            return
+        kept = KeptRing.of(name, entry, error, self._instance)
+        self._streams.kept[name] = kept
+        log.error(
+            "a stream of the last daemon can't be taken over; its ring and its journal are kept",
+            stream=name,
+            reason=str(kept.error),
+            rings=kept.to_dict()["rings"],
+            dataset=str(kept.dataset),
+        )
+
+    def take_over_again(self, name: str) -> None:
+        """Try a kept ring again; raises OmewdError if it can't be taken over this time either."""
+        entry = self._journal.read(name)
+        try:
+            self._take_over(name, entry)
+        except Exception as error:
+            self._keep(name, entry, error)
+            kept = self._streams.kept[name]
+            raise OmewdError(
+                kept.error.code,
+                f"the ring of stream {name!r} still can't be taken over: {kept.error.message}",
+                kept.error.remedy or "omewd stop-stream lets it go, with the frames that are in it",
+            ) from error
+        kept = self._streams.kept.pop(name)
+        if self._streams.holding(name) is None:  # only its dataset has to be seen to
+            for segment in kept.shared_memory:
+                shared_memory.unlink(segment)
+
+    def let_go(self, kept: KeptRing) -> None:
+        """Remove a kept ring, and have its dataset finalized to what its ledger has, if it is known which one that is.
+
+        Raises OmewdError ``no_resources`` if the journal can't be written.
+        """
+        apart: str | None = None
+        try:
+            if kept.has_dataset:
+                apart = self._journal.set_apart(kept.name, RECOVER, kept.entry["epoch"])
+            else:
+                self._journal.remove(kept.name, None)
+        except OSError as error:
+            raise OmewdError(
+                "no_resources",
+                f"the journal can't be written: {error.strerror or error}",
+                "See the state directory of the daemon",
+            ) from error
+        point("daemon: kept ring let go")
+        del self._streams.kept[kept.name]
+        for name in kept.shared_memory:
+            shared_memory.unlink(name)
+        log.warning("a ring that could not be taken over is let go", stream=kept.name, rings=kept.to_dict()["rings"])
+        if apart is not None:
+            self._submit(apart, kept.entry, RECOVER)
+
     def _take_over(self, name: str, entry: dict[str, Any]) -> None:
+        if kind := self._journal.kind_of(name):
+            self._submit(name, entry, kind)
+            return
         if not isinstance(entry, dict) or not set(entry) >= _ENTRY:
             raise OmewdError("bad_journal", "its entry in the journal can't be read, or is not whole")
         self._streams.count_from(entry["id"])
         if entry["phase"] == STARTING:  # nobody has been told of it
-            self._have_cleaned_up(name, entry, "undo")
+            self._have_cleaned_up(name, entry, UNDO)
             return
         holding = None
         if entry["boot"] == boot_id():
@@ -93,12 +151,12 @@ class Recovery:
                 log.error("a ring of a stream is gone", stream=name, rings=entry["shared_memory"])
             else:
                 if holding is None:  # it was complete
-                    self._have_cleaned_up(name, entry, "sweep")
+                    self._have_cleaned_up(name, entry, SWEEP)
                     return
         else:
             log.error("the machine was restarted, and the rings of a stream are gone", stream=name)
         if holding is None:
-            self._have_cleaned_up(name, entry, "recover")
+            self._have_cleaned_up(name, entry, RECOVER)
             return
         self._streams.adopt(holding)
         stream = holding.stream
@@ -161,23 +219,29 @@ class Recovery:
         holding.leftovers = entry["leftovers"]
         return holding
 
-    def _have_cleaned_up(self, name: str, entry: dict[str, Any], kind: JobKind) -> None:
+    def _have_cleaned_up(self, name: str, entry: dict[str, Any], kind: str) -> None:
         """Have a writer see to the dataset of a stream whose ring is no more; its entry goes when that is done.
 
         ``kind``: take it away ("undo"), finalize it ("recover"), or remove what it has replaced ("sweep").
         """
-        fields, details = details_of(entry) if kind == "recover" else (None, b"")
+        self._submit(self._journal.set_apart(name, kind, entry["epoch"]), entry, kind)
+
+    def _submit(self, name: str, entry: dict[str, Any], kind: str) -> None:
+        fields, details = details_of(entry) if kind == RECOVER else (None, b"")
         job = Job(
             id=self._dispatcher.number(),
             stream=NO_STREAM,
-            kind=kind,
+            kind=_KINDS[kind],
             dataset=entry["dataset"],
             epoch=entry["epoch"],
             spec=fields,
             attachment=details,
         )
         self._dispatcher.submit(job)
-        self._outcomes.on_done[job.id] = lambda: self._journal.remove(name, entry["epoch"])
+        if kind == UNDO:  # what is left of it is removed next
+            self._outcomes.on_done[job.id] = lambda: self._have_cleaned_up(name, entry, SWEEP)
+        else:
+            self._outcomes.on_done[job.id] = lambda: self._journal.remove(name, entry["epoch"])
 
 
 def details_of(entry: dict[str, Any]) -> tuple[dict[str, Any], bytes]:

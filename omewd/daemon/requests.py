@@ -14,7 +14,7 @@ from omewd.daemon.annotations import Annotations
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.dispatcher import Dispatcher
 from omewd.daemon.lifecycle import Lifecycle
-from omewd.daemon.recovery import resume_failed
+from omewd.daemon.recovery import Recovery, resume_failed
 from omewd.daemon.server import ControlServer, Peer
 from omewd.daemon.source import Source
 from omewd.daemon.stream import State, Stream
@@ -42,7 +42,9 @@ class Requests:
         server: ControlServer,
         waiters: Waiters,
         annotations: Annotations,
+        recovery: Recovery,
     ) -> None:
+        self._recovery = recovery
         self._waiters = waiters
         self._annotations = annotations
         self._config = config
@@ -63,7 +65,7 @@ class Requests:
             case "stop_stream":
                 return self._stop_stream(message.get("name"), now)
             case "resume_stream":
-                return self._resume_stream(message.get("name"), now)
+                return self._resume_stream(peer, message.get("name"), now)
             case "attach":
                 self._attach(peer, message.get("name"), message.get("source"))
             case "reattach":
@@ -111,9 +113,17 @@ class Requests:
             "memory": self._streams.memory(),
             "backends": self._supervisor.backends,
             "writers": [
-                {"id": w.id, "pid": w.process.pid, "ready": w.ready, "jobs": self._dispatcher.jobs_of(w.id)}
+                {
+                    "id": w.id,
+                    "pid": w.process.pid,
+                    "ready": w.ready,
+                    "jobs": self._dispatcher.jobs_of(w.id),
+                    "aside": w.aside,
+                }
                 for w in self._supervisor.writers.values()
+                if not w.leaving
             ],
+            "kept_rings": [kept.to_dict() for kept in self._streams.kept.values()],
             "streams": shown,
             "streams_not_shown": len(live) + len(self._streams.ended) - len(shown),
         }
@@ -132,6 +142,9 @@ class Requests:
         self._lifecycle.begin(fields, details, peer, now_ns)
 
     def _stop_stream(self, name: object, now_ns: int) -> Message:
+        if (kept := self._streams.kept.get(str(name))) is not None:
+            self._recovery.let_go(kept)
+            return {"let_go": kept.to_dict()}
         stream = self._streams.named(name)
         holding = self._streams.open.get(stream.id)
         if holding is not None and stream.settled:
@@ -149,8 +162,26 @@ class Requests:
             self._lifecycle.stop(holding, "stop-stream", now_ns)
         return stream.status(now_ns)
 
-    def _resume_stream(self, name: object, now_ns: int) -> Message:
+    def _resume_stream(self, peer: Peer, name: object, now_ns: int) -> Message | None:
+        if str(name) in self._streams.kept:
+            self._recovery.take_over_again(str(name))
+            if self._streams.holding(name) is None:
+                raise OmewdError(
+                    "unknown_stream",
+                    f"there is no ring of stream {str(name)[:80]!r} to go on with",
+                    "Its dataset is finalized to what its ledger has: see omewd verify",
+                )
+            return self._streams.named(name).status(now_ns)
         stream = self._streams.named(name)
+        holding = self._streams.open.get(stream.id)
+        if holding is not None and stream.state is State.FAILED and not stream.settled:
+            self._waiters.then(peer, stream, lambda: self._resume(stream))
+            return None
+        return self._resume(stream)
+
+    def _resume(self, stream: Stream) -> Message:
+        """Take up a stream again that has come to its end."""
+        now_ns = time.monotonic_ns()
         holding = self._streams.open.get(stream.id)
         if holding is None or not stream.settled or not stream.has_kept_frames:
             raise OmewdError(

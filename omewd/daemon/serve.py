@@ -44,6 +44,8 @@ _IDLE_TICK_S = 1.0
 # What fails at once at the start is not a passing shortage.
 _FAILED_FIRST_STARTS = 3
 _NOTIFY_EVERY_NS = 500_000_000
+# Removing what datasets have replaced is not worth waiting for: it is in the journal.
+_SWEEP_NS = 2_000_000_000
 _DRAIN_EXTENSION_US = 10_000_000
 
 
@@ -78,16 +80,6 @@ class Daemon:
             self._loop, self._streams, self._dispatcher, self._supervisor, self._server, waiters, annotations
         )
         self._outcomes = Outcomes(self._streams, self._dispatcher, self._lifecycle, annotations)
-        self._requests = Requests(
-            config,
-            self._streams,
-            self._dispatcher,
-            self._supervisor,
-            self._lifecycle,
-            self._server,
-            waiters,
-            annotations,
-        )
         self._recovery = Recovery(
             self._loop,
             self._streams,
@@ -97,8 +89,20 @@ class Daemon:
             self._instance,
             self._scratch,
         )
+        self._requests = Requests(
+            config,
+            self._streams,
+            self._dispatcher,
+            self._supervisor,
+            self._lifecycle,
+            self._server,
+            waiters,
+            annotations,
+            self._recovery,
+        )
         self._signals, self._signal_sink = socket.socketpair()
         self._drain_deadline_ns = 0
+        self._sweep_deadline_ns = 0
         self._next_notify_ns = 0
         self._exit_status = 0
         self._more = False  # what the producers have rung for is there already
@@ -165,6 +169,7 @@ class Daemon:
                 )
                 self._notifier.send(STOPPING=1, EXTEND_TIMEOUT_USEC=_DRAIN_EXTENSION_US)
                 self._drain_deadline_ns = now + int(self._config.drain_timeout_s * 1e9)
+                self._sweep_deadline_ns = now + _SWEEP_NS
                 self._next_notify_ns = 0
                 self._lifecycle.stop_all(now)
             elif number == signal.SIGINT:
@@ -181,7 +186,11 @@ class Daemon:
         if not self._lifecycle.stopping:
             return False
         at_work = any(not holding.stream.settled for holding in self._streams.open.values())
-        if not at_work and not self._dispatcher.is_busy(NO_STREAM):
+        left = self._dispatcher.kinds_of(NO_STREAM)
+        if not at_work and not left:
+            return True
+        if not at_work and left == {"sweep"} and not self._config.ephemeral and now >= self._sweep_deadline_ns:
+            log.info("what datasets have replaced is not all removed: the next daemon goes on with that")
             return True
         if now < self._drain_deadline_ns:
             return False
@@ -234,6 +243,7 @@ class Daemon:
             if writer is not None and not writer.killed_for:
                 self._supervisor.kill(writer, f"job {lease.task.job.id} is past its deadline")
         self._supervisor.end_late_starters(now_ns)
+        self._supervisor.want_aside(self._dispatcher.has_long)
         self._supervisor.fill()
         self._server.listen_again(now_ns)
         self._lifecycle.give_jobs(now_ns)

@@ -6,7 +6,7 @@ No I/O but the ring's.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby, islice
@@ -52,6 +52,7 @@ class Source:
     gaps: dict[str, int] = field(default_factory=lambda: {"skipped": 0, "dropped": 0})
     stored_bytes: int = 0
     lost: tuple[tuple[int, int], ...] = ()
+    lost_frames: int = 0
 
     next_unit: int = 0
     incomplete_unit: int = 0
@@ -88,7 +89,7 @@ class Source:
         self.ring = ring
         if self.spec.durability == "fsync":
             ring.note_durable()
-        self.lost = ()
+        self.lost, self.lost_frames = (), 0
         self.done.clear()
         self.next_unit = self.done_below = progress.units
         self.received = progress.frames
@@ -179,7 +180,7 @@ class Source:
     @property
     def in_flight(self) -> int:
         """Frames that were handed over and are neither on disk nor given up."""
-        return self.received - self.written - sum(self.gaps.values()) - sum(count for _, count in self.lost)
+        return self.received - self.written - sum(self.gaps.values()) - self.lost_frames
 
     def take_job(self, number: Callable[[], int], writers: int) -> Job | None:
         """The next write units that are complete (or will not get more), as a job.
@@ -272,7 +273,30 @@ class Source:
                     runs[-1] = (runs[-1][0], runs[-1][1] + 1)
                 else:
                     runs.append((frame, 1))
-        self.lost = tuple(runs)
+        self.lost, self.lost_frames = tuple(runs), sum(count for _, count in runs)
+
+    def count_by(self, ledger: Totals) -> None:
+        """Of a failed stream: what became of its frames, by its ledger; lines follow pixels that are on disk.
+
+        A writer may have died when it had put frames on record, and before it could say so. Gaps that are only in the
+        ring are gaps all the same.
+        """
+        if self.ring is None:
+            return
+        self.written = ledger.written
+        self.lost_frames = self.received - self.written - sum(self.gaps.values())
+        self.lost = tuple(
+            run for first, count in ledger.lost for run in self._without_gaps(first, min(first + count, self.received))
+        )
+
+    def _without_gaps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        assert self.ring is not None
+        for first, count, _ in self.ring.gaps(start, stop):
+            if first > start:
+                yield start, first - start
+            start = first + count
+        if stop > start:
+            yield start, stop - start
 
     def _is_done(self, unit: int) -> bool:
         return unit < self.done_below or any(first <= unit < end for first, (end, _) in self.done.items())
@@ -284,8 +308,8 @@ class Source:
 
     @property
     def totals(self) -> Totals:
-        lost = sum(count for _, count in self.lost)
-        return Totals(self.received, self.written, sum(self.gaps.values()), self.lost[:_LOST_RUNS], lost)
+        gaps = sum(self.gaps.values())
+        return Totals(self.received, self.written, gaps, self.lost[:_LOST_RUNS], self.lost_frames)
 
     def frames_status(self) -> dict[str, Any]:
         return {
@@ -294,7 +318,7 @@ class Source:
             "written": self.written,
             "gaps": sum(self.gaps.values()),
             **self.gaps,
-            "lost": sum(count for _, count in self.lost),
+            "lost": self.lost_frames,
             "in_flight": self.in_flight,
             "durable": self.safe_below if self.spec.durability == "fsync" else 0,
         }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,7 @@ from omewd.daemon.source import Source
 from omewd.errors import OmewdError, stream_failed
 from omewd.model.contrast import MOST_CHANNELS, Contrast
 from omewd.model.spec import StreamSpec
+from omewd.model.totals import Totals
 from omewd.model.waits import Histogram, RecentWaits, Waits, summary
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_FAILED, Geometry
@@ -133,8 +135,14 @@ class Stream:
 
     @property
     def has_kept_frames(self) -> bool:
-        """It has failed, and frames that are not on disk are still in its rings."""
-        return self.state is State.FAILED and any(source.lost for source in self.sources) and self.has_rings
+        """It has failed, and what is in its rings may still be wanted: frames that are not on disk.
+
+        Or all are, in a dataset that is not in its place, and has no last metadata yet.
+        """
+        if self.state is not State.FAILED or not self.has_rings:
+            return False
+        unfinished = self.error is not None and self.error.code == "dataset_replaced"
+        return unfinished or any(source.lost_frames for source in self.sources)
 
     # -- frames in ------------------------------------------------------------------------------
 
@@ -223,12 +231,18 @@ class Stream:
         """For each source: all frame indexes below are in units that are done."""
         return tuple(source.safe_below for source in self.sources)
 
-    def tell_loss(self) -> None:
-        """Find what is lost of a failed stream, and say so in its error, also to the producers."""
+    def tell_loss(self, by_ledger: Sequence[Totals] | None = None) -> None:
+        """Find what is lost of a failed stream, and say so in its error, also to the producers.
+
+        ``by_ledger``: what its ledger says of each source; without that it is what no writer has reported.
+        """
         assert self.error is not None
         told = []
         for source in self.sources:
-            source.find_lost()
+            if by_ledger is None:
+                source.find_lost()
+            else:
+                source.count_by(by_ledger[source.number])
             runs = ", ".join(
                 f"{first}-{first + n - 1}" if n > 1 else str(first) for first, n in source.lost[:_RUNS_TOLD]
             )
@@ -238,7 +252,7 @@ class Stream:
         reason = _LOSS.sub("", self.error.message)  # a daemon before this one may have said so already
         text = f"{reason}; all {self.received} received frames are written"
         if told:
-            count = sum(n for source in self.sources for _, n in source.lost)
+            count = sum(source.lost_frames for source in self.sources)
             text = f"{reason}; {count} of {self.received} received frames are missing: {'; '.join(told)}"
         self.error = OmewdError(self.error.code, text, self.error.remedy)
         for source in self.sources:

@@ -15,7 +15,8 @@ from omewd.control.faultpoints import point
 from omewd.daemon import shared_memory
 from omewd.daemon.config import RING_TARGET_BYTES, ServeConfig
 from omewd.daemon.holding import HeldRing, Holding
-from omewd.daemon.journal import ACTIVE, STARTING, Journal, boot_id
+from omewd.daemon.journal import ACTIVE, STARTING, SWEEP, Journal, boot_id
+from omewd.daemon.kept import KeptRing
 from omewd.daemon.server import Peer
 from omewd.daemon.stream import Stream
 from omewd.errors import OmewdError
@@ -39,7 +40,8 @@ _FIXED_BYTES = 4 * PAGE
 class Streams:
     """``open``: streams that still do something, by id; ``ended``: the last ones that ended, by name.
 
-    ``not_taken_over``: names of streams of the last daemon whose rings and journals are kept as they are.
+    ``kept``: what could not be taken over of the last daemon's streams, by name. It counts in the memory budget, and
+    no other stream may replace its dataset.
     """
 
     def __init__(self, config: ServeConfig, journal: Journal, instance: str) -> None:
@@ -48,7 +50,7 @@ class Streams:
         self._instance = instance
         self._last_id = 0
         self.open: dict[int, Holding] = {}
-        self.not_taken_over: set[str] = set()
+        self.kept: dict[str, KeptRing] = {}
         self.ended: dict[str, Stream] = {}
 
     # -- looking up ----------------------------------------------------------------------------
@@ -75,7 +77,7 @@ class Streams:
 
     def free_name(self, after: int = 0) -> tuple[str, int]:
         """The first of stream1, stream2, … with a number above ``after`` that is not in use, and its number."""
-        taken = {h.stream.spec.name for h in self.open.values()} | set(self.ended) | self.not_taken_over
+        taken = {h.stream.spec.name for h in self.open.values()} | set(self.ended) | set(self.kept)
         number = after + 1
         while f"stream{number}" in taken:
             number += 1
@@ -84,7 +86,8 @@ class Streams:
     # -- memory --------------------------------------------------------------------------------
 
     def ring_bytes(self, without: Holding | None = None) -> int:
-        return sum(h.stream.ring_bytes for h in self.open.values() if h is not without)
+        kept = sum(kept.ring_bytes for kept in self.kept.values())
+        return kept + sum(h.stream.ring_bytes for h in self.open.values() if h is not without)
 
     def writer_bytes(self, of_one_more: int = 0, without: Holding | None = None) -> int:
         """What the writers may hold beside the rings: each one unit at a time, in a few copies."""
@@ -128,11 +131,11 @@ class Streams:
             raise OmewdError(
                 "stream_exists", f"a stream {spec.name!r} is open", "Choose another name, or stop it first"
             )
-        if spec.name in self.not_taken_over:
+        if spec.name in self.kept:
             raise OmewdError(
                 "stream_exists",
                 f"a stream {spec.name!r} of the last daemon could not be taken over, and its ring is kept",
-                "Choose another name; the daemon's log says why",
+                "Choose another name, or see omewd status for what to do with it",
             )
         if len(self.open) >= MAX_OPEN_STREAMS:
             raise OmewdError("busy", f"{MAX_OPEN_STREAMS} streams are open already", "Stop some")
@@ -273,14 +276,20 @@ class Streams:
                 "Choose an output inside one of them, or start the daemon with another one: omewd serve --data-root",
             )
         for holding in self.open.values():
-            _refuse_overlap(dataset, holding.stream.dataset, holding)
+            _refuse_overlap(
+                dataset, holding.stream.dataset, f"which the open stream {holding.stream.spec.name!r} writes"
+            )
+        for kept in self.kept.values():
+            _refuse_overlap(dataset, kept.dataset, f"of stream {kept.name!r}, whose ring is kept (see omewd status)")
         return dataset, root
 
     def settle_on(self, holding: Holding, place: Path) -> None:
         """Note where a stream's dataset really is; raises OmewdError ``output_exists`` if another is there."""
         for other in self.open.values():
             if other.place is not None and other is not holding:
-                _refuse_overlap(place, other.place, other)
+                _refuse_overlap(place, other.place, f"which the open stream {other.stream.spec.name!r} writes")
+        for kept in self.kept.values():
+            _refuse_overlap(place, kept.place, f"of stream {kept.name!r}, whose ring is kept (see omewd status)")
         holding.place = place
 
     def allocate(self, holding: Holding) -> bool:
@@ -352,9 +361,21 @@ class Streams:
             shared_memory.unlink(ring.shared_memory)
         point("daemon: ring removed")
         try:
-            self._journal.remove(stream.spec.name, stream.epoch)
+            if holding.leftovers:  # until they are swept away
+                self._journal.set_apart(stream.spec.name, SWEEP, stream.epoch)
+            else:
+                self._journal.remove(stream.spec.name, stream.epoch)
         except OSError as error:
             log.error("the journal keeps a stream that has ended", stream=stream.spec.name, error=str(error))
+
+    def swept(self, epoch: int) -> None:
+        """What the dataset of the stream of an epoch had replaced is gone."""
+        for holding in self.open.values():  # one that has failed, and whose ring is kept
+            holding.leftovers = holding.leftovers and holding.stream.epoch != epoch
+        try:
+            self._journal.done(SWEEP, epoch)
+        except OSError as error:
+            log.error("the journal keeps what is done", epoch=epoch, error=str(error))
 
     def release(self, holding: Holding) -> None:
         """Let go of an ended stream's ring, and keep the stream for status."""
@@ -367,10 +388,6 @@ class Streams:
             del self.ended[next(iter(self.ended))]
 
 
-def _refuse_overlap(dataset: Path, other: Path, holding: Holding) -> None:
-    if dataset.is_relative_to(other) or other.is_relative_to(dataset):
-        raise OmewdError(
-            "output_exists",
-            f"{dataset} overlaps {other}, which the open stream {holding.stream.spec.name!r} writes",
-            "Choose another output",
-        )
+def _refuse_overlap(dataset: Path, other: Path | None, whose: str) -> None:
+    if other is not None and (dataset.is_relative_to(other) or other.is_relative_to(dataset)):
+        raise OmewdError("output_exists", f"{dataset} overlaps {other}, {whose}", "Choose another output")

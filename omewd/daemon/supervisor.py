@@ -52,7 +52,10 @@ def _held(lock: Path) -> Iterator[int]:
 
 @dataclass
 class Writer:
-    """One writer process. ``streams``: the ids of the streams it has been told of."""
+    """One writer process. ``streams``: the ids of the streams it has been told of.
+
+    ``aside``: it is one more, for long jobs; ``leaving``: there are none any more, and it has been told to end.
+    """
 
     id: int
     process: subprocess.Popen[bytes]
@@ -60,6 +63,8 @@ class Writer:
     channel: socket.socket
     scratch: Path
     started_ns: int
+    aside: bool = False
+    leaving: bool = False
     ready: bool = False
     streams: set[int] = field(default_factory=set)
     killed_for: str = ""
@@ -82,6 +87,7 @@ class Supervisor:
         self._failed_starts = 0
         self._next_start_ns = 0
         self._closing = False
+        self._wants_aside = False
         self.writers: dict[int, Writer] = {}
         self.backends: dict[str, str | None] = {}
 
@@ -107,28 +113,49 @@ class Supervisor:
 
     def fill(self) -> None:
         """Start writers until there are as many as wanted."""
-        while len(self.writers) < self._wanted and not self.broken and not self._closing:
+        while not self.broken and not self._closing and (aside := self._lacks()) is not None:
             if time.monotonic_ns() < self._next_start_ns:
                 return
             try:
-                self._spawn()
+                self._spawn(aside=aside)
             except OSError as error:
                 log.error("a writer can't be started", error=str(error))
                 self._start_failed()
+
+    def _lacks(self) -> bool | None:
+        """Whether the next writer to start is the one aside; None if none is lacking."""
+        if sum(not writer.aside for writer in self.writers.values()) < self._wanted:
+            return False
+        return True if self._wants_aside and self.aside is None else None
+
+    @property
+    def aside(self) -> Writer | None:
+        """The writer for long jobs, if there is one now."""
+        return next((w for w in self.writers.values() if w.aside and not w.leaving), None)
+
+    def want_aside(self, wanted: bool) -> None:
+        """Say whether there are long jobs: the writer for those is there only as long as there are."""
+        self._wants_aside = wanted
+        if not wanted and (writer := self.aside) is not None:
+            writer.leaving = True
+            self._loop.forget(writer.channel.fileno())
+            with contextlib.suppress(OSError):
+                writer.channel.shutdown(socket.SHUT_RDWR)
 
     def _start_failed(self) -> None:
         self._failed_starts += 1
         self._next_start_ns = time.monotonic_ns() + FAILED_START_PAUSE_NS * 2**self._failed_starts
 
-    def _spawn(self) -> None:
+    def _spawn(self, *, aside: bool) -> None:
         self._last_id += 1
+        threads = 1 if aside else self._threads  # it encodes nothing
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         scratch = self._scratch / f"writer-{self._last_id}"
         command = [sys.executable, "-P", "-m", "omewd.writer"]
         command += ["--channel", str(theirs.fileno()), "--daemon", str(os.getpid())]
-        command += ["--threads", str(self._threads), "--scratch", str(scratch)]
-        caps = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "BLOSC_NTHREADS"), str(self._threads))
+        command += ["--threads", str(threads), "--scratch", str(scratch)]
+        caps = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "BLOSC_NTHREADS"), str(threads))
         environment = {**os.environ, **_ALLOCATOR, **caps}
         environment.pop("NOTIFY_SOCKET", None)
         try:
@@ -150,11 +177,11 @@ class Supervisor:
             process.kill()
             process.wait()
             raise
-        writer = Writer(self._last_id, process, pidfd, ours, scratch, time.monotonic_ns())
+        writer = Writer(self._last_id, process, pidfd, ours, scratch, time.monotonic_ns(), aside=aside)
         self.writers[writer.id] = writer
         self._loop.watch(writer.pidfd, lambda: self._reap(writer))
         self._loop.watch(ours.fileno(), lambda: self._read(writer))
-        log.debug("writer started", writer=writer.id, pid=process.pid, threads=self._threads)
+        log.debug("writer started", writer=writer.id, pid=process.pid, threads=threads, aside=aside)
 
     def _read(self, writer: Writer) -> bool:
         """Take one message in; returns whether there was one."""
@@ -182,9 +209,12 @@ class Supervisor:
         status = writer.process.poll()
         if status is None:  # an event of a descriptor number that has been used again
             return
-        while self._read(writer):  # what it said before it died still counts
+        while not writer.leaving and self._read(writer):  # what it said before it died still counts
             pass
         self._forget(writer)
+        if writer.leaving:
+            log.debug("writer ended", writer=writer.id, pid=writer.process.pid)
+            return
         if not writer.ready:
             self._start_failed()
         if not self._closing:
@@ -236,6 +266,8 @@ class Supervisor:
             self._loop.forget(writer.channel.fileno())
             with contextlib.suppress(OSError):
                 writer.channel.shutdown(socket.SHUT_RDWR)
+            if writer.aside:  # what it is at takes long, and can be done again
+                writer.process.kill()
         deadline = time.monotonic() + timeout_s
         for writer in list(self.writers.values()):
             try:

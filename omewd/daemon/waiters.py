@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
+from omewd.control.messages import Message
 from omewd.daemon.server import ControlServer, Peer
 from omewd.daemon.stream import Stream
 from omewd.errors import OmewdError, stream_failed
@@ -17,6 +19,7 @@ class Waiters:
     def __init__(self, server: ControlServer) -> None:
         self._server = server
         self._waiting: dict[int, list[tuple[Peer, int | None]]] = {}
+        self._next: dict[int, list[tuple[Peer, Callable[[], Message]]]] = {}
 
     def add(self, peer: Peer, stream: Stream, number: int | None) -> None:
         """Answer once the stream has ended, at once if it has.
@@ -45,8 +48,22 @@ class Waiters:
             if (peer, number) not in still:
                 self._answer(peer, stream)
 
+    def then(self, peer: Peer, stream: Stream, answer: Callable[[], Message]) -> None:
+        """Answer a client with what ``answer`` returns or raises, once the stream is settled."""
+        self._next.setdefault(stream.id, []).append((peer, answer))
+
+    def settled(self, stream: Stream) -> None:
+        """All that follows from a stream's end is done."""
+        for peer, answer in self._next.pop(stream.id, []):
+            try:
+                self._server.reply(peer, answer())
+            except OmewdError as error:
+                self._server.reply_error(peer, error)
+
     def forget(self, peer: Peer) -> None:
         """A client is gone."""
+        for number, answers in self._next.items():
+            self._next[number] = [entry for entry in answers if entry[0] is not peer]
         for stream, waiting in self._waiting.items():
             self._waiting[stream] = [entry for entry in waiting if entry[0] is not peer]
 

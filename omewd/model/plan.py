@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -158,6 +158,22 @@ class Plan:
     def block_on_disk(self, unit: int) -> tuple[int, ...]:
         """The unit's place in its image's grid of keys, in storage order, outer axes only."""
         return self._on_disk(self.block(unit))
+
+    def unit_at(self, image: int, place: Sequence[int]) -> int | None:
+        """The unit at a place of an image's grid of keys, outer axes in storage order; None if there is none."""
+        block = [0] * len(self.counts)
+        for i, at in zip(self.order, place, strict=True):
+            block[i] = at
+        if self.image_axis is not None:
+            block[self.image_axis] = image
+        if self.source_axis is not None:  # it has the one element of this source's own
+            block[self.source_axis] -= self.source
+        unit = 0
+        for at, blocks in zip(block, self.blocks, strict=True):
+            if not 0 <= at < (at + 1 if blocks is None else blocks):
+                return None
+            unit = unit * (blocks or 1) + at
+        return unit
 
     def _image(self, coordinate: tuple[int, ...]) -> int:
         if self.image_axis is None:

@@ -36,7 +36,7 @@ class ShardLayout:
     """The chunks and shards of one source at one resolution.
 
     ``chunks`` and ``keys``: the plans whose units are a chunk and a shard along the outer axes. ``grid``: chunks of a
-    shard along each axis, storage order.
+    shard along each axis, storage order; ``shards_across``: (rows, columns) of shards across the frame.
     """
 
     def __init__(self, spec: StreamSpec, level: Level | None = None, source: int = 0) -> None:
@@ -49,8 +49,9 @@ class ShardLayout:
         self.chunk_shape, self.grid = self.level.chunk_shape, self.level.grid
         self.chunk_bytes = math.prod(self.chunk_shape) * ITEM_BYTES[spec.dtype]
         self._across = tuple(-(-n // c) for n, c in zip(self.level.frame_shape, self.chunk_shape[-2:], strict=True))
-        shards = (-(-n // g) for n, g in zip(self._across, self.grid[-2:], strict=True))
-        self._frame_keys = tuple(product(*map(range, shards)))
+        rows, columns = (-(-n // g) for n, g in zip(self._across, self.grid[-2:], strict=True))
+        self.shards_across = rows, columns
+        self._frame_keys = tuple(product(range(rows), range(columns)))
 
     def key(self, place: ShardPlace) -> str:
         """The path of a key ("default" chunk key encoding) in the dataset."""

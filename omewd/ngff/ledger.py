@@ -46,6 +46,17 @@ from omewd.model.totals import Totals
 
 FOLDER = "omewd"
 FILE = "ledger.jsonl"
+# Whatever a file raises that is not what it should be.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+)
 VERSION = 2
 # Which frames are lost follows from the ledger too; this many runs of them are told.
 _LOST_RUNS = 1000
@@ -165,9 +176,14 @@ def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
     path = dataset / FOLDER / "zarr.json"
     try:
         totals = json.loads(path.read_text())["attributes"]["omewd"]
-        totals_in(totals)
-        return totals, StreamSpec.parse(totals["stream"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OmewdError) as error:
+        spec, each = StreamSpec.parse(totals["stream"]), totals_in(totals)
+        if not isinstance(totals["state"], str) or not isinstance(totals["ended_by"], str):
+            raise TypeError("state and ended_by are texts")
+        if len(each) != spec.sources or min(of.received for of in each) < 0:
+            raise ValueError(f"totals of {len(each)} sources, the stream has {spec.sources}")
+        bytearray(max(of.received for of in each))  # what is made of its ledger: a MemoryError if that can't be
+        return totals, spec
+    except (*UNREADABLE, OmewdError) as error:
         raise OmewdError(
             "not_a_dataset", f"{dataset} is no dataset of omewd: {path.name} of its ledger can't be read ({error})"
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +17,7 @@ import tensorstore
 from yaozarrs import validate_zarr_store
 
 from omewd.model.grid import frame_indexes
-from omewd.model.images import image_paths, shape_on_disk
+from omewd.model.images import image_paths
 from omewd.model.levels import levels_of
 from omewd.model.plan import Plan
 from omewd.model.shards import Flags, ShardLayout, ShardPlace
@@ -92,11 +93,17 @@ def _check_metadata(dataset: Path, spec: StreamSpec, report: Report) -> None:
                 found, expected = _meaning(found), _meaning(expected)
         except FileNotFoundError:
             report.problems.append(f"{path} is missing")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except ledger.UNREADABLE:
             report.problems.append(f"{path} can't be read")
         else:
             if found != expected:
-                report.problems.append(f"{path} is not what the stream makes")
+                report.problems.append(f"{path} is not what the stream makes{_other_shape(found, expected)}")
+
+
+def _other_shape(found: Any, expected: dict[str, Any]) -> str:
+    if not isinstance(found, dict) or found.get("shape") == expected.get("shape"):
+        return ""
+    return f": its shape is {found.get('shape')}, the frames make {expected['shape']}"
 
 
 def _meaning(group: dict[str, Any]) -> dict[str, Any]:
@@ -141,12 +148,11 @@ def _check_pixels(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     levels, paths = levels_of(spec), image_paths(spec)
+    documents = metadata.documents(spec, report.received)
     arrays: dict[tuple[int, int], Any] = {}
     for image, level in product(range(len(paths)), levels):
         path = f"{paths[image]}/{level.number}" if paths[image] else str(level.number)
-        arrays[image, level.number] = _open(
-            dataset / path, shape_on_disk(spec, report.received, image, level), path, report
-        )
+        arrays[image, level.number] = open_array(dataset, path, documents[f"{path}/zarr.json"])
     plans = [Plan.of(spec, source=source) for source in range(spec.sources)]
     units = [plan.units_with(frames) for plan, frames in zip(plans, report.received, strict=True)]
     expected_keys: set[str] = set()
@@ -166,7 +172,7 @@ def _check_pixels(
             if progress is not None:
                 progress(done, sum(units))
     found = {str(path.relative_to(dataset)) for path in dataset.rglob("*") if path.is_file()}
-    expected_files = _OWN_FILES | set(metadata.documents(spec, report.received))
+    expected_files = _OWN_FILES | set(documents)
     for stray in sorted(found - expected_keys - expected_files):
         report.strays.append(stray)
         report.problems.append(f"{stray} does not belong there")
@@ -191,7 +197,7 @@ def _check_levels(
             origin = layouts[number - 1].region(unit)
             before, level = arrays[number - 1], layout.level
             make = partial(made_of, before, level=level, method=spec.downsample, present=present, origin=origin)
-            check = partial(_is_made_of, make) if whole_before and before is not None else _anything
+            check = partial(_is_made_of, make) if whole_before else _anything
             present = present_in(level, spec.downsample, present)
         whole_before = _check_keys(dataset, spec, layout, unit, written, report) and _check_unit(
             array, layout, unit, check, report
@@ -202,17 +208,11 @@ def _check_levels(
             report.bad_units.setdefault(source, []).append(unit)
 
 
-def _open(path: Path, expected: tuple[int, ...], name: str, report: Report) -> Any:
-    """An array of the dataset, None if it can't be opened."""
-    store = {"driver": "file", "path": str(path)}
-    try:
-        array: Any = tensorstore.open({"driver": "zarr3", "kvstore": store}, open=True, read=True).result()
-    except (ValueError, OSError) as error:
-        report.problems.append(f"the array {name} can't be opened: {str(error).splitlines()[0]}")
-        return None
-    if array.shape != expected:
-        report.problems.append(f"the shape of the array {name} is {array.shape}, the frames make {expected}")
-    return array
+def open_array(dataset: Path, path: str, document: dict[str, Any]) -> Any:
+    """An array of a dataset as its zarr.json should say, whatever that says: its pixels can be read all the same."""
+    store = {"driver": "file", "path": str(dataset / path)}
+    array = {"driver": "zarr3", "kvstore": store, "metadata": document}
+    return tensorstore.open(array, open=True, read=True, assume_metadata=True).result()
 
 
 def _check_keys(
@@ -238,11 +238,17 @@ def _check_files(dataset: Path, keys: list[str], report: Report) -> bool:
     complete = True
     for key in keys:
         try:
-            size = (dataset / key).stat().st_size
-        except FileNotFoundError:
-            report.problems.append(f"{key} is missing")
+            found = (dataset / key).stat()
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError)
+            report.problems.append(f"{key} is missing" if gone else f"{key} can't be read: {error.strerror}")
             complete = False
             continue
+        if not stat.S_ISREG(found.st_mode):
+            report.problems.append(f"{key} is no file")
+            complete = False
+            continue
+        size = found.st_size
         if not size:
             report.problems.append(f"{key} is empty")
             complete = False
@@ -254,8 +260,12 @@ def _check_files(dataset: Path, keys: list[str], report: Report) -> bool:
 def _check_index(path: Path, layout: ShardLayout, place: ShardPlace, written: Flags, report: Report) -> bool:
     """Whether a shard has every chunk that a written frame is in: one that is not there reads as the fill value."""
     wanted = layout.with_frames(place, written)
-    with path.open("rb") as file:
-        entries = read_entries(file.fileno(), len(wanted))
+    try:
+        with path.open("rb") as file:
+            entries = read_entries(file.fileno(), len(wanted))
+    except OSError as error:
+        report.problems.append(f"{layout.key(place)} can't be read: {error.strerror}")
+        return False
     if entries is None:
         report.problems.append(f"{layout.key(place)} has a torn index")
         return False
@@ -271,8 +281,6 @@ Check = Callable[[Region, Region, np.ndarray[Any, Any]], list[str]]
 
 def _check_unit(array: Any, layout: ShardLayout, unit: int, check: Check, report: Report) -> bool:
     """Whether a unit decodes and its pixels are right; a part of it is in memory at a time."""
-    if array is None:  # which is told already, and says nothing of its chunks
-        return True
     spans = zip(layout.region(unit), array.shape, strict=False)
     region = [(start, min(stop, length)) for (start, stop), length in spans]
     frame_bytes = array.dtype.numpy_dtype.itemsize * math.prod(array.shape[len(region) :])
@@ -281,7 +289,7 @@ def _check_unit(array: Any, layout: ShardLayout, unit: int, check: Check, report
         try:
             view = array[tuple(slice(a, b) for a, b in part)] if part else array
             wrong = check(part, region, np.asarray(view.read().result()))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, NotImplementedError, IndexError) as error:
             report.problems.append(f"{layout.folder(unit)} does not decode: {str(error).splitlines()[0][:300]}")
             return False
         report.problems.extend(f"{layout.folder(unit)} {text}" for text in wrong)

@@ -164,7 +164,10 @@ class Geometry:
         if magic != MAGIC:
             raise _bad(f"it starts with {magic!r}, not {MAGIC!r}")
         if version != VERSION or size != _GEOMETRY.size:
-            raise _bad(f"it is of version {version}, this omewd reads version {VERSION}")
+            raise _bad(
+                f"it is of version {version}, this omewd reads version {VERSION}",
+                "Start the omewd that made it with the same --state-dir: that one goes on with it",
+            )
         if _CRC.unpack_from(head, _GEOMETRY.size)[0] != zlib.crc32(fields):
             raise _bad("its header's checksum does not fit: the header is damaged")
         dtype_name = dtype.rstrip(b"\0").decode(errors="replace")
@@ -205,8 +208,8 @@ def _pages(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
-def _bad(what: str) -> OmewdError:
-    return OmewdError("bad_ring", f"not a ring that can be used: {what}")
+def _bad(what: str, remedy: str = "") -> OmewdError:
+    return OmewdError("bad_ring", f"not a ring that can be used: {what}", remedy)
 
 
 def require_x86_64() -> None:

@@ -12,7 +12,7 @@ from omewd.model.contrast import Window
 from omewd.model.images import group_of, image_paths
 from omewd.model.spec import StreamSpec
 from omewd.ngff import ledger, omero
-from omewd.writer.dataset import ANNOTATE, read, summary_of
+from omewd.writer.dataset import ANNOTATE, attributes_of, read, summary_of
 from omewd.writer.publish import Publisher
 
 
@@ -27,7 +27,7 @@ def put(dataset: Path, epoch: int, namespace: str, value: Any, position: object,
     groups = image_paths(spec) if group is None else (group,)
     changed = {}
     for path, document in _documents(dataset, groups).items():
-        attributes = document.get("attributes", {})
+        attributes = attributes_of(document)
         if namespace == omero.NAMESPACE:
             attributes = omero.edited(attributes, value)
         else:
@@ -41,7 +41,7 @@ def put_windows(dataset: Path, epoch: int, windows: Sequence[Window]) -> None:
     spec = _spec(dataset, epoch)
     changed = {}
     for path, document in _documents(dataset, image_paths(spec)).items():
-        before = document.get("attributes", {})
+        before = attributes_of(document)
         attributes = omero.with_windows(json.loads(json.dumps(before)), before, spec, windows)
         if attributes != before:
             changed[path] = {**document, "attributes": attributes}

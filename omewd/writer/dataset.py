@@ -26,6 +26,7 @@ from omewd.writer.filesystem import sync_folder
 from omewd.writer.publish import SMALL_FILES_AT_ONCE, Publisher
 from omewd.writer.shards import ShardPool, Shards
 from omewd.writer.stopwatch import Stopwatch
+from omewd.writer.strays import remove_strays
 
 # Names files of metadata that are being written.
 ANNOTATE = "annotate"
@@ -52,9 +53,15 @@ def read(path: Path) -> dict[str, Any]:
     """A zarr.json; nothing if there is none that can be read."""
     try:
         document = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
+
+
+def attributes_of(document: dict[str, Any]) -> dict[str, Any]:
+    """The attributes in a zarr.json, as far as they are some."""
+    found = document.get("attributes")
+    return found if isinstance(found, dict) else {}
 
 
 def _publisher(folder: Path, spec: StreamSpec) -> Publisher:
@@ -113,7 +120,11 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
 
 
 def reopen(spec: StreamSpec, dataset: Path, epoch: int) -> None:
-    """Take a dataset up for writing, also one that was finalized: its stream had failed, and goes on."""
+    """Take a dataset up for writing, also one that was finalized: its stream had failed, and goes on.
+
+    Raises what :func:`require_own` raises; whatever else is there stays as it is.
+    """
+    require_own(dataset, epoch)
     staging = dataset / STAGING
     if not staging.exists():
         staging.mkdir(exist_ok=True)
@@ -123,17 +134,37 @@ def reopen(spec: StreamSpec, dataset: Path, epoch: int) -> None:
         _publish(_publisher(dataset, spec), document, f"reopen-{os.getpid()}")
 
 
+def require_own(dataset: Path, epoch: int) -> None:
+    """Raise OmewdError ``dataset_replaced`` if that is not the dataset of the stream of an epoch."""
+    if (summary := summary_of(dataset)).get("epoch") == epoch:
+        return
+    what = f"{dataset} is not the dataset of this stream any more"
+    if summary:
+        stream = summary.get("stream")
+        name = stream.get("name") if isinstance(stream, dict) else None
+        what = f"{what}: that of another stream ({str(name)[:80]!r}) is there"
+    elif not os.path.lexists(dataset):
+        what = f"{dataset}, the dataset of this stream, is not there any more"
+    raise replaced(what)
+
+
+def replaced(what: str) -> OmewdError:
+    """The error of a stream whose dataset is not in its place."""
+    return OmewdError(
+        "dataset_replaced", what, "Put it back and use omewd resume-stream, or let its frames go with omewd stop-stream"
+    )
+
+
 def undo(dataset: Path, epoch: int) -> None:
     """Take a dataset away that was made for a stream which never started, and put back what it had replaced.
 
-    Wherever the making of it, or a run of this, was cut off.
+    Wherever the making of it, or a run of this, was cut off. It only renames; :func:`sweep` removes what is left.
     """
     if _epoch(dataset) == epoch:
         dataset.rename(_beside(dataset, "new", epoch))
     old = _beside(dataset, "old", epoch)
     if old.exists() and not dataset.exists():
         old.rename(dataset)
-    sweep(dataset, epoch)
 
 
 def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:
@@ -157,19 +188,27 @@ def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:
 
 
 def finalize_by_ledger(
-    spec: StreamSpec, dataset: Path, ended_by: str, known_frames: Sequence[int] | None = None
+    spec: StreamSpec,
+    dataset: Path,
+    ended_by: str,
+    known_frames: Sequence[int] | None = None,
+    *,
+    failed: bool = False,
+    windows: Sequence[Window] = (),
 ) -> list[Totals]:
     """Write the final metadata for what the ledger has; returns the totals of each source by that.
 
+    Keys of which the ledger says nothing are removed.
     ``known_frames`` of each source are known to have been handed over. Frames are lost of which the ledger does not say
-    what became.
+    what became. ``failed``: the stream has failed, whatever became of its frames.
     """
     counted = ledger.received(dataset, spec.sources)
     received = [max(pair) for pair in zip(counted, known_frames or counted, strict=True)]
     record = ledger.Ledger.read(dataset, received)
     totals = record.totals
-    failed = any(each.lost_frames for each in totals)
-    finalize(spec, dataset, totals=totals, ended_by=ended_by, failed=failed, written=record.written)
+    failed = failed or any(each.lost_frames for each in totals)
+    remove_strays(spec, dataset)
+    finalize(spec, dataset, totals=totals, ended_by=ended_by, failed=failed, written=record.written, windows=windows)
     return totals
 
 
@@ -180,8 +219,7 @@ def _beside(dataset: Path, which: str, epoch: int) -> Path:
 
 def summary_of(dataset: Path) -> dict[str, Any]:
     """What omewd has put on record of a dataset; nothing if that can't be read."""
-    found = read(dataset / ledger.FOLDER / "zarr.json").get("attributes", {})
-    summary = found.get("omewd") if isinstance(found, dict) else None
+    summary = attributes_of(read(dataset / ledger.FOLDER / "zarr.json")).get("omewd")
     return summary if isinstance(summary, dict) else {}
 
 
@@ -234,14 +272,12 @@ def finalize(
 ) -> None:
     """Seal what shards there are, write the final metadata for what has arrived, remove what was only for writing.
 
-    ``totals`` of each source. Of a failed stream, or with ``written`` (for each source a flag a frame index), shards
-    keep what the ledger has as written. ``windows``: what channels are shown in, as far as it is known; what users have
-    set and added stays. Running it again gives the same.
+    ``totals`` of each source. With ``written`` (for each source a flag a frame index, by the ledger), shards keep
+    those frames. ``windows``: what channels are shown in, as far as it is known; what users have set and added stays.
+    Running it again gives the same.
     """
     (dataset / STAGING).mkdir(exist_ok=True)
     frames = [each.received for each in totals]
-    if failed and written is None:
-        written = ledger.Ledger.read(dataset, frames).written
     publisher = _publisher(dataset, spec)
     publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", b"")  # cuts off what a killed writer has left of a line
     _seal(spec, publisher, written)
@@ -267,7 +303,7 @@ def _keep_what_is_set(
     for path, document in documents.items():
         if document["node_type"] != "group":
             continue
-        on_disk = read(dataset / path).get("attributes", {})
+        on_disk = attributes_of(read(dataset / path))
         if "multiscales" in document["attributes"].get("ome", {}):
             document["attributes"] = omero.with_windows(document["attributes"], on_disk, spec, windows)
         else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from omewd.errors import OmewdError
 from omewd.model.levels import Level, levels_of
 from omewd.model.plan import Plan
 from omewd.model.shards import ShardLayout, ShardPlace
@@ -95,15 +96,28 @@ class OpenStream:
         return next(iter(self.rings.values())).segment.geometry.epoch
 
     def hold_dataset(self) -> None:
-        """Lock the dataset against ``omewd repair`` while this writer has it, and see that it is open for writing."""
-        if self._lock is None:
-            lock = ledger.hold(self.folder)
-            try:
-                dataset.reopen(self.spec, self.folder, self.epoch)
-            except OSError:
-                os.close(lock)
-                raise
-            self._lock = lock
+        """Lock the dataset against ``omewd repair`` while this writer has it, and see that it is open for writing.
+
+        To be called before each job. Raises OmewdError ``dataset_replaced`` if another is in its place, or none.
+        """
+        if self._lock is not None and self._holds_what_is_there(self._lock):
+            return
+        dataset.require_own(self.folder, self.epoch)
+        if self._lock is not None:
+            raise dataset.replaced(f"a copy of the dataset of this stream has taken the place of {self.folder}")
+        lock = ledger.hold(self.folder)
+        try:
+            dataset.reopen(self.spec, self.folder, self.epoch)
+        except (OSError, OmewdError):
+            os.close(lock)
+            raise
+        self._lock = lock
+
+    def _holds_what_is_there(self, lock: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(lock), os.stat(self.folder / ledger.FOLDER / ledger.FILE))  # noqa: PTH116
+        except OSError:
+            return False
 
     def open_sinks(self) -> None:
         """Have the backend open what it needs; raises whatever it does."""

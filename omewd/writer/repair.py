@@ -11,7 +11,6 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import tensorstore
 
 from omewd.errors import OmewdError
 from omewd.model.grid import frame_indexes
@@ -21,16 +20,20 @@ from omewd.model.plan import Plan
 from omewd.model.shards import Flags, ShardLayout
 from omewd.model.spec import StreamSpec
 from omewd.ngff import ledger
+from omewd.ngff.metadata import array_json
 from omewd.ngff.resolutions import made_of, present_in
 from omewd.ngff.shard_table import STAGING
-from omewd.ngff.verify import Report, keys_of, verify
+from omewd.ngff.verify import Report, keys_of, open_array, verify
 from omewd.writer import dataset as datasets
 from omewd.writer.backends import BACKENDS
 from omewd.writer.backends.base import UnitArray
 from omewd.writer.ledger_file import mend
 from omewd.writer.publish import Folder, Publisher
+from omewd.writer.strays import remove_strays
 
 _READ_BYTES = 16 << 20
+# There is no such file, or something else in its place.
+_GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 @dataclass
@@ -43,13 +46,23 @@ class Repair:
 
 
 def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) -> Repair:
-    """Mend what can be mended of a dataset that nobody writes; pixels are never touched.
+    """Mend what can be mended of a dataset that nobody writes; pixels of frames on record are never touched.
 
-    Shards in progress are sealed, and files that writers have left over removed; torn lines of the ledger are removed;
-    frames whose files are gone or torn are put on record as lost; smaller resolutions are made again; metadata, shape
-    and totals are made to fit the ledger. Foreign files stay. Raises OmewdError ``busy`` if a writer has it,
-    ``not_a_dataset``; OSError.
+    Shards in progress are sealed, and files that writers have left over removed, as well as torn lines of the ledger
+    and chunks in place of which it says nothing; frames whose files are gone or torn are put on record as lost; smaller
+    resolutions are made again; metadata, shape and totals are made to fit the ledger. Foreign files stay. Raises
+    OmewdError ``busy`` if a writer has it, ``not_a_dataset``, ``disk_error``.
     """
+    try:
+        return _repair(dataset, progress)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise OmewdError(
+            "disk_error", f"{dataset} can't be mended: {error.strerror or error}{where}", "See to that, and try again"
+        ) from error
+
+
+def _repair(dataset: Path, progress: Callable[[int, int], None] | None) -> Repair:
     totals, spec = ledger.totals_of(dataset)
     mended: list[str] = []
     with _alone(dataset):
@@ -60,6 +73,8 @@ def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
         before = verify(dataset, progress)
         if before.notes and (torn := mend(dataset)):
             mended.append(f"removed {torn} torn line{'s' * (torn > 1)} from the ledger")
+        if before.strays and (removed := remove_strays(spec, dataset)):
+            mended.append(f"removed {len(removed)} files of frames that are not on record, such as {removed[0]}")
         if before.bad_units:
             publisher = Publisher(dataset, dataset / STAGING, durable=True)
             status = ledger.Ledger.read(dataset, before.received).status
@@ -101,12 +116,11 @@ def _make_levels_again(dataset: Path, spec: StreamSpec, report: Report) -> int:
         present = _written(layouts[0].keys, unit, status[source])
         for level in levels[1:number]:
             present = present_in(level, spec.downsample, present)
-        image = paths[layouts[0].keys.image_of(unit)]
-        path = dataset / image / str(number - 1)
-        store = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
-        before = tensorstore.open(store, open=True, read=True).result()
+        image = layouts[0].keys.image_of(unit)
+        path = f"{paths[image]}/{number - 1}" if paths[image] else str(number - 1)
+        before = open_array(dataset, path, array_json(spec, report.received, image, levels[number - 1]))
         level, layout = levels[number], layouts[number]
-        shape = shape_on_disk(spec, report.received, layouts[0].keys.image_of(unit), level)
+        shape = shape_on_disk(spec, report.received, image, level)
         part = [(start, min(stop, length)) for (start, stop), length in zip(layout.region(unit), shape, strict=False)]
         block = made_of(before, part, level, spec.downsample, present, layouts[number - 1].region(unit))
         sink = BACKENDS["tensorstore"].open(UnitArray.of(spec, level), threads=1, scratch=staging)
@@ -130,7 +144,7 @@ def _require_readable(dataset: Path, layouts: list[ShardLayout], units: list[int
     """Raise OSError if files are there and can't be read: a disk that fails for a while is no loss of frames."""
     for layout, unit in product(layouts, units):
         for key in keys_of(layout, unit):
-            with suppress(FileNotFoundError), (dataset / key).open("rb", buffering=0) as file:
+            with suppress(*_GONE), (dataset / key).open("rb", buffering=0) as file:
                 while file.read(_READ_BYTES):
                     pass
 

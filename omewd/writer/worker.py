@@ -20,6 +20,7 @@ from omewd.control.profiling import profiled
 from omewd.errors import OmewdError
 from omewd.model.outline import join
 from omewd.model.spec import StreamSpec
+from omewd.model.totals import Totals
 from omewd.model.waits import Histogram, Waits, histogram_of
 from omewd.ngff import ledger
 from omewd.ring.segment import Segment
@@ -113,7 +114,7 @@ class Worker:
             return {}
         if job.kind == "undo":
             dataset.undo(Path(job.dataset), job.epoch)
-            return {}
+            return {"leftovers": dataset.has_leftovers(Path(job.dataset), job.epoch)}
         if job.kind == "recover":
             spec = StreamSpec.parse(join(job.spec or {}, job.attachment))
             return dataset.recover(spec, Path(job.dataset), job.epoch)
@@ -146,15 +147,17 @@ class Worker:
                 return {}
             case "finalize":
                 stream.hold_dataset()
-                dataset.finalize(
-                    stream.spec,
-                    stream.folder,
-                    totals=job.totals,
-                    ended_by=job.ended_by,
-                    failed=job.failed,
-                    windows=job.windows,
-                )
-                return {}
+                return {"totals": [totals.to_dict() for totals in self._finalize(job, stream)]}
+
+    @staticmethod
+    def _finalize(job: Job, stream: OpenStream) -> Iterable[Totals]:
+        """Write the last metadata; returns the totals of each source, of a failed stream by its ledger."""
+        spec, folder, ended_by = stream.spec, stream.folder, job.ended_by
+        if job.failed:
+            received = [totals.received for totals in job.totals]
+            return dataset.finalize_by_ledger(spec, folder, ended_by, received, failed=True, windows=job.windows)
+        dataset.finalize(spec, folder, totals=job.totals, ended_by=ended_by, failed=False, windows=job.windows)
+        return job.totals
 
     def _write(self, job: Job, stream: OpenStream) -> dict[str, Any]:
         """Store a job's units: pixels first, then their lines in the ledger."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from omewd.control.connection import Connection
 from omewd.control.faultpoints import VARIABLE
 from omewd.model.plan import Plan
 from omewd.model.spec import StreamSpec
+from omewd.ngff.verify import verify
 from tests.acquisitions import check_acquisition
+from tests.faults.support import OPTIONS, Daemons, abandon, append, entries
 from tests.support import (
     DaemonProcess,
     KeptDaemon,
@@ -27,11 +29,9 @@ from tests.support import (
     make_frame,
     make_spec,
     read_zarr,
-    shared_memory_names,
     wait_for,
 )
 
-OPTIONS = ("--writers", "2", "--memory", "512MiB")
 FRAMES = 96
 
 CAMERA = """
@@ -47,49 +47,11 @@ print("closed", flush=True)
 """
 
 
-class Daemons:
-    """One daemon after another on the same folder; ``now`` is the one that lives."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.now = DaemonProcess(folder, *OPTIONS)
-
-    def restart(self, **options: Any) -> DaemonProcess:
-        self.now.kill()
-        self.now = DaemonProcess(self.folder, *OPTIONS, **options)
-        return self.now
-
-
-@pytest.fixture
-def daemons(tmp_path: Path) -> Iterator[Daemons]:
-    daemons = Daemons(tmp_path)
-    try:
-        yield daemons
-        assert daemons.now.stop() == 0, daemons.now.log()
-    finally:
-        daemons.now.kill()
-        for name in shared_memory_names(daemons.now.instance):  # of a test that failed
-            path = Path("/dev/shm") / name
-            if path.is_file():
-                path.unlink()
-
-
 def lives(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def abandon(producer: omewd.Producer) -> None:
-    """Let go of what a producer holds whose daemon does not go on."""
-    with pytest.raises(omewd.OmewdError):
-        producer.close(timeout=0.05)
-
-
-def append(producer: omewd.Producer, spec: StreamSpec, frames: range) -> None:
-    for index in frames:
-        assert producer.append(make_frame(index, spec.frame_shape, spec.dtype)) == index
 
 
 @pytest.mark.parametrize("dims", ["t:96:1:8,y:32:16:2,x:32:16:2", "t:96,y:32:16,x:32:16", "t:inf:1:8,c:2,y:16,x:16"])
@@ -391,7 +353,7 @@ def test_row_15_reboot_finalizes_to_what_is_durable(
     journal(daemons).write_text(json.dumps({**entry, "boot": "another"}))
     daemons.restart()
     wait_for(lambda: "is finalized" in daemons.now.log())
-    assert not journal(daemons).exists()
+    wait_for(lambda: not entries(daemons))
     dataset = daemons.now.data / "cam.ome.zarr"
     totals = json.loads((dataset / "omewd/zarr.json").read_text())["attributes"]["omewd"]
     received = totals["received"]
@@ -407,6 +369,35 @@ def test_row_15_reboot_finalizes_to_what_is_durable(
     abandon(producer)
 
 
+@pytest.mark.parametrize("dims", ["t:40:1:4,y:16:8:2,x:16:8:2", "p:3,t:10,y:16:8,x:16"])
+@pytest.mark.parametrize("state", ["whole", "empty", "torn"])
+def test_row_15_reboot_leaves_no_file_of_a_unit_that_was_not_recorded(daemons: Daemons, dims: str, state: str) -> None:
+    """Put in place, its line in the ledger never written; the machine may not have got all of it to the disk."""
+    spec = make_spec("cam", dims, backend="tensorstore", levels=2)
+    daemons.now.client.start_stream(spec)
+    producer = daemons.now.connect("cam")
+    append(producer, spec, range(8))
+    wait_for(lambda: producer.durable == 8)
+    daemons.now.kill()
+    for name in daemons.now.shared_memory():
+        (Path("/dev/shm") / name).unlink()
+    entry = json.loads(journal(daemons).read_text())
+    journal(daemons).write_text(json.dumps({**entry, "boot": "another"}))
+    dataset = daemons.now.data / "cam.ome.zarr"
+    strays = [dataset / ("2" if spec.position_dimensions else "") / level / "c/5" for level in ("0", "1")]
+    for stray in strays:
+        written = dataset / ("0" if spec.position_dimensions else "") / stray.parts[-3] / "c/1"
+        shutil.copytree(written, stray)
+        for key in (path for path in stray.rglob("*") if path.is_file() and state != "whole"):
+            key.write_bytes(b"" if state == "empty" else key.read_bytes()[:-9])
+    daemons.restart()
+    wait_for(lambda: not entries(daemons))
+    check_acquisition(dataset, spec, [[make_frame(i, spec.frame_shape, spec.dtype) for i in range(8)]])
+    assert verify(dataset).problems == []
+    assert not any(stray.exists() for stray in strays)
+    abandon(producer)
+
+
 def test_a_ring_that_is_gone_leaves_what_is_durable(daemons: Daemons) -> None:
     spec = make_spec("cam", "t:40:1:4,y:16,x:16")
     daemons.now.client.start_stream(spec)
@@ -417,7 +408,7 @@ def test_a_ring_that_is_gone_leaves_what_is_durable(daemons: Daemons) -> None:
     for name in daemons.now.shared_memory():
         (Path("/dev/shm") / name).unlink()
     daemons.restart()
-    wait_for(lambda: not journal(daemons).exists())
+    wait_for(lambda: not entries(daemons))
     check_dataset(daemons.now.data / "cam.ome.zarr", spec, 8)
     abandon(producer)
 
@@ -524,6 +515,7 @@ DAEMON_POINTS = {
     "daemon: dataset finalized": 1,
     "daemon: ring done": 1,
     "daemon: ring removed": 1,
+    "daemon: sweep due": 1,
 }
 WRITER_POINTS = {
     "writer: dataset made aside": 1,
@@ -581,6 +573,7 @@ def test_rows_06_and_10_killed_at_each_step(tmp_path: Path, way: str, where: str
         append(producer, spec, range(24))
         producer.close(timeout=30)
         wait_for(lambda: sorted(path.name for path in data.iterdir()) == ["cam.ome.zarr"])
+        wait_for(lambda: not list((tmp_path / "state" / "streams").iterdir()))
     finally:
         kept.end()
     assert died.exists(), "it never got there"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -213,3 +214,49 @@ def test_metadata_is_what_the_stream_makes(
     assert repair(dataset).after.problems == []
     check_acquisition(dataset, spec, [frames])
     assert json.loads((dataset / "zarr.json").read_text())["attributes"]["lab"] == {"operator": "Ada"}
+
+
+@pytest.mark.parametrize("damage", [None, "[", '{"shape": [1]}'])
+def test_resolutions_are_made_of_one_whose_metadata_is_wrong(omewd_daemon: DaemonProcess, damage: str | None) -> None:
+    spec = make_spec("cam", "p:2,t:6:2,y:20:8,x:24:8", levels=3)
+    omewd_daemon.client.start_stream(spec)
+    frames = [make_frame(index, spec.frame_shape, spec.dtype) for index in range(12)]
+    with omewd_daemon.connect("cam") as producer:
+        for frame in frames:
+            producer.append(frame)
+    dataset = omewd_daemon.data / spec.output
+    for path in dataset.glob("*/*/zarr.json"):
+        path.unlink()
+        if damage is not None:
+            path.write_text(damage)
+    shutil.rmtree(dataset / "0/1/c/2")
+    shutil.rmtree(dataset / "1/2")
+    report = verify(dataset)
+    assert report.bad_units == {}
+    assert {level for _, _, level in report.bad_levels} == {1, 2}
+    assert repair(dataset).after.problems == []
+    check_acquisition(dataset, spec, [frames])
+
+
+def test_units_that_are_on_no_record_are_removed(omewd_daemon: DaemonProcess) -> None:
+    """As a restart of the machine leaves them: in place, and the line in the ledger never written."""
+    spec = make_spec("cam", "t:20:1:2,y:20:8,x:24:8", levels=2, backend="tensorstore")
+    omewd_daemon.client.start_stream(spec)
+    frames = [make_frame(index, spec.frame_shape, spec.dtype) for index in range(8)]
+    with omewd_daemon.connect("cam") as producer:
+        for frame in frames:
+            producer.append(frame)
+    dataset = omewd_daemon.data / spec.output
+    for level in "01":
+        shutil.copytree(dataset / level / "c/3", dataset / level / "c/6")
+    (dataset / "0/c/6/mine.txt").write_text("mine")
+    report = verify(dataset)
+    assert len(report.strays) > 2
+    done = omewd_daemon.omewd("repair", spec.output)
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert "files of frames that are not on record" in done.stdout
+    assert verify(dataset).problems == ["0/c/6/mine.txt does not belong there"]
+    assert not (dataset / "1/c/6").exists()
+    assert sorted(path.name for path in (dataset / "0/c/6").iterdir()) == ["mine.txt"]
+    shutil.rmtree(dataset / "0/c/6")
+    check_acquisition(dataset, spec, [frames])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -50,6 +51,7 @@ def test_what_was_replaced_comes_back_when_it_is_undone(tmp_path: Path) -> None:
     assert dataset.has_leftovers(place, epoch=2)
     assert not dataset.has_leftovers(place, epoch=1)
     dataset.undo(place, epoch=2)
+    dataset.sweep(place, epoch=2)
     assert listing(place) == before
     assert [p.name for p in tmp_path.iterdir()] == ["cam.ome.zarr"]
 
@@ -62,6 +64,7 @@ def test_what_was_replaced_comes_back_when_making_it_was_cut_off_between_the_ren
     place.rename(tmp_path / ".cam.ome.zarr.omewd-new-2")  # as it was before the second rename
     for _ in range(2):
         dataset.undo(place, epoch=2)
+        dataset.sweep(place, epoch=2)
         assert listing(place) == before
         assert [p.name for p in tmp_path.iterdir()] == ["cam.ome.zarr"]
 
@@ -71,8 +74,10 @@ def test_undoing_leaves_another_streams_dataset_alone(tmp_path: Path) -> None:
     dataset.create(make_spec("cam", "t:5,y:4,x:4"), place, tmp_path, epoch=1)
     before = listing(place)
     dataset.undo(place, epoch=2)
+    dataset.sweep(place, epoch=2)
     assert listing(place) == before
     dataset.undo(place, epoch=1)
+    dataset.sweep(place, epoch=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -92,6 +97,7 @@ def test_undoing_leaves_alone_what_another_stream_is_making_in_the_same_place(tm
     place, aside = tmp_path / "cam.ome.zarr", tmp_path / ".cam.ome.zarr.omewd-new-7"
     aside.mkdir()
     dataset.undo(place, epoch=2)
+    dataset.sweep(place, epoch=2)
     assert [p.name for p in tmp_path.iterdir()] == [aside.name]
 
 
@@ -135,22 +141,49 @@ def failed(tmp_path: Path, pool: ShardPool) -> Path:
 
 
 def test_a_dataset_that_is_reopened_is_being_written(failed: Path) -> None:
-    dataset.reopen(GOES_ON, failed, epoch=9)
+    dataset.reopen(GOES_ON, failed, epoch=7)
     assert (failed / STAGING).is_dir()
-    assert (totals(failed)["state"], totals(failed)["epoch"]) == ("writing", 9)
+    assert (totals(failed)["state"], totals(failed)["epoch"]) == ("writing", 7)
     assert totals(failed)["stream"] == GOES_ON.model_dump(mode="json")
     before = (failed / "omewd/zarr.json").stat()
-    dataset.reopen(GOES_ON, failed, epoch=9)
+    dataset.reopen(GOES_ON, failed, epoch=7)
     assert (failed / "omewd/zarr.json").stat() == before
+
+
+@pytest.mark.parametrize("state", ["writing", "failed"])
+@pytest.mark.parametrize("there", ["another stream's", "no summary", "a foreign zarr", "nothing", "a file"])
+def test_a_dataset_of_another_is_not_taken_up(failed: Path, there: str, state: str) -> None:
+    if state == "writing":
+        dataset.reopen(GOES_ON, failed, epoch=7)
+    summary = failed / "omewd/zarr.json"
+    match there:
+        case "no summary":
+            summary.unlink()
+        case "a foreign zarr":
+            shutil.rmtree(failed / "omewd")
+        case "nothing":
+            shutil.rmtree(failed)
+        case "a file":
+            shutil.rmtree(failed)
+            failed.write_text("mine")
+        case _:
+            summary.write_text(summary.read_text().replace('"epoch": 7', '"epoch": 8'))
+    before = listing(failed.parent)
+    with pytest.raises(OmewdError) as caught:
+        dataset.reopen(GOES_ON, failed, epoch=7)
+    assert caught.value.code == "dataset_replaced"
+    assert ("not there any more" in caught.value.message) == (there == "nothing")
+    assert ("another stream ('cam')" in caught.value.message) == (there == "another stream's")
+    assert listing(failed.parent) == before
 
 
 def test_a_reopened_dataset_that_loses_its_ring_is_recovered_with_what_was_added(failed: Path, pool: ShardPool) -> None:
     """Shards that were taken back are in staging: nothing of them may be swept away."""
-    dataset.reopen(GOES_ON, failed, epoch=9)
+    dataset.reopen(GOES_ON, failed, epoch=7)
     store(GOES_ON, failed, pool, [5])
     assert not [path for path in (failed / "0/c/1").rglob("*") if path.is_file()]
     assert len(list((failed / STAGING).glob("shard-0-0-1-*-0"))) == 2
-    assert dataset.recover(GOES_ON, failed, epoch=9) == {
+    assert dataset.recover(GOES_ON, failed, epoch=7) == {
         "found": True,
         "received": 6,
         "written": 6,
@@ -162,10 +195,10 @@ def test_a_reopened_dataset_that_loses_its_ring_is_recovered_with_what_was_added
 
 
 def test_what_is_not_on_record_is_not_recovered(failed: Path, pool: ShardPool) -> None:
-    dataset.reopen(GOES_ON, failed, epoch=9)
+    dataset.reopen(GOES_ON, failed, epoch=7)
     store(GOES_ON, failed, pool, [5], on_record=False)
     store(GOES_ON, failed, pool, [6])
-    assert dataset.recover(GOES_ON, failed, epoch=9)["lost"] == [[(5, 1)]]
+    assert dataset.recover(GOES_ON, failed, epoch=7)["lost"] == [[(5, 1)]]
     array = read_zarr(failed)
     assert [bool(frame.any()) for frame in array] == [True] * 5 + [False, True]
 
@@ -174,10 +207,10 @@ def test_a_dataset_is_recovered_for_its_own_stream_only(failed: Path, pool: Shar
     before = listing(failed)
     assert dataset.recover(GOES_ON, failed, epoch=7) == {"found": False}
     assert listing(failed) == before
-    dataset.reopen(GOES_ON, failed, epoch=9)
+    dataset.reopen(GOES_ON, failed, epoch=7)
     store(GOES_ON, failed, pool, [5])
     before = listing(failed)
-    assert dataset.recover(GOES_ON, failed, epoch=7) == {"found": False}
+    assert dataset.recover(GOES_ON, failed, epoch=9) == {"found": False}
     assert listing(failed) == before
 
 
@@ -199,7 +232,7 @@ def test_a_dataset_that_is_recovered_is_held_against_repair(failed: Path, monkey
         refused.append(caught.value.code)
         return real(*arguments)
 
-    dataset.reopen(GOES_ON, failed, epoch=9)
+    dataset.reopen(GOES_ON, failed, epoch=7)
     monkeypatch.setattr(dataset, "finalize_by_ledger", finalize)
-    dataset.recover(GOES_ON, failed, epoch=9)
+    dataset.recover(GOES_ON, failed, epoch=7)
     assert refused == ["busy"]

@@ -333,3 +333,53 @@ def test_every_job_ends_once_whatever_happens(history: list[tuple[str, int]], wr
 def test_numbers_of_jobs_grow() -> None:
     dispatcher = make()
     assert all(a < b for a, b in pairwise(dispatcher.number() for _ in range(5)))
+
+
+@pytest.mark.parametrize("kind", ["recover", "sweep", "create", "grow", "finalize"])
+def test_long_jobs_are_for_the_writer_aside(kind: JobKind) -> None:
+    """Frames' writers never take one, and it takes nothing else; one at a time."""
+    dispatcher, units = make(), Units(2, ready=9)
+    for _ in range(2):
+        dispatcher.submit(job(dispatcher, kind=kind), 60.0)
+    short = job(dispatcher, stream=3)
+    dispatcher.submit(short, 1.0)
+    has_long = dispatcher.has_long
+    assert has_long
+    first = dispatcher.assign([1], [], 0)
+    assert [(lease.writer, lease.task.job.kind) for lease in first] == [(1, "create")]
+    assert first[0].task.job is short
+    dispatcher.finish(short.id, 0)
+    given = dispatcher.assign([1], [units], 0, 7)
+    assert [(lease.writer, lease.task.job.kind) for lease in given] == [(1, "write"), (1, "write"), (7, kind)]
+    assert dispatcher.assign([1], [units], 0, 7) == []
+    assert dispatcher.writer_at(1, kind) == 7
+    dispatcher.finish(given[-1].task.job.id, 0)
+    [last] = dispatcher.assign([1], [units], 0, 7)
+    assert (last.writer, last.task.job.kind) == (7, kind)
+    dispatcher.finish(last.task.job.id, 0)
+    assert not dispatcher.has_long
+    assert dispatcher.assign([], [units], 0, 7) == []
+    assert dispatcher.writer_at(1, kind) is None
+
+
+def test_long_jobs_of_a_writer_that_died_are_given_to_the_next_one_aside() -> None:
+    dispatcher = make()
+    dispatcher.submit(job(dispatcher, 0, "sweep"))
+    dispatcher.assign([1], [], 0, 7)
+    back, _ = dispatcher.writer_lost(7)
+    assert [task.job.kind for task in back] == ["sweep"]
+    assert dispatcher.has_long
+    assert dispatcher.assign([1, 2], [], 0) == []
+    assert [lease.writer for lease in dispatcher.assign([1, 2], [], 0, 8)] == [8]
+
+
+def test_a_long_job_that_is_tried_again_waits_its_time() -> None:
+    dispatcher = make()
+    dispatcher.submit(job(dispatcher, 0, "sweep"))
+    [lease] = dispatcher.assign([], [], 0, 7)
+    task = dispatcher.finish(lease.task.job.id, 0)
+    assert task is not None
+    assert dispatcher.retry(task, 0)
+    assert dispatcher.has_long
+    assert dispatcher.assign([], [], 1, 7) == []
+    assert len(dispatcher.assign([], [], RETRY_DELAYS_NS[0], 7)) == 1

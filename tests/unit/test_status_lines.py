@@ -174,6 +174,21 @@ def test_a_failed_stream_that_keeps_frames_is_shown_however_many_have_ended() ->
     assert "omewd resume-stream" in shown
 
 
+def test_a_ring_that_was_not_taken_over_is_told_with_what_to_do() -> None:
+    ring = {"name": "cam", "rings": ["/dev/shm/omewd-1-0-cam"], "bytes": 3 << 20, "reason": "it is of version 3."}
+    said = "".join("".join(texts(render(status(kept_rings=[{**ring, "dataset": None}]), width=80))).split())
+    for part in (
+        "cam: its ring of 3.0 MiB (/dev/shm/omewd-1-0-cam) is kept",
+        "it is of version 3. omewd resume-stream cam tries it again, stop-stream lets it go",
+    ):
+        assert part.replace(" ", "") in said
+
+
+def test_a_writer_that_is_aside_is_not_counted() -> None:
+    writers = [{"ready": True, "aside": False}, {"ready": False, "aside": True}]
+    assert "1 of 1 writers ready" in "\n".join(texts(render(status(writers=writers), width=160)))
+
+
 def test_a_paused_stream_says_so_in_its_line() -> None:
     lines = render(status(PAUSED), width=80)
     assert [line.style for line in lines if re.match(r"paused +PAUSED", line.text)] == ["yellow"]
