@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from omewd.control.connection import Connection
-from omewd.control.messages import decode, encode
+from omewd.control.messages import MAX_MESSAGE_BYTES, decode, encode
 from omewd.errors import OmewdError
 from omewd.model.outline import require_small, split
 from omewd.model.plain import json_of, numbers_in
 
 if TYPE_CHECKING:
     from omewd.model.spec import StreamSpec
+
+# What a socket can wait for; who asks for more waits for ever.
+_LONGEST_S = 1e6
 
 
 class Client:
@@ -85,6 +89,12 @@ class Client:
         Raises OmewdError ``bad_metadata``.
         """
         text = json_of(value)
+        if len(text) > MAX_MESSAGE_BYTES:
+            raise OmewdError(
+                "bad_metadata",
+                f"metadata of {len(text)} bytes is over the limit of {MAX_MESSAGE_BYTES}",
+                "Keep less of it, or put it into a file beside the dataset",
+            )
         where = {"position": numbers_in(position), "well": well}
         self._request("set_metadata", name=name, namespace=namespace, **where, attachment=text, timeout=None)
 
@@ -93,12 +103,30 @@ class Client:
 
         ``timeout`` in seconds. Raises StreamFailedError if it FAILED, OmewdError ``timeout``.
         """
+        seconds = _seconds(timeout)
         started = time.monotonic()
         connection = Connection(self._path)
         try:
-            return connection.request("wait", name=name, timeout=None if timeout is None else max(timeout, 0.001))[0]
+            return connection.request("wait", name=name, timeout=seconds)[0]
         except TimeoutError as error:
             waited = time.monotonic() - started
             raise OmewdError("timeout", f"stream {name!r} was not done after {waited:.1f} s") from error
         finally:
             connection.close()
+
+
+def _seconds(timeout: object) -> float | None:
+    """A time-out that a socket takes; raises OmewdError ``bad_timeout``."""
+    if timeout is None:
+        return None
+    try:
+        value = float(timeout)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if isinstance(timeout, str | bool) or math.isnan(value):
+        raise OmewdError(
+            "bad_timeout",
+            f"a timeout is a number of seconds, not {timeout!r:.80}",
+            "Pass a number, such as `timeout=5.0`, or None to wait for ever",
+        )
+    return None if value > _LONGEST_S else max(value, 0.001)

@@ -154,6 +154,8 @@ def _only_known(given: Any, known: set[str], what: str) -> None:
         raise _bad(f"{what} have no field {strange[0]!r}", f"They are: {', '.join(sorted(known))}")
 
 
+# What ome-writers writes under these names; of blosc-lz4 it is omewd's level, too.
+_ITS_LEVELS = {"blosc-zstd": "blosc-zstd:3", "zstd": "zstd:3"}
 _OF_ACQUIRE_ZARR = {"compressor", "codec", "level", "shuffle"}
 
 
@@ -162,7 +164,7 @@ def _compression(given: Any) -> Any:
     if given == "lzw":
         raise _bad("compression 'lzw' is for TIFF", f"Use one of {', '.join(NAMES)}")
     if not isinstance(given, Mapping):
-        return None if given == "none" else given
+        return None if given == "none" else _ITS_LEVELS.get(given, given) if isinstance(given, str) else given
     _only_known(given, _OF_ACQUIRE_ZARR, "compressions")
     codec = str(given.get("codec") or "none").rpartition(".")[2].lower().replace("_", "-")
     if codec == "none":

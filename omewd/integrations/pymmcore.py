@@ -117,9 +117,7 @@ class OmewdHandler:
                 self._open(image.shape, str(image.dtype), meta.get("pixel_size_um"), 1)
             assert self._producer is not None
             self._skip_to(self._place(self._producer.next_index, event))
-            planes = [image] if self._samples == 1 else np.moveaxis(image, -1, 0)
-            taken = [self._append(self._producer, plane, event, meta) for plane in planes]
-            if all(taken):
+            if self._append(self._producer, image, event, meta):
                 self.frames_taken += 1
 
     def sequenceCanceled(self, sequence: Any) -> None:  # noqa: ARG002, N802

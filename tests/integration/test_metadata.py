@@ -109,15 +109,16 @@ def deep(levels: int) -> dict[str, Any]:
 
 
 def test_no_mapping_harms_the_daemon(omewd_daemon: DaemonProcess) -> None:
-    """Nested deeper than Python recurses, or as large as just fits into the request."""
+    """Nested deeper than Python recurses, or too large; and what is just small enough is taken."""
     spec = make_spec("cam", "t:8,y:16,x:16")
     omewd_daemon.client.start_stream(spec)
     with omewd_daemon.connect("cam") as producer:
-        for mapping in (deep(100), deep(800), {"x": "y" * (4 * 2**20 - 200)}):
+        for mapping in (deep(100), deep(800), {"x": "y" * 4 * 2**20}):
             with pytest.raises(omewd.OmewdError) as refusal:
                 omewd_daemon.client.set_metadata("cam", "lab", mapping)
             assert refusal.value.code == "bad_metadata"
         omewd_daemon.client.set_metadata("cam", "deep", deep(60))
+        omewd_daemon.client.set_metadata("cam", "large", {"x": "y" * (4 * 2**20 - 8)})
         for index in range(8):
             producer.append(make_frame(index, spec.frame_shape, spec.dtype))
     check_dataset(omewd_daemon.data / spec.output, spec, 8)

@@ -177,8 +177,9 @@ class OmewdBackend(ArrayBackend):  # type: ignore[misc]
                     self._annotate(path, namespace, value)
 
     def _annotate(self, path: str, namespace: str, value: Any) -> None:
-        if path == ".":
-            self._client.set_metadata(self._spec_of_stream.name, namespace, value)
+        paths = image_paths(self._spec_of_stream)
+        position = None if path == "." else paths.index(path)
+        self._client.set_metadata(self._spec_of_stream.name, namespace, value, position=position)
 
     def get_metadata(self) -> dict[str, dict[str, Any]]:
         return {path or ".": _attributes(self._root / path) for path in image_paths(self._spec_of_stream)}

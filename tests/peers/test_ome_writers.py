@@ -25,9 +25,6 @@ KNOWN = {
     "tests/test_global_metadata.py::test_zarr_single_position_root_mirror_aliased*": (
         "looks into the classes of ome-writers' own backends"
     ),
-    "tests/test_compression.py::test_zarr_compression[[]*zstd]": "wants compression level 3, and omewd's is 1",
-    "tests/test_zarr_metadata.py::test_get_metadata_single_position": "gives a list as metadata, not a mapping",
-    "tests/test_zarr_metadata.py::test_*_multiposition": "gives metadata to single positions",
 }
 
 

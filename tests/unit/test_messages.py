@@ -8,12 +8,14 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omewd.control.client import Client
 from omewd.control.jobs import Job
 from omewd.control.messages import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, MAX_PACKET_BYTES, decode, encode, receive, send
 from omewd.errors import OmewdError, RingFullError, StreamFailedError, StreamStoppedError
@@ -377,3 +379,18 @@ def test_who_receives_says_how_long_a_message_may_be(channel: Channel, size: int
     with pytest.raises(OmewdError) as error:
         receive(theirs, size - 1)
     assert error.value.code == "too_large"
+
+
+@pytest.mark.parametrize("timeout", ["5", True, float("nan"), object(), [5]])
+def test_a_client_waits_for_a_number_of_seconds(timeout: Any, tmp_path: Path) -> None:
+    with pytest.raises(OmewdError) as error:
+        Client(tmp_path / "nothing.sock").wait("cam", timeout=timeout)
+    assert error.value.code == "bad_timeout"
+    assert error.value.remedy
+
+
+@pytest.mark.parametrize("timeout", [5, 0.5, np.float32(1), np.int64(3), None, float("inf"), 0])
+def test_any_number_of_seconds_is_taken(timeout: Any, tmp_path: Path) -> None:
+    with pytest.raises(OmewdError) as error:
+        Client(tmp_path / "nothing.sock").wait("cam", timeout=timeout)
+    assert error.value.code == "no_daemon"
