@@ -85,11 +85,27 @@ def expected_image(spec: StreamSpec, image: int, arrivals: Sequence[Frames]) -> 
     return pixels, there
 
 
+def _extreme(pixels: Array, there: Array, axes: Sequence[int], method: str) -> tuple[Array, Array]:
+    """Each pixel is the smallest or the largest of those that it is made of, and that are there."""
+    shape = [-(-n // 2) if axis in axes else n for axis, n in enumerate(pixels.shape)]
+    found = np.zeros(shape, pixels.dtype)
+    some = np.zeros(shape, bool)
+    for place in np.ndindex(*pixels.shape):
+        if there[place[:-2]]:
+            to = tuple(n // 2 if axis in axes else n for axis, n in enumerate(place))
+            pick = min if method == "min" else max
+            found[to] = pick(found[to], pixels[place]) if some[to] else pixels[place]
+            some[to] = True
+    return found, some[..., 0, 0]
+
+
 def halved(pixels: Array, there: Array, axes: Sequence[int], method: str) -> tuple[Array, Array]:
-    """The next resolution, pixel by pixel: the mean of what there is, or the first one."""
+    """The next resolution, pixel by pixel: the mean or the extreme of what there is, or the first one."""
     if method == "nearest":
         even = tuple(slice(None, None, 2 if axis in axes else 1) for axis in range(pixels.ndim))
         return pixels[even], there[even[:-2]]
+    if method in ("min", "max"):
+        return _extreme(pixels, there, axes, method)
     is_float = pixels.dtype.kind == "f"
     shape = [-(-n // 2) if axis in axes else n for axis, n in enumerate(pixels.shape)]
     total = np.zeros(shape, np.float64 if is_float else object)

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -299,13 +300,23 @@ def finalize(
 def _keep_what_is_set(
     spec: StreamSpec, dataset: Path, documents: metadata.Documents, windows: Sequence[Window]
 ) -> None:
-    """Let groups that are about to be written have what they have on disk, and images their windows."""
+    """Let groups that are about to be written have what they have on disk, and images their windows.
+
+    An image whose group is gone is shown as the others are.
+    """
+    images = [path for path, document in documents.items() if "multiscales" in document["attributes"].get("ome", {})]
+
+    @cache
+    def of_others() -> dict[str, Any]:
+        groups = (attributes_of(read(dataset / path)).get("ome") for path in images)
+        return next(({"ome": ome} for ome in groups if isinstance(ome, dict) and "omero" in ome), {})
+
     for path, document in documents.items():
         if document["node_type"] != "group":
             continue
         on_disk = attributes_of(read(dataset / path))
         if "multiscales" in document["attributes"].get("ome", {}):
-            document["attributes"] = omero.with_windows(document["attributes"], on_disk, spec, windows)
+            document["attributes"] = omero.with_windows(document["attributes"], on_disk or of_others(), spec, windows)
         else:
             document["attributes"] = {**on_disk, **document["attributes"]}
 

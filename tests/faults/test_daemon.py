@@ -15,7 +15,7 @@ import pytest
 
 import omewd
 from omewd.control.messages import encode
-from tests.support import DaemonProcess, check_dataset, daemon, make_frame, make_spec
+from tests.support import DaemonProcess, check_dataset, daemon, make_frame, make_spec, wait_for
 
 
 def test_two_names_of_one_place_do_not_meet(omewd_daemon: DaemonProcess) -> None:
@@ -101,7 +101,8 @@ def test_a_start_that_is_stopped_leaves_no_dataset(omewd_daemon: DaemonProcess) 
             time.sleep(0.01)
         there = (omewd_daemon.data / f"s{attempt}.ome.zarr").exists()
         assert there == (b'"ok"' in reply), (stopped["state"], reply[:200])
-    assert not [path for path in omewd_daemon.data.iterdir() if path.name.startswith(".")]
+    # What had been begun is renamed at once, and removed when nothing else is to do.
+    wait_for(lambda: not [path for path in omewd_daemon.data.iterdir() if path.name.startswith(".")], 60)
 
 
 def test_the_shape_of_an_unbounded_stream_grows_while_it_is_busy(omewd_daemon: DaemonProcess) -> None:

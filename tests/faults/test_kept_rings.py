@@ -78,6 +78,8 @@ def test_a_stream_takes_no_other_dataset(tmp_path: Path, when: str, what: str) -
             if when != "before its end":  # the first may meet a stream that has failed already
                 append(producer, spec, range(8 if when == "between daemons" else 4, 14))
             producer.close(timeout=30)
+        with contextlib.suppress(omewd.OmewdError):
+            producer.close(timeout=30)
         assert caught.value.code == "stream_failed"
         gone = "is not there any more" if what == "nothing" else "is not the dataset of this stream any more"
         assert gone in str(caught.value)

@@ -251,7 +251,7 @@ def test_on_the_command_line(omewd_daemon: DaemonProcess) -> None:
             producer.append(make_frame(index, (16, 16), "uint8"))
         shown = omewd_daemon.omewd("status").stdout
         assert "GFP" in shown
-        assert "no producer" in shown
+        assert "no camera" in shown
     assert omewd_daemon.omewd("stop-stream", "cams").returncode == 0
     assert omewd_daemon.client.wait("cams", timeout=20)["frames"]["written"] == 4
     assert omewd_daemon.omewd("verify", str(omewd_daemon.data / "cams.ome.zarr")).returncode == 0
