@@ -142,6 +142,9 @@ class Lifecycle:
                 number, frames = self._dispatcher.number(), stream.safe_below
                 job = Job(id=number, stream=stream.id, kind=kind, source=source, frames=frames)
                 self._dispatcher.submit(job, patience_s(stream) if kind == "grow" else 0.0)
+            if stream.may_show_contrast(now_ns):
+                stream.contrast_shown = True
+                self._annotations.show_contrast(stream)
             return
         if self._dispatcher.is_busy(stream.id) or self._annotations.is_writing(stream) or holding.wants_memory:
             return

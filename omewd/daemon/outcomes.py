@@ -98,9 +98,6 @@ class Outcomes:
                 released = source.written_to_disk(task.job, result["frames"], result["stored_bytes"])
                 stream.note_waits(result["waits"], result["done_ns"], now_ns)
                 stream.contrast.add(result["contrast"])
-                if stream.may_show_contrast:
-                    stream.contrast_shown = True
-                    self._annotations.show_contrast(stream)
                 stream.disk_free_bytes, stream.disk_io = result["free_bytes"], result["io"]
                 if released and source.ring is not None and source.ring.producer_waits:
                     ring.ring_producer()

@@ -29,6 +29,7 @@ from omewd.ring.layout import STATE_FAILED, Geometry
 
 _LOSS = re.compile(r"; (all \d+ received frames are written|\d+ of \d+ received frames are missing: .*)$")
 _RUNS_TOLD = 10
+_SHOW_CONTRAST_NS = 1_000_000_000
 # Each takes a file that is synced; of more images the end is early enough.
 _MOST_IMAGES_SHOWN = 64
 
@@ -196,13 +197,17 @@ class Stream:
         waits["report"].add(now_ns - done_ns, frames)
         self.waits.add(waits, now_ns)
 
-    @property
-    def may_show_contrast(self) -> bool:
-        """Whether frames of all channels have come, and nobody has put it into the dataset yet."""
+    def may_show_contrast(self, now_ns: int) -> bool:
+        """Whether frames of all channels have come, and nobody has put it into the dataset yet.
+
+        Not in the first second: a short stream has it in its last metadata, and no sync more for it.
+        """
+        if self.contrast_shown or not self.contrast or now_ns - self.started_ns < _SHOW_CONTRAST_NS:
+            return False
         channels = next((d.count or 1 for d in self.spec.dimensions[:-2] if d.type == "channel"), 1)
         few = self.spec.images <= _MOST_IMAGES_SHOWN
         every = len(self.contrast) >= min(channels, MOST_CHANNELS)
-        return self.state is State.ACTIVE and few and every and not self.contrast_shown
+        return self.state is State.ACTIVE and few and every
 
     @property
     def drained(self) -> bool:
