@@ -27,12 +27,17 @@ class Waiters:
         With a source's ``number``: once all of that source is on disk, if others of the stream go on. Raises OmewdError
         ``busy`` for a client that waits for far too much at once.
         """
-        if sum(waiter is peer for waiting in self._waiting.values() for waiter, _ in waiting) >= _MOST_WAITS:
-            raise OmewdError("busy", f"this connection waits for {_MOST_WAITS} streams already", "Use another one")
+        self._check_room(peer)
         if stream.settled or self._has_left(stream, number):
             self._answer(peer, stream)
         else:
             self._waiting.setdefault(stream.id, []).append((peer, number))
+
+    def _check_room(self, peer: Peer) -> None:
+        ends = sum(waiter is peer for waiting in self._waiting.values() for waiter, _ in waiting)
+        answers = sum(waiter is peer for waiting in self._next.values() for waiter, _ in waiting)
+        if ends + answers >= _MOST_WAITS:
+            raise OmewdError("busy", f"this connection waits for {_MOST_WAITS} streams already", "Use another one")
 
     @staticmethod
     def _has_left(stream: Stream, number: int | None) -> bool:
@@ -49,7 +54,11 @@ class Waiters:
                 self._answer(peer, stream)
 
     def then(self, peer: Peer, stream: Stream, answer: Callable[[], Message]) -> None:
-        """Answer a client with what ``answer`` returns or raises, once the stream is settled."""
+        """Answer a client with what ``answer`` returns or raises, once the stream is settled.
+
+        Raises OmewdError ``busy`` as :meth:`add` does.
+        """
+        self._check_room(peer)
         self._next.setdefault(stream.id, []).append((peer, answer))
 
     def settled(self, stream: Stream) -> None:

@@ -87,9 +87,10 @@ def test_one_client_can_not_wait_for_ever_more() -> None:
     greedy, other = cast(Peer, object()), cast(Peer, object())
     for _ in range(256):
         waiters.add(greedy, stream, None)
-    with pytest.raises(OmewdError) as error:
-        waiters.add(greedy, stream, None)
-    assert error.value.code == "busy"
+    for more in ("add", "then"):
+        with pytest.raises(OmewdError) as error:
+            waiters.add(greedy, stream, None) if more == "add" else waiters.then(greedy, stream, dict)
+        assert error.value.code == "busy"
     waiters.add(other, stream, None)
     waiters.forget(greedy)
     waiters.add(greedy, stream, None)
