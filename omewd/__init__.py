@@ -10,34 +10,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from omewd.control.client import Client
+    from omewd.client.client import Client
+    from omewd.dataset.ledger.frames import FrameLedger, open_ledger
     from omewd.errors import OmewdError, RingFullError, StreamFailedError, StreamStoppedError
-    from omewd.model.dimensions import Channel, Dimension, Plate, Position, parse_dims
-    from omewd.model.spec import StreamSpec
-    from omewd.ngff.frames import FrameLedger, open_ledger
+    from omewd.model.spec.dimensions import Channel, Dimension, Plate, Position, parse_dims
+    from omewd.model.spec.spec import StreamSpec
     from omewd.producer.producer import Producer, connect
     from omewd.producer.slot import Slot
-    from omewd.viewer.view import View, view
+    from omewd.reader.view import View, view
 
 _HOMES = {
-    "Channel": "omewd.model.dimensions",
-    "Client": "omewd.control.client",
-    "Dimension": "omewd.model.dimensions",
-    "FrameLedger": "omewd.ngff.frames",
+    "Channel": "omewd.model.spec.dimensions",
+    "Client": "omewd.client.client",
+    "Dimension": "omewd.model.spec.dimensions",
+    "FrameLedger": "omewd.dataset.ledger.frames",
     "OmewdError": "omewd.errors",
-    "Plate": "omewd.model.dimensions",
-    "Position": "omewd.model.dimensions",
+    "Plate": "omewd.model.spec.dimensions",
+    "Position": "omewd.model.spec.dimensions",
     "Producer": "omewd.producer.producer",
     "RingFullError": "omewd.errors",
     "Slot": "omewd.producer.slot",
     "StreamFailedError": "omewd.errors",
-    "StreamSpec": "omewd.model.spec",
+    "StreamSpec": "omewd.model.spec.spec",
     "StreamStoppedError": "omewd.errors",
     "connect": "omewd.producer.producer",
-    "open_ledger": "omewd.ngff.frames",
-    "View": "omewd.viewer.view",
-    "parse_dims": "omewd.model.dimensions",
-    "view": "omewd.viewer.view",
+    "open_ledger": "omewd.dataset.ledger.frames",
+    "View": "omewd.reader.view",
+    "parse_dims": "omewd.model.spec.dimensions",
+    "view": "omewd.reader.view",
 }
 
 __version__ = "0.1.0"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import omewd
-from omewd.model.spec import StreamSpec
+from omewd.model.spec.spec import StreamSpec
 from tests.support import Array
 
 Frames = Sequence[Array | None]  # of one source, in the order of arrival; None for a gap

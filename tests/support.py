@@ -19,10 +19,10 @@ import numpy as np
 import psutil
 
 import omewd
-from omewd.daemon.journal import instance_name
-from omewd.model.plan import Plan
-from omewd.model.spec import StreamSpec
-from omewd.ngff.ledger import FrameLines
+from omewd.daemon.state.journal import instance_name
+from omewd.dataset.ledger.ledger import FrameLines
+from omewd.model.plan.plan import Plan
+from omewd.model.spec.spec import StreamSpec
 
 Array = np.ndarray[Any, Any]
 

@@ -14,17 +14,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from omewd.bench import processes
-from omewd.bench.camera import Camera, feed
-from omewd.bench.disk import DiskProbe
-from omewd.bench.memory import MemoryPeak, shared_bytes
+from omewd.bench.ceilings.disk import DiskProbe
+from omewd.bench.ceilings.memory import MemoryPeak, shared_bytes
 from omewd.bench.pace import is_time_up
 from omewd.bench.plan import OMEWD, Column, Geometry, Options, Outcome, Sample, Timed
-from omewd.bench.private_daemon import PrivateDaemon
+from omewd.bench.run import processes
+from omewd.bench.run.camera import Camera, feed
+from omewd.bench.run.private_daemon import PrivateDaemon
 from omewd.daemon.config import JOB_TIMEOUT_S, SLOWEST_DISK_BYTES_PER_S
 from omewd.errors import OmewdError
-from omewd.model.plan import Plan
-from omewd.model.spec import StreamSpec
+from omewd.model.plan.plan import Plan
+from omewd.model.spec.spec import StreamSpec
 
 # Room for datasets: metadata, and the disk's own needs, come on top of the pixels.
 _ROOM = 1.1

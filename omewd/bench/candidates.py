@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from omewd.bench.plan import OMEWD, Column, Geometry
-from omewd.model.dimensions import Dimension
 from omewd.model.dtypes import ITEM_BYTES
+from omewd.model.spec.dimensions import Dimension
 
 # Tiles that viewers like; the whole frame is tried too.
 _TILES = (256, 512)

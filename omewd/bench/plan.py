@@ -10,10 +10,10 @@ from itertools import product
 from typing import Any
 
 from omewd.errors import OmewdError
-from omewd.model.dimensions import Dimension
 from omewd.model.dtypes import ITEM_BYTES
-from omewd.model.plan import Plan
-from omewd.model.spec import DIRECT, StreamSpec
+from omewd.model.plan.plan import Plan
+from omewd.model.spec.dimensions import Dimension
+from omewd.model.spec.spec import DIRECT, StreamSpec
 
 OMEWD, IN_PROCESS, OME_WRITERS = "omewd", "in-process", "ome-writers"
 

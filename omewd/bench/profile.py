@@ -23,8 +23,8 @@ from typing import IO, TYPE_CHECKING
 
 from omewd.bench.benchmark import Bench
 from omewd.bench.plan import Column, Geometry, Options, Sample
-from omewd.control.profiling import SAMPLING, VARIABLE
 from omewd.errors import OmewdError
+from omewd.process.profiling import SAMPLING, VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,22 +14,22 @@ import click
 from omewd import __version__
 from omewd.errors import EXIT_ERROR, OmewdError
 
-# Command name: (module, one line of help), so that "omewd --help" imports none of them.
+# Folder and one line of help of each command, so that "omewd --help" imports none of them.
 _COMMANDS = {
-    "serve": "Run the daemon.",
-    "start-stream": "Open a stream: make its dataset and its ring.",
-    "stop-stream": "Take no more frames; write what has arrived.",
-    "resume-stream": "Take up a failed stream again.",
-    "set-metadata": "Put metadata of your own into a stream's dataset.",
-    "view": "Look at a frame while it is written.",
-    "status": "Show streams, throughput and writers.",
-    "ledger": "Show what is on record of each frame: times, metadata, gaps.",
-    "verify": "Read a dataset back and say what is wrong.",
-    "repair": "Mend what can be mended of a dataset.",
-    "backends": "Show which backends can be used here, and why not.",
-    "demo": "Show it all: daemon, simulated camera, dataset.",
-    "benchmark": "Time the settings that a stream could have.",
-    "profile": "Show where the time goes, in every process.",
+    "serve": ("service", "Run the daemon."),
+    "start-stream": ("streams", "Open a stream: make its dataset and its ring."),
+    "stop-stream": ("streams", "Take no more frames; write what has arrived."),
+    "resume-stream": ("streams", "Take up a failed stream again."),
+    "set-metadata": ("streams", "Put metadata of your own into a stream's dataset."),
+    "view": ("streams", "Look at a frame while it is written."),
+    "status": ("streams", "Show streams, throughput and writers."),
+    "ledger": ("datasets", "Show what is on record of each frame: times, metadata, gaps."),
+    "verify": ("datasets", "Read a dataset back and say what is wrong."),
+    "repair": ("datasets", "Mend what can be mended of a dataset."),
+    "backends": ("service", "Show which backends can be used here, and why not."),
+    "demo": ("service", "Show it all: daemon, simulated camera, dataset."),
+    "benchmark": ("measure", "Time the settings that a stream could have."),
+    "profile": ("measure", "Show where the time goes, in every process."),
 }
 
 
@@ -53,11 +53,11 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+            formatter.write_dl([(name, help_line) for name, (_, help_line) in _COMMANDS.items()])
 
 
 def _command(name: str) -> click.Command:
-    command: click.Command = importlib.import_module(f"omewd.cli.{name.replace('-', '_')}").command
+    command: click.Command = importlib.import_module(f"omewd.cli.{_COMMANDS[name][0]}.{name.replace('-', '_')}").command
     return command
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from omewd.control.client import Client
+from omewd.client.client import Client
 
 Command = Callable[..., Any]
 

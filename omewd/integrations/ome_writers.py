@@ -13,9 +13,9 @@ from typing import Any
 from pydantic.color import parse_str
 
 from omewd.errors import OmewdError
-from omewd.model.compression import NAMES, SHUFFLES
-from omewd.model.dimensions import Position
-from omewd.model.folders import unsuited
+from omewd.model.spec.compression import NAMES, SHUFFLES
+from omewd.model.spec.dimensions import Position
+from omewd.model.spec.folders import unsuited
 
 FIELDS = {
     "root_path",

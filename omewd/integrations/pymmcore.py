@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from omewd.control.client import Client
+from omewd.client.client import Client
 from omewd.errors import OmewdError
 from omewd.integrations.pymmcore_metadata import frame_metadata, plain
 from omewd.integrations.useq import endless_fields, event_grid, stream_fields
 from omewd.integrations.useq_grid import EventGrid
-from omewd.model.spec import StreamSpec
+from omewd.model.spec.spec import StreamSpec
 from omewd.producer.producer import Producer, connect
 
 _log = logging.getLogger("omewd.pymmcore")

@@ -8,8 +8,8 @@ from typing import Any
 from omewd.errors import OmewdError
 from omewd.integrations import ome_writers, useq
 from omewd.integrations.useq_grid import lacks_field_of_view
-from omewd.model.dimensions import Dimension, parse_dims
-from omewd.model.spec import StreamSpec
+from omewd.model.spec.dimensions import Dimension, parse_dims
+from omewd.model.spec.spec import StreamSpec
 
 _FORMS = (
     "the fields of a stream (name, dims or dimensions, dtype, …), ome-writers' AcquisitionSettings (root_path, format, "

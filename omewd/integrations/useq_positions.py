@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from omewd.model.dimensions import row_name
+from omewd.model.spec.dimensions import row_name
 
 _MAX_NAME = 256
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from omewd.control.faultpoints import point
 from omewd.errors import OmewdError, ring_full, stream_failed, stream_stopped
+from omewd.process.faultpoints import point
 from omewd.producer.link import Link
 from omewd.ring import pixels
 from omewd.ring.layout import GAP_DROPPED, STATE_DONE, STATE_FAILED, STATE_OPEN, UNSET

@@ -8,7 +8,7 @@ import socket
 import time
 from typing import Any
 
-from omewd.control.connection import REPLY_TIMEOUT_S, Connection
+from omewd.client.connection import REPLY_TIMEOUT_S, Connection
 from omewd.errors import OmewdError
 from omewd.ring.layout import Geometry
 

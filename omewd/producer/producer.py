@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from omewd.control.connection import Connection
-from omewd.control.messages import close_all
+from omewd.client.connection import Connection
 from omewd.errors import OmewdError, ring_full, stream_stopped
 from omewd.producer.handover import Handover
 from omewd.producer.link import Link
 from omewd.producer.slot import Claims, Slot
 from omewd.producer.values import Metadata, as_frame, block_metadata, one_metadata, seconds, skip_count, source_of
+from omewd.protocol.messages import close_all
 from omewd.ring.layout import GAP_SKIPPED
 from omewd.ring.segment import Segment
 

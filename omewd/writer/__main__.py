@@ -9,7 +9,7 @@ import signal
 import socket
 from pathlib import Path
 
-from omewd.control.lifeline import tie_to
+from omewd.process.lifeline import tie_to
 
 
 def main() -> None:

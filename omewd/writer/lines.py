@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from omewd.control.jobs import Job
-from omewd.ngff import ledger
-from omewd.writer.block import RingReader, UnitFrames
+from omewd.dataset.ledger import ledger
+from omewd.protocol.jobs import Job
+from omewd.writer.ring_reader import RingReader, UnitFrames
 
 Array = np.ndarray[Any, Any]
 

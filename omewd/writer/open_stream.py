@@ -9,23 +9,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from omewd.dataset import dataset
+from omewd.dataset.ledger import ledger
 from omewd.errors import OmewdError
-from omewd.model.levels import Level, levels_of
-from omewd.model.plan import Plan
-from omewd.model.shards import ShardLayout, ShardPlace
-from omewd.model.spec import DIRECT, StreamSpec
-from omewd.ngff import ledger
-from omewd.ngff.pyramid import halve
-from omewd.ngff.shard_table import STAGING
+from omewd.model.plan.levels import Level, levels_of
+from omewd.model.plan.plan import Plan
+from omewd.model.plan.shards import ShardLayout, ShardPlace
+from omewd.model.spec.spec import DIRECT, StreamSpec
 from omewd.ring.segment import Segment
-from omewd.writer import backends, dataset
-from omewd.writer.backends.base import Block, Piece, Pixels, Sink, UnitArray
-from omewd.writer.batch import Batch
-from omewd.writer.block import RingReader, UnitFrames
-from omewd.writer.publish import SMALL_FILE_BYTES, Folder, Publisher
-from omewd.writer.scattered import gathered
-from omewd.writer.shards import ShardPool, Shards
-from omewd.writer.stopwatch import Stopwatch
+from omewd.store import encoders as backends
+from omewd.store.encoders.base import Block, Piece, Pixels, Sink, UnitArray
+from omewd.store.format.shard_table import STAGING
+from omewd.store.pyramid import halve
+from omewd.store.scattered import gathered
+from omewd.store.sinks.batch import Batch
+from omewd.store.sinks.publish import SMALL_FILE_BYTES, Folder, Publisher
+from omewd.store.sinks.shards import ShardPool, Shards
+from omewd.store.stopwatch import Stopwatch
+from omewd.writer.ring_reader import RingReader, UnitFrames
 
 # Each takes two descriptors; a service may have 16,384, some have 1,024.
 _SHARDS_AT_ONCE = 192

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from omewd.model.contrast import FRACTIONS, MOST_CHANNELS
-from omewd.model.plan import Plan
-from omewd.model.spec import StreamSpec
-from omewd.writer.block import RingReader, UnitFrames
+from omewd.model.plan.plan import Plan
+from omewd.model.spec.spec import StreamSpec
+from omewd.writer.ring_reader import RingReader, UnitFrames
 
 # Of a job, a frame each, at 15 µs; how many units may be looked at for channels that have none yet, at some 5 µs.
 _CHANNELS = 3

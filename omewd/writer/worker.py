@@ -13,25 +13,29 @@ from typing import Any
 
 import numpy as np
 
-from omewd.control.faultpoints import point
-from omewd.control.jobs import Job
-from omewd.control.messages import Message, close_all, receive, send
-from omewd.control.profiling import profiled
+from omewd.dataset import dataset
+from omewd.dataset import user_metadata as annotate
+from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger.appending import append_to
+from omewd.dataset.user_value import annotation
 from omewd.errors import OmewdError
-from omewd.model.outline import join
-from omewd.model.spec import StreamSpec
+from omewd.model.spec.outline import join
+from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.model.waits import Histogram, Waits, histogram_of
-from omewd.ngff import ledger
+from omewd.process.faultpoints import point
+from omewd.process.profiling import profiled
+from omewd.protocol.jobs import Job
+from omewd.protocol.messages import Message, close_all, receive, send
 from omewd.ring.segment import Segment
-from omewd.writer import annotate, backends, dataset, sample
-from omewd.writer.annotation import annotation
-from omewd.writer.backends.base import UnitArray
-from omewd.writer.block import RingReader, UnitFrames
+from omewd.store import encoders as backends
+from omewd.store.encoders.base import UnitArray
+from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE
+from omewd.store.sinks.shards import ShardPool
+from omewd.writer import sample
 from omewd.writer.lines import gap_lines, ledger_lines
 from omewd.writer.open_stream import OpenStream, Tools
-from omewd.writer.publish import SMALL_FILES_AT_ONCE
-from omewd.writer.shards import ShardPool
+from omewd.writer.ring_reader import RingReader, UnitFrames
 
 
 class Worker:
@@ -176,7 +180,9 @@ class Worker:
                 lines = gap_lines(job, source)
             else:
                 lines = ledger_lines(ring, units, job, stream.lines[job.source], source)
-            stream.publisher.append(f"{ledger.FOLDER}/{ledger.FILE}", ledger.batch(lines, job.frontier))
+            append_to(
+                stream.folder, ledger.batch(lines, job.frontier), durable=stream.publisher.durable, clock=self._clock
+            )
         point("writer: ledger appended")
         waits = _waits(ring, units, started_ns)
         for stage, spent_ns in self._clock.take().items():

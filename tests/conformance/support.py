@@ -12,17 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from omewd.model.plan import Plan
-from omewd.model.spec import StreamSpec
+from omewd.dataset import dataset
+from omewd.model.plan.plan import Plan
+from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
-from omewd.ngff.shard_table import STAGING
-from omewd.writer import dataset
-from omewd.writer.backends import BACKENDS
-from omewd.writer.backends.base import Encoded, Sink, UnitArray
-from omewd.writer.batch import Batch
-from omewd.writer.publish import SMALL_FILE_BYTES, SMALL_FILES_AT_ONCE, Folder, Publisher
-from omewd.writer.shards import ShardPool, Shards
-from omewd.writer.stopwatch import Stopwatch
+from omewd.store.encoders import BACKENDS
+from omewd.store.encoders.base import Encoded, Sink, UnitArray
+from omewd.store.format.shard_table import STAGING
+from omewd.store.sinks.batch import Batch
+from omewd.store.sinks.publish import SMALL_FILE_BYTES, SMALL_FILES_AT_ONCE, Folder, Publisher
+from omewd.store.sinks.shards import ShardPool, Shards
+from omewd.store.stopwatch import Stopwatch
 from tests.support import Array, make_frame, make_spec, read_tensorstore, read_zarr
 
 # Who reads what a backend has written: never the library itself.

@@ -13,13 +13,13 @@ import pytest
 from yaozarrs import validate_zarr_store
 
 from omewd.errors import OmewdError
-from omewd.model.compression import Compression
 from omewd.model.dtypes import ITEM_BYTES
-from omewd.model.plan import Plan
-from omewd.model.spec import StreamSpec
-from omewd.writer.backends import BACKENDS, select
-from omewd.writer.backends.base import Sink, UnitArray
-from omewd.writer.backends.files import zero_key
+from omewd.model.plan.plan import Plan
+from omewd.model.spec.compression import Compression
+from omewd.model.spec.spec import StreamSpec
+from omewd.store.encoders import BACKENDS, select
+from omewd.store.encoders.base import Sink, UnitArray
+from omewd.store.encoders.files import zero_key
 from tests.conformance.support import (
     LAYOUTS,
     OTHER_READER,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from omewd.daemon.supervisor import _ALLOCATOR
-from omewd.model.writing import WRITER_COPIES
-from omewd.writer.backends import BACKENDS
+from omewd.daemon.processes.supervisor import _ALLOCATOR
+from omewd.model.plan.memory import WRITER_COPIES
+from omewd.store.encoders import BACKENDS
 
 # Threads that run at a time, on average, when a writer may use one core; with two: 1.7 to 1.9, 1.5, 2.1, 2.4.
 # zarr-python copies chunks in its event loop beside the one thread that encodes; acquire-zarr has a pool of
@@ -26,7 +26,7 @@ _WRITER = """
 import json, mmap, sys, threading, time
 from pathlib import Path
 import numpy as np
-from omewd.writer.backends.base import UnitArray
+from omewd.store.encoders.base import UnitArray
 from tests.conformance.support import open_sink
 from tests.support import make_spec
 

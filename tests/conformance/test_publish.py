@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from omewd.writer import publish
-from omewd.writer.publish import SMALL_FILES_AT_ONCE, Folder, Publisher
+from omewd.dataset.ledger.appending import append_to
+from omewd.dataset.ledger.ledger import FILE, FOLDER
+from omewd.store.sinks import publish
+from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE, Folder, Publisher
 
 MIB = 1 << 20
 
@@ -22,6 +24,13 @@ Item = tuple[str, Iterable[bytes]]
 
 # The ways by which files get to their place.
 WAYS = ("files", "folder", "folder, at once")
+
+LEDGER = f"{FOLDER}/{FILE}"
+
+
+def append_lines(root: Path, lines: bytes, *, durable: bool = True) -> None:
+    (root / FOLDER).mkdir(exist_ok=True)
+    append_to(root, lines, durable=durable)
 
 
 @pytest.fixture(params=WAYS)
@@ -171,9 +180,9 @@ def test_short_writes_are_gone_on_with(root: Path, publisher: Publisher, monkeyp
     monkeypatch.setattr(os, "pwritev", lambda descriptor, data, at: real_pwritev(descriptor, [data[0][:8192]], at))
     data = some_bytes(MIB + 1)
     publisher.publish([("key", (data,))], label="unit0")
-    publisher.append("lines", data)
+    append_lines(root, data)
     assert (root / "key").read_bytes() == data
-    assert (root / "lines").read_bytes() == data
+    assert (root / LEDGER).read_bytes() == data
 
 
 def test_what_a_killed_writer_left_is_overwritten(
@@ -411,15 +420,15 @@ def test_the_name_of_a_folder_that_was_there_is_synced_by_the_next_try(
 def test_without_durability_nothing_is_synced(root: Path, events: list[tuple[str, str]]) -> None:
     publisher = Publisher(root, root / "staging", durable=False)
     publisher.publish([("c/0/0", (b"1",)), ("c/0/1", (b"1",))], label="unit0")
-    publisher.append("lines", b"line\n")
+    append_lines(root, b"line\n", durable=False)
     assert {name for name, _ in events} == {"rename"}
 
 
-def test_an_append_is_synced(root: Path, publisher: Publisher, events: list[tuple[str, str]]) -> None:
-    publisher.append("lines", b"one\n")
-    publisher.append("lines", b"two\n")
-    assert (root / "lines").read_bytes() == b"one\ntwo\n"
-    assert events == [("fdatasync", f"{root}/lines")] * 2
+def test_an_append_is_synced(root: Path, events: list[tuple[str, str]]) -> None:
+    append_lines(root, b"one\n")
+    append_lines(root, b"two\n")
+    assert (root / LEDGER).read_bytes() == b"one\ntwo\n"
+    assert events == [("fdatasync", f"{root}/{LEDGER}")] * 2
 
 
 def test_many_small_files_at_once(root: Path, publisher: Publisher) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omewd.bench.targets import open_target, sync_tree
+from omewd.bench.run.targets import open_target, sync_tree
 from omewd.errors import OmewdError
-from omewd.model.plan import Plan
-from omewd.model.spec import StreamSpec
+from omewd.model.plan.plan import Plan
+from omewd.model.spec.spec import StreamSpec
 from tests.support import make_frame, make_spec, read_tensorstore, read_zarr
 
 BACKENDS = ("tensorstore", "acquire-zarr", "zarr-python", "zarrs-python")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import omewd
-from omewd.model.spec import StreamSpec
+from omewd.model.spec.spec import StreamSpec
 from tests.support import DaemonProcess, make_frame
 
 OPTIONS = ("--writers", "2", "--memory", "512MiB")

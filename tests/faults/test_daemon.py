@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import omewd
-from omewd.control.messages import encode
+from omewd.protocol.messages import encode
 from tests.support import DaemonProcess, check_dataset, daemon, make_frame, make_spec, wait_for
 
 

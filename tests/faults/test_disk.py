@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import omewd
-from omewd.model.spec import StreamSpec
+from omewd.model.spec.spec import StreamSpec
 from tests.support import DaemonProcess, check_dataset, daemon, make_frame, make_spec
 
 OPTIONS = ("--writers", "2", "--memory", "512MiB")

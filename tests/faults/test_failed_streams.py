@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import omewd
-from omewd.control.faultpoints import VARIABLE
-from omewd.daemon.dispatcher import MAX_DEATHS
-from omewd.ngff import ledger
+from omewd.daemon.jobs.dispatcher import MAX_DEATHS
+from omewd.dataset.ledger import ledger
+from omewd.process.faultpoints import VARIABLE
 from omewd.ring.layout import PUBLISHED
 from tests.faults.support import abandon, append
 from tests.support import check_dataset, daemon, make_spec, wait_for

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import omewd
-from omewd.control.faultpoints import VARIABLE
-from omewd.model.spec import StreamSpec
+from omewd.model.spec.spec import StreamSpec
+from omewd.process.faultpoints import VARIABLE
 from tests.faults.support import OPTIONS, Daemons, abandon, append, entries
 from tests.support import DaemonProcess, check_dataset, make_spec, read_zarr, wait_for
 

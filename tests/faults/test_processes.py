@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 import omewd
-from omewd.control.faultpoints import VARIABLE
+from omewd.dataset.verify import verify
 from omewd.errors import RingFullError
-from omewd.ngff.verify import verify
-from omewd.writer.backends import BACKENDS
+from omewd.process.faultpoints import VARIABLE
+from omewd.store.encoders import BACKENDS
 from tests.support import Array, DaemonProcess, check_dataset, daemon, make_frame, make_spec, start_python, wait_for
 
 CAMERA = """

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 import omewd
-from omewd.control.connection import Connection
-from omewd.control.faultpoints import VARIABLE
-from omewd.model.plan import Plan
-from omewd.model.spec import StreamSpec
-from omewd.ngff.verify import verify
+from omewd.client.connection import Connection
+from omewd.dataset.verify import verify
+from omewd.model.plan.plan import Plan
+from omewd.model.spec.spec import StreamSpec
+from omewd.process.faultpoints import VARIABLE
 from tests.acquisitions import check_acquisition
 from tests.faults.support import OPTIONS, Daemons, abandon, append, entries
 from tests.support import (

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import omewd
-from omewd.control.faultpoints import VARIABLE
+from omewd.process.faultpoints import VARIABLE
 from tests.support import DaemonProcess, check_dataset, make_frame, make_spec
 
 # Those of power cuts, upgrades, copies and the web come with these.
@@ -93,7 +93,7 @@ def test_row_23_no_time_out_looks_at_the_wall_clock() -> None:
         if re.search(r"\btime\.time(_ns)?\(|datetime\.|\btime\.(localtime|gmtime)\(", text):
             users.add(str(path.relative_to(Path(omewd.__file__).parent)))
     # Of frames, and as people read them.
-    assert users == {"producer/handover.py", "cli/ledger.py"}
+    assert users == {"producer/handover.py", "cli/datasets/ledger.py"}
     handover = (Path(omewd.__file__).parent / "producer" / "handover.py").read_text()
     assert len(re.findall(r"time\.time", handover)) == 1  # the slot's stamp
 

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 import omewd
+from omewd.dataset.verify import verify
 from omewd.model.dtypes import ITEM_BYTES
-from omewd.model.spec import StreamSpec
-from omewd.ngff.verify import verify
+from omewd.model.spec.spec import StreamSpec
 from tests.acquisitions import Frames, check_acquisition, coordinates
 from tests.support import Array, DaemonProcess, make_frame
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 import omewd
-from omewd.control.messages import MAX_PACKET_BYTES
+from omewd.protocol.messages import MAX_PACKET_BYTES
 from tests.support import DaemonProcess, check_dataset, make_frame, make_spec
 
 

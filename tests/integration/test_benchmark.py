@@ -322,7 +322,7 @@ def test_a_killed_writer_voids_its_column(tmp_path: Path) -> None:
 def test_a_camera_that_dies_fails_its_column_and_the_others_are_ended(tmp_path: Path) -> None:
     process = start(tmp_path, *LONG[:4], "-i", "1", "-w", "0", "--fps", "500", "--cameras", "2")
     wait_for(lambda: is_recording(tmp_path), 30)
-    cameras = [child for child in descendants(process) if "omewd.bench.feeder" in child.cmdline()]
+    cameras = [child for child in descendants(process) if "omewd.bench.run.feeder" in child.cmdline()]
     assert len(cameras) == 2
     cameras[1].kill()
     out, err = process.communicate(timeout=60)  # the other one had minutes to go

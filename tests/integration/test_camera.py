@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from omewd.ngff import ledger
-from omewd.ngff.verify import verify
+from omewd.dataset.ledger import ledger
+from omewd.dataset.verify import verify
 from tests.support import DaemonProcess, read_tensorstore, read_zarr
 
 pytestmark = [

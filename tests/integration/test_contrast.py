@@ -12,9 +12,9 @@ import pytest
 from yaozarrs import validate_zarr_store
 
 import omewd
-from omewd.model.dimensions import Channel, Dimension
-from omewd.ngff.verify import verify
-from omewd.writer.repair import repair
+from omewd.dataset.repair import repair
+from omewd.dataset.verify import verify
+from omewd.model.spec.dimensions import Channel, Dimension
 from tests.support import DaemonProcess, make_spec
 
 

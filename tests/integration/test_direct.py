@@ -12,8 +12,8 @@ from tests.support import DaemonProcess, check_dataset, daemon, make_frame, make
 
 # Writers look at the disk, and find it on another machine.
 _ON_NFS = """
-import omewd.writer.filesystem
-omewd.writer.filesystem.network_filesystem = lambda folder, mounts=None: "nfs4"
+import omewd.store.filesystem
+omewd.store.filesystem.network_filesystem = lambda folder, mounts=None: "nfs4"
 """
 
 

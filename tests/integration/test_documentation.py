@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from omewd.model.spec import StreamSpec
-from omewd.ngff.verify import verify
+from omewd.dataset.verify import verify
+from omewd.model.spec.spec import StreamSpec
 from tests.acquisitions import check_acquisition
 from tests.support import DaemonProcess
 

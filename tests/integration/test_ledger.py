@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import omewd
-from omewd.model.plan import Plan
-from omewd.model.spec import StreamSpec
+from omewd.model.plan.plan import Plan
+from omewd.model.spec.spec import StreamSpec
 from tests.support import DaemonProcess, frame_index, make_frame, make_spec, wait_for
 
 POSITIONS = ["here", "there"]

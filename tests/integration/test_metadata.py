@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import omewd
-from omewd.ngff import ledger
-from omewd.ngff.verify import verify
+from omewd.dataset.ledger import ledger
+from omewd.dataset.verify import verify
 from tests.support import DaemonProcess, KeptDaemon, check_dataset, make_frame, make_spec
 
 

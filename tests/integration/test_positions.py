@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import omewd
-from omewd.ngff.verify import verify
+from omewd.dataset.verify import verify
 from tests.acquisitions import Frames, check_acquisition
 from tests.support import Array, DaemonProcess, daemon, make_frame, make_spec
 

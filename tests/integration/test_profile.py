@@ -72,7 +72,7 @@ def test_threads_that_write_files_are_in_the_profile(tmp_path: Path) -> None:
     text = run(tmp_path, "-d", f"t:{frames},y:64:32,x:64:32", "-b", "tensorstore", "--top", "1000", "-i", "2")
     calls = {row[3].split(":")[0] + row[3][row[3].find("(") :]: row[0] for row in rows(text, "writer")}
     # In each of two runs the windows of channels are written once in between, if the frames leave time for that.
-    assert 2 * files <= int(calls["omewd/writer/publish.py(_write_aside)"]) <= 2 * (files + 1)
+    assert 2 * files <= int(calls["omewd/store/sinks/publish.py(_write_aside)"]) <= 2 * (files + 1)
     appended = {row[3].rpartition("(")[2]: row[0] for row in rows(text, "producer")}
     assert appended["append)"] == str(2 * frames)
 

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import useq
 
+from omewd.dataset.ledger import ledger
+from omewd.dataset.verify import verify
 from omewd.errors import OmewdError
 from omewd.integrations.pymmcore import OmewdHandler
 from omewd.integrations.useq import event_grid
-from omewd.model.dimensions import parse_dims
-from omewd.model.images import image_paths
-from omewd.model.plan import Plan
-from omewd.model.spec import StreamSpec
-from omewd.ngff import ledger
-from omewd.ngff.verify import verify
+from omewd.model.plan.images import image_paths
+from omewd.model.plan.plan import Plan
+from omewd.model.spec.dimensions import parse_dims
+from omewd.model.spec.spec import StreamSpec
 from tests.support import Array, DaemonProcess
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")

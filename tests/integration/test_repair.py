@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from omewd.ngff.verify import verify
-from omewd.writer.repair import repair
+from omewd.dataset.repair import repair
+from omewd.dataset.verify import verify
 from tests.acquisitions import check_acquisition
 from tests.support import Array, DaemonProcess, make_frame, make_spec, read_zarr, wait_for
 

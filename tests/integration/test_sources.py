@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import omewd
-from omewd.ngff import ledger
-from omewd.ngff.verify import verify
+from omewd.dataset.ledger import ledger
+from omewd.dataset.verify import verify
 from tests.acquisitions import check_acquisition, read_array
 from tests.support import Array, DaemonProcess, KeptDaemon, make_frame, make_spec, start_python, wait_for
 

@@ -29,12 +29,12 @@ from ome_writers import _stream
 from ome_writers._backends._backend import ArrayBackend
 
 import omewd
-from omewd.bench.private_daemon import PrivateDaemon
+from omewd.bench.run.private_daemon import PrivateDaemon
 from omewd.integrations.ome_writers import stream_fields
-from omewd.model.images import image_paths
-from omewd.model.spec import StreamSpec
-from omewd.writer.backends import BACKENDS
-from omewd.writer.backends.base import UnitArray
+from omewd.model.plan.images import image_paths
+from omewd.model.spec.spec import StreamSpec
+from omewd.store.encoders import BACKENDS
+from omewd.store.encoders.base import UnitArray
 
 # Names a file for what came of the tests: {"outcomes": {test: outcome}, "through_omewd": [test, …]}.
 REPORT = "OMEWD_PEER_REPORT"

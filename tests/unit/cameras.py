@@ -10,11 +10,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from omewd.control.jobs import Job
-from omewd.daemon.stream import State, Stream
-from omewd.model.dimensions import Dimension, parse_dims
-from omewd.model.plan import Plan
-from omewd.model.spec import StreamSpec
+from omewd.daemon.streams.stream import State, Stream
+from omewd.model.plan.plan import Plan
+from omewd.model.spec.dimensions import Dimension, parse_dims
+from omewd.model.spec.spec import StreamSpec
+from omewd.protocol.jobs import Job
 from omewd.ring.layout import (
     GAP_DROPPED,
     GAP_SKIPPED,

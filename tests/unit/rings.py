@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from omewd.model.plan import Plan
+from omewd.model.plan.plan import Plan
 from omewd.ring import pixels
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import Geometry

@@ -1,0 +1,46 @@
+"""``omewd repair``: mend what can be mended of a dataset."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from omewd.cli.options import json_option
+from omewd.errors import OmewdError
+
+
+@click.command("repair")
+@click.argument("dataset", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@json_option
+def command(dataset: Path, as_json: bool) -> None:
+    """Make DATASET whole after a crash: true shape, true totals, nothing left over; say what can't be mended.
+
+    Pixels of frames on record are never touched. Not for a dataset whose daemon will be started again: that goes on
+    with it by itself.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from omewd.dataset.repair import repair
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as progress:
+        task = progress.add_task(dataset.name, total=None)
+        result = repair(dataset, lambda done, total: progress.update(task, completed=done, total=total))
+    problems = result.after.problems
+    if as_json:
+        document = {"mended": result.mended, "before": result.before.to_dict(), "after": result.after.to_dict()}
+        print(json.dumps(document, indent=2))
+        if problems:
+            raise SystemExit(OmewdError("incomplete", "").exit_status)
+        return
+    for line in result.mended:
+        print(f"mended: {line}")
+    for problem in problems:
+        print(f"can't be mended: {problem}")
+    if problems:
+        count = len(problems)
+        raise OmewdError("incomplete", f"{dataset}: {count} problem{'s' * (count > 1)} can't be mended")
+    print("all is well" if result.mended else "nothing to mend")

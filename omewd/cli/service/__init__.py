@@ -1,0 +1,1 @@
+"""Commands that run the daemon, or tell what it has."""

@@ -1,0 +1,23 @@
+"""``omewd backends``: which backends can be used here."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from omewd.cli.options import json_option
+
+
+@click.command("backends")
+@json_option
+def command(as_json: bool) -> None:
+    """Show which backends can be used here, and why not. "auto" takes the first that can."""
+    from omewd.store.encoders import availability
+
+    reasons = availability()
+    if as_json:
+        print(json.dumps(reasons, indent=2))
+        return
+    for name, reason in reasons.items():
+        print(f"{name:14}{'usable' if reason is None else f'not usable: {reason}'}")

@@ -1,0 +1,25 @@
+"""``omewd resume-stream``: take up a failed stream again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from omewd.cli.options import client, json_option, socket_option
+
+
+@click.command("resume-stream")
+@click.argument("name")
+@json_option
+@socket_option
+def command(name: str, as_json: bool, socket: Path | None) -> None:
+    """Write what the FAILED stream NAME still has in its ring, once the cause is mended; wait until it is done."""
+    from omewd.cli.show.progress import follow
+
+    daemon = client(socket)
+    daemon.resume_stream(name)
+    final = follow(daemon, name, quiet=as_json)
+    if as_json:
+        print(json.dumps(final, indent=2))

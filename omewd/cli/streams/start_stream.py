@@ -1,0 +1,208 @@
+"""``omewd start-stream``: open a stream."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from omewd.cli.options import client, json_option, socket_option
+from omewd.cli.settings_file import read_settings
+from omewd.errors import OmewdError
+from omewd.model.spec.compression import HELP as COMPRESSIONS
+
+
+@click.command("start-stream")
+@click.argument("name", required=False)
+@click.option(
+    "--dims",
+    "-d",
+    help="name:count[:chunk[:shard]],… slowest first, the last two the frame's y, x; first count may be inf.",
+)
+@click.option("--dtype", help="Pixel type.  [default: uint16]")
+@click.option("--output", help="Dataset, relative to the daemon's data root.  [default: NAME.ome.zarr]")
+@click.option(
+    "--backend", "-b", help="auto, direct, tensorstore, acquire-zarr, zarrs-python or zarr-python.  [default: auto]"
+)
+@click.option("--compression", "-c", help=f"{COMPRESSIONS}  [default: none]")
+@click.option("--backpressure", help="What a full ring does: block, drop or fail.  [default: block]")
+@click.option("--durability", help="fsync, or none: faster, and a crash of the machine loses frames.  [default: fsync]")
+@click.option(
+    "--on-producer-loss",
+    help="When the camera's program dies: finalize the dataset, or wait for another one.  [default: finalize]",
+)
+@click.option("--on-disk-full", help="wait until there is space again, or fail.  [default: wait]")
+@click.option("--overwrite", is_flag=True, default=None, help="Replace a dataset that is there.")
+@click.option("--ring-slots", type=int, help="Frames that the ring holds.  [default: by memory and shards]")
+@click.option("--scale", help="Step of dimensions in their units, such as y=0.108,x=0.108,t=0.05.")
+@click.option("--channels", help="Names of the channels, such as DAPI,GFP.")
+@click.option("--positions", help="Names of the positions, such as left,right.")
+@click.option("--position-folders", help="What their folders are called by: numbers, or names.  [default: numbers]")
+@click.option("--plate", help="A plate of so many rows and columns, such as 8x12; with --wells.")
+@click.option("--wells", help="Where the positions are, such as A1,A2,B1; several fields a well if there are more.")
+@click.option("--storage-order", help="ome, acquisition, or names such as t,c,z.  [default: ome]")
+@click.option("--source-dim", "source_dimension", help="The dimension that several cameras feed, such as c.")
+@click.option("--levels", type=int, help="Resolutions to write, each half of the one before.  [default: 1]")
+@click.option("--color", help="Frames in colour: rgb or rgba; or raw of a sensor: bayer-rggb, -grbg, -gbrg or -bggr.")
+@click.option("--downsample", help="How they are made: mean, min, max, or nearest for labels.  [default: mean]")
+@click.option("--settings-file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON.")
+@click.option("--wait", is_flag=True, help="Stay, with live progress, until the stream is done.")
+@json_option
+@socket_option
+def command(
+    name: str | None,
+    dims: str | None,
+    scale: str | None,
+    channels: str | None,
+    positions: str | None,
+    plate: str | None,
+    wells: str | None,
+    settings_file: Path | None,
+    wait: bool,
+    as_json: bool,
+    socket: Path | None,
+    **settings: Any,
+) -> None:
+    """Open a stream: its dataset and its ring are there when this returns.
+
+    The settings file is a JSON object with the fields of a stream (name, dimensions or dims, dtype, …), or
+    ome-writers' AcquisitionSettings, or useq's MDASequence (--dims then says what the frame is); options given here
+    count more.
+    """
+    daemon = client(socket)
+    scales = _scales(scale)
+    fields = _fields(name, dims, settings_file, settings, scales)
+    _describe(fields, scales, channels=channels, positions=positions)
+    if plate or wells:
+        _put_in_wells(fields, plate, wells)
+    status = daemon.start_stream(fields)
+    if as_json and not wait:
+        print(json.dumps(status, indent=2))
+    elif not as_json:
+        _print_started(status, socket)
+    if wait:
+        from omewd.cli.show.progress import follow
+
+        final = follow(daemon, status["name"], quiet=as_json)
+        _check_complete(final)
+        if as_json:
+            print(json.dumps(final, indent=2))
+
+
+def _fields(
+    name: str | None,
+    dims: str | None,
+    settings_file: Path | None,
+    settings: dict[str, Any],
+    scales: dict[str, float],
+) -> dict[str, Any]:
+    """The stream's fields: the file's, overridden by what the command line says."""
+    from omewd.integrations.settings import fields_of
+
+    pixel = scales.get("x") if scales.get("x") == scales.get("y") else None
+    fields = fields_of(read_settings(settings_file), dims, pixel_size_um=pixel)
+    fields.update({k: v for k, v in {"name": name, **settings}.items() if v is not None})
+    if "dimensions" not in fields:
+        raise OmewdError("usage", "--dims is missing", "Such as --dims t:100,y:512,x:512")
+    return fields
+
+
+def _scales(text: str | None) -> dict[str, float]:
+    """What ``--scale`` says, by dimension."""
+    scales = {}
+    for part in filter(None, (text or "").split(",")):
+        dimension, _, step = part.strip().partition("=")
+        try:
+            scales[dimension] = float(step)
+        except ValueError as error:
+            raise OmewdError("usage", f"--scale: {part.strip()!r} is no step", "Such as y=0.108,x=0.108,t=5") from error
+    return scales
+
+
+def _describe(fields: dict[str, Any], scales: dict[str, float], *, channels: str | None, positions: str | None) -> None:
+    """Say what the dimensions are: steps, channels, positions."""
+    by_name = {str(d.get("name")): d for d in fields["dimensions"] if isinstance(d, dict)}
+    for dimension, step in scales.items():
+        if dimension not in by_name:
+            raise OmewdError("usage", f"--scale: there is no dimension {dimension!r}")
+        by_name[dimension]["scale"] = step
+    for option, kind, names in (("--channels", "channel", channels), ("--positions", "position", positions)):
+        if names:
+            _of_type(fields, kind, option)["coords"] = [name.strip() for name in names.split(",")]
+
+
+def _of_type(fields: dict[str, Any], kind: str, option: str) -> dict[str, Any]:
+    """The dimension of a type; raises OmewdError ``usage`` if there is none."""
+    usual = kind[0]
+    dims = [d for d in fields["dimensions"] if isinstance(d, dict)]
+    found = next((d for d in dims if d.get("type") == kind or d.get("name") == usual), None)
+    if found is None:
+        raise OmewdError("usage", f"{option}: there is no {kind} dimension", f"Name one {usual} in --dims")
+    return found
+
+
+_WELL = re.compile(r"([A-Z]+)([0-9]+)")
+
+
+def _put_in_wells(fields: dict[str, Any], plate: str | None, wells: str | None) -> None:
+    """Make the positions fields of wells: the first ones of the first well, and so on."""
+    from omewd.model.spec.dimensions import Plate
+
+    size = re.fullmatch(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})", plate or "")
+    if size is None or not wells:
+        raise OmewdError(
+            "usage", "a plate takes --plate ROWSxCOLUMNS and --wells", "Such as --plate 8x12 --wells A1,A2"
+        )
+    found = [_WELL.fullmatch(well.strip().upper()) for well in wells.split(",")]
+    if None in found:
+        bad = wells.split(",")[found.index(None)]
+        raise OmewdError("usage", f"--wells: {bad!r} is no well", "Write the row's letter and the column, such as B3")
+    fields["plate"] = Plate.of_size(int(size[1]), int(size[2])).model_dump(mode="json")
+    dim = _of_type(fields, "position", "--wells")
+    if dim.get("coords"):
+        raise OmewdError(
+            "usage", "the positions have names, and --wells would give them others", "Leave one of them out"
+        )
+    count = dim.get("count")
+    each, rest = divmod(count if isinstance(count, int) else 0, len(found))
+    if rest or not each:
+        raise OmewdError(
+            "usage",
+            f"{dim.get('count')} positions are not so many in each of {len(found)} wells",
+            f"Make the count of {dim.get('name')} a multiple of {len(found)}",
+        )
+    dim["coords"] = [
+        {"name": f"{match[0]}-{number}", "plate_row": match[1], "plate_column": match[2].lstrip("0")}
+        for match in found
+        if match is not None
+        for number in range(each)
+    ]
+
+
+def _print_started(status: dict[str, Any], socket: Path | None) -> None:
+    ring, name = status["ring"], status["name"]
+    where = f", socket={str(socket)!r}" if socket else ""
+    print(f"stream  {name}")
+    print(f"path    {status['path']}")
+    sources = status["sources"]
+    of_each = f" in {len(sources)} rings" if len(sources) > 1 else ""
+    print(f"ring    {ring['slots']} slots{of_each}, {ring['bytes'] / 2**20:.1f} MiB; backend {status['backend']}")
+    if status["backend_reason"]:
+        print(f"        not the first choice: {status['backend_reason']}")
+    for source in sources:
+        which = f", source={source['name']!r}" if source["name"] else ""
+        print(f"connect python: producer = omewd.connect({name!r}{which}{where})")
+
+
+def _check_complete(status: dict[str, Any]) -> None:
+    frames = status["frames"]
+    declared = frames["declared"]
+    if declared is not None and frames["received"] < declared and "the producer was lost" in status["ended_by"]:
+        raise OmewdError(
+            "incomplete",
+            f"stream {status['name']!r} has {frames['received']} of {declared} frames: {status['ended_by']}",
+            "What was handed over is in the dataset",
+        )

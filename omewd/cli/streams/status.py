@@ -1,0 +1,95 @@
+"""``omewd status``: what the daemon is doing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from omewd.cli.options import client, json_option, socket_option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+    from rich.text import Text
+
+_PIPE_WIDTH = 200
+_LOOK_EVERY_S = 0.5
+
+
+@click.command("status")
+@click.argument("name", required=False)
+@json_option
+@click.option("--watch", is_flag=True, help="Stay, and show it anew twice a second.")
+@click.option("--all", "every", is_flag=True, help="Show every stream that has ended, not only the last few.")
+@socket_option
+def command(name: str | None, as_json: bool, watch: bool, every: bool, socket: Path | None) -> None:
+    """Show throughput, ring fill, frames and writers; of one stream with NAME.
+
+    "lag" is how many of the received frames are not durable yet. The rate is that since the first frame; with --watch,
+    that of the last seconds.
+    """
+    daemon = client(socket)
+    if as_json:
+        while True:
+            print(json.dumps(daemon.status(name), indent=None if watch else 2))
+            if not watch:
+                return
+            time.sleep(_LOOK_EVERY_S)
+
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PIPE_WIDTH)  # who reads a pipe wants all of it
+    if watch:
+        _watch(console, lambda: daemon.status(name), every=every)
+    else:
+        console.print(_text(daemon.status(name), console.width, every=every), soft_wrap=True)
+
+
+def _watch(console: Console, look: Callable[[], dict[str, Any]], *, every: bool) -> None:
+    """Show it again and again: on a screen of its own, or one after the other in a pipe."""
+    from rich.live import Live
+
+    from omewd.cli.show.recent_rates import RecentRates
+
+    rates = RecentRates()
+    on_screen = console.is_terminal and not console.is_dumb_terminal
+
+    def next_text() -> Text:
+        status = look()
+        now_s = time.monotonic()
+        noted = {stream["id"]: rates.note(stream, now_s) for stream in status.get("streams", [status])}
+        known = {number: rate for number, rate in noted.items() if rate is not None}
+        return _text(status, console.width, height=console.height if on_screen else None, every=every, rates=known)
+
+    text = next_text()
+    if not on_screen:
+        while True:
+            console.print(text, soft_wrap=True)
+            time.sleep(_LOOK_EVERY_S)
+            text = next_text()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to give the screen back
+    try:
+        with Live(text, console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                time.sleep(_LOOK_EVERY_S)
+                text = next_text()
+                live.update(text, refresh=True)
+    finally:
+        console.print(text, soft_wrap=True)
+
+
+def _text(status: dict[str, Any], width: int, **options: Any) -> Text:
+    from rich.text import Text
+
+    from omewd.cli.show.status_lines import render
+
+    lines = [Text(line.text, style=line.style) for line in render(status, width=width, **options)]
+    return Text("\n", no_wrap=True).join(lines)

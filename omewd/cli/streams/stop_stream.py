@@ -1,0 +1,33 @@
+"""``omewd stop-stream``: take no more frames, and wait until what has arrived is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from omewd.cli.options import client, json_option, socket_option
+
+
+@click.command("stop-stream")
+@click.argument("name")
+@json_option
+@socket_option
+def command(name: str, as_json: bool, socket: Path | None) -> None:
+    """Take no more frames of stream NAME; return when all that has arrived is written.
+
+    The ring of a stream that has failed, or could not be taken over, is let go, with the frames that are in it.
+    """
+    from omewd.cli.show.progress import follow
+
+    daemon = client(socket)
+    reply = daemon.stop_stream(name)
+    if kept := reply.get("let_go"):
+        print(
+            json.dumps(reply, indent=2) if as_json else f"{name}: its ring of {kept['bytes'] / 2**20:.1f} MiB is let go"
+        )
+        return
+    final = follow(daemon, name, quiet=as_json)
+    if as_json:
+        print(json.dumps(final, indent=2))

@@ -1,0 +1,1 @@
+"""The client end of the control socket."""

@@ -1,0 +1,275 @@
+"""The control socket: accepts, checks who it is, reads requests, sends replies. Never waits for a client."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import grp
+import os
+import socket
+import stat
+import struct
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from omewd.daemon.loop import Loop
+from omewd.errors import OmewdError
+from omewd.protocol.messages import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES, Message, close_all, receive, send
+
+log = structlog.get_logger("control")
+
+MAX_CONNECTIONS = 512
+_ACCEPT_PAUSE_NS = 1_000_000_000
+_SO_PEERGROUPS = 59
+_MAX_OPTION_BYTES = 1024  # Python's getsockopt takes no more: 256 groups
+_UCRED = struct.Struct("3i")
+# What replies in memory may hold on to until they are read: one large one of a client, and so much of all together.
+MOST_UNREAD_BYTES = 64 << 20
+
+
+class Peer:
+    """One connected client. ``attached``: (the stream's id, the source's number) whose producer it is.
+
+    ``unread_bytes``: memory that holds replies which it may not have read yet.
+    """
+
+    def __init__(self, channel: socket.socket, pid: int, uid: int) -> None:
+        self.channel = channel
+        self.pid = pid
+        self.uid = uid
+        self.attached: tuple[int, int] | None = None
+        self.unread_bytes = 0
+        self.open = True
+
+    @property
+    def has_read_all(self) -> bool:
+        """Whether no reply is left in its socket (unix(7), SIOCOUTQ)."""
+        left = fcntl.ioctl(self.channel.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+        return left == b"\0" * 4
+
+
+Handler = Callable[[Peer, Message], Message | None]
+
+
+class ControlServer:
+    """Serves requests with ``handle(peer, message)``, which returns the result, None if it replies later.
+
+    ``on_gone(peer)`` is told of every connection that ends.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._peers: set[Peer] = set()
+        self._listener: socket.socket | None = None
+        self._deaf_until_ns = 0
+
+    def start(self, path: Path, group: str | None, handle: Handler, on_gone: Callable[[Peer], None]) -> None:
+        """Listen at ``path``, for this user, and for ``group`` if given. Raises OmewdError ``start_failed``."""
+        self._path = path
+        self._handle = handle
+        self._on_gone = on_gone
+        self._allowed_gid = _group_id(group) if group else None
+        self._listener = self._listen()
+        self._loop.watch(self._listener.fileno(), self._accept)
+
+    def _listen(self) -> socket.socket:
+        if len(os.fsencode(self._path)) > 107:
+            raise OmewdError("start_failed", f"the socket path {self._path} is over 107 bytes", "Choose a shorter one")
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if self._allowed_gid is None else 0o755)
+            if self._allowed_gid is None:
+                _require_private(self._path.parent)
+            _remove_stale(self._path)
+            # Closed until the mode and the group are right.
+            mask = os.umask(0o177)
+            try:
+                listener.bind(str(self._path))
+            finally:
+                os.umask(mask)
+            if self._allowed_gid is not None:
+                os.chown(self._path, -1, self._allowed_gid)
+                self._path.chmod(0o660)
+            listener.listen(MAX_CONNECTIONS)
+        except OSError as error:
+            listener.close()
+            raise OmewdError(
+                "start_failed", f"can't listen on {self._path}: {error.strerror or error}", "Choose another --socket"
+            ) from error
+        except OmewdError:
+            listener.close()
+            raise
+        return listener
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        while True:
+            try:
+                channel, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # out of descriptors: those who are connected go on
+                log.error("can't accept a connection", error=str(error))
+                self._loop.forget(self._listener.fileno())
+                self._deaf_until_ns = time.monotonic_ns() + _ACCEPT_PAUSE_NS
+                return
+            self._admit(channel)
+
+    def listen_again(self, now_ns: int) -> None:
+        """Accept connections again after a pause for want of descriptors."""
+        if self._deaf_until_ns and now_ns >= self._deaf_until_ns and self._listener is not None:
+            self._deaf_until_ns = 0
+            self._loop.watch(self._listener.fileno(), self._accept)
+
+    def _admit(self, channel: socket.socket) -> None:
+        channel.setblocking(False)
+        pid, uid, gid = _UCRED.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        peer = Peer(channel, pid, uid)
+        if not self._may_connect(channel, uid, gid):
+            log.warning("refused a client", pid=pid, uid=uid)
+            self._refuse(peer, OmewdError("no_permission", f"user {uid} may not use this omewd daemon"))
+        elif len(self._peers) >= MAX_CONNECTIONS:
+            self._refuse(peer, OmewdError("busy", f"{MAX_CONNECTIONS} clients are connected already", "Close some"))
+        else:
+            self._peers.add(peer)
+            self._loop.watch(channel.fileno(), lambda: self._read(peer))
+
+    def _may_connect(self, channel: socket.socket, uid: int, gid: int) -> bool:
+        if uid in (0, os.geteuid()):
+            return True
+        if self._allowed_gid is None:
+            return False
+        try:
+            raw = channel.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION_BYTES)
+        except OSError:  # it is in more groups than that
+            return False
+        groups = struct.unpack(f"{len(raw) // 4}I", raw)
+        return self._allowed_gid in (gid, *groups)
+
+    @staticmethod
+    def _refuse(peer: Peer, error: OmewdError) -> None:
+        with contextlib.suppress(OSError):
+            send(peer.channel, {"error": error.to_dict()})
+        peer.open = False
+        peer.channel.close()
+
+    def _read(self, peer: Peer) -> None:
+        try:
+            received = receive(peer.channel, MAX_REQUEST_BYTES)
+        except BlockingIOError:
+            return
+        except OmewdError as error:
+            self.reply_error(peer, error)
+            return
+        except OSError:
+            received = None
+        if received is None:
+            self.drop(peer)
+            return
+        message, descriptors = received
+        close_all(descriptors)  # no request carries any
+        try:
+            result = self._handle(peer, message)
+        except OmewdError as error:
+            log.info("refused a request", op=str(message.get("op"))[:40], code=error.code, reason=error.message)
+            self.reply_error(peer, error)
+        except Exception as error:
+            log.exception("a request failed: this is a bug", op=str(message.get("op"))[:40])
+            self.reply_error(peer, OmewdError("internal", f"the daemon could not handle this: {error!r}", "Report it"))
+        else:
+            if result is not None:
+                self.reply(peer, result)
+
+    def reply(self, peer: Peer, result: Message, descriptors: tuple[int, ...] = (), *, attachment: bytes = b"") -> None:
+        self._send(peer, {"ok": result}, descriptors, attachment)
+
+    def reply_error(self, peer: Peer, error: OmewdError) -> None:
+        self._send(peer, {"error": error.to_dict()}, ())
+
+    def _send(self, peer: Peer, message: dict[str, Any], descriptors: tuple[int, ...], attachment: bytes = b"") -> None:
+        if not peer.open:
+            return
+        if peer.unread_bytes and peer.has_read_all:
+            peer.unread_bytes = 0
+        try:
+            held_bytes = send(peer.channel, message, descriptors, attachment=attachment)
+            if held_bytes:
+                self._note_unread(peer, held_bytes)
+        except OmewdError as error:
+            if "ok" in message or len(str(message)) > MAX_MESSAGE_BYTES // 2:
+                self._send(peer, {"error": {"code": error.code, "message": error.message, "remedy": ""}}, ())
+        except OSError:  # gone, or it never reads its replies
+            self.drop(peer)
+
+    def _note_unread(self, peer: Peer, held_bytes: int) -> None:
+        """Keep in bounds what clients that do not read their replies hold of this machine's memory."""
+        peer.unread_bytes += held_bytes
+        worst = peer if held_bytes < peer.unread_bytes > MAX_MESSAGE_BYTES else None
+        if worst is None and sum(p.unread_bytes for p in self._peers) > MOST_UNREAD_BYTES:
+            for other in self._peers:
+                if other is not peer and other.has_read_all:
+                    other.unread_bytes = 0
+            if sum(p.unread_bytes for p in self._peers) > MOST_UNREAD_BYTES:
+                worst = max(self._peers, key=lambda p: p.unread_bytes)
+        if worst is not None:
+            log.warning("dropped a client that does not read its replies", pid=worst.pid, bytes=worst.unread_bytes)
+            self.drop(worst)
+
+    def drop(self, peer: Peer) -> None:
+        """End a connection."""
+        if not peer.open:
+            return
+        peer.open = False
+        self._peers.discard(peer)
+        self._loop.forget(peer.channel.fileno())
+        peer.channel.close()
+        self._on_gone(peer)
+
+    def close(self) -> None:
+        if self._listener is None:
+            return
+        self._loop.forget(self._listener.fileno())
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+        for peer in list(self._peers):
+            peer.attached = None
+            self.drop(peer)
+
+
+def _group_id(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError as error:
+        raise OmewdError("start_failed", f"there is no group {name!r}", "Make it, or start without --group") from error
+
+
+def _require_private(folder: Path) -> None:
+    """A folder that others own or may write to is no place for this user's socket (/tmp is open to all)."""
+    info = folder.stat()
+    if info.st_uid not in (os.geteuid(), 0) or (info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX):
+        raise OmewdError(
+            "start_failed",
+            f"{folder} belongs to user {info.st_uid} or is open to all, so the socket would not be safe there",
+            "Choose another --socket",
+        )
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that nobody listens on; raises OmewdError ``already_running`` if somebody does."""
+    if not path.is_socket():
+        if path.exists():
+            raise OmewdError("start_failed", f"{path} is there and is no socket", "Choose another --socket")
+        return
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    with probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+    raise OmewdError("already_running", f"a daemon already listens on {path}", "Use it, or choose another --socket")

@@ -1,0 +1,283 @@
+"""The daemon: one loop over descriptors, in which the parts meet.
+
+Each turn it takes in what clients, writers and producers have done, then steps every stream: frames that
+have arrived, units that are ready, what is finished. It waits for nothing but descriptors and a timer.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+import structlog
+
+from omewd.daemon.config import ServeConfig
+from omewd.daemon.control.pending_replies import Waiters
+from omewd.daemon.control.requests import Requests
+from omewd.daemon.control.server import ControlServer
+from omewd.daemon.datasets.user_metadata import Annotations
+from omewd.daemon.jobs.dispatcher import Dispatcher
+from omewd.daemon.jobs.results import Outcomes
+from omewd.daemon.loop import Loop
+from omewd.daemon.notify import Notifier
+from omewd.daemon.processes import shared_memory
+from omewd.daemon.processes.fence import fence, writers_lock
+from omewd.daemon.processes.supervisor import Supervisor
+from omewd.daemon.state.journal import InstanceLock, Journal, instance_name
+from omewd.daemon.state.recovery import Recovery
+from omewd.daemon.streams.lifecycle import Lifecycle
+from omewd.daemon.streams.streams import Streams
+from omewd.errors import EXIT_ERROR, EXIT_INCOMPLETE, OmewdError, stream_failed
+from omewd.process.profiling import profiled
+from omewd.protocol.jobs import NO_STREAM
+from omewd.ring.layout import require_x86_64
+
+log = structlog.get_logger("daemon")
+
+# A lost doorbell costs at most this; it is also how old the figures of "status" may be.
+_TICK_S = 0.05
+_IDLE_TICK_S = 1.0
+# What fails at once at the start is not a passing shortage.
+_FAILED_FIRST_STARTS = 3
+_NOTIFY_EVERY_NS = 500_000_000
+# Removing what datasets have replaced is not worth waiting for: it is in the journal.
+_SWEEP_NS = 2_000_000_000
+_DRAIN_EXTENSION_US = 10_000_000
+
+
+class Daemon:
+    """Everything that ``omewd serve`` is; :meth:`run` returns its exit status."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        require_x86_64()
+        _require_memory(config.memory_bytes)
+        self._config = config
+        self._lock = InstanceLock(config.state_dir)
+        self._instance = instance_name(config.state_dir)
+        fence(config.state_dir, self._instance)
+        self._journal = Journal(config.state_dir)
+        self._scratch = Path(tempfile.mkdtemp(prefix=f"{self._instance}-scratch-", dir="/dev/shm"))
+        _allow_many_descriptors()
+        self._loop = Loop()
+        self._notifier = Notifier()
+        self._streams = Streams(config, self._journal, self._instance)
+        self._dispatcher = Dispatcher(config.job_timeout_s)
+        self._server = ControlServer(self._loop)
+        self._supervisor = Supervisor(
+            self._loop,
+            writers=config.writers,
+            scratch=self._scratch,
+            lock=writers_lock(config.state_dir),
+            start_timeout_s=config.start_timeout_s,
+        )
+        waiters = Waiters(self._server)
+        annotations = Annotations(self._streams, self._dispatcher, self._server)
+        self._lifecycle = Lifecycle(
+            self._loop, self._streams, self._dispatcher, self._supervisor, self._server, waiters, annotations
+        )
+        self._outcomes = Outcomes(self._streams, self._dispatcher, self._lifecycle, annotations)
+        self._recovery = Recovery(
+            self._loop,
+            self._streams,
+            self._dispatcher,
+            self._outcomes,
+            self._journal,
+            self._instance,
+            self._scratch,
+        )
+        self._requests = Requests(
+            config,
+            self._streams,
+            self._dispatcher,
+            self._supervisor,
+            self._lifecycle,
+            self._server,
+            waiters,
+            annotations,
+            self._recovery,
+        )
+        self._signals, self._signal_sink = socket.socketpair()
+        self._drain_deadline_ns = 0
+        self._sweep_deadline_ns = 0
+        self._next_notify_ns = 0
+        self._exit_status = 0
+        self._more = False  # what the producers have rung for is there already
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serve until a signal asks to stop; then drain. Raises OmewdError if it can't start."""
+        try:
+            self._catch_signals()
+            self._recovery.run()
+            self._supervisor.start(self._outcomes.writer_said, self._outcomes.writer_died)
+            self._await_first_writer()
+            config = self._config
+            self._server.start(config.socket, config.group, self._requests.handle, self._requests.peer_gone)
+            log.info(
+                "ready",
+                socket=str(config.socket),
+                data_roots=[str(root) for root in config.data_roots],
+                writers=config.writers,
+                memory_mib=config.memory_bytes >> 20,
+            )
+            self._notifier.send(READY=1, STATUS="Ready; no streams")
+            with profiled("daemon"):
+                while not self._finished():
+                    self._loop.wait(self._timeout_s())
+                    self._step(time.monotonic_ns())
+            return self._exit_status
+        except BaseException as error:
+            self._exit_status = error.exit_status if isinstance(error, OmewdError) else EXIT_ERROR
+            raise
+        finally:
+            self._close()
+
+    def _await_first_writer(self) -> None:
+        deadline = time.monotonic() + self._config.start_timeout_s
+        while not self._supervisor.any_ready and not self._lifecycle.stopping:
+            if self._supervisor.failed_starts >= _FAILED_FIRST_STARTS or time.monotonic() > deadline:
+                raise OmewdError(
+                    "start_failed",
+                    "no writer process could be started",
+                    "Run python -m omewd.writer --help to see why",
+                )
+            self._loop.wait(0.1)
+            self._supervisor.fill()
+
+    def _catch_signals(self) -> None:
+        """Signals become bytes on a socket that the loop watches."""
+        self._signals.setblocking(False)
+        self._signal_sink.setblocking(False)
+        signal.set_wakeup_fd(self._signal_sink.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        self._loop.watch(self._signals.fileno(), self._signalled)
+
+    def _signalled(self) -> None:
+        now = time.monotonic_ns()
+        for number in self._signals.recv(64):
+            if not self._lifecycle.stopping:
+                log.info(
+                    "stopping: draining the open streams",
+                    signal=signal.Signals(number).name,
+                    open=len(self._streams.open),
+                )
+                self._notifier.send(STOPPING=1, EXTEND_TIMEOUT_USEC=_DRAIN_EXTENSION_US)
+                self._drain_deadline_ns = now + int(self._config.drain_timeout_s * 1e9)
+                self._sweep_deadline_ns = now + _SWEEP_NS
+                self._next_notify_ns = 0
+                self._lifecycle.stop_all(now)
+            elif number == signal.SIGINT:
+                log.warning("second interrupt: leaving what is not on disk to the next daemon")
+                self._drain_deadline_ns = now
+
+    def _finished(self) -> bool:
+        now = time.monotonic_ns()
+        if self._supervisor.broken:
+            log.error("no writer can be started any more: giving up")
+            self._outcomes.give_up_all(OmewdError("no_writers", "no writer process can be started any more"), now)
+            self._exit_status = EXIT_ERROR
+            return True
+        if not self._lifecycle.stopping:
+            return False
+        at_work = any(not holding.stream.settled for holding in self._streams.open.values())
+        left = self._dispatcher.kinds_of(NO_STREAM)
+        if not at_work and not left:
+            return True
+        if not at_work and left == {"sweep"} and not self._config.ephemeral and now >= self._sweep_deadline_ns:
+            log.info("what datasets have replaced is not all removed: the next daemon goes on with that")
+            return True
+        if now < self._drain_deadline_ns:
+            return False
+        for holding in self._streams.open.values():
+            stream = holding.stream
+            if stream.settled:
+                continue
+            what = "given up" if self._config.ephemeral else "its ring is kept, and the next daemon goes on with it"
+            log.error(f"not drained in time: {what}", stream=stream.spec.name, in_flight=stream.in_flight)
+            if self._config.ephemeral:
+                stream.fail(stream_failed(f"the daemon was stopped with {stream.in_flight} frames not on disk"), now)
+            self._exit_status = EXIT_INCOMPLETE
+        return True
+
+    def _close(self) -> None:
+        self._notifier.send(STOPPING=1, STATUS="Ending the writers", EXTEND_TIMEOUT_USEC=_DRAIN_EXTENSION_US)
+        self._server.close()
+        self._supervisor.close()
+        for holding in list(self._streams.open.values()):
+            for ring in holding.rings:
+                ring.take_bell_down(self._loop)
+            if self._config.ephemeral:
+                self._streams.release(holding)
+            else:
+                self._streams.leave(holding)
+        signal.set_wakeup_fd(-1)
+        self._signals.close()
+        self._signal_sink.close()
+        self._loop.close()
+        self._lock.release()
+        log.info("stopped", exit_status=self._exit_status)
+
+    # -- the turn of the loop --------------------------------------------------------------------
+
+    def _timeout_s(self) -> float:
+        holdings = self._streams.open.values()
+        if self._more or any(holding.wants_memory for holding in holdings):
+            return 0.0
+        tick = _TICK_S if holdings else _IDLE_TICK_S
+        event = self._dispatcher.next_event_ns()
+        if event is not None:
+            tick = min(tick, max(0.0, (event - time.monotonic_ns()) / 1e9))
+        return tick
+
+    def _step(self, now_ns: int) -> None:
+        for holding in list(self._streams.open.values()):
+            self._lifecycle.step(holding, now_ns)
+        for lease in self._dispatcher.overdue(now_ns):
+            writer = self._supervisor.writers.get(lease.writer)
+            if writer is not None and not writer.killed_for:
+                self._supervisor.kill(writer, f"job {lease.task.job.id} is past its deadline")
+        self._supervisor.end_late_starters(now_ns)
+        self._supervisor.want_aside(self._dispatcher.has_long)
+        self._supervisor.fill()
+        self._server.listen_again(now_ns)
+        self._lifecycle.give_jobs(now_ns)
+        rung = [self._lifecycle.listen(holding, now_ns) for holding in list(self._streams.open.values())]
+        self._more = any(rung)
+        self._tell_systemd(now_ns)
+
+    def _tell_systemd(self, now_ns: int) -> None:
+        if now_ns < self._next_notify_ns:
+            return
+        self._next_notify_ns = now_ns + _NOTIFY_EVERY_NS
+        streams = [holding.stream for holding in self._streams.open.values()]
+        received, in_flight = sum(s.received for s in streams), sum(s.in_flight for s in streams)
+        text = f"{len(streams)} streams, {received} frames received, {in_flight} in flight"
+        fields: dict[str, str | int] = {"STATUS": f"Draining: {text}" if self._lifecycle.stopping else text}
+        if self._notifier.watchdog_s is not None:
+            fields["WATCHDOG"] = 1
+        if self._lifecycle.stopping:
+            fields["EXTEND_TIMEOUT_USEC"] = _DRAIN_EXTENSION_US
+        self._notifier.send(**fields)
+
+
+def _allow_many_descriptors() -> None:
+    """A stream takes a handful of descriptors; the usual soft limit of 1024 is for select(2), not for us."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _require_memory(budget_bytes: int) -> None:
+    limits = {"the machine has": shared_memory.total_memory_bytes(), "its cgroup may use": shared_memory.cgroup_bytes()}
+    for whose, limit in limits.items():
+        if limit is not None and budget_bytes > limit:
+            raise OmewdError(
+                "start_failed",
+                f"--memory is {budget_bytes / 2**30:.1f} GiB, and {whose} {limit / 2**30:.1f} GiB",
+                "Leave some for the system and the page cache: half of it is a good start",
+            )

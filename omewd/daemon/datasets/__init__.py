@@ -1,0 +1,1 @@
+"""Datasets: what outlives the streams that made them."""

@@ -1,0 +1,1 @@
+"""Jobs: who gets which, and what follows."""

@@ -1,0 +1,1 @@
+"""Streams: acquisitions that are going on."""

@@ -1,0 +1,67 @@
+"""What a stream's dataset needs beside its write units while frames come in: shards sealed, a shape that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from omewd.daemon.streams.source import Source
+from omewd.daemon.streams.stream import State, Stream
+from omewd.protocol.jobs import JobKind
+
+# The shape on disk of an unbounded stream follows its frames at this distance, for those who look.
+_GROW_EVERY_NS = 2_000_000_000
+_PAUSE_PARTS = 10
+
+
+@dataclass
+class Upkeep:
+    """Which such jobs are due. Pure.
+
+    ``sealing``: sources that have such a job out. ``sealed``: how many shards of each source are, or will be by that
+    job; ``looked_at``: the frame index of each that was last compared with their ends. One "grow" is out at most.
+    """
+
+    growing: bool = False
+    grown_to: tuple[int, ...] = ()
+    began_ns: int = 0
+    due_ns: int = _GROW_EVERY_NS
+    sealing: set[int] = field(default_factory=set)
+    sealed: dict[int, int] = field(default_factory=dict)
+    looked_at: dict[int, int] = field(default_factory=dict)
+
+    def due(self, stream: Stream, now_ns: int) -> Iterator[tuple[JobKind, int]]:
+        """Jobs to submit now, as (kind, source)."""
+        if stream.state is not State.ACTIVE or stream.paused is not None:
+            return
+        for source in stream.sources:
+            if self._may_seal(source):
+                yield "seal", source.number
+        safe = stream.safe_below
+        endless = any(source.plan.frames_total is None for source in stream.sources)
+        behind = endless and safe != (self.grown_to or (0,) * len(safe))
+        if behind and not self.growing and now_ns >= self.due_ns:
+            self.began_ns, self.grown_to, self.growing = now_ns, safe, True
+            yield "grow", 0
+
+    def _may_seal(self, source: Source) -> bool:
+        number, safe = source.number, source.safe_below
+        if source.shards is None or number in self.sealing or safe <= self.looked_at.get(number, 0):
+            return False
+        self.looked_at[number] = safe
+        # A daemon that takes a stream over seals what the last one may have left, too.
+        complete = source.shards.units_complete(safe)
+        if complete <= self.sealed.get(number, 0):
+            return False
+        self.sealed[number] = complete
+        self.sealing.add(number)
+        return True
+
+    def done(self, kind: JobKind, source: int, now_ns: int) -> None:
+        """A job has ended, well or not: what it left undone is done by the next one, or when the stream ends."""
+        if kind == "seal":
+            self.sealing.discard(source)
+        else:
+            self.growing = False
+            # Of a thousand images that takes a while: a writer has better things to do.
+            self.due_ns = max(self.began_ns + _GROW_EVERY_NS, now_ns + _PAUSE_PARTS * (now_ns - self.began_ns))

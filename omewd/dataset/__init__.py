@@ -1,0 +1,1 @@
+"""A dataset on disk: metadata, ledger, verify, repair."""

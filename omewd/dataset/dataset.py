@@ -1,0 +1,368 @@
+"""A dataset on disk as a whole: made at the start, given its final metadata at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from omewd.dataset import metadata, omero
+from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger.appending import append_to
+from omewd.dataset.strays import remove_strays
+from omewd.errors import OmewdError
+from omewd.model.contrast import Window
+from omewd.model.plan.levels import levels_of
+from omewd.model.plan.plan import Plan
+from omewd.model.plan.shards import Flags
+from omewd.model.spec.spec import StreamSpec
+from omewd.model.totals import Totals
+from omewd.process.faultpoints import point
+from omewd.store.filesystem import sync_folder
+from omewd.store.format.shard_table import STAGING
+from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE, Publisher
+from omewd.store.sinks.shards import ShardPool, Shards
+from omewd.store.stopwatch import Stopwatch
+
+# Names files of metadata that are being written.
+ANNOTATE = "annotate"
+# A file takes a quarter of a millisecond of a core, and as long again for its sync.
+_FEW_DOCUMENTS = 16
+
+
+def _publish(publisher: Publisher, documents: metadata.Documents, label: str) -> None:
+    """Write zarr.json files; many of them, as of a plate, several at once."""
+    files = ((path, [json.dumps(document, indent=2).encode()]) for path, document in documents.items())
+    if len(documents) <= _FEW_DOCUMENTS:
+        publisher.publish(files, label=label)
+        return
+    with ThreadPoolExecutor(SMALL_FILES_AT_ONCE) as pool:
+        publisher.publish(files, label=label, pool=pool)
+
+
+def _changed(dataset: Path, documents: metadata.Documents) -> metadata.Documents:
+    """Those that are not on disk as they are."""
+    return {path: document for path, document in documents.items() if read(dataset / path) != document}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A zarr.json; nothing if there is none that can be read."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def attributes_of(document: dict[str, Any]) -> dict[str, Any]:
+    """The attributes in a zarr.json, as far as they are some."""
+    found = document.get("attributes")
+    return found if isinstance(found, dict) else {}
+
+
+def _publisher(folder: Path, spec: StreamSpec) -> Publisher:
+    return Publisher(folder, folder / STAGING, durable=spec.durability == "fsync")
+
+
+def check(spec: StreamSpec, dataset: Path, root: Path) -> Path:
+    """Whether a dataset may be made there; returns where it really is, symbolic links followed.
+
+    Raises OmewdError (outside_roots, output_exists, not_a_dataset).
+    """
+    _check_inside(dataset, root)
+    _check_free(spec, dataset)
+    return dataset.resolve()
+
+
+def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
+    """Make a dataset's metadata, whole or not at all: it is made aside and renamed to its place.
+
+    ``epoch`` marks it as this stream's: running this again leaves it as it is. Raises what :func:`check`
+    raises; OSError.
+    """
+    if _epoch(dataset) == epoch:
+        return
+    check(spec, dataset, root)
+    dataset.parent.mkdir(parents=True, exist_ok=True)
+    check(spec, dataset, root)
+    aside, old = _beside(dataset, "new", epoch), _beside(dataset, "old", epoch)
+    shutil.rmtree(aside, ignore_errors=True)  # of a writer that was killed at this
+    aside.mkdir()
+    try:
+        (aside / STAGING).mkdir(parents=True)
+        frames = [Plan.of(spec, source=source).frames_total or 0 for source in range(spec.sources)]
+        publisher = _publisher(aside, spec)
+        documents = metadata.documents(spec, frames)
+        documents[f"{ledger.FOLDER}/zarr.json"] = ledger.summary_json(spec, state="writing", epoch=epoch)
+        append_to(aside, b"", durable=publisher.durable)
+        _publish(publisher, documents, "create")
+        point("writer: dataset made aside")
+        if dataset.exists():
+            dataset.rename(old)
+            point("writer: old dataset aside")
+        try:
+            aside.rename(dataset)
+            point("writer: dataset in place")
+        except OSError:
+            if old.exists():
+                old.rename(dataset)
+            raise
+        if spec.durability == "fsync":
+            for folder in _folders_between(dataset.parent, root):
+                sync_folder(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def reopen(spec: StreamSpec, dataset: Path, epoch: int) -> None:
+    """Take a dataset up for writing, also one that was finalized: its stream had failed, and goes on.
+
+    Raises what :func:`require_own` raises; whatever else is there stays as it is.
+    """
+    require_own(dataset, epoch)
+    staging = dataset / STAGING
+    if not staging.exists():
+        staging.mkdir(exist_ok=True)
+        sync_folder(staging.parent)
+    if _epoch(dataset) != epoch:
+        document = {f"{ledger.FOLDER}/zarr.json": ledger.summary_json(spec, state="writing", epoch=epoch)}
+        _publish(_publisher(dataset, spec), document, f"reopen-{os.getpid()}")
+
+
+def require_own(dataset: Path, epoch: int) -> None:
+    """Raise OmewdError ``dataset_replaced`` if that is not the dataset of the stream of an epoch."""
+    if (summary := summary_of(dataset)).get("epoch") == epoch:
+        return
+    what = f"{dataset} is not the dataset of this stream any more"
+    if summary:
+        stream = summary.get("stream")
+        name = stream.get("name") if isinstance(stream, dict) else None
+        what = f"{what}: that of another stream ({str(name)[:80]!r}) is there"
+    elif not os.path.lexists(dataset):
+        what = f"{dataset}, the dataset of this stream, is not there any more"
+    raise replaced(what)
+
+
+def replaced(what: str) -> OmewdError:
+    """The error of a stream whose dataset is not in its place."""
+    return OmewdError(
+        "dataset_replaced", what, "Put it back and use omewd resume-stream, or let its frames go with omewd stop-stream"
+    )
+
+
+def undo(dataset: Path, epoch: int) -> None:
+    """Take a dataset away that was made for a stream which never started, and put back what it had replaced.
+
+    Wherever the making of it, or a run of this, was cut off. It only renames; :func:`sweep` removes what is left.
+    """
+    if _epoch(dataset) == epoch:
+        dataset.rename(_beside(dataset, "new", epoch))
+    old = _beside(dataset, "old", epoch)
+    if old.exists() and not dataset.exists():
+        old.rename(dataset)
+
+
+def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:
+    """Finalize a dataset whose ring is gone, to the frames that its ledger has: they are on disk.
+
+    Returns {"found": whether it is there}, and "received", "written", "gaps" of all sources together, "lost" of each.
+    """
+    if _epoch(dataset) != epoch:  # it was never made, or is complete
+        sweep(dataset, epoch)
+        return {"found": False}
+    with ledger.held(dataset):
+        found = finalize_by_ledger(spec, dataset, "the machine was restarted")
+    sweep(dataset, epoch)
+    return {
+        "found": True,
+        "received": sum(totals.received for totals in found),
+        "written": sum(totals.written for totals in found),
+        "gaps": sum(totals.gaps for totals in found),
+        "lost": [list(totals.lost) for totals in found],
+    }
+
+
+def finalize_by_ledger(
+    spec: StreamSpec,
+    dataset: Path,
+    ended_by: str,
+    known_frames: Sequence[int] | None = None,
+    *,
+    failed: bool = False,
+    windows: Sequence[Window] = (),
+) -> list[Totals]:
+    """Write the final metadata for what the ledger has; returns the totals of each source by that.
+
+    Keys of which the ledger says nothing are removed.
+    ``known_frames`` of each source are known to have been handed over. Frames are lost of which the ledger does not say
+    what became. ``failed``: the stream has failed, whatever became of its frames.
+    """
+    counted = ledger.received(dataset, spec.sources)
+    received = [max(pair) for pair in zip(counted, known_frames or counted, strict=True)]
+    record = ledger.Ledger.read(dataset, received)
+    totals = record.totals
+    failed = failed or any(each.lost_frames for each in totals)
+    remove_strays(spec, dataset)
+    finalize(spec, dataset, totals=totals, ended_by=ended_by, failed=failed, written=record.written, windows=windows)
+    return totals
+
+
+def _beside(dataset: Path, which: str, epoch: int) -> Path:
+    """Where a dataset is made ("new"), or what it replaces waits for its end ("old")."""
+    return dataset.with_name(f".{dataset.name}.omewd-{which}-{epoch:x}")
+
+
+def summary_of(dataset: Path) -> dict[str, Any]:
+    """What omewd has put on record of a dataset; nothing if that can't be read."""
+    summary = attributes_of(read(dataset / ledger.FOLDER / "zarr.json")).get("omewd")
+    return summary if isinstance(summary, dict) else {}
+
+
+def _epoch(dataset: Path) -> int | None:
+    """The epoch of the stream that a dataset is being written for, None if it is not being written."""
+    summary = summary_of(dataset)
+    epoch = summary.get("epoch")
+    return epoch if summary.get("state") == "writing" and isinstance(epoch, int) else None
+
+
+def sweep(dataset: Path, epoch: int) -> None:
+    """Remove what making a dataset has left beside it: the one it replaced, and what killed writers began."""
+    for leftover in _leftovers(dataset, epoch):
+        shutil.rmtree(leftover)
+
+
+def has_leftovers(dataset: Path, epoch: int) -> bool:
+    return bool(_leftovers(dataset, epoch))
+
+
+def _leftovers(dataset: Path, epoch: int) -> list[Path]:
+    """Of the stream of that epoch: another one may be making a dataset in the same place."""
+    return [path for which in ("new", "old") if (path := _beside(dataset, which, epoch)).exists()]
+
+
+def _folders_between(folder: Path, root: Path) -> Iterable[Path]:
+    """A folder and its parents, up to the data root."""
+    yield folder
+    while folder != root and root in folder.parents:
+        folder = folder.parent
+        yield folder
+
+
+def grow(spec: StreamSpec, dataset: Path, frames: Sequence[int]) -> None:
+    """Let the metadata of unbounded arrays claim the first so many frames of each source."""
+    documents = metadata.documents(spec, frames)
+    arrays = {path: document for path, document in documents.items() if document["node_type"] == "array"}
+    _publish(_publisher(dataset, spec), _changed(dataset, arrays), "grow")
+
+
+def finalize(
+    spec: StreamSpec,
+    dataset: Path,
+    *,
+    totals: Sequence[Totals],
+    ended_by: str,
+    failed: bool,
+    written: Sequence[Flags] | None = None,
+    windows: Sequence[Window] = (),
+) -> None:
+    """Seal what shards there are, write the final metadata for what has arrived, remove what was only for writing.
+
+    ``totals`` of each source. With ``written`` (for each source a flag a frame index, by the ledger), shards keep
+    those frames. ``windows``: what channels are shown in, as far as it is known; what users have set and added stays.
+    Running it again gives the same.
+    """
+    (dataset / STAGING).mkdir(exist_ok=True)
+    frames = [each.received for each in totals]
+    publisher = _publisher(dataset, spec)
+    append_to(dataset, b"", durable=publisher.durable)  # cuts off what a killed writer has left of a line
+    _seal(spec, publisher, written)
+    documents = metadata.documents(spec, frames)
+    _keep_what_is_set(spec, dataset, documents, windows)
+    state = "failed" if failed else "complete"
+    epoch = summary_of(dataset).get("epoch", 0)
+    summary = ledger.summary_json(spec, state=state, epoch=epoch, totals=totals, ended_by=ended_by)
+    documents[f"{ledger.FOLDER}/zarr.json"] = summary
+    _publish(publisher, _changed(dataset, documents), "finalize")
+    point("writer: finalized")
+    shutil.rmtree(dataset / STAGING)
+    for aside in (dataset / ledger.FOLDER).glob(f"{ANNOTATE}-*"):  # of a writer that was killed at that
+        aside.unlink(missing_ok=True)
+    if spec.durability == "fsync":
+        publisher.sync_folders([dataset / ledger.FOLDER, dataset])
+
+
+def _keep_what_is_set(
+    spec: StreamSpec, dataset: Path, documents: metadata.Documents, windows: Sequence[Window]
+) -> None:
+    """Let groups that are about to be written have what they have on disk, and images their windows.
+
+    An image whose group is gone is shown as the others are.
+    """
+    images = [path for path, document in documents.items() if "multiscales" in document["attributes"].get("ome", {})]
+
+    @cache
+    def of_others() -> dict[str, Any]:
+        groups = (attributes_of(read(dataset / path)).get("ome") for path in images)
+        return next(({"ome": ome} for ome in groups if isinstance(ome, dict) and "omero" in ome), {})
+
+    for path, document in documents.items():
+        if document["node_type"] != "group":
+            continue
+        on_disk = attributes_of(read(dataset / path))
+        if "multiscales" in document["attributes"].get("ome", {}):
+            document["attributes"] = omero.with_windows(document["attributes"], on_disk or of_others(), spec, windows)
+        else:
+            document["attributes"] = {**on_disk, **document["attributes"]}
+
+
+def seal_by_ledger(spec: StreamSpec, dataset: Path) -> None:
+    """Seal the shards that are in progress, with what the ledger has as written."""
+    record = ledger.Ledger.read(dataset, ledger.received(dataset, spec.sources))
+    _seal(spec, _publisher(dataset, spec), record.written)
+
+
+def _seal(spec: StreamSpec, publisher: Publisher, written: Sequence[Flags] | None) -> None:
+    with closing(ShardPool()) as pool:
+        for level, source in product(levels_of(spec), range(spec.sources)):
+            shards = Shards(spec, publisher, Stopwatch(), pool, level, source)
+            shards.seal(written=None if written is None else written[source])
+
+
+def _check_inside(dataset: Path, root: Path) -> None:
+    """Refuse a place outside the data root, also through symbolic links."""
+    real_root, real_parent = root.resolve(), dataset.parent.resolve()
+    if not (real_parent / dataset.name).is_relative_to(real_root) or dataset.is_symlink():
+        raise OmewdError(
+            "outside_roots",
+            f"{dataset} leads outside the data root {root} (to {dataset.resolve()})",
+            "Choose an output inside a data root, or start the daemon with another one: omewd serve --data-root",
+        )
+
+
+def _check_free(spec: StreamSpec, dataset: Path) -> None:
+    if not dataset.exists():
+        return
+    if not spec.overwrite:
+        raise OmewdError(
+            "output_exists",
+            f"{dataset} is already there",
+            "Choose another output, or pass `overwrite=True` to replace it",
+        )
+    if not dataset.is_dir() or (any(dataset.iterdir()) and not _looks_like_zarr(dataset)):
+        raise OmewdError(
+            "not_a_dataset",
+            f"{dataset} is not a Zarr dataset, so it is not overwritten",
+            "Choose another output, or remove it yourself",
+        )
+
+
+def _looks_like_zarr(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))

@@ -1,0 +1,197 @@
+"""How viewers show an image: the "omero" part of OME-Zarr 0.5, of what is declared, measured and set by users. Pure.
+
+What a user has set is also kept apart, under ``omewd`` → ``omero`` of the image group's attributes, so that it is told
+from what omewd writes: the next window that is measured leaves it alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from yaozarrs import v05
+
+from omewd.errors import OmewdError
+from omewd.model.contrast import MOST_CHANNELS, Window
+from omewd.model.spec.dimensions import Channel
+from omewd.model.spec.spec import StreamSpec
+
+Attributes = dict[str, Any]
+NAMESPACE = "ome.omero"
+_OF_CHANNEL = ("label", "color", "active", "window", "inverted", "family", "coefficient")
+# Of channels without a colour of their own: a single one is grey.
+_COLORS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")
+
+
+def declared(spec: StreamSpec, shape: tuple[int, ...]) -> list[dict[str, Any]]:
+    """The channels that an array of ``shape`` has, as the stream's spec says; one for an image without channels."""
+    for axis, dimension in enumerate(spec.disk_dimensions[:-2]):
+        if dimension.type != "channel":
+            continue
+        named = [c for c in dimension.coords or () if isinstance(c, Channel)]
+        count = min(shape[axis], len(named) or MOST_CHANNELS + 1)
+        if not named and count > MOST_CHANNELS:
+            return []
+        if not named:
+            several = dimension.count != 1
+            named = [
+                Channel(name=str(n), color=_COLORS[n % len(_COLORS)] if several else "FFFFFF") for n in range(count)
+            ]
+        return [_channel(channel, spec.dtype) for channel in named[:count]]
+    return [_channel(Channel(name=spec.name), spec.dtype)]
+
+
+def full_range(dtype: str) -> tuple[float, float]:
+    """What pixels can be; of floats usually from 0 to 1."""
+    bits = int("".join(filter(str.isdigit, dtype)))
+    if dtype.startswith("float"):
+        return 0.0, 1.0
+    if dtype.startswith("uint"):
+        return 0.0, float(2**bits - 1)
+    return float(-(2 ** (bits - 1))), float(2 ** (bits - 1) - 1)
+
+
+def _channel(channel: Channel, dtype: str) -> dict[str, Any]:
+    """Wavelengths in nm, called as OMERO's web gateway does."""
+    low, high = full_range(dtype)
+    start, end = channel.window or (low, high)
+    window = v05.OmeroWindow(start=start, min=min(low, start), end=end, max=max(high, end))
+    known = v05.OmeroChannel(label=channel.name, color=channel.color, active=True, window=window)
+    optics = {
+        "emissionWave": channel.emission_wavelength_nm,
+        "excitationWave": channel.excitation_wavelength_nm,
+        "fluorophore": channel.fluorophore,
+    }
+    shown: dict[str, Any] = known.model_dump(mode="json", exclude_none=True)
+    return {**shown, **{name: value for name, value in optics.items() if value is not None}}
+
+
+def measured(window: Window, dtype: str) -> dict[str, float]:
+    """An omero window for what was measured: start is below end, whatever the pixels are."""
+    _, start, end, lowest, highest = window
+    low, high = full_range(dtype)
+    if dtype.startswith("float"):
+        low, high = lowest, highest
+        if not start < end:
+            start, end = start - max(abs(start), 1.0) / 2, start + max(abs(start), 1.0) / 2
+        return {"start": start, "min": min(low, start), "end": end, "max": max(high, end)}
+    start, end = max(float(math.floor(start)), low), min(float(math.ceil(end)), high)
+    if not start < end:
+        step = max(1.0, math.ulp(high))
+        start, end = (start, start + step) if start < high else (high - step, high)
+    return {"start": start, "min": low, "end": end, "max": high}
+
+
+def with_windows(
+    attributes: Attributes, on_disk: Attributes, spec: StreamSpec, windows: Sequence[Window]
+) -> Attributes:
+    """Attributes of an image's group as they are to be written.
+
+    ``attributes``: as the spec declares them; ``on_disk``: as they are: attributes of other names stay, windows stay
+    that are not measured anew, and what users have set.
+    """
+    merged = {**on_disk, **attributes}
+    own = [part["omewd"] for part in (on_disk, attributes) if isinstance(part.get("omewd"), dict)]
+    if own:
+        merged["omewd"] = {name: value for part in own for name, value in part.items()}
+    channels = merged["ome"].get("omero", {}).get("channels", [])
+    before = _channels_in(on_disk)
+    of = {window[0]: window for window in windows}
+    given = _given(spec)
+    for number, channel in enumerate(channels):
+        if number in given:
+            continue
+        if number in of:
+            channel["window"] = measured(of[number], spec.dtype)
+        elif number < len(before) and isinstance(before[number].get("window"), dict):
+            channel["window"] = before[number]["window"]
+    return _with_edits(merged)
+
+
+def _given(spec: StreamSpec) -> set[int]:
+    """The channels whose window the spec says."""
+    coords = next((d.coords or () for d in spec.dimensions[:-2] if d.type == "channel"), ())
+    return {n for n, channel in enumerate(coords) if isinstance(channel, Channel) and channel.window is not None}
+
+
+def _channels_in(attributes: Attributes) -> list[dict[str, Any]]:
+    try:
+        found = attributes["ome"]["omero"]["channels"]
+    except (KeyError, TypeError):
+        return []
+    return [c if isinstance(c, dict) else {} for c in found] if isinstance(found, list) else []
+
+
+def _edits(attributes: Attributes) -> dict[str, Any]:
+    own = attributes.get("omewd")
+    found = own.get("omero") if isinstance(own, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _with_edits(attributes: Attributes) -> Attributes:
+    """With what users have set."""
+    edits, ome = _edits(attributes), attributes["ome"]
+    channels = ome.get("omero", {}).get("channels", [])
+    for number, fields in edits.get("channels", {}).items():
+        if int(number) < len(channels):
+            channels[int(number)].update(fields)
+    if "rdefs" in edits and "omero" in ome:
+        ome["omero"]["rdefs"] = edits["rdefs"]
+    return attributes
+
+
+def edited(attributes: Attributes, edit: Any) -> Attributes:
+    """Attributes of an image's group with what a user sets of ``omero``: channels merged one by one, and ``rdefs``.
+
+    ``edit``: {"channels": [{…}, …] or {number or label: {…}}, "rdefs": {…}}. Raises OmewdError ``bad_metadata``.
+    """
+    shown = _channels_in(attributes)
+    if not isinstance(edit, dict) or not edit or not set(edit) <= {"channels", "rdefs"}:
+        raise _bad("it is an object with channels or rdefs")
+    changes: dict[str, Any] = {number: dict(f) for number, f in _edits(attributes).get("channels", {}).items()}
+    channels = edit.get("channels", {})
+    if not isinstance(channels, dict | list):
+        raise _bad("channels are a list, or an object by number or label")
+    pairs = list(enumerate(channels)) if isinstance(channels, list) else list(channels.items())
+    for which, fields in pairs:
+        number = _number(which, shown)
+        if fields is None:
+            continue
+        if not isinstance(fields, dict) or not set(fields) <= set(_OF_CHANNEL):
+            raise _bad(f"of a channel it may have {', '.join(_OF_CHANNEL)}")
+        fields = dict(fields)
+        if isinstance(fields.get("window"), dict):
+            fields["window"] = {**shown[number].get("window", {}), **fields["window"]}
+            window = fields["window"]
+            if not window.get("start", 0) < window.get("end", 0):
+                raise _bad(f"the window of channel {number} has to start below its end")
+        changes.setdefault(str(number), {}).update(fields)
+    edits = {"channels": changes}
+    rdefs = edit.get("rdefs", _edits(attributes).get("rdefs"))
+    if rdefs is not None:
+        edits["rdefs"] = rdefs
+    own = attributes.get("omewd")
+    result = _with_edits({**attributes, "omewd": {**(own if isinstance(own, dict) else {}), "omero": edits}})
+    try:
+        v05.Image.model_validate(result["ome"])
+    except ValueError as error:
+        raise _bad(" ".join(str(error).split())[:500]) from error
+    return result
+
+
+def _number(which: Any, shown: Sequence[dict[str, Any]]) -> int:
+    """The channel of a number or a label."""
+    labels = [channel.get("label") for channel in shown]
+    if which in labels:
+        return labels.index(which)
+    number = int(which) if isinstance(which, int) or (isinstance(which, str) and which.isdecimal()) else -1
+    if not 0 <= number < len(shown):
+        raise _bad(f"there is no channel {which!r:.80}; there are {', '.join(map(str, labels)) or 'none'}")
+    return number
+
+
+def _bad(message: str) -> OmewdError:
+    return OmewdError(
+        "bad_metadata", f"{NAMESPACE}: {message}", 'Such as {"channels": [{"window": {"start": 0, "end": 4000}}]}'
+    )

@@ -1,0 +1,167 @@
+"""Mending a dataset: true shape and metadata, a ledger that tells the truth, nothing left over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from omewd.dataset import dataset as datasets
+from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger.appending import append_to, mend
+from omewd.dataset.metadata import array_json
+from omewd.dataset.resolutions import made_of, present_in
+from omewd.dataset.strays import remove_strays
+from omewd.dataset.verify import Report, keys_of, open_array, verify
+from omewd.errors import OmewdError
+from omewd.model.plan.grid import frame_indexes
+from omewd.model.plan.images import image_paths, shape_on_disk
+from omewd.model.plan.levels import levels_of
+from omewd.model.plan.plan import Plan
+from omewd.model.plan.shards import Flags, ShardLayout
+from omewd.model.spec.spec import StreamSpec
+from omewd.store.encoders import BACKENDS
+from omewd.store.encoders.base import UnitArray
+from omewd.store.format.shard_table import STAGING
+from omewd.store.sinks.publish import Folder, Publisher
+
+_READ_BYTES = 16 << 20
+# There is no such file, or something else in its place.
+_GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+@dataclass
+class Repair:
+    """``before`` and ``after``: what is wrong with it; ``mended``: what was done, a line each."""
+
+    before: Report
+    after: Report
+    mended: list[str]
+
+
+def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) -> Repair:
+    """Mend what can be mended of a dataset that nobody writes; pixels of frames on record are never touched.
+
+    Shards in progress are sealed, and files that writers have left over removed, as well as torn lines of the ledger
+    and chunks in place of which it says nothing; frames whose files are gone or torn are put on record as lost; smaller
+    resolutions are made again; metadata, shape and totals are made to fit the ledger. Foreign files stay. Raises
+    OmewdError ``busy`` if a writer has it, ``not_a_dataset``, ``disk_error``.
+    """
+    try:
+        return _repair(dataset, progress)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise OmewdError(
+            "disk_error", f"{dataset} can't be mended: {error.strerror or error}{where}", "See to that, and try again"
+        ) from error
+
+
+def _repair(dataset: Path, progress: Callable[[int, int], None] | None) -> Repair:
+    totals, spec = ledger.totals_of(dataset)
+    mended: list[str] = []
+    with _alone(dataset):
+        if (dataset / STAGING).exists():
+            datasets.seal_by_ledger(spec, dataset)
+            shutil.rmtree(dataset / STAGING)
+            mended.append("removed what writers had left over")
+        before = verify(dataset, progress)
+        if before.notes and (torn := mend(dataset)):
+            mended.append(f"removed {torn} torn line{'s' * (torn > 1)} from the ledger")
+        if before.strays and (removed := remove_strays(spec, dataset)):
+            mended.append(f"removed {len(removed)} files of frames that are not on record, such as {removed[0]}")
+        if before.bad_units:
+            status = ledger.Ledger.read(dataset, before.received).status
+            for source, units in before.bad_units.items():
+                _require_readable(dataset, [ShardLayout(spec, source=source)], units)
+            for source, units in before.bad_units.items():
+                number = ledger.source_of(spec, source)
+                lines = list(_lost_lines(Plan.of(spec, source=source), units, status[source], number))
+                batch = ledger.batch(lines, before.received[source])
+                append_to(dataset, batch)
+            count = sum(map(len, before.bad_units.values()))
+            mended.append(f"put the frames of {count} write units on record as lost")
+        if before.bad_levels:
+            count = _make_levels_again(dataset, spec, before)
+            mended.append(f"made {count} write units of smaller resolutions again")
+        if before.problems:
+            ended_by = str(totals["ended_by"] or "the daemon was lost")
+            known = [each.received for each in ledger.totals_in(totals)]
+            found = datasets.finalize_by_ledger(spec, dataset, ended_by, known)
+            mended.append(f"wrote shape and totals for {sum(each.received for each in found)} frames")
+    return Repair(before, verify(dataset, progress), mended)
+
+
+def _make_levels_again(dataset: Path, spec: StreamSpec, report: Report) -> int:
+    """Make the units of smaller resolutions again that are bad, each from the one before; returns how many.
+
+    Not those of which the full resolution is gone: there is nothing to make them of.
+    """
+    levels, paths = levels_of(spec), image_paths(spec)
+    status = ledger.Ledger.read(dataset, report.received).written
+    staging = dataset / STAGING
+    staging.mkdir(exist_ok=True)
+    publisher = Publisher(dataset, staging, durable=True)
+    made = 0
+    for source, unit, number in sorted(report.bad_levels, key=lambda bad: bad[2]):
+        if unit in report.bad_units.get(source, ()):
+            continue
+        layouts = [ShardLayout(spec, level, source) for level in levels]
+        present = _written(layouts[0].keys, unit, status[source])
+        for level in levels[1:number]:
+            present = present_in(level, spec.downsample, present)
+        image = layouts[0].keys.image_of(unit)
+        path = f"{paths[image]}/{number - 1}" if paths[image] else str(number - 1)
+        before = open_array(dataset, path, array_json(spec, report.received, image, levels[number - 1]))
+        level, layout = levels[number], layouts[number]
+        shape = shape_on_disk(spec, report.received, image, level)
+        part = [(start, min(stop, length)) for (start, stop), length in zip(layout.region(unit), shape, strict=False)]
+        block = made_of(before, part, level, spec.downsample, present, layouts[number - 1].region(unit))
+        sink = BACKENDS["tensorstore"].open(UnitArray.of(spec, level), threads=1, scratch=staging)
+        files = ((f"{key.place[0]}/{key.place[1]}", key.pieces) for key in sink.encode(block))
+        publisher.publish_folders([Folder(layout.folder(unit), f"level-{number}-{source}-{unit}", files)], None)
+        sink.close()
+        made += 1
+    return made
+
+
+def _written(plan: Plan, unit: int, written: Flags) -> Flags:
+    """Which frames of a unit are written."""
+    indexes = frame_indexes(plan, unit)
+    flags: Flags = np.zeros(indexes.shape, bool)
+    known = indexes < len(written)
+    flags[known] = written[indexes[known]]
+    return flags
+
+
+def _require_readable(dataset: Path, layouts: list[ShardLayout], units: list[int]) -> None:
+    """Raise OSError if files are there and can't be read: a disk that fails for a while is no loss of frames."""
+    for layout, unit in product(layouts, units):
+        for key in keys_of(layout, unit):
+            with suppress(*_GONE), (dataset / key).open("rb", buffering=0) as file:
+                while file.read(_READ_BYTES):
+                    pass
+
+
+def _lost_lines(plan: Plan, units: list[int], status: bytearray, source: int | None) -> Iterator[str]:
+    for unit in units:
+        for frame in sorted(int(f) for f in frame_indexes(plan, unit).flat):
+            if frame < len(status) and status[frame] == ledger.WRITTEN:
+                yield ledger.gap_line(frame, 1, "lost", source)
+
+
+@contextmanager
+def _alone(dataset: Path) -> Iterator[None]:
+    """Writers hold a dataset that they write."""
+    descriptor = ledger.hold_alone(dataset)
+    if descriptor is None:
+        raise OmewdError("busy", f"{dataset} is being written", "Stop its stream first")
+    try:
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,79 @@
+"""Attributes of a dataset's groups that come while it is written, or later: what users give, and measured windows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omewd.dataset import omero
+from omewd.dataset.dataset import ANNOTATE, attributes_of, read, summary_of
+from omewd.dataset.ledger import ledger
+from omewd.errors import OmewdError
+from omewd.model.contrast import Window
+from omewd.model.plan.images import group_of, image_paths
+from omewd.model.spec.spec import StreamSpec
+from omewd.store.sinks.publish import Publisher
+
+
+def put(dataset: Path, epoch: int, namespace: str, value: Any, position: object, well: object) -> None:
+    """Put a value into the attributes of a position, a well or the dataset; nobody else may be writing those now.
+
+    Raises OmewdError ``not_a_dataset`` if it is not that of the stream of that epoch any more, ``bad_metadata``;
+    OSError.
+    """
+    spec = _spec(dataset, epoch)
+    group = group_of(spec, position, well, images=namespace == omero.NAMESPACE)
+    groups = image_paths(spec) if group is None else (group,)
+    changed = {}
+    for path, document in _documents(dataset, groups).items():
+        attributes = attributes_of(document)
+        if namespace == omero.NAMESPACE:
+            attributes = omero.edited(attributes, value)
+        else:
+            attributes = {**attributes, namespace: value}
+        changed[path] = {**document, "attributes": attributes}
+    _publish(dataset, changed)
+
+
+def put_windows(dataset: Path, epoch: int, windows: Sequence[Window]) -> None:
+    """Let the images of a dataset be shown in what was measured; raises as :func:`put`."""
+    spec = _spec(dataset, epoch)
+    changed = {}
+    for path, document in _documents(dataset, image_paths(spec)).items():
+        before = attributes_of(document)
+        attributes = omero.with_windows(json.loads(json.dumps(before)), before, spec, windows)
+        if attributes != before:
+            changed[path] = {**document, "attributes": attributes}
+    _publish(dataset, changed)
+
+
+def _spec(dataset: Path, epoch: int) -> StreamSpec:
+    summary = summary_of(dataset)
+    if summary.get("epoch") != epoch:
+        raise OmewdError(
+            "not_a_dataset", f"{dataset} is not the dataset of that stream any more", "Was it moved or replaced?"
+        )
+    return StreamSpec.parse(summary["stream"])
+
+
+def _documents(dataset: Path, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for group in groups:
+        path = f"{group}/zarr.json" if group else "zarr.json"
+        document = read(dataset / path)
+        if not document:
+            raise OmewdError("not_a_dataset", f"{dataset / path} can't be read", "Was it moved or replaced?")
+        found[path] = document
+    return found
+
+
+def _publish(dataset: Path, documents: dict[str, dict[str, Any]]) -> None:
+    files = [(path, [json.dumps(document, indent=2).encode()]) for path, document in documents.items()]
+    aside = dataset / ledger.FOLDER  # also of one that is complete, and has no staging folder any more
+    try:
+        Publisher(dataset, aside, durable=True).publish(files, label=ANNOTATE)
+    finally:
+        for left in aside.glob(f"{ANNOTATE}-*"):
+            left.unlink(missing_ok=True)

@@ -1,0 +1,346 @@
+"""Reading a dataset back: is everything there that metadata and ledger say, and nothing else?"""
+
+from __future__ import annotations
+
+import json
+import math
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore
+from yaozarrs import validate_zarr_store
+
+from omewd.dataset import metadata
+from omewd.dataset.ledger import ledger
+from omewd.dataset.resolutions import Region, made_of, present_in
+from omewd.model.plan.grid import frame_indexes
+from omewd.model.plan.images import image_paths
+from omewd.model.plan.levels import levels_of
+from omewd.model.plan.plan import Plan
+from omewd.model.plan.shards import Flags, ShardLayout, ShardPlace
+from omewd.model.spec.spec import StreamSpec
+from omewd.store.format.shard_index import ABSENT, read_entries
+
+_OWN_FILES = {f"{ledger.FOLDER}/zarr.json", f"{ledger.FOLDER}/{ledger.FILE}"}
+# What is read back at a time, or a chunk across the frame if that is more.
+_READ_BYTES = 256 << 20
+
+
+@dataclass
+class Report:
+    """What was read, and what is wrong with it: one line for each problem.
+
+    ``received``: frames of each source; ``notes``: what is not as it should be, and does no harm; ``bad_units``: by
+    source, the units of whole keys with files of the full resolution that are missing, empty or can't be decoded;
+    ``bad_levels``: (source, unit, level) of smaller resolutions that are not what they should be; ``strays``: files
+    that do not belong there.
+    """
+
+    dataset: Path
+    received: list[int] = field(default_factory=list)
+    written: int = 0
+    gaps: int = 0
+    keys: int = 0
+    read_bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    bad_units: dict[int, list[int]] = field(default_factory=dict)
+    bad_levels: list[tuple[int, int, int]] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
+
+    @property
+    def frames(self) -> int:
+        """Frames that were received, of all sources."""
+        return sum(self.received)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.__dict__, "dataset": str(self.dataset), "frames": self.frames}
+
+
+def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Read everything of a dataset back; ``progress(units read, units in all)`` is told how far it is.
+
+    Checks that the metadata validates as OME-Zarr 0.5, the shapes are what was received, every frame index is
+    accounted for in the ledger, every shard or chunk with a written frame is there and decodes (which checks
+    the shard index's CRC-32C), gaps read as the fill value, smaller resolutions are what the larger ones make, and no
+    other file is there.
+    Raises OmewdError ``not_a_dataset`` if it is none of omewd's.
+    """
+    totals, spec = ledger.totals_of(dataset)
+    report = Report(dataset, [each.received for each in ledger.totals_in(totals)])
+    try:
+        validate_zarr_store(str(dataset))
+    except Exception as error:  # noqa: BLE001  whatever the validator dislikes is a finding
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        report.problems.append(f"metadata does not validate as OME-Zarr 0.5: {first_line}")
+    _check_metadata(dataset, spec, report)
+    status = _check_ledger(dataset, totals, report)
+    _check_pixels(dataset, spec, status, report, progress)
+    return report
+
+
+def _check_metadata(dataset: Path, spec: StreamSpec, report: Report) -> None:
+    """Whether each zarr.json is what the stream makes, but for rendering hints and attributes that users have added."""
+    for path, expected in metadata.documents(spec, report.received).items():
+        try:
+            found = json.loads((dataset / path).read_text())
+            if expected["node_type"] == "group":
+                found, expected = _meaning(found), _meaning(expected)
+        except FileNotFoundError:
+            report.problems.append(f"{path} is missing")
+        except ledger.UNREADABLE:
+            report.problems.append(f"{path} can't be read")
+        else:
+            if found != expected:
+                report.problems.append(f"{path} is not what the stream makes{_other_shape(found, expected)}")
+
+
+def _other_shape(found: Any, expected: dict[str, Any]) -> str:
+    if not isinstance(found, dict) or found.get("shape") == expected.get("shape"):
+        return ""
+    return f": its shape is {found.get('shape')}, the frames make {expected['shape']}"
+
+
+def _meaning(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group["attributes"].get("ome", {}).items() if name != "omero"}
+
+
+def _check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> list[bytearray]:
+    """What the ledger says of each frame index of each source, after comparing it with the totals."""
+    if totals["state"] != "complete":
+        ended = f" ({totals['ended_by']})" if totals["ended_by"] else ""
+        report.problems.append(f"the dataset is not complete: its state is {totals['state']!r}{ended}")
+    try:
+        record = ledger.Ledger.read(dataset, report.received)
+    except OSError as error:
+        report.problems.append(f"the ledger can't be read: {error.strerror}")
+        return [bytearray(frames) for frames in report.received]
+    if record.unreadable_lines:
+        lines = "1 line" if record.unreadable_lines == 1 else f"{record.unreadable_lines} lines"
+        report.notes.append(f"{lines} of the ledger can't be read, as a writer that is killed leaves one")
+    told = ledger.totals_in(totals)
+    names = [source["name"] for source in totals.get("sources", [{"name": ""}])]
+    for name, status, claimed, found in zip(names, record.status, told, record.totals, strict=True):
+        of = f" of {name}" if name else ""
+        report.written += found.written
+        report.gaps += found.gaps
+        missing = np.flatnonzero(np.frombuffer(status, np.uint8) == ledger.UNACCOUNTED).tolist()
+        if missing:
+            report.problems.append(f"{len(missing)} received frames{of} are not in the ledger: {_runs(missing)}")
+        for what in ("written", "gaps", "lost_frames"):
+            if getattr(claimed, what) != getattr(found, what):
+                report.problems.append(
+                    f"the totals{of} say {what}: {getattr(claimed, what)}, the ledger has {getattr(found, what)}"
+                )
+    return record.status
+
+
+def _check_pixels(
+    dataset: Path,
+    spec: StreamSpec,
+    status: list[bytearray],
+    report: Report,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    levels, paths = levels_of(spec), image_paths(spec)
+    documents = metadata.documents(spec, report.received)
+    arrays: dict[tuple[int, int], Any] = {}
+    for image, level in product(range(len(paths)), levels):
+        path = f"{paths[image]}/{level.number}" if paths[image] else str(level.number)
+        arrays[image, level.number] = open_array(dataset, path, documents[f"{path}/zarr.json"])
+    plans = [Plan.of(spec, source=source) for source in range(spec.sources)]
+    units = [plan.units_with(frames) for plan, frames in zip(plans, report.received, strict=True)]
+    expected_keys: set[str] = set()
+    done = 0
+    for source, plan in enumerate(plans):
+        layouts = [ShardLayout(spec, level, source) for level in levels]
+        end = plan.last_frame(units[source] - 1) + 1 if units[source] else 0
+        written = np.zeros(max(end, len(status[source])), bool)
+        written[: len(status[source])] = np.frombuffer(status[source], np.uint8) == ledger.WRITTEN
+        for unit in range(units[source]):
+            is_written = written[frame_indexes(plan, unit)]
+            if is_written.any():
+                expected_keys.update(key for layout in layouts for key in keys_of(layout, unit))
+                images = [arrays[plan.image_of(unit), level.number] for level in levels]
+                _check_levels(dataset, spec, layouts, images, unit, written, report)
+            done += 1
+            if progress is not None:
+                progress(done, sum(units))
+    found = {str(path.relative_to(dataset)) for path in dataset.rglob("*") if path.is_file()}
+    expected_files = _OWN_FILES | set(documents)
+    for stray in sorted(found - expected_keys - expected_files):
+        report.strays.append(stray)
+        report.problems.append(f"{stray} does not belong there")
+
+
+def _check_levels(
+    dataset: Path,
+    spec: StreamSpec,
+    layouts: list[ShardLayout],
+    arrays: list[Any],
+    unit: int,
+    written: Flags,
+    report: Report,
+) -> None:
+    """Whether a unit is there, decodes, and holds what it should at every resolution."""
+    source = layouts[0].source
+    present = written[frame_indexes(layouts[0].keys, unit)]
+    whole_before = False
+    for number, (layout, array) in enumerate(zip(layouts, arrays, strict=True)):
+        check: Check = partial(_only_where_written, present)
+        if number:
+            origin = layouts[number - 1].region(unit)
+            before, level = arrays[number - 1], layout.level
+            make = partial(made_of, before, level=level, method=spec.downsample, present=present, origin=origin)
+            check = partial(_is_made_of, make) if whole_before else _anything
+            present = present_in(level, spec.downsample, present)
+        whole_before = _check_keys(dataset, spec, layout, unit, written, report) and _check_unit(
+            array, layout, unit, check, report
+        )
+        if not whole_before and number:
+            report.bad_levels.append((source, unit, number))
+        elif not whole_before:
+            report.bad_units.setdefault(source, []).append(unit)
+
+
+def open_array(dataset: Path, path: str, document: dict[str, Any]) -> Any:
+    """An array of a dataset as its zarr.json should say, whatever that says: its pixels can be read all the same."""
+    store = {"driver": "file", "path": str(dataset / path)}
+    array = {"driver": "zarr3", "kvstore": store, "metadata": document}
+    return tensorstore.open(array, open=True, read=True, assume_metadata=True).result()
+
+
+def _check_keys(
+    dataset: Path, spec: StreamSpec, layout: ShardLayout, unit: int, written: Flags, report: Report
+) -> bool:
+    """Whether all keys of a unit are there, with all the chunks that they should have."""
+    keys = keys_of(layout, unit)
+    if not _check_files(dataset, list(keys), report):
+        return False
+    if not spec.sharded or spec.backend in ledger.LEAVE_ZEROS_OUT:
+        return True
+    whole = [_check_index(dataset / key, layout, place, written, report) for key, place in keys.items()]
+    return all(whole)
+
+
+def keys_of(layout: ShardLayout, unit: int) -> dict[str, ShardPlace]:
+    """The files of a unit of keys."""
+    return {layout.key(place): place for place in layout.shards_in(unit)}
+
+
+def _check_files(dataset: Path, keys: list[str], report: Report) -> bool:
+    """Whether all files of a unit are there with something in them."""
+    complete = True
+    for key in keys:
+        try:
+            found = (dataset / key).stat()
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError)
+            report.problems.append(f"{key} is missing" if gone else f"{key} can't be read: {error.strerror}")
+            complete = False
+            continue
+        if not stat.S_ISREG(found.st_mode):
+            report.problems.append(f"{key} is no file")
+            complete = False
+            continue
+        size = found.st_size
+        if not size:
+            report.problems.append(f"{key} is empty")
+            complete = False
+        report.keys += 1
+        report.read_bytes += size
+    return complete
+
+
+def _check_index(path: Path, layout: ShardLayout, place: ShardPlace, written: Flags, report: Report) -> bool:
+    """Whether a shard has every chunk that a written frame is in: one that is not there reads as the fill value."""
+    wanted = layout.with_frames(place, written)
+    try:
+        with path.open("rb") as file:
+            entries = read_entries(file.fileno(), len(wanted))
+    except OSError as error:
+        report.problems.append(f"{layout.key(place)} can't be read: {error.strerror}")
+        return False
+    if entries is None:
+        report.problems.append(f"{layout.key(place)} has a torn index")
+        return False
+    missing = int((wanted & (entries[:, 0] == ABSENT)).sum())
+    if missing:
+        report.problems.append(f"{layout.key(place)} lacks {missing} of {int(wanted.sum())} chunks")
+    return not missing
+
+
+# What is wrong with the pixels of a part of a unit: (part, the unit's region, pixels) → a text each.
+Check = Callable[[Region, Region, np.ndarray[Any, Any]], list[str]]
+
+
+def _check_unit(array: Any, layout: ShardLayout, unit: int, check: Check, report: Report) -> bool:
+    """Whether a unit decodes and its pixels are right; a part of it is in memory at a time."""
+    spans = zip(layout.region(unit), array.shape, strict=False)
+    region = [(start, min(stop, length)) for (start, stop), length in spans]
+    frame_bytes = array.dtype.numpy_dtype.itemsize * math.prod(array.shape[len(region) :])
+    fine = True
+    for part in _parts(region, array.chunk_layout.read_chunk.shape, _READ_BYTES // frame_bytes):
+        try:
+            view = array[tuple(slice(a, b) for a, b in part)] if part else array
+            wrong = check(part, region, np.asarray(view.read().result()))
+        except (ValueError, OSError, NotImplementedError, IndexError) as error:
+            report.problems.append(f"{layout.folder(unit)} does not decode: {str(error).splitlines()[0][:300]}")
+            return False
+        report.problems.extend(f"{layout.folder(unit)} {text}" for text in wrong)
+        if wrong and layout.level.number:  # what is too much of the full resolution is no loss
+            fine = False
+    return fine
+
+
+def _only_where_written(
+    written: np.ndarray[Any, Any], part: Region, region: Region, pixels: np.ndarray[Any, Any]
+) -> list[str]:
+    inner = tuple(slice(a - first, b - first) for (a, b), (first, _) in zip(part, region, strict=True))
+    strange = [place for place in np.argwhere(~written[inner]) if pixels[tuple(place)].any()]
+    places = (tuple(int(i) + a for i, (a, _) in zip(place, part, strict=True)) for place in strange)
+    return [f"holds pixels at {at}, where no frame was written" for at in places]
+
+
+def _is_made_of(
+    make: Callable[[Region], np.ndarray[Any, Any]], part: Region, _: Region, pixels: np.ndarray[Any, Any]
+) -> list[str]:
+    expected = make(part)
+    if expected.dtype.kind == "f":
+        same = np.allclose(pixels, expected, rtol=1e-3, equal_nan=True)
+    else:
+        same = np.array_equal(pixels, expected)
+    return [] if same else ["is not what the resolution before it makes"]
+
+
+def _anything(_: Region, __: Region, ___: np.ndarray[Any, Any]) -> list[str]:
+    return []
+
+
+def _parts(region: Region, chunk: Sequence[int], frames: int) -> Iterator[Region]:
+    """A region, (start, stop) of each outer axis, cut into parts of ``frames`` frames or a chunk at most."""
+    for axis, (start, stop) in enumerate(region):
+        if math.prod(b - a for a, b in region) > frames and stop - start > chunk[axis]:
+            middle = start + max((stop - start) // 2 // chunk[axis], 1) * chunk[axis]
+            for cut in ((start, middle), (middle, stop)):
+                yield from _parts([*region[:axis], cut, *region[axis + 1 :]], chunk, frames)
+            return
+    yield region
+
+
+def _runs(numbers: list[int], most: int = 10) -> str:
+    """Ascending numbers as runs, such as "3, 7-9"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs[:most])
+    return f"{text}, … ({len(runs)} runs)" if len(runs) > most else text

@@ -1,0 +1,1 @@
+"""What follows from a specification: write units, shards, levels, images, memory."""

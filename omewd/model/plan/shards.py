@@ -1,0 +1,116 @@
+"""Where in which shard each chunk is. Pure.
+
+The inner chunks of a shard are numbered in C order, in storage order (Zarr v3 sharding codec, "Binary shard format").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from omewd.model.dtypes import ITEM_BYTES
+from omewd.model.plan.grid import frame_indexes
+from omewd.model.plan.images import image_paths
+from omewd.model.plan.levels import Level, levels_of
+from omewd.model.plan.plan import Plan
+from omewd.model.spec.spec import DIRECT, StreamSpec
+
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class ShardPlace:
+    """Which shard of a source: ``unit`` is its number in the plan of keys, (row, column) its place across the frame."""
+
+    unit: int
+    row: int
+    column: int
+
+
+class ShardLayout:
+    """The chunks and shards of one source at one resolution.
+
+    ``chunks`` and ``keys``: the plans whose units are a chunk and a shard along the outer axes. ``grid``: chunks of a
+    shard along each axis, storage order; ``shards_across``: (rows, columns) of shards across the frame.
+    """
+
+    def __init__(self, spec: StreamSpec, level: Level | None = None, source: int = 0) -> None:
+        full = levels_of(spec)[0]
+        self.level, self.source = level or full, source
+        self.chunks, self.keys = Plan.of(spec, DIRECT, source), Plan.of(spec, source=source)
+        self._paths = image_paths(spec)
+        # Frames are those of the full resolution, at any: the grid of chunks is the same along the outer axes.
+        self._key_frames, self._chunk_frames = full.key_shape[:-2], full.chunk_shape[:-2]
+        self.chunk_shape, self.grid = self.level.chunk_shape, self.level.grid
+        self.chunk_bytes = math.prod(self.chunk_shape) * ITEM_BYTES[spec.dtype]
+        self._across = tuple(-(-n // c) for n, c in zip(self.level.frame_shape, self.chunk_shape[-2:], strict=True))
+        rows, columns = (-(-n // g) for n, g in zip(self._across, self.grid[-2:], strict=True))
+        self.shards_across = rows, columns
+        self._frame_keys = tuple(product(range(rows), range(columns)))
+
+    def key(self, place: ShardPlace) -> str:
+        """The path of a key ("default" chunk key encoding) in the dataset."""
+        return f"{self.folder(place.unit)}/{place.row}/{place.column}"
+
+    def folder(self, unit: int) -> str:
+        """The folder that all keys of a unit of the plan of keys are in."""
+        image = self._paths[self.keys.image_of(unit)]
+        outer = self.keys.block_on_disk(unit)
+        return "/".join([*([image] if image else []), str(self.level.number), "c", *map(str, outer)])
+
+    def region(self, unit: int) -> list[tuple[int, int]]:
+        """What a unit of the plan of keys covers of its array along each outer axis: (start, stop)."""
+        spans = zip(self.keys.region(unit), self.level.factors, strict=False)
+        return [(start // factor, -(-stop // factor)) for (start, stop), factor in spans]
+
+    @property
+    def chunks_per_shard(self) -> int:
+        return math.prod(self.grid)
+
+    def shards_of(self, unit: int) -> Iterator[tuple[ShardPlace, int]]:
+        """The shards that a unit of chunks has a part in, each with the number of the unit's first chunk in it."""
+        block, order, outer = self.chunks.block(unit), self.chunks.order, self.grid[:-2]
+        shard = 0
+        for i, blocks in enumerate(self.keys.blocks):
+            chunks = outer[order.index(i)] if i in order else 1  # else it is the image
+            shard = shard * (blocks or 1) + block[i] // chunks
+        first = 0
+        for i, count in zip(order, outer, strict=True):
+            first = first * count + block[i] % count
+        first *= self.grid[-2] * self.grid[-1]
+        for row, column in self._frame_keys:
+            yield ShardPlace(shard, row, column), first
+
+    def chunks_of(self, place: ShardPlace) -> Iterator[tuple[int, tuple[slice, slice]]]:
+        """A unit's chunks in a shard: (number counted from the unit's first one, the pixels of the frame in it)."""
+        rows, columns = self.grid[-2:]
+        height, width = self.chunk_shape[-2:]
+        for y, x in product(range(rows), range(columns)):
+            down, right = place.row * rows + y, place.column * columns + x
+            if down < self._across[0] and right < self._across[1]:
+                pixels = slice(down * height, (down + 1) * height), slice(right * width, (right + 1) * width)
+                yield y * columns + x, pixels
+
+    def shards_in(self, unit: int) -> Iterator[ShardPlace]:
+        """All shards of a unit of the plan of keys."""
+        return (ShardPlace(unit, row, column) for row, column in self._frame_keys)
+
+    def with_frames(self, place: ShardPlace, written: Flags) -> Flags:
+        """Which chunks of a shard hold any of the frames that are written; ``written``: a flag a frame index."""
+        indexes = frame_indexes(self.keys, place.unit)  # at a ragged end shorter than the shard
+        known = indexes < len(written)
+        has = np.zeros(self._key_frames, bool)
+        inside: tuple[Any, ...] = (*(slice(0, n) for n in indexes.shape), ...)
+        has[inside][known] = written[indexes[known]]
+        outer = len(self.grid) - 2
+        apart = has.reshape([n for pair in zip(self.grid, self._chunk_frames, strict=False) for n in pair])
+        units = apart.any(axis=tuple(range(1, 2 * outer, 2))).reshape(-1, 1)
+        across = np.zeros(self.grid[-2] * self.grid[-1], bool)
+        across[[number for number, _ in self.chunks_of(place)]] = True
+        flags: Flags = (units & across).reshape(-1)
+        return flags

@@ -1,0 +1,1 @@
+"""What users say of a stream: its specification, checked."""

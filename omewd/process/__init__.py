@@ -1,0 +1,1 @@
+"""What every process of omewd has: lifeline, locks, fault points, profiling."""

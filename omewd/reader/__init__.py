@@ -1,0 +1,1 @@
+"""Frames by index, of a stream or of a dataset."""

@@ -1,0 +1,172 @@
+"""Frames out of a dataset that is being written, or is complete: also those in shards that are not in place yet."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omewd.dataset.ledger.index import LedgerIndex, Row
+from omewd.dataset.ledger.ledger import FOLDER, LEAVE_ZEROS_OUT
+from omewd.errors import OmewdError
+from omewd.model.plan.shards import ShardLayout, ShardPlace
+from omewd.model.spec.compression import Compression
+from omewd.model.spec.spec import StreamSpec
+from omewd.store.format.shard_index import ABSENT, read_entries
+from omewd.store.format.shard_table import MAGIC, STAGING, SUFFIX, name_of, read_header, table_entries
+
+Frame = np.ndarray[Any, Any]
+# What is known of a frame: its metadata, and the wall-clock time in ns.
+Said = tuple[dict[str, Any] | None, int | None]
+
+# A shard can come to its place, or be taken back from there, while it is looked for.
+_TRIES = 5
+
+
+class StoredFrames:
+    """The frames of one source of a dataset by index, as far as they are on disk. Reads files, and no more.
+
+    ``backend``: which one writes it; ``epoch``: tells the dataset from another one in its place.
+    """
+
+    def __init__(self, spec: StreamSpec, dataset: Path, source: int, *, backend: str, epoch: int) -> None:
+        self._spec, self._dataset, self._source, self._epoch = spec, dataset, source, epoch
+        self._leaves_zeros_out = backend in LEAVE_ZEROS_OUT
+        self._layout = ShardLayout(spec, source=source)
+        self._dtype = np.dtype(spec.dtype)
+        self._index = LedgerIndex(dataset, spec)
+
+    def read(self, index: int) -> Frame:
+        """The (Y, X) frame of an index that is on disk, read-only; a gap reads as zeros.
+
+        A whole uncompressed frame is a view of the file; others are put together.
+        Raises OmewdError ``not_stored`` if it was lost, or can't be read; OSError.
+        """
+        self._require_dataset()
+        layout = self._layout
+        unit = layout.chunks.unit_of(index)
+        starts = [start for start, _ in layout.chunks.region(unit)]
+        inner = tuple(at - start for at, start in zip(layout.chunks.place(index), starts, strict=True))
+        frame = np.zeros(self._spec.frame_shape, self._dtype)
+        missing = False
+        for place, first in layout.shards_of(unit):
+            for number, pixels in layout.chunks_of(place):
+                chunk = self._chunk(place, first + number)
+                if chunk is None:
+                    missing = True
+                elif layout.chunk_shape[-2:] == self._spec.frame_shape:
+                    whole: Frame = chunk[inner]
+                    return whole
+                else:
+                    part = frame[pixels]
+                    part[:] = chunk[inner][: part.shape[0], : part.shape[1]]
+        if missing and not self._leaves_zeros_out and not self._is_gap(index):
+            raise self._unreadable(f"frame {index} is not in it")
+        frame.flags.writeable = False
+        return frame
+
+    def last_written(self, below: int) -> int | None:
+        """The last frame index below ``below`` that holds a frame; None if there is none."""
+        self._require_dataset()
+        self._read_on()
+        return self._index.last_frame(self._source, below)
+
+    def said(self, index: int) -> Said:
+        """The metadata and the wall-clock time (ns) of a frame; None each where the ledger has none.
+
+        The first time, the whole ledger is read. Raises OmewdError ``not_stored`` if that can't be.
+        """
+        self._require_dataset()
+        row = self._row(index) or {}
+        return row.get("metadata"), row.get("wall_ns")
+
+    def _is_gap(self, index: int) -> bool:
+        row = self._row(index)
+        return row is not None and row.get("gap", "lost") != "lost"
+
+    def _row(self, index: int) -> Row | None:
+        """What the ledger says of a frame index; None if nothing."""
+        self._read_on()
+        if not (line := self._index.line(self._source, index)):
+            return None
+        file = self._index.file
+        with file.opened() as descriptor:
+            return file.row(descriptor, self._source, index, line)
+
+    def _read_on(self) -> None:
+        try:
+            self._index.read_on()
+        except OSError as error:
+            raise self._unreadable(f"its ledger: {error.strerror}") from error
+
+    def _require_dataset(self) -> None:
+        try:
+            summary = json.loads((self._dataset / FOLDER / "zarr.json").read_text())["attributes"]["omewd"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._unreadable("it is not there any more") from error
+        if summary.get("epoch") != self._epoch:
+            raise self._unreadable("another stream has replaced it")
+
+    def _unreadable(self, why: str) -> OmewdError:
+        return OmewdError("not_stored", f"{self._dataset} can't be read: {why}", "Run omewd verify on it")
+
+    def _chunk(self, place: ShardPlace, number: int) -> Frame | None:
+        """A chunk, of the layout's chunk shape; None if it is not stored."""
+        for _ in range(_TRIES):
+            with ExitStack() as files:
+                found = self._open(place, number, files)
+                if found is None:
+                    continue
+                descriptor, offset, length = found
+                try:
+                    return self._decoded(descriptor, offset, length) if length else None
+                except (ValueError, RuntimeError) as error:
+                    raise self._unreadable(f"chunk {number} of {self._layout.key(place)} does not decode") from error
+        return None
+
+    def _open(self, place: ShardPlace, number: int, files: ExitStack) -> tuple[int, int, int] | None:
+        """Where a chunk is: (descriptor, offset, length), length 0 if it is not there; None if there is no file."""
+        key = self._dataset / self._layout.key(place)
+        if not self._spec.sharded:
+            descriptor = _opened(key, files)
+            return None if descriptor is None else (descriptor, 0, os.fstat(descriptor).st_size)
+        count = self._layout.chunks_per_shard
+        aside = self._dataset / STAGING / name_of(self._layout, place)
+        table, data = _opened(aside.with_suffix(SUFFIX), files), _opened(aside, files)
+        if table is not None and data is not None and read_header(table)[0] == MAGIC:
+            offset, length = map(int, table_entries(table, count)[number])
+            return data, offset, length
+        descriptor = _opened(key, files)
+        if descriptor is None:
+            return None
+        entries = read_entries(descriptor, count)
+        if entries is None:
+            raise self._unreadable(f"{self._layout.key(place)} has a torn index")
+        offset, length = map(int, entries[number])
+        return descriptor, offset, 0 if offset == ABSENT else length
+
+    def _decoded(self, descriptor: int, offset: int, length: int) -> Frame:
+        shape = self._layout.chunk_shape
+        compression = Compression.parse(self._spec.compression)
+        if compression is None:
+            with os.fdopen(os.dup(descriptor), "rb") as file:
+                return np.memmap(file, self._dtype, "r", offset, shape)
+        from numcodecs import Blosc, Zstd
+
+        codec: Any = Blosc() if compression.codec.is_blosc else Zstd()
+        decoded: Frame = np.frombuffer(codec.decode(os.pread(descriptor, length, offset)), self._dtype).reshape(shape)
+        return decoded
+
+
+def _opened(path: Path, files: ExitStack) -> int | None:
+    """A file for reading until ``files`` is left; None if it is not there."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    files.callback(os.close, descriptor)
+    return descriptor

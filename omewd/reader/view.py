@@ -1,0 +1,241 @@
+"""View: how any process looks at the frames of a stream, without a copy and without being noticed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from omewd.client.connection import Connection
+from omewd.errors import OmewdError
+from omewd.protocol.messages import close_all
+from omewd.ring import pixels
+from omewd.ring.layout import (
+    DURABLE,
+    FINAL_FRONTIER,
+    FRAME_INDEX,
+    PUBLISHED,
+    RELEASED,
+    SLOT_HEADERS,
+    STATE,
+    STATE_DONE,
+)
+from omewd.ring.progress import read_progress
+from omewd.ring.segment import Segment
+
+if TYPE_CHECKING:
+    from omewd.reader.stored import Said, StoredFrames
+
+Array = np.ndarray[Any, Any]
+
+
+def view(name: str, *, source: str | int | None = None, socket: str | os.PathLike[str] | None = None) -> View:
+    """Look at a stream, open or ended, from any process that may use the daemon.
+
+    ``source``: name or number of one, for a stream that has several. ``socket``: the daemon's control socket, else
+    $OMEWD_SOCKET, else the default of ``omewd serve``. Raises OmewdError: ``unknown_stream``, ``unknown_source``, ….
+    """
+    connection = Connection(socket)
+    try:
+        status, descriptors = connection.request("view", name=name, source=source)
+        if len(descriptors) > 1:
+            close_all(descriptors)
+            raise OmewdError("bad_message", f"the daemon sent {len(descriptors)} descriptors instead of one")
+        segment = None
+        if descriptors:
+            segment = Segment.open(descriptors[0], owner=connection.daemon_user, writable=False)
+    finally:
+        connection.close()
+    return View(status, segment)
+
+
+class ViewedFrame:
+    """A frame as it was found. ``array``: (Y, X), read-only.
+
+    One out of the ring is a view of its slot, which the producer uses again later: ``is_intact`` tells whether it
+    still held this frame just now. So look at the pixels first, and ask afterwards; or take a :meth:`copy`.
+    """
+
+    def __init__(self, index: int, array: Array, view: View, sequence: int | None, said: Said | None) -> None:
+        self.index, self.array = index, array
+        self._view, self._sequence, self._said = view, sequence, said
+
+    @property
+    def metadata(self) -> dict[str, Any] | None:
+        """What its producer said of it, None if nothing.
+
+        Of a frame out of the dataset, it is looked up in the ledger when it is asked for; a view reads all of that the
+        first time. Raises OmewdError ``not_stored`` if that can't be.
+        """
+        return self._known()[0]
+
+    @property
+    def wall_ns(self) -> int | None:
+        """The wall-clock time at which it was handed over, in ns; None for a gap. Looked up as the metadata is."""
+        return self._known()[1]
+
+    def _known(self) -> Said:
+        if self._said is None:
+            self._said = self._view._dataset().said(self.index)
+        return self._said
+
+    @property
+    def in_ring(self) -> bool:
+        """Whether it came out of the ring; else out of the dataset."""
+        return self._sequence is not None
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether ``array`` has held this frame up to now."""
+        return self._sequence is None or self._view._holds(self._sequence, self.index)
+
+    def copy(self) -> Array:
+        """The pixels as an array of one's own; raises OmewdError ``overwritten`` if the slot was used again."""
+        pixels = np.array(self.array)
+        if not self.is_intact:
+            raise OmewdError(
+                "overwritten", f"frame {self.index} has left the ring", "Ask for it again, or for a later one"
+            )
+        return pixels
+
+
+class View:
+    """The frames of one source of a stream: out of its ring while they are there, and out of the dataset once durable.
+
+    Goes on after the stream has ended. Nothing here writes, locks, or waits for anybody.
+    """
+
+    def __init__(self, status: dict[str, Any], segment: Segment | None) -> None:
+        self.name: str = status["name"]
+        self.path = Path(status["path"])
+        self.shape: tuple[int, int] = tuple(status["frame_shape"])
+        self.dtype = np.dtype(status["dtype"])
+        self.source: int = status["source"]
+        self._spec, self._details = status["spec"], status.get("attachment", b"")
+        self._is_durable = status["durability"] == "fsync"
+        self._backend, self._epoch = status["backend"], status["epoch"]
+        self._segment = segment
+        self._slots = None if segment is None else pixels.slots(segment)
+        self._ended_with: int = status["sources"][self.source]["frames"]["received"]
+        self._stored: StoredFrames | None = None
+
+    # -- what there is -------------------------------------------------------------------------
+
+    @property
+    def stored(self) -> int:
+        """All frame indexes below this one are in the dataset; durably, unless the stream has ``durability="none"``."""
+        if self._segment is None:
+            return self._ended_with
+        words = self._segment.words
+        if words[STATE] == STATE_DONE:
+            return words[FINAL_FRONTIER]
+        return words[DURABLE] if self._is_durable else read_progress(words)[0].frames
+
+    def latest(self) -> ViewedFrame | None:
+        """The newest frame; None if there is none yet. Out of the ring, or, once that is gone, out of the dataset."""
+        if self._segment is None:
+            index = self._dataset().last_written(self.stored)
+            return None if index is None else self.frame(index)
+        while True:
+            published = self._segment.words[PUBLISHED]
+            if not published:
+                return None
+            sequence = published - 1
+            index = self._index_at(sequence)
+            if self._holds(sequence, index):
+                return self._of_slot(sequence, index)
+
+    def frame(self, index: int) -> ViewedFrame:
+        """The frame of an index, out of the ring if it is there, else out of the dataset.
+
+        A gap that is in the dataset reads as zeros. Raises OmewdError ``no_frame`` if it is in neither, ``not_stored``
+        if the dataset has lost it, or is not there any more.
+        """
+        if self._segment is not None:
+            sequence = self._sequence_of(index)
+            if sequence is not None and self._holds(sequence, index):
+                return self._of_slot(sequence, index)
+        if not 0 <= index < self.stored:
+            raise OmewdError(
+                "no_frame",
+                f"frame {index} of stream {self.name!r} is neither in the ring nor in the dataset, "
+                f"which has those below {self.stored}",
+                "It is still to come, on its way to the disk, or a gap",
+            )
+        return ViewedFrame(index, self._dataset().read(index), self, None, None)
+
+    def _dataset(self) -> StoredFrames:
+        if self._stored is None:
+            from omewd.model.spec.outline import join
+            from omewd.model.spec.spec import StreamSpec
+            from omewd.reader.stored import StoredFrames
+
+            spec = StreamSpec.parse(join(self._spec, self._details))
+            self._stored = StoredFrames(spec, self.path, self.source, backend=self._backend, epoch=self._epoch)
+        return self._stored
+
+    # -- the ring ------------------------------------------------------------------------------
+
+    def _index_at(self, sequence: int) -> int:
+        assert self._segment is not None
+        geometry = self._segment.geometry
+        header = (SLOT_HEADERS + sequence % geometry.capacity * geometry.slot_header_stride) // 8
+        return self._segment.words[header + FRAME_INDEX]
+
+    def _holds(self, sequence: int, index: int) -> bool:
+        """Whether a slot has held a frame up to now: the producer fills it again only when it is released."""
+        assert self._segment is not None
+        words, capacity = self._segment.words, self._segment.geometry.capacity
+        same = self._index_at(sequence) == index
+        return same and (words[PUBLISHED] < sequence + capacity or words[RELEASED] <= sequence)
+
+    def _sequence_of(self, index: int) -> int | None:
+        """The slot use that holds a frame index; frame indexes only grow."""
+        assert self._segment is not None
+        words, capacity = self._segment.words, self._segment.geometry.capacity
+        while True:
+            published = words[PUBLISHED]
+            low, high = max(published - capacity, 0), published
+            while low < high:
+                middle = (low + high) // 2
+                if self._index_at(middle) < index:
+                    low = middle + 1
+                else:
+                    high = middle
+            if low < published and self._index_at(low) == index:
+                return low
+            if words[PUBLISHED] == published:  # else the oldest may have been overwritten meanwhile
+                return None
+
+    def _of_slot(self, sequence: int, index: int) -> ViewedFrame:
+        assert self._segment is not None
+        assert self._slots is not None
+        _, _, wall_ns, text = pixels.header(self._segment, sequence)
+        array = self._slots[sequence % self._segment.geometry.capacity]
+        try:
+            metadata = json.loads(text) if text else None
+        except ValueError:  # it is being overwritten
+            metadata = None
+        return ViewedFrame(index, array, self, sequence, (metadata, wall_ns))
+
+    # -- ending --------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of the ring; arrays that are still held keep their memory."""
+        self._slots = None
+        if self._segment is not None:
+            self._ended_with = self.stored
+            self._segment.close()
+            self._segment = None
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

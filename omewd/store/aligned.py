@@ -1,0 +1,127 @@
+"""Bytes as O_DIRECT wants them: out of page-aligned memory, in whole blocks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from omewd.model.plan.memory import PIECE_BYTES
+from omewd.store.encoders.base import Block, Piece
+from omewd.store.filesystem import start_write_back
+
+ALIGNMENT = 4096
+# Room for a piece behind what is left of a block.
+_BUFFER_BYTES = PIECE_BYTES + ALIGNMENT
+_IOV_MAX = 1024
+
+
+def aligned(size: int) -> int:
+    """A size rounded up to whole blocks."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+class Buffers:
+    """Page-aligned memory, a buffer a thread; what was in it is lost with the next call."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def get(self, size: int) -> Block:
+        """At least ``size`` bytes."""
+        buffer: Block | None = getattr(self._local, "buffer", None)
+        if buffer is None or buffer.size < size:
+            buffer = self._local.buffer = np.frombuffer(mmap.mmap(-1, aligned(size)), np.uint8)
+        return buffer
+
+
+def split(array: Block, limit: int) -> Iterator[Block]:
+    """Parts of an array of at most ``limit`` bytes (or one element) that follow each other in C order."""
+    if array.nbytes <= limit or array.ndim == 0:
+        yield array
+        return
+    inner = array.nbytes // array.shape[0]
+    if inner > limit:
+        for part in array:
+            yield from split(part, limit)
+        return
+    step = limit // inner
+    for start in range(0, array.shape[0], step):
+        yield array[start : start + step]
+
+
+def packed(parts: Iterable[Piece], buffers: Buffers) -> Iterator[tuple[memoryview, int]]:
+    """Parts, one after the other in C order, as (block, its bytes without padding); only the last one is padded.
+
+    A block is valid until the next is asked for. All are whole multiples of ALIGNMENT, and at most PIECE_BYTES
+    and a block more. An array that can be written as it is is not copied.
+    """
+    buffer, filled = np.empty(0, np.uint8), 0
+    for part in parts:
+        whole = part if isinstance(part, np.ndarray) else np.frombuffer(part, np.uint8)
+        for piece in split(whole, PIECE_BYTES):
+            if not filled and piece.nbytes and lies_aligned(piece):
+                yield piece.data.cast("B"), piece.nbytes
+                continue
+            if filled + piece.nbytes > buffer.size < _BUFFER_BYTES:
+                larger = buffers.get(min(piece.nbytes if not filled else _BUFFER_BYTES, _BUFFER_BYTES))
+                larger[:filled] = buffer[:filled]
+                buffer = larger
+            if filled + piece.nbytes > buffer.size:
+                out = filled // ALIGNMENT * ALIGNMENT
+                yield buffer.data[:out], out
+                buffer[: filled - out] = buffer[out:filled]
+                filled -= out
+            target = buffer[filled : filled + piece.nbytes]
+            target.view(piece.dtype).reshape(piece.shape)[...] = piece
+            filled += piece.nbytes
+    if filled:
+        end = aligned(filled)
+        buffer[filled:end] = 0
+        yield buffer.data[:end], filled
+
+
+def lies_aligned(array: Block) -> bool:
+    """Whether an array can be written as it is: contiguous, from page-aligned memory, in whole blocks."""
+    address: int = array.__array_interface__["data"][0]
+    return bool(array.flags.c_contiguous) and address % ALIGNMENT == 0 and array.nbytes % ALIGNMENT == 0
+
+
+def size_of(piece: Piece) -> int:
+    return len(piece) if isinstance(piece, bytes) else piece.nbytes
+
+
+def write_at(descriptor: int, block: memoryview, offset: int) -> None:
+    """Write all of a block, round the page cache if the file was opened so and the disk takes it."""
+    write_all_at(descriptor, [block], offset)
+
+
+def write_all_at(descriptor: int, blocks: Sequence[memoryview], offset: int) -> None:
+    """Write blocks one after the other, in as few calls as that takes."""
+    left = list(blocks)
+    while left:
+        try:
+            count = os.pwritev(descriptor, left[:_IOV_MAX], offset)
+        except OSError as error:
+            # A disk with larger blocks than ours, or the rest of a write that was cut short within one.
+            if error.errno != errno.EINVAL or not is_direct(descriptor):
+                raise
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_DIRECT)
+            continue
+        if not is_direct(descriptor):
+            start_write_back(descriptor, offset, count)
+        offset += count
+        while left and count >= len(left[0]):
+            count -= len(left.pop(0))
+        if count:
+            left[0] = left[0][count:]
+
+
+def is_direct(descriptor: int) -> bool:
+    """Whether a file is written round the page cache."""
+    return bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT)

@@ -1,0 +1,50 @@
+"""The table of a shard in progress: which chunks are in the file beside it, and where.
+
+    staging/shard-L-S-U-R-C          the shard to be: chunks where they were put, in any order, with gaps between
+    staging/shard-L-S-U-R-C.table    header: magic, end of the room that has been granted; then the index to be,
+                                     (offset, length) of each chunk, length 0 while it is not there
+
+L is the resolution and S the source; U, R and C are the shard's :class:`omewd.model.plan.shards.ShardPlace`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from omewd.model.plan.shards import ShardLayout, ShardPlace
+from omewd.store.format.shard_index import ENTRY_BYTES, Entries
+
+STAGING = "omewd/staging"
+SUFFIX = ".table"
+MAGIC = b"OMEWDSHD"
+HEADER = struct.Struct("<8sQ")
+
+
+def name_of(layout: ShardLayout, place: ShardPlace) -> str:
+    """The name in staging of a shard in progress."""
+    return f"shard-{layout.level.number}-{layout.source}-{place.unit}-{place.row}-{place.column}"
+
+
+def in_staging(staging: Path, layout: ShardLayout) -> list[ShardPlace]:
+    """The shards in progress of a source at a resolution."""
+    prefix = f"shard-{layout.level.number}-{layout.source}-"
+    names = (path.name.removesuffix(SUFFIX).removeprefix(prefix) for path in staging.glob(f"{prefix}*{SUFFIX}"))
+    return [ShardPlace(*map(int, name.split("-"))) for name in names]
+
+
+def read_header(table: int) -> tuple[bytes, int]:
+    """(magic, end of the room that has been granted) of an open table; (b"", 0) of one that is cut short."""
+    head = os.pread(table, HEADER.size, 0)
+    return HEADER.unpack(head) if len(head) == HEADER.size else (b"", 0)
+
+
+def table_entries(table: int, chunks: int) -> Entries:
+    """(offset, length) of each chunk, of shape (chunks, 2), by an open table; length 0 where there is none."""
+    found = os.pread(table, chunks * ENTRY_BYTES, HEADER.size)
+    entries = np.zeros((chunks, 2), np.uint64)
+    entries.reshape(-1)[: len(found) // 8] = np.frombuffer(found, "<u8", len(found) // 8)
+    return entries

@@ -1,0 +1,1 @@
+"""Sinks: files of a dataset, and shards in progress."""

@@ -1,0 +1,250 @@
+"""Getting bytes to disk: every file of a dataset is written here.
+
+A file, or the folder with all files of a write unit, is written aside on the same filesystem, synced, and
+renamed to its place; then the folder that it is in now is synced. So it is there whole or not at all, whoever
+is killed, and a write is done only when fsync has said so. A failed sync is an error of the whole write: the
+caller starts again from its own data.
+
+Writes go round the page cache (O_DIRECT) where the filesystem takes that: on a virtual ext4 disk 128 MiB
+took 0.04 s this way, 0.4 s through the cache and fsync; 128 KiB files, 16 at once, 1.0 against 0.75 GB/s.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from omewd.process.faultpoints import point
+from omewd.store.aligned import Buffers, packed, write_at
+from omewd.store.encoders.base import Piece
+from omewd.store.filesystem import sync_folder
+from omewd.store.stopwatch import Stopwatch
+
+# Small files are bound by the latency of their sync: 16 in flight reached 1.0 GB/s with 128 KiB, one 0.36.
+SMALL_FILES_AT_ONCE = 16
+SMALL_FILE_BYTES = 1 << 20
+# A unit has folders of its own, and an acquisition has no end; to forget one costs a sync of its parent.
+_FOLDERS_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of a dataset (``path`` in it) with files (name in the folder, bytes in pieces).
+
+    ``label`` is its name aside: the same one again overwrites what a killed writer left.
+    """
+
+    path: str
+    label: str
+    files: Iterable[tuple[str, Iterable[Piece]]]
+
+
+class Publisher:
+    """Writes the files of one dataset. ``durable``: with fsync; else files are only renamed into place.
+
+    ``pool``: threads for what is better done several at once, else it is done one by one; ``clock`` gets the time
+    of each stage. All errors are OSError; nothing that was in place before is harmed by one.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        staging: Path,
+        *,
+        durable: bool,
+        pool: ThreadPoolExecutor | None = None,
+        clock: Stopwatch | None = None,
+        buffers: Buffers | None = None,
+    ) -> None:
+        self.root = root
+        self._clock = clock or Stopwatch()
+        self.staging = staging
+        self.direct = True
+        self.durable = durable
+        self._known_folders: set[Path] = set()
+        self._buffers = buffers or Buffers()
+        self.pool = pool
+
+    def publish(
+        self, files: Iterable[tuple[str, Iterable[Piece]]], *, label: str, pool: ThreadPoolExecutor | None = None
+    ) -> None:
+        """Put files (path in the dataset, bytes in pieces) in place, one by one.
+
+        ``label`` makes the names aside: the same label again overwrites what a killed writer left. ``pool``: threads
+        to write them with, several at once.
+        """
+        asides: list[tuple[Path, Path]] = []
+
+        def laid_out() -> Iterator[tuple[str, Iterable[Piece]]]:
+            for number, (path, pieces) in enumerate(files):
+                asides.append((self.staging / f"{label}-{number}", self.root / path))
+                yield str(asides[-1][0]), pieces
+
+        if pool is not None:
+            self._write_at_once(pool, laid_out())
+        else:
+            for aside, pieces in laid_out():
+                self._write_aside(aside, pieces)
+        self.put_in_place(asides)
+
+    def put_in_place(self, asides: Iterable[tuple[Path, Path]], there: Iterable[Path] = ()) -> None:
+        """Rename files that are on disk to their places; the names are on disk when this returns.
+
+        ``there``: files that are in place, by a writer that may have been killed before it synced their names.
+        """
+        unsynced: dict[Path, None] = {}
+        for target in there:
+            self._make_folder(target.parent, unsynced)
+            unsynced[target.parent] = None
+        with self._clock.stage("rename"):
+            for aside, target in asides:
+                self._make_folder(target.parent, unsynced)
+                aside.rename(target)
+                point("writer: file renamed")
+                unsynced[target.parent] = None
+        if self.durable:
+            self.sync_folders(list(unsynced))
+        self._remember(unsynced)
+
+    def publish_folders(self, folders: Iterable[Folder], pool: ThreadPoolExecutor | None) -> int:
+        """Put folders in place, each as a whole; returns how many bytes their files have.
+
+        Nobody else may write into them. One that is there already, as a killed writer may have left it, gets
+        the files one by one. ``pool``: threads to write the files with, several at once.
+        """
+        asides: list[tuple[Path, Path]] = []
+        inner: list[Path] = []
+        files = self._laid_out(folders, asides, inner)
+        sizes = self._write_at_once(pool, files) if pool is not None else [self._write_aside(*file) for file in files]
+        point("writer: files written")
+        if self.durable:
+            self.sync_folders(inner)
+        point("writer: files synced")
+        unsynced: dict[Path, None] = {}
+        with self._clock.stage("rename"):
+            for aside, target in asides:
+                self._make_folder(target.parent, unsynced)
+                unsynced[target.parent] = None  # merged too: whoever put the folder there may not have synced its name
+                try:
+                    aside.rename(target)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    self._merge(aside, target, unsynced)
+                point("writer: folder renamed")
+        if self.durable:
+            self.sync_folders(list(unsynced))
+        self._remember(unsynced)
+        return sum(sizes)
+
+    def _laid_out(
+        self, folders: Iterable[Folder], asides: list[tuple[Path, Path]], inner: list[Path]
+    ) -> Iterator[tuple[str, Iterable[Piece]]]:
+        """The files of folders as (path aside, bytes), their folders made; notes those that are renamed, and all."""
+        for folder in folders:
+            aside = self.staging / folder.label
+            asides.append((aside, self.root / folder.path))
+            made: set[str] = set()
+            for name, pieces in folder.files:
+                parent = name.rpartition("/")[0]
+                if parent not in made:
+                    with self._clock.stage("rename"):
+                        parents = [aside / parent, *(aside / parent).parents]
+                        for path in reversed(parents[: parents.index(self.staging)]):
+                            if str(path) not in made:
+                                path.mkdir(exist_ok=True)
+                                made.add(str(path))
+                                inner.append(path)
+                    made.add(parent)
+                yield f"{aside}/{name}", pieces
+
+    def _merge(self, aside: Path, target: Path, unsynced: dict[Path, None]) -> None:
+        for path in sorted(aside.rglob("*")):  # folders come before what is in them
+            place = target / path.relative_to(aside)
+            if path.is_dir():
+                place.mkdir(exist_ok=True)
+            else:
+                path.rename(place)
+                point("writer: file merged")
+            unsynced[place.parent] = None
+        shutil.rmtree(aside)
+
+    def _write_at_once(self, pool: ThreadPoolExecutor, files: Iterable[tuple[str, Iterable[Piece]]]) -> list[int]:
+        """Write files in threads; none of them is at it any more when this returns or raises."""
+        futures: list[Future[int]] = []
+        with self._clock.pooled():
+            try:
+                for path, pieces in files:
+                    futures.append(pool.submit(self._write_aside, path, pieces))
+            finally:
+                wait(futures)
+        try:
+            return [future.result() for future in futures]
+        finally:
+            futures.clear()  # an error's traceback holds them, they hold the error, and it the frames of the ring
+
+    def sync_folders(self, folders: list[Path]) -> None:
+        with self._clock.stage("fsync"):
+            sync = map if self.pool is None or len(folders) == 1 else self.pool.map
+            list(sync(sync_folder, folders))
+
+    def _sync(self, descriptor: int) -> None:
+        if self.durable:
+            with self._clock.stage("fsync"):
+                os.fdatasync(descriptor)
+
+    def _make_folder(self, folder: Path, unsynced: dict[Path, None]) -> None:
+        """Make a folder and its parents.
+
+        What is seen for the first time has its parent synced, even if it is there: another writer may have
+        made it and not synced it yet. All syncs of a unit go out together, and share the disk's latency.
+        """
+        if folder in self._known_folders or folder in unsynced or folder == self.root:
+            return
+        self._make_folder(folder.parent, unsynced)
+        folder.mkdir(exist_ok=True)
+        unsynced[folder.parent] = None
+
+    def _remember(self, folders: Iterable[Path]) -> None:
+        """Folders whose way down from the root is on disk."""
+        if len(self._known_folders) >= _FOLDERS_REMEMBERED:
+            self._known_folders.clear()
+        self._known_folders.update(folders)
+
+    def _write_aside(self, path: str, pieces: Iterable[Piece]) -> int:
+        """Write and sync a file; returns its size."""
+        with self._clock.stage("write"):
+            descriptor = self._open(path)
+            try:
+                size = self._write(descriptor, pieces)
+                self._sync(descriptor)
+            finally:
+                os.close(descriptor)
+        return size
+
+    def _open(self, path: str) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        if self.direct:
+            try:
+                return os.open(path, flags | os.O_DIRECT, 0o666)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # tmpfs and some network filesystems have no O_DIRECT
+                    raise
+                self.direct = False
+        return os.open(path, flags, 0o666)
+
+    def _write(self, descriptor: int, pieces: Iterable[Piece]) -> int:
+        """Write a new file in whole blocks, and cut it to its true size; returns that."""
+        size = offset = 0
+        for block, used in packed(pieces, self._buffers):
+            write_at(descriptor, block, offset)
+            offset += len(block)
+            size += used
+        if offset != size:
+            os.ftruncate(descriptor, size)
+        return size

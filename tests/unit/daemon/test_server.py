@@ -1,0 +1,106 @@
+"""The control server: what clients can hold of its memory."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from omewd.daemon.control.pending_replies import Waiters
+from omewd.daemon.control.server import MOST_UNREAD_BYTES, ControlServer, Peer
+from omewd.daemon.loop import Loop
+from omewd.daemon.streams.stream import Stream
+from omewd.errors import OmewdError
+from omewd.model.spec.dimensions import parse_dims
+from omewd.model.spec.spec import StreamSpec
+from omewd.protocol.messages import Message, receive, send
+from tests.unit.rings import make_geometry
+
+LARGE, SMALL = {"text": "x" * (3 << 20)}, {"text": "y"}
+
+
+class Served:
+    """A server that answers "large" and "small", and whose loop is turned by hand."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.loop, self.gone = path, Loop(), 0
+        self.server = ControlServer(self.loop)
+        self.server.start(path, None, self._handle, self._on_gone)
+
+    def _handle(self, _: Peer, message: Message) -> Message:
+        return LARGE if message["op"] == "large" else SMALL
+
+    def _on_gone(self, _: Peer) -> None:
+        self.gone += 1
+
+    def connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.connect(str(self.path))
+        self.loop.wait(0)
+        return connection
+
+    def ask(self, connection: socket.socket, op: str) -> None:
+        send(connection, {"op": op})
+        self.loop.wait(1)
+
+    @property
+    def unread_bytes(self) -> int:
+        return sum(peer.unread_bytes for peer in self.server._peers)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    served = Served(tmp_path / "omewd" / "s")
+    yield served
+    served.server.close()
+    served.loop.close()
+
+
+def test_who_reads_may_ask_for_ever(served: Served) -> None:
+    with served.connect() as connection:
+        for _ in range(100):
+            served.ask(connection, "large")
+            assert receive(connection) == ({"ok": LARGE}, [])
+            served.ask(connection, "small")
+            assert receive(connection) == ({"ok": SMALL}, [])
+        assert (served.gone, served.unread_bytes) == (0, 0)
+
+
+def test_who_does_not_read_is_dropped_with_the_second_large_reply(served: Served) -> None:
+    with served.connect() as lazy, served.connect() as other:
+        served.ask(lazy, "large")
+        served.ask(lazy, "small")
+        assert served.gone == 0
+        served.ask(lazy, "large")
+        assert (served.gone, served.unread_bytes) == (1, 0)
+        served.ask(other, "large")
+        assert receive(other) == ({"ok": LARGE}, [])
+
+
+def test_one_client_can_not_wait_for_ever_more() -> None:
+    spec = StreamSpec(name="s", dimensions=parse_dims("t:5,y:2,x:3"))
+    stream = Stream.of(1, spec, "direct", make_geometry(), Path("s"), Path(), started_ns=0)
+    waiters = Waiters(cast(ControlServer, None))
+    greedy, other = cast(Peer, object()), cast(Peer, object())
+    for _ in range(256):
+        waiters.add(greedy, stream, None)
+    for more in ("add", "then"):
+        with pytest.raises(OmewdError) as error:
+            waiters.add(greedy, stream, None) if more == "add" else waiters.then(greedy, stream, dict)
+        assert error.value.code == "busy"
+    waiters.add(other, stream, None)
+    waiters.forget(greedy)
+    waiters.add(greedy, stream, None)
+
+
+def test_many_who_do_not_read_are_bounded_together(served: Served) -> None:
+    lazy = [served.connect() for _ in range(2 * MOST_UNREAD_BYTES // len(LARGE["text"]))]
+    for connection in lazy:
+        served.ask(connection, "large")
+        assert served.unread_bytes <= MOST_UNREAD_BYTES
+    assert 0 < served.gone < len(lazy)
+    for connection in lazy:
+        connection.close()

@@ -1,0 +1,338 @@
+"""Metadata that clients give: who is answered when, and what may be written at the same time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from omewd.daemon.control.server import ControlServer, Peer
+from omewd.daemon.datasets.user_metadata import Annotations
+from omewd.daemon.jobs.dispatcher import Dispatcher
+from omewd.daemon.streams.stream import State, Stream
+from omewd.daemon.streams.streams import Streams
+from omewd.dataset.user_value import annotation
+from omewd.errors import OmewdError
+from omewd.model.contrast import FRACTIONS
+from omewd.model.spec.dimensions import parse_dims
+from omewd.model.spec.spec import StreamSpec
+from omewd.protocol.jobs import NO_STREAM, Job
+from tests.unit.rings import make_geometry
+
+
+class Server:
+    """A control server that only notes down what it answers."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[Any, Any]] = []
+
+    def reply(self, peer: Any, result: Any) -> None:
+        self.answers.append((peer.name, result))
+
+    def reply_error(self, peer: Any, error: OmewdError) -> None:
+        self.answers.append((peer.name, error.code))
+
+
+class Desk:
+    """Annotations with a real dispatcher, whose jobs are taken by hand."""
+
+    def __init__(self) -> None:
+        self.dispatcher, self.server = Dispatcher(60), Server()
+        self.streams = SimpleNamespace(open={})
+        self.annotations = Annotations(cast(Streams, self.streams), self.dispatcher, cast(ControlServer, self.server))
+        self._writers = iter(range(1, 1000))
+
+    def add(self, who: str, stream: Stream, namespace: Any = "mine", mapping: Any = None) -> None:
+        peer = cast(Peer, SimpleNamespace(name=who))
+        text = json.dumps({"by": who} if mapping is None else mapping).encode()
+        self.annotations.add(peer, stream, namespace, text)
+
+    def is_open(self, stream: Stream) -> None:
+        self.streams.open[stream.id] = SimpleNamespace(stream=stream)
+
+    def jobs(self) -> list[Job]:
+        """What has been submitted since."""
+        found: list[Job] = []
+        while leases := self.dispatcher.assign([next(self._writers)], [], 0):
+            found += [lease.task.job for lease in leases]
+        return found
+
+    def end(self, job: Job, error: OmewdError | None = None) -> None:
+        self.dispatcher.finish(job.id, 0)
+        self.annotations.ended(job, error)
+
+    @property
+    def answers(self) -> list[tuple[Any, Any]]:
+        found, self.server.answers = self.server.answers, []
+        return found
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def stream_in(state: State, number: int = 1, dataset: str = "s.ome.zarr", *, settled: bool = False) -> Stream:
+    spec = StreamSpec(name="s", dimensions=parse_dims("t:inf,y:2,x:3"))
+    stream = Stream.of(number, spec, "direct", make_geometry(), Path(dataset), Path(), started_ns=0)
+    stream.state, stream.settled = state, settled
+    return stream
+
+
+def by(job: Job) -> object:
+    assert (job.kind, job.namespace) == ("annotate", "mine")
+    return annotation(job.attachment)["by"]
+
+
+@pytest.mark.parametrize(
+    "namespace", ["", "a b", "a/b", "a\tb", "a\n", "ome", "omewd", "x" * 129, None, 5, ["mine"], {"a": 1}, True]
+)
+def test_namespaces_that_are_refused(desk: Desk, namespace: Any) -> None:
+    stream = stream_in(State.ACTIVE)
+    with pytest.raises(OmewdError) as caught:
+        desk.add("a", stream, namespace, {})
+    assert caught.value.code == "bad_metadata"
+    assert len(str(caught.value)) < 400
+    assert (desk.jobs(), desk.answers) == ([], [])
+    desk.add("a", stream)
+    assert [by(job) for job in desk.jobs()] == ["a"]
+
+
+def test_a_reserved_namespace_is_told_which_are(desk: Desk) -> None:
+    with pytest.raises(OmewdError, match=r"and none of 'ome', 'omewd', '\.', '\.\.'\."):
+        desk.add("a", stream_in(State.ACTIVE), "omewd")
+
+
+@pytest.mark.parametrize("namespace", ["m", "x" * 128, "org.example.scope-2", "Ome", "omewd2", "µManager"])
+def test_namespaces_that_are_taken(desk: Desk, namespace: str) -> None:
+    desk.add("a", stream_in(State.ACTIVE), namespace, {"deep": [{"er": None}]})
+    [job] = desk.jobs()
+    assert (job.namespace, job.dataset) == (namespace, "s.ome.zarr")
+    assert annotation(job.attachment) == {"deep": [{"er": None}]}
+
+
+@pytest.mark.parametrize("value", [[], [1], "text", 5, 0.5, True, None])
+def test_a_value_may_be_any_json(value: Any) -> None:
+    assert annotation(json.dumps(value).encode()) == value
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 100_000, b'{"a":' * 70 + b"1" + b"}" * 70, b"NaN"])
+def test_what_can_not_be_read_is_refused(text: bytes) -> None:
+    with pytest.raises(OmewdError) as caught:
+        annotation(text)
+    assert caught.value.code == "bad_metadata"
+
+
+def test_metadata_without_an_attachment_is_refused(desk: Desk) -> None:
+    with pytest.raises(OmewdError, match="attached"):
+        desk.annotations.add(cast(Peer, SimpleNamespace(name="a")), stream_in(State.ACTIVE), "mine", b"")
+    assert desk.jobs() == []
+
+
+def test_windows_are_put_in_between_what_clients_give(desk: Desk) -> None:
+    stream = stream_in(State.ACTIVE)
+    desk.is_open(stream)
+    stream.contrast.add([(0, [5.0] * len(FRACTIONS))])
+    desk.add("ada", stream)
+    desk.annotations.show_contrast(stream)
+    [first] = desk.jobs()
+    desk.end(first)
+    [second] = desk.jobs()
+    assert (second.namespace, second.windows) == ("", ((0, 5.0, 5.0, 5.0, 5.0),))
+    desk.end(second, OmewdError("disk_error", "once"))
+    assert desk.answers == [("ada", {})]
+    assert not desk.annotations.is_writing(stream)
+
+
+def test_an_empty_mapping_is_one(desk: Desk) -> None:
+    desk.add("a", stream_in(State.ACTIVE), "mine", {})
+    [job] = desk.jobs()
+    assert annotation(job.attachment) == {}
+
+
+def test_who_gives_metadata_is_answered_when_it_is_on_disk(desk: Desk) -> None:
+    desk.add("a", stream_in(State.ACTIVE, number=7))
+    [job] = desk.jobs()
+    assert (job.stream, desk.answers) == (7, [])
+    desk.end(job)
+    assert desk.answers == [("a", {})]
+    desk.end(job)
+    assert desk.answers == []
+
+
+def test_one_job_at_a_time_writes_a_datasets_metadata_in_the_order_of_its_clients(desk: Desk) -> None:
+    stream = stream_in(State.DRAINING)
+    for who in "abc":
+        desk.add(who, stream)
+    for who in "abc":
+        [job] = desk.jobs()
+        assert by(job) == who
+        desk.annotations.step(stream)
+        assert desk.jobs() == []
+        desk.end(job)
+        assert desk.answers == [(who, {})]
+    assert desk.jobs() == []
+
+
+def test_datasets_do_not_wait_for_each_other(desk: Desk) -> None:
+    one, other = stream_in(State.ACTIVE, 1, "one.zarr"), stream_in(State.ACTIVE, 2, "other.zarr")
+    desk.add("a", one)
+    desk.add("b", other)
+    jobs = desk.jobs()
+    assert [(by(job), job.stream, job.dataset) for job in jobs] == [("a", 1, "one.zarr"), ("b", 2, "other.zarr")]
+    desk.end(jobs[1])
+    assert desk.answers == [("b", {})]
+    desk.add("c", one)
+    assert desk.jobs() == []
+
+
+def test_who_can_not_be_served_is_told_and_the_next_one_is_served(desk: Desk) -> None:
+    stream = stream_in(State.ACTIVE)
+    desk.add("a", stream)
+    desk.add("b", stream)
+    [job] = desk.jobs()
+    desk.end(job, OmewdError("disk_full", "no space"))
+    assert desk.answers == [("a", "disk_full")]
+    [job] = desk.jobs()
+    desk.end(job)
+    assert desk.answers == [("b", {})]
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.FINALIZING, State.FAILED])
+def test_metadata_waits_while_the_daemon_writes_that_of_the_dataset(desk: Desk, state: State) -> None:
+    stream = stream_in(state)
+    desk.add("a", stream)
+    desk.annotations.step(stream)
+    assert desk.jobs() == []
+    stream.state = State.ACTIVE if state is State.STARTING else State.DONE
+    stream.settled = state is not State.STARTING
+    desk.annotations.step(stream)
+    [job] = desk.jobs()
+    assert job.stream == (stream.id if state is State.STARTING else NO_STREAM)
+    desk.end(job)
+    assert desk.answers == [("a", {})]
+
+
+@pytest.mark.parametrize("state", [State.DONE, State.FAILED])
+def test_the_dataset_of_a_stream_that_has_ended_takes_metadata_too(desk: Desk, state: State) -> None:
+    desk.add("a", stream_in(state, settled=True))
+    [job] = desk.jobs()
+    assert (job.stream, job.dataset) == (NO_STREAM, "s.ome.zarr")
+    desk.end(job)
+    assert desk.answers == [("a", {})]
+
+
+def test_a_dataset_has_room_for_so_many_who_wait(desk: Desk) -> None:
+    stream = stream_in(State.ACTIVE)
+    for number in range(64):
+        desk.add(f"{number}", stream)
+    with pytest.raises(OmewdError) as caught:
+        desk.add("late", stream)
+    assert caught.value.code == "busy"
+    desk.add("other", stream_in(State.ACTIVE, 2, "other.zarr"))
+    first, other = desk.jobs()
+    assert (by(first), by(other)) == ("0", "other")
+    desk.end(first)
+    desk.add("late", stream)
+    served = 0
+    while jobs := desk.jobs():
+        for job in jobs:
+            desk.end(job)
+            served += 1
+    assert served == 64
+    assert desk.answers[-1] == ("late", {})
+
+
+def test_a_job_that_a_failure_took_back_is_asked_for_again(desk: Desk) -> None:
+    stream = stream_in(State.ACTIVE)
+    desk.add("a", stream)
+    desk.add("b", stream)
+    stream.state = State.FAILED
+    desk.annotations.forgotten(desk.dispatcher.forget(stream.id))
+    desk.annotations.step(stream)
+    assert (desk.jobs(), desk.answers) == ([], [])  # the last metadata is being written
+    stream.settled = True
+    desk.annotations.step(stream)
+    for who in "ab":
+        [job] = desk.jobs()
+        assert (by(job), job.stream) == (who, NO_STREAM)
+        desk.end(job)
+        assert desk.answers == [(who, {})]
+
+
+def test_a_job_that_is_out_when_its_stream_fails_still_answers(desk: Desk) -> None:
+    stream = stream_in(State.ACTIVE)
+    desk.add("a", stream)
+    desk.add("b", stream)
+    [job] = desk.jobs()
+    stream.state = State.FAILED
+    desk.annotations.forgotten(desk.dispatcher.forget(stream.id))
+    desk.end(job)
+    assert desk.answers == [("a", {})]
+    assert desk.jobs() == []
+    stream.settled = True
+    desk.annotations.step(stream)
+    assert [by(job) for job in desk.jobs()] == ["b"]
+
+
+def test_jobs_of_others_are_none_of_its_business(desk: Desk) -> None:
+    stream = stream_in(State.ACTIVE)
+    desk.add("a", stream)
+    [job] = desk.jobs()
+    desk.annotations.forgotten([job.id + 1])
+    desk.annotations.ended(Job(id=job.id + 1, stream=1, kind="annotate", dataset="s.ome.zarr"))
+    desk.annotations.ended(Job(id=job.id, stream=1, kind="annotate", dataset="elsewhere.zarr"))
+    desk.annotations.step(stream_in(State.ACTIVE, 2, "elsewhere.zarr"))
+    desk.annotations.discarded(stream_in(State.ACTIVE, 2, "elsewhere.zarr"))
+    assert (desk.jobs(), desk.answers) == ([], [])
+    desk.end(job)
+    assert desk.answers == [("a", {})]
+
+
+def test_of_a_stream_that_never_started_all_are_told(desk: Desk) -> None:
+    stream = stream_in(State.STARTING)
+    desk.add("a", stream)
+    desk.add("b", stream)
+    stream.state = State.FAILED
+    desk.annotations.discarded(stream)
+    assert desk.answers == [("a", "unknown_stream"), ("b", "unknown_stream")]
+    stream.settled = True
+    desk.annotations.step(stream)
+    assert desk.jobs() == []
+
+
+def test_a_stream_that_never_started_leaves_the_clients_of_the_one_before_alone(desk: Desk) -> None:
+    before, new = stream_in(State.DONE, 1, settled=True), stream_in(State.STARTING, 2)
+    desk.add("a", before)
+    [job] = desk.jobs()
+    desk.is_open(new)
+    desk.add("b", new)
+    desk.annotations.discarded(new)
+    assert desk.answers == [("b", "unknown_stream")]
+    desk.end(job)
+    assert desk.answers == [("a", {})]
+
+
+def test_metadata_for_an_ended_stream_waits_for_the_one_that_replaces_its_dataset(desk: Desk) -> None:
+    before, new = stream_in(State.DONE, 1, settled=True), stream_in(State.FINALIZING, 2)
+    desk.is_open(new)
+    desk.add("b", new)
+    desk.add("a", before)
+    assert desk.jobs() == []
+    new.state, new.settled = State.DONE, True
+    desk.annotations.step(new)
+    [job] = desk.jobs()
+    assert desk.annotations.is_writing(new)
+    desk.end(job)
+    assert [by(job) for job in desk.jobs()] == ["a"]
+
+
+def test_metadata_for_an_ended_stream_whose_dataset_is_being_replaced_is_refused(desk: Desk) -> None:
+    before, new = stream_in(State.DONE, 1, settled=True), stream_in(State.ACTIVE, 2)
+    desk.is_open(new)
+    desk.add("a", before)
+    assert desk.jobs() == []
+    assert desk.answers == [("a", "unknown_stream")]

@@ -1,0 +1,239 @@
+"""Making a dataset: whole or not at all, again with the same result, and undone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omewd.dataset import dataset
+from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger.appending import append_to
+from omewd.dataset.repair import repair
+from omewd.errors import OmewdError
+from omewd.model.spec.spec import StreamSpec
+from omewd.model.totals import Totals
+from omewd.store.format.shard_table import STAGING
+from omewd.store.sinks.publish import Publisher
+from omewd.store.sinks.shards import ShardPool, Shards
+from omewd.store.stopwatch import Stopwatch
+from tests.conformance.support import store as store_chunks
+from tests.support import check_dataset, frame_line, make_frame, make_spec, read_zarr
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_making_it_again_changes_nothing(tmp_path: Path) -> None:
+    spec, place = make_spec("cam", "t:5,y:4,x:4"), tmp_path / "cam.ome.zarr"
+    dataset.create(spec, place, tmp_path, epoch=7)
+    before = listing(tmp_path)
+    dataset.create(spec, place, tmp_path, epoch=7)
+    assert listing(tmp_path) == before
+    with pytest.raises(OmewdError) as caught:
+        dataset.create(spec, place, tmp_path, epoch=8)
+    assert caught.value.code == "output_exists"
+    assert listing(tmp_path) == before
+
+
+def test_what_was_replaced_comes_back_when_it_is_undone(tmp_path: Path) -> None:
+    place = tmp_path / "cam.ome.zarr"
+    dataset.create(make_spec("old", "t:5,y:4,x:4"), place, tmp_path, epoch=1)
+    (place / "precious").write_text("data")
+    before = listing(place)
+    dataset.create(make_spec("new", "t:9,y:4,x:4", overwrite=True), place, tmp_path, epoch=2)
+    assert json.loads((place / "0" / "zarr.json").read_text())["shape"] == [9, 4, 4]
+    assert dataset.has_leftovers(place, epoch=2)
+    assert not dataset.has_leftovers(place, epoch=1)
+    dataset.undo(place, epoch=2)
+    dataset.sweep(place, epoch=2)
+    assert listing(place) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["cam.ome.zarr"]
+
+
+def test_what_was_replaced_comes_back_when_making_it_was_cut_off_between_the_renames(tmp_path: Path) -> None:
+    place = tmp_path / "cam.ome.zarr"
+    dataset.create(make_spec("old", "t:5,y:4,x:4"), place, tmp_path, epoch=1)
+    before = listing(place)
+    dataset.create(make_spec("new", "t:9,y:4,x:4", overwrite=True), place, tmp_path, epoch=2)
+    place.rename(tmp_path / ".cam.ome.zarr.omewd-new-2")  # as it was before the second rename
+    for _ in range(2):
+        dataset.undo(place, epoch=2)
+        dataset.sweep(place, epoch=2)
+        assert listing(place) == before
+        assert [p.name for p in tmp_path.iterdir()] == ["cam.ome.zarr"]
+
+
+def test_undoing_leaves_another_streams_dataset_alone(tmp_path: Path) -> None:
+    place = tmp_path / "cam.ome.zarr"
+    dataset.create(make_spec("cam", "t:5,y:4,x:4"), place, tmp_path, epoch=1)
+    before = listing(place)
+    dataset.undo(place, epoch=2)
+    dataset.sweep(place, epoch=2)
+    assert listing(place) == before
+    dataset.undo(place, epoch=1)
+    dataset.sweep(place, epoch=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_removes_only_what_is_ours(tmp_path: Path) -> None:
+    place = tmp_path / "cam.ome.zarr"
+    for epoch in (1, 2, 3):
+        dataset.create(make_spec("cam", "t:5,y:4,x:4", overwrite=True), place, tmp_path, epoch=epoch)
+    (tmp_path / ".cam.ome.zarr.mine").mkdir()
+    dataset.sweep(place, epoch=3)
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == [".cam.ome.zarr.mine", ".cam.ome.zarr.omewd-old-2", "cam.ome.zarr"]
+    dataset.sweep(place, epoch=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".cam.ome.zarr.mine", "cam.ome.zarr"]
+
+
+def test_undoing_leaves_alone_what_another_stream_is_making_in_the_same_place(tmp_path: Path) -> None:
+    place, aside = tmp_path / "cam.ome.zarr", tmp_path / ".cam.ome.zarr.omewd-new-7"
+    aside.mkdir()
+    dataset.undo(place, epoch=2)
+    dataset.sweep(place, epoch=2)
+    assert [p.name for p in tmp_path.iterdir()] == [aside.name]
+
+
+# -- a dataset whose stream has failed, and goes on ------------------------------------------------
+
+GOES_ON = make_spec("cam", "t:8:1:4,y:20:10:1,x:20", backend="direct", compression="blosc-lz4")
+
+
+@pytest.fixture
+def pool() -> Iterator[ShardPool]:
+    with closing(ShardPool()) as pool:
+        yield pool
+
+
+def store(spec: StreamSpec, place: Path, pool: ShardPool, frames: Iterable[int], *, on_record: bool = True) -> None:
+    """Write frames, each a unit of its own, as a writer does."""
+    frames = list(frames)
+    publisher = Publisher(place, place / STAGING, durable=True)
+    blocks = ((frame, make_frame(frame, spec.frame_shape, spec.dtype)[None]) for frame in frames)
+    store_chunks(publisher, pool, Shards(spec, publisher, Stopwatch(), pool), blocks)
+    if on_record:
+        lines = [frame_line(frame, 0, 0, b"") for frame in frames]
+        append_to(publisher.root, ledger.batch(lines, max(frames) + 1))
+
+
+def totals(place: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((place / "omewd/zarr.json").read_text())["attributes"]["omewd"]
+    return found
+
+
+@pytest.fixture
+def failed(tmp_path: Path, pool: ShardPool) -> Path:
+    """A dataset with frames 0 to 4 of 6 received, finalized when its stream had failed."""
+    place = tmp_path / "cam.ome.zarr"
+    dataset.create(GOES_ON, place, tmp_path, epoch=7)
+    store(GOES_ON, place, pool, range(5))
+    dataset.finalize_by_ledger(GOES_ON, place, "test", known_frames=[6])
+    assert totals(place)["state"] == "failed"
+    assert not (place / STAGING).exists()
+    return place
+
+
+def test_a_dataset_that_is_reopened_is_being_written(failed: Path) -> None:
+    dataset.reopen(GOES_ON, failed, epoch=7)
+    assert (failed / STAGING).is_dir()
+    assert (totals(failed)["state"], totals(failed)["epoch"]) == ("writing", 7)
+    assert totals(failed)["stream"] == GOES_ON.model_dump(mode="json")
+    before = (failed / "omewd/zarr.json").stat()
+    dataset.reopen(GOES_ON, failed, epoch=7)
+    assert (failed / "omewd/zarr.json").stat() == before
+
+
+@pytest.mark.parametrize("state", ["writing", "failed"])
+@pytest.mark.parametrize("there", ["another stream's", "no summary", "a foreign zarr", "nothing", "a file"])
+def test_a_dataset_of_another_is_not_taken_up(failed: Path, there: str, state: str) -> None:
+    if state == "writing":
+        dataset.reopen(GOES_ON, failed, epoch=7)
+    summary = failed / "omewd/zarr.json"
+    match there:
+        case "no summary":
+            summary.unlink()
+        case "a foreign zarr":
+            shutil.rmtree(failed / "omewd")
+        case "nothing":
+            shutil.rmtree(failed)
+        case "a file":
+            shutil.rmtree(failed)
+            failed.write_text("mine")
+        case _:
+            summary.write_text(summary.read_text().replace('"epoch": 7', '"epoch": 8'))
+    before = listing(failed.parent)
+    with pytest.raises(OmewdError) as caught:
+        dataset.reopen(GOES_ON, failed, epoch=7)
+    assert caught.value.code == "dataset_replaced"
+    assert ("not there any more" in caught.value.message) == (there == "nothing")
+    assert ("another stream ('cam')" in caught.value.message) == (there == "another stream's")
+    assert listing(failed.parent) == before
+
+
+def test_a_reopened_dataset_that_loses_its_ring_is_recovered_with_what_was_added(failed: Path, pool: ShardPool) -> None:
+    """Shards that were taken back are in staging: nothing of them may be swept away."""
+    dataset.reopen(GOES_ON, failed, epoch=7)
+    store(GOES_ON, failed, pool, [5])
+    assert not [path for path in (failed / "0/c/1").rglob("*") if path.is_file()]
+    assert len(list((failed / STAGING).glob("shard-0-0-1-*-0"))) == 2
+    assert dataset.recover(GOES_ON, failed, epoch=7) == {
+        "found": True,
+        "received": 6,
+        "written": 6,
+        "gaps": 0,
+        "lost": [[]],
+    }
+    check_dataset(failed, GOES_ON, 6)
+    assert totals(failed)["state"] == "complete"
+
+
+def test_what_is_not_on_record_is_not_recovered(failed: Path, pool: ShardPool) -> None:
+    dataset.reopen(GOES_ON, failed, epoch=7)
+    store(GOES_ON, failed, pool, [5], on_record=False)
+    store(GOES_ON, failed, pool, [6])
+    assert dataset.recover(GOES_ON, failed, epoch=7)["lost"] == [[(5, 1)]]
+    array = read_zarr(failed)
+    assert [bool(frame.any()) for frame in array] == [True] * 5 + [False, True]
+
+
+def test_a_dataset_is_recovered_for_its_own_stream_only(failed: Path, pool: ShardPool) -> None:
+    before = listing(failed)
+    assert dataset.recover(GOES_ON, failed, epoch=7) == {"found": False}
+    assert listing(failed) == before
+    dataset.reopen(GOES_ON, failed, epoch=7)
+    store(GOES_ON, failed, pool, [5])
+    before = listing(failed)
+    assert dataset.recover(GOES_ON, failed, epoch=9) == {"found": False}
+    assert listing(failed) == before
+
+
+def test_a_line_that_nobody_appended_after_is_cut_off_at_the_end(failed: Path) -> None:
+    """As after a restart of the machine."""
+    path = failed / ledger.FOLDER / ledger.FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"frame":5,"image":0,"ind')
+    dataset.finalize_by_ledger(GOES_ON, failed, "test", known_frames=[6])
+    assert path.read_bytes() == whole
+
+
+def test_a_dataset_that_is_recovered_is_held_against_repair(failed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, refused = dataset.finalize_by_ledger, []
+
+    def finalize(*arguments: Any) -> list[Totals]:
+        with pytest.raises(OmewdError) as caught:
+            repair(failed)
+        refused.append(caught.value.code)
+        return real(*arguments)
+
+    dataset.reopen(GOES_ON, failed, epoch=7)
+    monkeypatch.setattr(dataset, "finalize_by_ledger", finalize)
+    dataset.recover(GOES_ON, failed, epoch=7)
+    assert refused == ["busy"]

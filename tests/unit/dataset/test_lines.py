@@ -1,0 +1,125 @@
+"""A job's lines in the ledger, held against the ring, frame by frame."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omewd.dataset.ledger.ledger import FrameLines
+from omewd.model.plan.grid import places
+from omewd.model.plan.plan import Plan
+from omewd.protocol.jobs import Job
+from omewd.ring.layout import GAP_SKIPPED, METADATA_BYTES
+from omewd.writer.lines import ledger_lines
+from omewd.writer.ring_reader import RingReader
+from tests.unit.rings import Expected, open_ring, plans
+
+
+@st.composite
+def plans_of_datasets(draw: st.DrawFn) -> Plan:
+    """Plans of one image or of several, of one source or of several."""
+    plan = draw(plans())
+    counts, extents, order = plan.counts, plan.extents, plan.order
+    source = draw(st.integers(0, 3)) if draw(st.booleans()) else None
+    if source is not None:
+        counts, extents = (*counts, 1), (*extents, 1)
+        order = tuple(draw(st.permutations(range(len(counts)))))
+    images = draw(st.sampled_from([None, *range(len(counts))]))
+    if images is not None and counts[images] is None:
+        images = None
+    return Plan(
+        counts,
+        extents,
+        tuple(i for i in order if i != images),
+        image_axis=images,
+        source_axis=None if source is None else len(counts) - 1,
+        source=source or 0,
+    )
+
+
+@given(plans_of_datasets())
+def test_the_places_of_many_frames_are_those_of_each(plan: Plan) -> None:
+    frames = np.arange(Expected(Plan(plan.counts, plan.extents, ())).frames)
+    images, axes = places(plan, frames)
+    assert images.tolist() == [plan.image(frame) for frame in frames.tolist()]
+    assert len(axes) == len(plan.order)
+    expected = [plan.place(frame) for frame in frames.tolist()]
+    assert [tuple(axis[frame] for axis in axes) for frame in frames.tolist()] == expected
+
+
+LINES_FORMAT = '{"frame":%d,"image":%d,"wall_ns":%d,"monotonic_ns":%d%s}\n'
+
+
+@given(st.data())
+def test_a_job_accounts_for_every_frame_of_its_units(data: st.DataObject) -> None:
+    plan = data.draw(plans(max_frames=60))
+    expected = Expected(plan)
+    kinds = data.draw(st.lists(st.sampled_from(["", "", "frame with metadata", "gap"]), min_size=expected.frames))
+    frontier = data.draw(st.integers(1, expected.frames))
+    changes = sorted(data.draw(st.sets(st.integers(0, expected.frames), max_size=3)))
+    gap_kinds = tuple((frame, ("dropped", "skipped")[n % 2]) for n, frame in enumerate(changes))
+    lines = FrameLines(Plan(plan.counts, plan.extents, ()), LINES_FORMAT)
+    with open_ring(expected.frames) as ends:
+        for frame in range(frontier):
+            match kinds[frame]:
+                case "gap":
+                    ends.producer.add_gap(1, GAP_SKIPPED)
+                case kind:
+                    ends.producer.publish(frame + 5, frame + 2**60, b'{"n":%d}' % frame if kind else b"")
+        ends.daemon.poll()
+        reader = RingReader(ends.segment, plan)
+        units, end = plan.units_with(frontier), ends.daemon.map.released_below(frontier)
+        job = Job(1, 1, "write", units=units, sequence_end=end, frontier=frontier, gap_kinds=gap_kinds)
+        rows = [json.loads(line) for line in ledger_lines(reader, reader.locate(job), job, lines, None)]
+        del reader
+    assert rows  # a job always has something to say
+    found: dict[int, str] = {}
+    for row in rows:
+        frame = row["frame"]
+        if "gap" in row:
+            assert set(row) == {"frame", "count", "gap"}
+            found |= dict.fromkeys(range(frame, frame + row["count"]), row["gap"])
+        else:
+            assert (row["wall_ns"], row["monotonic_ns"]) == (frame + 2**60, frame + 5)
+            assert row.get("metadata") == ({"n": frame} if kinds[frame] else None)
+            found[frame] = ""
+    assert [row["frame"] for row in rows] == sorted(row["frame"] for row in rows)
+    named = [("skipped", *(name for start, name in gap_kinds if start <= frame))[-1] for frame in range(frontier)]
+    assert found == {frame: named[frame] if kinds[frame] == "gap" else "" for frame in range(frontier)}
+
+
+def test_a_run_of_gaps_is_one_line() -> None:
+    plan = Plan((None,), (12,), (0,))
+    with open_ring(12) as ends:
+        ends.publish()
+        ends.producer.add_gap(4, GAP_SKIPPED)
+        ends.publish()
+        ends.producer.add_gap(6, GAP_SKIPPED)
+        ends.daemon.poll()
+        reader = RingReader(ends.segment, plan)
+        job = Job(1, 1, "write", sequence_end=2, frontier=12, gap_kinds=((0, "skipped"), (8, "dropped")))
+        found = reader.locate(job)
+        lines = ledger_lines(reader, found, job, FrameLines(Plan((None,), (12,), ()), LINES_FORMAT), 3)
+        del reader
+    assert [json.loads(line) for line in lines if "gap" in line] == [
+        {"frame": 1, "source": 3, "count": 4, "gap": "skipped"},
+        {"frame": 6, "source": 3, "count": 2, "gap": "skipped"},
+        {"frame": 8, "source": 3, "count": 4, "gap": "dropped"},
+    ]
+
+
+@pytest.mark.parametrize("length", [2**63, 4033, 5000])
+def test_a_length_of_metadata_that_is_damaged_reads_no_further_than_its_slot(length: int) -> None:
+    with open_ring(2) as ends:
+        ends.publish(2, b'"' + b"x" * 10 + b'"')
+        ends.daemon.poll()
+        reader = RingReader(ends.segment, Plan((None,), (2,), (0,)))
+        reader._headers[0, METADATA_BYTES] = length
+        _, _, metadata = reader.headers(np.array([0, 1]))
+        assert len(metadata[0]) == ends.segment.geometry.metadata_max_bytes
+        assert metadata[1] == b'"xxxxxxxxxx"'
+        del reader
