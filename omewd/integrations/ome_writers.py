@@ -15,7 +15,7 @@ from pydantic.color import parse_str
 from omewd.errors import OmewdError
 from omewd.model.spec.compression import NAMES, SHUFFLES
 from omewd.model.spec.dimensions import Position
-from omewd.model.spec.folders import unsuited
+from omewd.model.spec.folders import folder_problem
 
 FIELDS = {
     "root_path",
@@ -135,7 +135,7 @@ def _folders(fields: Mapping[str, Any]) -> dict[str, str]:
         positions = [Position.parse(c) for c in coords]
     except OmewdError:
         return {}  # the stream's own check names it
-    return {} if unsuited(positions, in_wells=fields.get("plate") is not None) else {"position_folders": "names"}
+    return {} if folder_problem(positions, in_wells=fields.get("plate") is not None) else {"position_folders": "names"}
 
 
 def _bad(message: str, remedy: str = "") -> OmewdError:

@@ -172,7 +172,7 @@ def test_a_paced_camera_finds_room(tmp_path: Path) -> None:
     [
         ([], "--dims is missing"),
         (["-d", "t:inf,y:8,x:8"], "unbounded"),
-        (["-d", "t:4,y:8"], "the last two are the frame's y and x"),
+        (["-d", "t:4,y:8"], "the last two must be the frame's y and x"),
         (["-d", DIMS, "-b", "nosuch"], "there is no backend 'nosuch'"),
         (["-d", DIMS, "--recommend"], "--fps"),
         (["-d", DIMS, "-c", "gzip"], "compression"),
