@@ -166,7 +166,7 @@ def test_what_is_not_there_is_not_black(omewd_daemon: DaemonProcess) -> None:
             viewed.frame(4)
         assert refusal.value.code == "not_stored"
         shard.unlink()
-        with pytest.raises(omewd.OmewdError, match="frame 4 is not in it"):
+        with pytest.raises(omewd.OmewdError, match="it lacks frame 4"):
             viewed.frame(4)
         shard.write_bytes(good)
         assert frame_index(viewed.frame(4).array) == 4

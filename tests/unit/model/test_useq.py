@@ -352,14 +352,14 @@ def test_a_file_of_settings_is_told_by_its_fields() -> None:
 @pytest.mark.parametrize(
     ("document", "dims", "message"),
     [
-        ({"channels": TWO}, None, "how large the frame is.*--dims"),
+        ({"channels": TWO}, None, "the size of the frame.*--dims"),
         ({"channels": TWO}, "t:3", "y and x"),
         ({"channels": TWO}, "y:3,z:4", "y and x"),
-        ({"channels": TWO}, "t:3,y:3,x:4", "t:3, and the sequence has no t"),
-        ({"channels": TWO}, "c:3,y:3,x:4", "c:3, and the sequence has 2 of c"),
+        ({"channels": TWO}, "t:3,y:3,x:4", "t:3, but the sequence has no t"),
+        ({"channels": TWO}, "c:3,y:3,x:4", "c:3, but the sequence has c:2"),
         ({"channels": TWO, "root_path": "a.zarr"}, None, "channels and root_path"),
         ({"channels": TWO, "dims": "y:3,x:3"}, None, "channels and dims"),
-        ({"dims": 5}, None, "dims is a text"),
+        ({"dims": 5}, None, "dims must be a string"),
     ],
 )
 def test_files_of_settings_that_are_refused(document: dict[str, Any], dims: str | None, message: str) -> None:
