@@ -7,11 +7,12 @@ have their defaults. Frame counts are frames; frame indexes count from 0 in the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from omewd.errors import OmewdError
 from omewd.model.record import Record
 from omewd.model.waits import StageWaits
-from omewd.protocol.versions import STATUS
+from omewd.protocol.versions import STATUS, Version
 
 # (first frame index, count)
 Run = tuple[int, int]
@@ -199,3 +200,23 @@ class DaemonStatus(Record):
     streams: tuple[StreamStatus, ...] = ()
     streams_not_shown: int = 0
     status_version: str = str(STATUS)
+
+
+S = TypeVar("S", StreamStatus, DaemonStatus)
+
+
+def read_status(kind: type[S], reply: object) -> S:
+    """A status as the daemon sent it, which may be of another version of omewd; raises OmewdError ``other_version``."""
+    told = reply.get("status_version") if isinstance(reply, dict) else None
+    version = Version.parse(told)
+    try:
+        if version is not None and STATUS.reads(version):
+            return kind.from_json(reply)
+        reason = f"it is of version {told}, this omewd reads version {STATUS.major}"
+    except ValueError as error:
+        reason = str(error)
+    raise OmewdError(
+        "other_version",
+        f"the daemon's status can't be read: {reason}",
+        "Use the omewd that the daemon is of, or restart the daemon",
+    )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from omewd.daemon.control.status import stream_status
 from omewd.errors import OmewdError
-from omewd.protocol.status import DaemonStatus, KeptRingStatus, MemoryStatus, StreamStatus, WriterStatus
+from omewd.protocol.status import DaemonStatus, KeptRingStatus, MemoryStatus, StreamStatus, WriterStatus, read_status
 from omewd.protocol.versions import STATUS, Version
 from tests.unit.cameras import camera_of, cameras
 
@@ -69,6 +71,25 @@ def test_a_status_is_read_as_it_was_written_also_with_fields_of_a_newer_omewd() 
     assert StreamStatus.from_json({**value, "new": 1, "frames": {**value["frames"], "copied": 3}}) == status
     daemon = DaemonStatus(version="0.1.0", pid=3, streams=(status,))
     assert DaemonStatus.from_json(json.loads(json.dumps(daemon.to_json()))) == daemon
+
+
+@pytest.mark.parametrize("told", ["2.0", None, "new", 1.0])
+def test_a_status_of_another_major_version_is_refused(told: object) -> None:
+    with pytest.raises(OmewdError, match="version") as refusal:
+        read_status(StreamStatus, {**StreamStatus().to_json(), "status_version": told})
+    assert refusal.value.code == "other_version"
+    assert "estart the daemon" in refusal.value.remedy
+
+
+def test_a_status_of_another_minor_version_is_read() -> None:
+    newer = {**StreamStatus(name="cam").to_json(), "status_version": f"{STATUS.major}.99", "new": True}
+    assert read_status(StreamStatus, newer).name == "cam"
+
+
+def test_a_status_of_another_shape_is_refused() -> None:
+    with pytest.raises(OmewdError, match="FramesStatus") as refusal:
+        read_status(StreamStatus, {**StreamStatus().to_json(), "frames": "frames"})
+    assert refusal.value.code == "other_version"
 
 
 def test_to_say_the_status_changes_nothing() -> None:
