@@ -93,7 +93,7 @@ def command(
     """
     from rich.console import Console
 
-    from omewd.bench.benchmark import check_room
+    from omewd.bench.benchmark import check_space
     from omewd.bench.plan import IN_PROCESS, Options, columns
     from omewd.daemon.config import default_writers, parse_size
 
@@ -133,7 +133,7 @@ def command(
         _check_plot(plot)
     for geometry in geometries:
         geometry.check()
-        check_room(folder, geometry, chosen)
+        check_space(folder, geometry, chosen)
     outcomes = _run(console, geometries, chosen, options, folder, shown=form == "table")
     _print(form, outcomes, options)
     if plot is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omewd.bench.benchmark import Bench
-from omewd.bench.candidates import COMFORTABLE, Candidate, Trial, best, first_look, second_look
+from omewd.bench.candidates import COMFORTABLE, Candidate, Trial, best, first_round, second_round
 from omewd.bench.plan import Column, Geometry, Options, Sample
 from omewd.errors import OmewdError
 
@@ -44,7 +44,7 @@ def recommend(
     geometry = geometries[0]
     backends = list(dict.fromkeys(c.backend for c in chosen))
     compressions = list(dict.fromkeys(c.compression for c in chosen)) if explicit else [None, "blosc-lz4", "blosc-zstd"]
-    first = first_look(geometry.dimensions, geometry.dtype, backends, compressions, chosen[0].writers)
+    first = first_round(geometry.dimensions, geometry.dtype, backends, compressions, chosen[0].writers)
     rate = options.fps * geometry.frame_bytes / 1e9
     console.print(
         f"A camera of {options.fps:g} frames a second, {geometry.frame_shape} {geometry.dtype}: {rate:.3f} GB/s; "
@@ -102,7 +102,7 @@ class _Search:
         ):
             task = progress.add_task("backends and compressions", total=1.0)
             self._look(bench, first, lambda done: progress.update(task, completed=done))
-            second = second_look(self._geometry.dimensions, self._geometry.dtype, self.trials())
+            second = second_round(self._geometry.dimensions, self._geometry.dtype, self.trials())
             progress.update(task, description="chunks and shards")
             self._look(bench, second, lambda done: progress.update(task, completed=done))
             progress.update(task, description="the best again", total=None)

@@ -327,7 +327,7 @@ def test_a_camera_that_dies_fails_its_column_and_the_others_are_ended(tmp_path: 
     cameras[1].kill()
     out, err = process.communicate(timeout=60)  # the other one had minutes to go
     assert process.returncode == 1
-    assert "✗ tensorstore failed: the process that handed frames over ended with SIGKILL" in out
+    assert "✗ tensorstore failed: the camera process ended with SIGKILL" in out
     assert "1 of 1 columns failed" in err
     assert not list(tmp_path.iterdir())
 
