@@ -11,7 +11,7 @@ from omewd.model.record import Record
 # In the order in which a frame passes them. All but "report" are measured with the frame: by the time stamps in its
 # slot and by the writer's clock.
 STAGES = {
-    "producer": "the camera holds it and waits for a free slot in the ring",
+    "producer": "held by the camera, which waits for a free slot in the ring",
     "ring": "in the ring, until its write unit is complete",
     "dispatch": "in a complete write unit that no writer has started on",
     "read": "looked up in the ring, and gathered if its unit is not contiguous there",

@@ -206,7 +206,7 @@ def test_a_kept_ring_is_let_go(daemons: Daemons, kept: StreamSpec) -> None:
     """Its dataset is finalized to what is in its ledger."""
     done = daemons.now.omewd("stop-stream", "cam")
     assert done.returncode == 0, done.stderr
-    assert "is let go" in done.stdout
+    assert "is discarded" in done.stdout
     assert not daemons.now.shared_memory()
     assert daemons.now.client.status()["kept_rings"] == []
     wait_for(lambda: not entries(daemons))

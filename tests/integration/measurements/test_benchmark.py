@@ -87,7 +87,7 @@ def test_every_combination_in_every_format(tmp_path: Path) -> None:
     out, err = run(work, *arguments, "--format", "csv", "--plot", str(picture))
     rows = out.splitlines()
     assert len(rows) == 1 + 2 * 4
-    assert f"drawn: {picture}" in err
+    assert f"plot: {picture}" in err
     assert picture.read_bytes().startswith(b"\x89PNG")
     out, _ = run(work, *arguments[:8], "-i", "1", "-w", "0", "--format", "markdown")
     assert "| fraction of the disk |" in out
@@ -370,4 +370,4 @@ def test_a_recommendation_works_when_followed(tmp_path: Path) -> None:
 
 def test_a_camera_too_fast_for_everything_is_told(tmp_path: Path) -> None:
     arguments = ["-d", "t:2000,y:256,x:256", "-b", "tensorstore", "-c", "none", "--recommend", "--fps", "10000000"]
-    assert "nothing keeps up" in run(tmp_path, *arguments, "--time-limit", "2", status=1)[1]
+    assert "no settings keep up" in run(tmp_path, *arguments, "--time-limit", "2", status=1)[1]
