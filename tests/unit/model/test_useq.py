@@ -289,7 +289,7 @@ def test_chunks_shards_and_pixels() -> None:
     assert spec.key_shape == (3, 1, 20, 20)
     assert [d.scale for d in spec.dimensions[-2:]] == [0.25, 0.25]
     assert spec.dtype == "uint8"
-    for chunks, message in (({"p": 2}, "image of its own"), ({"w": 2}, "there is no 'w'")):
+    for chunks, message in (({"p": 2}, "image of its own"), ({"w": 2}, "are for t, c, z, y and x, not 'w'")):
         with pytest.raises(OmewdError, match=message):
             stream_fields(useq.MDASequence(time_plan=LOOPS), SHAPE, chunks=chunks)
 
@@ -300,10 +300,10 @@ def test_chunks_shards_and_pixels() -> None:
         ({"stage_positions": STAGES, "grid_plan": TILES, "channels": TWO, "axis_order": "pcgz"}, "side by side"),
         (
             {"stage_positions": [*STAGES, stage(grid_plan=TILES)], "channels": TWO},
-            "after p=2, c=0, g=5 comes p=2, c=1, g=0.*own sequence beside its grid_plan",
+            "p=2, c=1, g=0 comes after p=2, c=0, g=5.*own sequence beside its grid_plan",
         ),
         ({"stage_positions": [STAGES[0], stage(time_plan=LOOPS)], "time_plan": LOOPS}, "can't go back"),
-        ({"time_plan": {"interval": 0, "duration": 1}, "channels": TWO, "axis_order": "ct"}, "no end.*Put t first"),
+        ({"time_plan": {"interval": 0, "duration": 1}, "channels": TWO, "axis_order": "ct"}, "t is unbounded.*Put t first"),
     ],
 )
 def test_what_makes_no_grid_is_refused(plans: dict[str, Any], message: str) -> None:
