@@ -303,7 +303,10 @@ def test_chunks_shards_and_pixels() -> None:
             "p=2, c=1, g=0 comes after p=2, c=0, g=5.*own sequence beside its grid_plan",
         ),
         ({"stage_positions": [STAGES[0], stage(time_plan=LOOPS)], "time_plan": LOOPS}, "can't go back"),
-        ({"time_plan": {"interval": 0, "duration": 1}, "channels": TWO, "axis_order": "ct"}, "t is unbounded.*Put t first"),
+        (
+            {"time_plan": {"interval": 0, "duration": 1}, "channels": TWO, "axis_order": "ct"},
+            "t is unbounded.*Put t first",
+        ),
     ],
 )
 def test_what_makes_no_grid_is_refused(plans: dict[str, Any], message: str) -> None:
