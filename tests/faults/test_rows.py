@@ -64,7 +64,7 @@ def memory_group() -> tuple[Path, str]:
     pytest.skip("no control group of memory here")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can limit a process's memory")
+@pytest.mark.root("limits the memory of a process")
 def test_row_09_a_writer_killed_by_the_kernel_for_memory(omewd_daemon: DaemonProcess) -> None:
     """In a control group with next to no memory: its job is run again, and the daemon lives."""
     root, limit = memory_group()
