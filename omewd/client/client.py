@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from omewd.client.connection import Connection
 from omewd.errors import OmewdError
-from omewd.model.plain import json_of, numbers_in
+from omewd.model.jsonable import to_json, without_numpy
 from omewd.model.spec.outline import require_small, split
 from omewd.protocol.messages import MAX_MESSAGE_BYTES, decode, encode
+from omewd.protocol.status import DaemonStatus, StreamStatus, read_status
 
 if TYPE_CHECKING:
     from omewd.model.spec.spec import StreamSpec
@@ -63,8 +64,19 @@ class Client:
         return self._request("resume_stream", name=name)
 
     def status(self, name: str | None = None) -> dict[str, Any]:
-        """The status of the daemon with all its streams, or of one stream."""
+        """The status of the daemon with all its streams, or of one stream, as JSON has it.
+
+        Its fields are those of :class:`omewd.DaemonStatus` and :class:`omewd.StreamStatus`.
+        """
         return self._request("status", **({} if name is None else {"name": name}))
+
+    def daemon_status(self) -> DaemonStatus:
+        """The status of the daemon with all its streams; raises OmewdError ``other_version``, too."""
+        return read_status(DaemonStatus, self.status())
+
+    def stream_status(self, name: str) -> StreamStatus:
+        """The status of one stream; raises OmewdError ``other_version``, too."""
+        return read_status(StreamStatus, self.status(name))
 
     def set_metadata(
         self,
@@ -88,14 +100,14 @@ class Client:
 
         Raises OmewdError ``bad_metadata``.
         """
-        text = json_of(value)
+        text = to_json(value)
         if len(text) > MAX_MESSAGE_BYTES:
             raise OmewdError(
                 "bad_metadata",
                 f"metadata of {len(text)} bytes is over the limit of {MAX_MESSAGE_BYTES}",
                 "Keep less of it, or put it into a file beside the dataset",
             )
-        where = {"position": numbers_in(position), "well": well}
+        where = {"position": without_numpy(position), "well": well}
         self._request("set_metadata", name=name, namespace=namespace, **where, attachment=text, timeout=None)
 
     def wait(self, name: str, timeout: float | None = None) -> dict[str, Any]:

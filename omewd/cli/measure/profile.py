@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 from omewd.cli.options import client, socket_option
 from omewd.errors import OmewdError
 from omewd.model.spec.compression import HELP as COMPRESSIONS
+from omewd.model.waits import StageWaits
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,7 +96,7 @@ def command(
 
         spy()
     if stream is not None:
-        _look_at(console, stream, socket, pictures, seconds, top)
+        _sample_stream(console, stream, socket, pictures, seconds, top)
         return
     from omewd.bench.plan import OMEWD, Column, Options
     from omewd.cli.measure.benchmark import geometries_of, settings_of
@@ -125,15 +127,15 @@ def command(
         runs, native = sampled(path, form, folder, geometry, column, options, seconds)
         how = f"py-spy over {runs} run{'s' if runs > 1 else ''} of the stream"
         if not native:
-            how += ", without the frames of C libraries: with them it took too long"
+            how += ", without the stack frames of C libraries, which took too long"
         console.print(f"\n{form}: {path} ({how})", highlight=False, soft_wrap=True)
 
 
 def _only(name: str, fields: dict[str, Any]) -> str | None:
-    """A setting of the file, which may be a list of one."""
+    """A setting of the file, which may be a list with one element."""
     values = [fields[name]] if isinstance(fields.get(name), str) else fields.get(name) or [None]
     if len(values) > 1:
-        raise OmewdError("usage", f"profile takes one {name}, and the settings file has {len(values)}")
+        raise OmewdError("usage", f"profile takes one {name}, but the settings file has {len(values)}")
     value: str | None = values[0]
     return value
 
@@ -171,7 +173,7 @@ def _with_cprofile(
 
 
 def _print_phases(console: Console, samples: list[Sample], geometry: Geometry) -> None:
-    console.print("\n[bold]Phases[/] (while profiled, which makes Python code slower: use benchmark for speed)")
+    console.print("\n[bold]Phases[/] (profiling slows Python code down: use omewd benchmark to measure speed)")
     for number, sample in enumerate(samples, 1):
         which = f" {number}" if len(samples) > 1 else ""
         cpu = ", ".join(f"{role} {seconds:.3f} s" for role, seconds in sample.cpu_s.items())
@@ -211,41 +213,41 @@ def _plain(text: str, colour: str | None) -> Any:
     return Text(text, style=colour or "")
 
 
-def _print_waits(console: Console, waits: dict[str, dict[str, int]], when: str) -> None:
+def _print_waits(console: Console, waits: Mapping[str, StageWaits], when: str) -> None:
     from omewd.cli.show.waits import waits_table
 
-    console.print(f"\n[bold]Where frames waited[/], by the time stamps {when}")
+    console.print(f"\n[bold]Where frames waited[/], by time stamps {when}")
     console.print(waits_table(waits))
 
 
-def _look_at(
+def _sample_stream(
     console: Console, stream: str, socket: Path | None, pictures: dict[str, Path], seconds: float, top: int
 ) -> None:
-    """Sample the daemon that has a stream, and its writers."""
+    """Sample the daemon of a stream, and its writers."""
     from omewd.bench.profile import name_processes, sample_daemon, sampled_functions
     from omewd.bench.run.processes import roles_of
 
     daemon = client(socket)
-    before = daemon.status(stream)
-    if before["settled"]:
-        raise OmewdError("stream_stopped", f"stream {stream!r} has ended: there is nothing to look at")
-    status = daemon.status()
+    before = daemon.stream_status(stream)
+    if before.settled:
+        raise OmewdError("stream_stopped", f"stream {stream!r} has ended, so there is nothing to sample")
+    status = daemon.daemon_status()
     roles = roles_of(status)
     console.print(f"[bold]Sampling[/] the daemon of {stream} and {len(roles) - 1} writers for {seconds:g} s")
     for form, path in pictures.items():
-        sample_daemon(status["pid"], path, form, seconds)
+        sample_daemon(status.pid, path, form, seconds)
         name_processes(path, roles)
         console.print(f"{form}: {path}", highlight=False)
     if not pictures:
         with tempfile.TemporaryDirectory(prefix="omewd-profile-") as folder:
             raw = Path(folder) / "raw"
-            sample_daemon(status["pid"], raw, "raw", seconds)
+            sample_daemon(status.pid, raw, "raw", seconds)
             for process, functions in sampled_functions(raw, roles).items():
                 _print_samples(console, process, functions, top)
-    after = daemon.status(stream)
-    arrived = after["frames"]["received"] - before["frames"]["received"]
+    after = daemon.stream_status(stream)
+    arrived = after.frames.received - before.frames.received
     console.print(f"\n{arrived} frames arrived meanwhile", highlight=False)
-    _print_waits(console, after["recent_waits"] or after["waits"], "of the last seconds")
+    _print_waits(console, after.recent_waits or after.waits, "of the last seconds")
 
 
 def _print_samples(console: Console, process: str, functions: list[tuple[int, str]], top: int) -> None:
@@ -253,7 +255,7 @@ def _print_samples(console: Console, process: str, functions: list[tuple[int, st
 
     total = sum(count for count, _ in functions)
     table = Table(
-        title=f"{process}: top {top} functions by samples, of {total} when it was at work", title_justify="left"
+        title=f"{process}: top {top} functions, by the {total} samples in which it was busy", title_justify="left"
     )
     table.add_column("Samples", justify="right", style="bold cyan")
     table.add_column("Share", justify="right", style="yellow")

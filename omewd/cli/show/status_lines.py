@@ -1,7 +1,7 @@
-"""What ``omewd status`` shows, as lines of a given width. Pure.
+"""Formats what ``omewd status`` shows as lines of a given width. Pure.
 
-No number is ever cut: names give way first, then columns that can be done without; where even that is too wide, a
-stream takes several lines.
+Numbers are never cut. If space is short, names are shortened first, then optional columns are left out; if that is not
+enough, a stream takes several lines.
 """
 
 from __future__ import annotations
@@ -10,64 +10,63 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 from omewd.cli.errors import with_options
 from omewd.cli.show.text import padded, shortened, text_width
 from omewd.cli.show.units import byte_rate, duration, frame_rate, long_duration, volume
 from omewd.cli.show.waits import slowest_stage, waits_rows
+from omewd.protocol.status import DaemonStatus, KeptRingStatus, SourceStatus, StreamStatus
 
 # More ended streams are shown on request.
 ENDED_SHOWN = 5
-# In the order in which they go where there is no room; what is left says how an acquisition is doing.
-_VANISHING = ("written", "in flight", "durable")
-_LAST_TO_VANISH = "rate"
+# Columns in the order in which they are left out; the others say how an acquisition is doing.
+_OPTIONAL = ("written", "in flight", "durable")
+_LAST_OPTIONAL = "rate"
 _LEFT = ("stream", "state")
-_ROOMY_NAME, _SHORT_NAME = 24, 12
+_LONG_NAME, _SHORT_NAME = 24, 12
 _GAP = "  "
-# A disk that lasts longer is no news among other streams.
+# A disk that lasts longer than this is not worth a line among other streams.
 _SOON_S = 86400.0
 _STYLES = {"FAILED": "red", "PAUSED": "yellow"}
 
-Stream = Mapping[str, Any]
 Rate = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line; ``style`` as rich has it."""
+    """One line; ``style`` is one of rich's."""
 
     text: str
     style: str = ""
 
 
 def render(
-    status: Mapping[str, Any],
+    status: DaemonStatus | StreamStatus,
     *,
     width: int,
     height: int | None = None,
     every: bool = False,
     rates: Mapping[int, Rate] | None = None,
 ) -> list[Line]:
-    """The lines for a daemon's status or that of one stream.
+    """The lines for the status of a daemon or of one stream.
 
-    ``height``: how many lines there may be. ``every``: ended streams, too, however many. ``rates``: frames and bytes a
-    second by the streams' ids, where they are not to be those since the first frame.
+    ``height``: the most lines. ``every``: show all ended streams. ``rates``: frames and bytes a second by the streams'
+    ids; the default is the average since the first frame.
     """
     rates = rates or {}
-    if "streams" not in status:
+    if isinstance(status, StreamStatus):
         return _one_stream(status, width, rates)[:height]
-    ended = len(status["streams"]) if every else ENDED_SHOWN
+    ended = len(status.streams) if every else ENDED_SHOWN
     lines = _all_streams(status, width, rates, ended=ended)
     if height is None or len(lines) <= height:
         return lines
-    # First what has ended goes, then what is good to know, then streams from the end.
+    # Leave out ended streams first, then details, then the last streams.
     for detailed in (True, False):
         for fewer in range(ended, -1, -1):
             lines = _all_streams(status, width, rates, ended=fewer, detailed=detailed)
             if len(lines) <= height:
                 return lines
-    for most in range(len(status["streams"]) - 1, 0, -1):
+    for most in range(len(status.streams) - 1, 0, -1):
         lines = _all_streams(status, width, rates, ended=0, detailed=False, most=most)
         if len(lines) <= height:
             return lines
@@ -75,7 +74,7 @@ def render(
 
 
 def _all_streams(
-    status: Mapping[str, Any],
+    status: DaemonStatus,
     width: int,
     rates: Mapping[int, Rate],
     *,
@@ -83,38 +82,38 @@ def _all_streams(
     detailed: bool = True,
     most: int | None = None,
 ) -> list[Line]:
-    """``most``: how many streams at most; ``detailed``: with what is no trouble."""
-    everything = status["streams"]
-    hidden = {stream["id"] for stream in [s for s in everything if _is_over(s)][ended:]}  # the latest come first
-    shown = [stream for stream in everything if stream["id"] not in hidden][:most]
+    """``most``: the most streams to show. ``detailed``: include notes that are not problems."""
+    everything = status.streams
+    hidden = {stream.id for stream in [s for s in everything if _is_over(s)][ended:]}  # the latest come first
+    shown = [stream for stream in everything if stream.id not in hidden][:most]
     lines = _wrapped(_daemon(status), width)
     lines += _table(shown, width, rates) if shown else [] if everything else [Line("no streams")]
     for stream in shown:
         for note in _notes(stream, detailed=detailed):
-            lines += _wrapped(f"{stream['name']}{note}", width)
-    for kept in status.get("kept_rings", ()):
+            lines += _wrapped(f"{stream.name}{note}", width)
+    for kept in status.kept_rings:
         lines += _wrapped(_kept(kept), width)
     beyond = len(everything) - len(hidden) - len(shown)
     if beyond:
-        lines += _wrapped(f"and {beyond} more; name one to see it", width)
+        lines += _wrapped(f"and {beyond} more; give a stream's name to see it", width)
     if hidden:
-        lines += _wrapped(f"not shown: {len(hidden)} that ended before (omewd status --all)", width)
-    if status.get("streams_not_shown"):
-        lines += _wrapped(f"and {status['streams_not_shown']} more; name one to see it", width)
+        lines += _wrapped(f"not shown: {len(hidden)} that ended earlier (omewd status --all)", width)
+    if status.streams_not_shown:
+        lines += _wrapped(f"and {status.streams_not_shown} more; give a stream's name to see it", width)
     return lines
 
 
-def _one_stream(stream: Stream, width: int, rates: Mapping[int, Rate]) -> list[Line]:
+def _one_stream(stream: StreamStatus, width: int, rates: Mapping[int, Rate]) -> list[Line]:
     lines = _table([stream], width, rates)
-    notes = [f"{stream['name']}{note}" for note in _notes(stream, detailed=False, alone=True)]
-    if not stream["error"]:
-        through = f"{stream['backend']}, {stream['disk']['io']}" if stream["disk"]["io"] else stream["backend"]
-        notes.append(f"{stream['path']} ({through}, {stream['ended_by'] or 'open'})")
-        if stream["backend_reason"]:
-            notes.append(f"not the first choice of backend: {stream['backend_reason']}")
+    notes = [f"{stream.name}{note}" for note in _notes(stream, detailed=False, alone=True)]
+    if not stream.error:
+        through = f"{stream.backend}, {stream.disk.io}" if stream.disk.io else stream.backend
+        notes.append(f"{stream.path} ({through}, {stream.ended_by or 'open'})")
+        if stream.backend_reason:
+            notes.append(f"not the first choice of backend: {stream.backend_reason}")
     lines += [line for note in notes for line in _wrapped(note, width)]
-    recent = not stream["settled"] and stream["recent_waits"]
-    if waits := recent or stream["waits"]:
+    recent = not stream.settled and stream.recent_waits
+    if waits := recent or stream.waits:
         lines += [Line(""), Line(f"where frames waited {'in the last seconds' if recent else 'on their way'}:")]
         slowest = slowest_stage(waits)
         titles, *rows = _aligned(waits_rows(waits), left=1)
@@ -123,65 +122,65 @@ def _one_stream(stream: Stream, width: int, rates: Mapping[int, Rate]) -> list[L
     return lines
 
 
-def _daemon(status: Mapping[str, Any]) -> str:
-    memory = status["memory"]
-    used = memory["ring_bytes"] + memory["writer_bytes"]
-    writers = [writer for writer in status["writers"] if not writer.get("aside")]
-    ready = sum(writer["ready"] for writer in writers)
+def _daemon(status: DaemonStatus) -> str:
+    memory = status.memory
+    used = memory.ring_bytes + memory.writer_bytes
+    writers = [writer for writer in status.writers if not writer.aside]
+    ready = sum(writer.ready for writer in writers)
     return (
-        f"omewd {status['version']}, process {status['pid']}, up {long_duration(status['uptime_s'])}; "
+        f"omewd {status.version}, process {status.pid}, up {long_duration(status.uptime_s)}; "
         f"{ready} of {len(writers)} writers ready; "
-        f"memory {used / 2**20:.0f} of {memory['budget_bytes'] / 2**20:.0f} MiB"
-        + ("; stopping" if status["stopping"] else "")
+        f"memory {used / 2**20:.0f} of {memory.budget_bytes / 2**20:.0f} MiB"
+        + ("; stopping" if status.stopping else "")
     )
 
 
-def _notes(stream: Stream, *, detailed: bool, alone: bool = False) -> list[str]:
-    """What there is to say of a stream, to follow its name; ``alone``: no other is shown."""
+def _notes(stream: StreamStatus, *, detailed: bool, alone: bool = False) -> list[str]:
+    """Notes about a stream, to be put after its name. ``alone``: no other stream is shown."""
     notes = []
-    if stream["error"]:
-        notes.append(f": {with_options(stream['error']['message'], {})}")
-        if stream["kept_in_ring"]:
-            notes.append(" has frames in its ring: omewd resume-stream, or stop-stream to let them go")
-    elif stream["paused"]:
-        why = f"{stream['paused']['message'].rstrip('.')}. {stream['paused']['remedy']}"
+    if stream.error:
+        notes.append(f": {with_options(stream.error.message, {})}")
+        if stream.kept_in_ring:
+            notes.append(" has frames in its ring: omewd resume-stream writes them, stop-stream discards them")
+    elif stream.paused:
+        why = f"{stream.paused.message.rstrip('.')}. {stream.paused.remedy}"
         notes.append(f" waits: {with_options(why, {})}")
-    if stream["settled"]:
+    if stream.settled:
         return notes
-    disk = stream["disk"]
-    if disk["lasts_s"] is not None and (alone or disk["lasts_s"] < _SOON_S):
-        notes.append(f": {volume(disk['free_bytes'])} free, {long_duration(disk['lasts_s'])} at this rate")
-    if detailed and (stage := slowest_stage(stream["recent_waits"])):
-        notes.append(f": frames wait longest in {stage}, {duration(stream['recent_waits'][stage]['p50_ns'])}")
+    disk = stream.disk
+    if disk.free_bytes is not None and disk.lasts_s is not None and (alone or disk.lasts_s < _SOON_S):
+        notes.append(f": {volume(disk.free_bytes)} free, {long_duration(disk.lasts_s)} at this rate")
+    if detailed and (stage := slowest_stage(stream.recent_waits)):
+        notes.append(f": frames wait longest in {stage}, {duration(stream.recent_waits[stage].p50_ns)}")
     return notes
 
 
-def _kept(ring: Mapping[str, Any]) -> str:
-    """What there is of a ring that the daemon could not take over, and what to do with it."""
-    where = ", ".join(ring["rings"]) or "gone"
+def _kept(ring: KeptRingStatus) -> str:
+    """Describes a ring that the daemon could not take over, and what to do about it."""
+    where = ", ".join(ring.rings) or "gone"
     return (
-        f"{ring['name']}: its ring of {ring['bytes'] / 2**20:.1f} MiB ({where}) is kept, as it could not be taken "
-        f"over: {ring['reason'].rstrip('.')}. omewd resume-stream {ring['name']} tries it again, "
-        "stop-stream lets it go with its frames"
+        f"{ring.name}: its ring of {ring.bytes / 2**20:.1f} MiB ({where}) is kept, because it could not be taken "
+        f"over: {ring.reason.rstrip('.')}. omewd resume-stream {ring.name} tries again, "
+        "stop-stream discards it with its frames"
     )
 
 
-def _is_over(stream: Stream) -> bool:
-    """Whether nothing more will come of it, and nothing has to be done about it."""
-    return bool(stream["settled"] and not stream["kept_in_ring"])
+def _is_over(stream: StreamStatus) -> bool:
+    """Whether a stream has ended and needs no action."""
+    return bool(stream.settled and not stream.kept_in_ring)
 
 
 # -- the table -------------------------------------------------------------------------------------
 
 
-def _table(streams: Sequence[Stream], width: int, rates: Mapping[int, Rate]) -> list[Line]:
-    """A line for each stream, and for each of its sources, if they fit; else several for each."""
+def _table(streams: Sequence[StreamStatus], width: int, rates: Mapping[int, Rate]) -> list[Line]:
+    """A line for each stream and each of its sources, or several lines for each if one is too narrow."""
     rows = []
     for stream in streams:
-        cells = _cells(stream, rates.get(stream["id"]))
+        cells = _cells(stream, rates.get(stream.id))
         rows.append((cells, _STYLES.get(cells["state"], "")))
-        if len(stream["sources"]) > 1:
-            rows += [(_source_cells(source, stream["durability"]), "") for source in stream["sources"]]
+        if len(stream.sources) > 1:
+            rows += [(_source_cells(source, stream.durability), "") for source in stream.sources]
     titles = {title: title for title in rows[0][0]}
     columns = _columns([titles, *(cells for cells, _ in rows)], width)
     if columns is None:
@@ -189,45 +188,45 @@ def _table(streams: Sequence[Stream], width: int, rates: Mapping[int, Rate]) -> 
     return [_line(titles, "bold", columns), *(_line(cells, style, columns) for cells, style in rows)]
 
 
-def _cells(stream: Stream, recent: Rate | None) -> dict[str, str]:
-    average = stream["throughput"]["frames_per_s"], stream["throughput"]["bytes_per_s"]
-    frames_per_s, bytes_per_s = recent if recent and not stream["settled"] else average
-    state = "PAUSED" if stream["paused"] and not stream["settled"] else stream["state"]
+def _cells(stream: StreamStatus, recent: Rate | None) -> dict[str, str]:
+    average = stream.throughput.frames_per_s, stream.throughput.bytes_per_s
+    frames_per_s, bytes_per_s = recent if recent and not stream.settled else average
+    state = "PAUSED" if stream.paused and not stream.settled else stream.state
     return {
-        "stream": stream["name"],
+        "stream": stream.name,
         "state": state,
-        **_counts(stream, stream["durability"]),
+        **_counts(stream, stream.durability),
         "rate": byte_rate(bytes_per_s),
         "fps": frame_rate(frames_per_s).removesuffix(" fps"),
     }
 
 
-def _source_cells(source: Mapping[str, Any], durability: str) -> dict[str, str]:
-    """One source of a stream that has several, below its stream."""
-    state = "ended" if source["ended_by"] else "connected" if source["producer"] else "no camera"
-    return {"stream": f"{_GAP}{source['name']}", "state": state, **_counts(source, durability), "rate": "", "fps": ""}
+def _source_cells(source: SourceStatus, durability: str) -> dict[str, str]:
+    """The cells of a source, which is shown below its stream."""
+    state = "ended" if source.ended_by else "connected" if source.producer else "no camera"
+    return {"stream": f"{_GAP}{source.name}", "state": state, **_counts(source, durability), "rate": "", "fps": ""}
 
 
-def _counts(of: Mapping[str, Any], durability: str) -> dict[str, str]:
-    """The figures of a stream or a source; without fsync nothing is known to be durable."""
-    frames, ring = of["frames"], of["ring"]
-    declared = f"/{frames['declared']}" if frames["declared"] is not None else ""
+def _counts(of: StreamStatus | SourceStatus, durability: str) -> dict[str, str]:
+    """The figures of a stream or a source. Without fsync, nothing is known to be durable."""
+    frames, ring = of.frames, of.ring
+    declared = f"/{frames.declared}" if frames.declared is not None else ""
     return {
-        "received": f"{frames['received']}{declared}",
-        "written": str(frames["written"]),
-        "gaps": str(frames["gaps"]),
-        "in flight": str(frames["in_flight"]),
-        "durable": str(frames["durable"]) if durability == "fsync" else "–",
-        "lag": str(max(frames["received"] - frames["durable"], 0)) if durability == "fsync" else "–",
-        "ring": f"{ring['used']}/{ring['slots']}",
+        "received": f"{frames.received}{declared}",
+        "written": str(frames.written),
+        "gaps": str(frames.gaps),
+        "in flight": str(frames.in_flight),
+        "durable": str(frames.durable) if durability == "fsync" else "–",
+        "lag": str(max(frames.received - frames.durable, 0)) if durability == "fsync" else "–",
+        "ring": f"{ring.used}/{ring.slots}",
     }
 
 
 def _columns(rows: Sequence[Mapping[str, str]], width: int) -> dict[str, int] | None:
-    """The columns that fit, with their widths; None if not even the least of them do."""
+    """The columns that fit, with their widths; None if not even the smallest set fits."""
     needed = {title: max(text_width(row[title]) for row in rows) for title in rows[0]}
-    without = [_VANISHING[:gone] for gone in range(len(_VANISHING) + 1)]
-    choices = [*product((_ROOMY_NAME, _SHORT_NAME), without), (_SHORT_NAME, (*_VANISHING, _LAST_TO_VANISH))]
+    without = [_OPTIONAL[:gone] for gone in range(len(_OPTIONAL) + 1)]
+    choices = [*product((_LONG_NAME, _SHORT_NAME), without), (_SHORT_NAME, (*_OPTIONAL, _LAST_OPTIONAL))]
     for least_name, gone in choices:
         columns = {title: size for title, size in needed.items() if title not in gone}
         room = width - sum(columns.values()) + columns["stream"] - len(_GAP) * (len(columns) - 1)
@@ -246,7 +245,7 @@ def _line(cells: Mapping[str, str], style: str, columns: Mapping[str, int]) -> L
 
 
 def _stacked(cells: Mapping[str, str], style: str, width: int) -> list[Line]:
-    """The name as far as there is room for it, then figures with their titles."""
+    """The name, as much of it as fits, then the figures with their titles."""
     first = [cells["state"], cells["received"]]
     room = width - sum(len(_GAP) + text_width(cell) for cell in first)
     lines = [Line(_GAP.join([shortened(cells["stream"], max(room, _SHORT_NAME)), *first]), style)]
@@ -257,7 +256,7 @@ def _stacked(cells: Mapping[str, str], style: str, width: int) -> list[Line]:
 
 
 def _flowing(items: Sequence[str], width: int) -> list[Line]:
-    """Items in as many indented lines as they take, none of them broken."""
+    """Put items into as many indented lines as they need, without breaking an item."""
     texts = [f"{_GAP}{items[0]}"]
     for item in items[1:]:
         if text_width(texts[-1]) + len(_GAP) + text_width(item) <= width:
@@ -268,7 +267,7 @@ def _flowing(items: Sequence[str], width: int) -> list[Line]:
 
 
 def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Rows as text; the first ``left`` columns begin, the others end alike."""
+    """Rows as text: the first ``left`` columns are aligned left, the others right."""
     sizes = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
     texts = []
     for row in rows:

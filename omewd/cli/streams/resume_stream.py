@@ -1,4 +1,4 @@
-"""``omewd resume-stream``: take up a failed stream again."""
+"""``omewd resume-stream``: resume a failed stream."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ def command(name: str, as_json: bool, socket: Path | None) -> None:
     daemon.resume_stream(name)
     final = follow(daemon, name, quiet=as_json)
     if as_json:
-        print(json.dumps(final, indent=2))
+        print(json.dumps(final.to_json(), indent=2))

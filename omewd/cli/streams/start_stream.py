@@ -13,6 +13,7 @@ from omewd.cli.options import client, json_option, socket_option
 from omewd.cli.settings_file import read_settings
 from omewd.errors import OmewdError
 from omewd.model.spec.compression import HELP as COMPRESSIONS
+from omewd.protocol.status import StreamStatus, read_status
 
 
 @click.command("start-stream")
@@ -78,18 +79,19 @@ def command(
     _describe(fields, scales, channels=channels, positions=positions)
     if plate or wells:
         _put_in_wells(fields, plate, wells)
-    status = daemon.start_stream(fields)
+    reply = daemon.start_stream(fields)
+    status = read_status(StreamStatus, reply)
     if as_json and not wait:
-        print(json.dumps(status, indent=2))
+        print(json.dumps(reply, indent=2))
     elif not as_json:
         _print_started(status, socket)
     if wait:
         from omewd.cli.show.progress import follow
 
-        final = follow(daemon, status["name"], quiet=as_json)
+        final = follow(daemon, status.name, quiet=as_json)
         _check_complete(final)
         if as_json:
-            print(json.dumps(final, indent=2))
+            print(json.dumps(final.to_json(), indent=2))
 
 
 def _fields(
@@ -99,31 +101,33 @@ def _fields(
     settings: dict[str, Any],
     scales: dict[str, float],
 ) -> dict[str, Any]:
-    """The stream's fields: the file's, overridden by what the command line says."""
+    """The stream's fields, from the file and the command line, which takes precedence."""
     from omewd.integrations.settings import fields_of
 
     pixel = scales.get("x") if scales.get("x") == scales.get("y") else None
     fields = fields_of(read_settings(settings_file), dims, pixel_size_um=pixel)
     fields.update({k: v for k, v in {"name": name, **settings}.items() if v is not None})
     if "dimensions" not in fields:
-        raise OmewdError("usage", "--dims is missing", "Such as --dims t:100,y:512,x:512")
+        raise OmewdError("usage", "--dims is missing", "Give it as in --dims t:100,y:512,x:512")
     return fields
 
 
 def _scales(text: str | None) -> dict[str, float]:
-    """What ``--scale`` says, by dimension."""
+    """The steps in ``--scale``, by dimension."""
     scales = {}
     for part in filter(None, (text or "").split(",")):
         dimension, _, step = part.strip().partition("=")
         try:
             scales[dimension] = float(step)
         except ValueError as error:
-            raise OmewdError("usage", f"--scale: {part.strip()!r} is no step", "Such as y=0.108,x=0.108,t=5") from error
+            raise OmewdError(
+                "usage", f"--scale: {part.strip()!r} is not a step", "Write it as in y=0.108,x=0.108,t=5"
+            ) from error
     return scales
 
 
 def _describe(fields: dict[str, Any], scales: dict[str, float], *, channels: str | None, positions: str | None) -> None:
-    """Say what the dimensions are: steps, channels, positions."""
+    """Give the dimensions their steps, channels and positions."""
     by_name = {str(d.get("name")): d for d in fields["dimensions"] if isinstance(d, dict)}
     for dimension, step in scales.items():
         if dimension not in by_name:
@@ -140,7 +144,7 @@ def _of_type(fields: dict[str, Any], kind: str, option: str) -> dict[str, Any]:
     dims = [d for d in fields["dimensions"] if isinstance(d, dict)]
     found = next((d for d in dims if d.get("type") == kind or d.get("name") == usual), None)
     if found is None:
-        raise OmewdError("usage", f"{option}: there is no {kind} dimension", f"Name one {usual} in --dims")
+        raise OmewdError("usage", f"{option}: there is no {kind} dimension", f"Add one named {usual} to --dims")
     return found
 
 
@@ -148,30 +152,32 @@ _WELL = re.compile(r"([A-Z]+)([0-9]+)")
 
 
 def _put_in_wells(fields: dict[str, Any], plate: str | None, wells: str | None) -> None:
-    """Make the positions fields of wells: the first ones of the first well, and so on."""
+    """Put the positions into wells as fields: the first ones into the first well, and so on."""
     from omewd.model.spec.dimensions import Plate
 
     size = re.fullmatch(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})", plate or "")
     if size is None or not wells:
         raise OmewdError(
-            "usage", "a plate takes --plate ROWSxCOLUMNS and --wells", "Such as --plate 8x12 --wells A1,A2"
+            "usage",
+            "a plate needs both --plate ROWSxCOLUMNS and --wells",
+            "Give them as in --plate 8x12 --wells A1,A2",
         )
     found = [_WELL.fullmatch(well.strip().upper()) for well in wells.split(",")]
     if None in found:
         bad = wells.split(",")[found.index(None)]
-        raise OmewdError("usage", f"--wells: {bad!r} is no well", "Write the row's letter and the column, such as B3")
+        raise OmewdError("usage", f"--wells: {bad!r} is not a well", "Write the row's letter and the column, as in B3")
     fields["plate"] = Plate.of_size(int(size[1]), int(size[2])).model_dump(mode="json")
     dim = _of_type(fields, "position", "--wells")
     if dim.get("coords"):
         raise OmewdError(
-            "usage", "the positions have names, and --wells would give them others", "Leave one of them out"
+            "usage", "the positions have names already, and --wells names them, too", "Leave one of them out"
         )
     count = dim.get("count")
     each, rest = divmod(count if isinstance(count, int) else 0, len(found))
     if rest or not each:
         raise OmewdError(
             "usage",
-            f"{dim.get('count')} positions are not so many in each of {len(found)} wells",
+            f"{dim.get('count')} positions can't be shared equally among {len(found)} wells",
             f"Make the count of {dim.get('name')} a multiple of {len(found)}",
         )
     dim["coords"] = [
@@ -182,27 +188,27 @@ def _put_in_wells(fields: dict[str, Any], plate: str | None, wells: str | None) 
     ]
 
 
-def _print_started(status: dict[str, Any], socket: Path | None) -> None:
-    ring, name = status["ring"], status["name"]
+def _print_started(status: StreamStatus, socket: Path | None) -> None:
+    ring, name = status.ring, status.name
     where = f", socket={str(socket)!r}" if socket else ""
     print(f"stream  {name}")
-    print(f"path    {status['path']}")
-    sources = status["sources"]
+    print(f"path    {status.path}")
+    sources = status.sources
     of_each = f" in {len(sources)} rings" if len(sources) > 1 else ""
-    print(f"ring    {ring['slots']} slots{of_each}, {ring['bytes'] / 2**20:.1f} MiB; backend {status['backend']}")
-    if status["backend_reason"]:
-        print(f"        not the first choice: {status['backend_reason']}")
+    print(f"ring    {ring.slots} slots{of_each}, {ring.bytes / 2**20:.1f} MiB; backend {status.backend}")
+    if status.backend_reason:
+        print(f"        not the first choice: {status.backend_reason}")
     for source in sources:
-        which = f", source={source['name']!r}" if source["name"] else ""
+        which = f", source={source.name!r}" if source.name else ""
         print(f"connect python: producer = omewd.connect({name!r}{which}{where})")
 
 
-def _check_complete(status: dict[str, Any]) -> None:
-    frames = status["frames"]
-    declared = frames["declared"]
-    if declared is not None and frames["received"] < declared and "the producer was lost" in status["ended_by"]:
+def _check_complete(status: StreamStatus) -> None:
+    frames = status.frames
+    declared = frames.declared
+    if declared is not None and frames.received < declared and "the producer was lost" in status.ended_by:
         raise OmewdError(
             "incomplete",
-            f"stream {status['name']!r} has {frames['received']} of {declared} frames: {status['ended_by']}",
-            "What was handed over is in the dataset",
+            f"stream {status.name!r} has {frames.received} of {declared} frames: {status.ended_by}",
+            "All frames that were handed over are in the dataset",
         )

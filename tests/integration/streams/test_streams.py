@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,21 @@ def test_every_frame_is_at_its_place(omewd_daemon: DaemonProcess, dims: str) -> 
     assert final["frames"]["written"] == final["frames"]["durable"] == frames
     assert producer.durable == frames
     check_dataset(omewd_daemon.data / "cam.ome.zarr", spec, frames)
+
+
+def test_the_status_is_there_as_json_and_as_types(omewd_daemon: DaemonProcess) -> None:
+    client = omewd_daemon.client
+    client.start_stream(make_spec("cam", "t:4,y:16,x:16"))
+    with omewd_daemon.connect("cam") as producer:
+        producer.append(make_frame(0, (16, 16), "uint16"))
+        assert client.stream_status("cam").sources[0].producer == os.getpid()
+        producer.skip(3)
+    stream = client.stream_status("cam")
+    assert (stream.state, stream.frames.written, stream.frames.gaps) == ("DONE", 1, 3)
+    assert stream.to_json() == {**client.status("cam"), "recent_waits": stream.to_json()["recent_waits"]}
+    daemon = client.daemon_status()
+    assert daemon.streams[0].frames == stream.frames
+    assert set(daemon.to_json()) == set(client.status())
 
 
 def test_claim_gives_the_shared_memory_itself(omewd_daemon: DaemonProcess) -> None:
