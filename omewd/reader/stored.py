@@ -16,6 +16,7 @@ from omewd.errors import OmewdError
 from omewd.model.plan.shards import ShardLayout, ShardPlace
 from omewd.model.spec.compression import Compression
 from omewd.model.spec.spec import StreamSpec
+from omewd.store.format.libraries import required
 from omewd.store.format.shard_index import ABSENT, read_entries
 from omewd.store.format.shard_table import MAGIC, STAGING, SUFFIX, name_of, read_header, table_entries
 
@@ -156,9 +157,8 @@ class StoredFrames:
         if compression is None:
             with os.fdopen(os.dup(descriptor), "rb") as file:
                 return np.memmap(file, self._dtype, "r", offset, shape)
-        from numcodecs import Blosc, Zstd
-
-        codec: Any = Blosc() if compression.codec.is_blosc else Zstd()
+        numcodecs = required("numcodecs", "read compressed chunks")
+        codec: Any = numcodecs.Blosc() if compression.codec.is_blosc else numcodecs.Zstd()
         decoded: Frame = np.frombuffer(codec.decode(os.pread(descriptor, length, offset)), self._dtype).reshape(shape)
         return decoded
 

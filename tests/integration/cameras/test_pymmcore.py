@@ -405,8 +405,8 @@ def test_waiting_for_what_does_not_begin(omewd_daemon: DaemonProcess) -> None:
 
 
 def test_the_example_of_the_page(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
-    """The program of docs/pymmcore.md, as it stands there."""
-    block = example(DOCS / "pymmcore.md", "pymmcore-mda")
+    """The program of docs/guide/micro-manager.md, as it stands there."""
+    block = example(DOCS / "guide" / "micro-manager.md", "pymmcore-mda")
     program = tmp_path / "example.py"
     program.write_text(block)
     environment = {**os.environ, "OMEWD_SOCKET": str(omewd_daemon.socket)}

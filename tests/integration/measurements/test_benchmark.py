@@ -18,7 +18,7 @@ import omewd
 from tests.support.processes import wait_for
 
 DIMS = "t:8:1:4,y:64:32:2,x:64:32:2"
-pytestmark = pytest.mark.usefixtures("nothing_in_shared_memory")
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("nothing_in_shared_memory")]
 BACKENDS = ["-b", "tensorstore", "-b", "acquire-zarr", "-b", "zarrs-python"]
 
 
@@ -332,7 +332,7 @@ def test_a_camera_that_dies_fails_its_column_and_the_others_are_ended(tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small drive needs root")
+@pytest.mark.root("mounts a small drive")
 def test_a_full_drive_is_told(tmp_path: Path) -> None:
     drive = tmp_path / "drive"
     drive.mkdir()

@@ -22,7 +22,7 @@ from tests.support.frames import make_frame, make_spec
 
 DIMS = "t:12:1:4,y:64:32:2,x:64:32:2"
 
-pytestmark = pytest.mark.usefixtures("nothing_in_shared_memory")
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("nothing_in_shared_memory")]
 needs_spy = pytest.mark.skipif(
     shutil.which("py-spy") is None and not Path(sys.executable).with_name("py-spy").exists(),
     reason="py-spy is not installed",
