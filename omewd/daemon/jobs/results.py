@@ -17,7 +17,7 @@ from omewd.daemon.streams.lifecycle import Lifecycle
 from omewd.daemon.streams.rings import Holding
 from omewd.daemon.streams.stream import State
 from omewd.daemon.streams.streams import Streams
-from omewd.errors import OmewdError, stream_failed
+from omewd.errors import OmewdError
 from omewd.model.totals import Totals
 from omewd.process.faultpoints import point
 from omewd.protocol.messages import Message
@@ -113,9 +113,9 @@ class Outcomes:
         if stream.state is State.FINALIZING:
             stream.ended_ns = now_ns
             if stream.in_flight:
-                error = stream_failed(
+                error = OmewdError(
+                    "frames_unaccounted",
                     f"{stream.in_flight} of {stream.received} frames are unaccounted for after writing all units",
-                    "Run omewd verify on the dataset, and report this: it is a bug",
                 )
                 log.error("stream failed", stream=stream.spec.name, reason=error.message)
                 stream.fail(error, now_ns)
@@ -171,7 +171,7 @@ class Outcomes:
             case _:
                 what = "the dataset's last metadata" if task.job.kind == "finalize" else f"write unit {task.job.unit}"
                 message = f"{what} could not be written in {tries} tries: {error.message}"
-                self._lifecycle.fail(holding, OmewdError(error.code, message, error.remedy), now_ns)
+                self._lifecycle.fail(holding, error.with_text(message, error.remedy), now_ns)
 
     def writer_died(self, writer: Writer) -> None:
         now = time.monotonic_ns()
