@@ -53,7 +53,7 @@ PRODUCER_MAY_IMPORT = {
     "omewd.errors",
     "omewd.process",
     "omewd.model.dtypes",
-    "omewd.model.plain",
+    "omewd.model.jsonable",
     "omewd.model.record",
     "omewd.protocol",
     "omewd.ring",
