@@ -196,13 +196,11 @@ class Stream:
         """Whether write units may be given to writers."""
         return self.state in (State.ACTIVE, State.DRAINING) and self.paused is None
 
-    def note_waits(self, packed: dict[str, Any], done_ns: int, now_ns: int) -> None:
-        """Take in where a job's frames have waited; the job was done at ``done_ns``."""
-        waits: Waits = {stage: Histogram.unpack(histogram) for stage, histogram in packed.items()}
-        frames = waits["dispatch"].frames
-        waits["report"] = Histogram()
-        waits["report"].add(now_ns - done_ns, frames)
-        self.waits.add(waits, now_ns)
+    def note_waits(self, waits: Waits, frames: int, reported_in_ns: int, now_ns: int) -> None:
+        """Take in where the frames of a job have waited; its report has taken ``reported_in_ns`` to come."""
+        report = Histogram()
+        report.add(reported_in_ns, frames)
+        self.waits.add({**waits, "report": report}, now_ns)
 
     def may_show_contrast(self, now_ns: int) -> bool:
         """Whether frames of all channels have come, and nobody has put it into the dataset yet.
