@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from omewd import __version__
-from omewd.errors import EXIT_ERROR, OmewdError
+from omewd.error_codes import EXIT_ERROR
+from omewd.errors import OmewdError
 
 # Folder and one line of help of each command, so that "omewd --help" imports none of them.
 _COMMANDS = {

@@ -13,7 +13,7 @@ from omewd.daemon.streams.lifecycle import Lifecycle
 from omewd.daemon.streams.rings import Holding
 from omewd.daemon.streams.stream import State
 from omewd.daemon.streams.streams import Streams
-from omewd.errors import OmewdError, stream_failed
+from omewd.errors import OmewdError
 from omewd.process.faultpoints import point
 from omewd.protocol.jobs.datasets import (
     CheckPlace,
@@ -85,9 +85,9 @@ class StreamJobs:
         if stream.state is State.FINALIZING:
             stream.ended_ns = now_ns
             if stream.in_flight:
-                error = stream_failed(
+                error = OmewdError(
+                    "frames_unaccounted",
                     f"{stream.in_flight} of {stream.received} frames are unaccounted for after writing all units",
-                    "Run omewd verify on the dataset, and report this: it is a bug",
                 )
                 log.error("stream failed", stream=stream.spec.name, reason=error.message)
                 stream.fail(error, now_ns)
@@ -148,7 +148,7 @@ class StreamJobs:
                 self._lifecycle.fail(holding, error, now_ns)
             case job:
                 message = f"{job.what} could not be written in {task.tries} tries: {error.message}"
-                self._lifecycle.fail(holding, OmewdError(error.code, message, error.remedy), now_ns)
+                self._lifecycle.fail(holding, error.with_text(message, error.remedy), now_ns)
 
 
 def give_up_all(streams: Streams, lifecycle: Lifecycle, error: OmewdError, now_ns: int) -> None:
