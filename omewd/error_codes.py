@@ -1,7 +1,6 @@
-"""Every code that an error of omewd can have: its exit status, what it means, what to do about it.
+"""The table of all error codes, with their exit status, meaning and usual remedy.
 
-This table is the one place for them. ``python -m omewd.error_codes`` prints it as docs/reference/errors.md; codes are
-stable, messages are not.
+``python -m omewd.error_codes`` prints it as docs/reference/errors.md. Codes are stable; messages are not.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ EXIT_INCOMPLETE = 5
 
 
 class ErrorCode(NamedTuple):
-    """``remedy``: what an error says that has none of its own; empty where nothing general can be said."""
+    """One code. ``remedy``: for errors without a remedy of their own; empty if there is no general one."""
 
     name: str
     meaning: str
@@ -36,7 +35,7 @@ SECTIONS: dict[str, tuple[ErrorCode, ...]] = {
         ErrorCode(
             "unreachable",
             "The daemon can't be reached, does not answer, or has closed the connection.",
-            "Look at the daemon's log",
+            "See the daemon's log",
             EXIT_UNREACHABLE,
         ),
         ErrorCode(
@@ -47,106 +46,110 @@ SECTIONS: dict[str, tuple[ErrorCode, ...]] = {
         ),
         ErrorCode(
             "other_version",
-            "The other side is of a version of omewd that does not go with this one.",
-            "Restart the daemon after an upgrade; use the same omewd in programs and in the daemon",
+            "The other side has an incompatible version of omewd.",
+            "Restart the daemon after an upgrade, and use the same omewd in programs and in the daemon",
         ),
         ErrorCode(
-            "daemon_gone", "The daemon was stopped or killed, and none goes on with the stream.", "Start it again"
+            "daemon_gone",
+            "The daemon was stopped or killed, and no other one goes on with the stream.",
+            "Start the daemon again",
         ),
         ErrorCode("start_failed", "The daemon could not start.", "See the message, and the daemon's log", EXIT_START),
         ErrorCode(
             "already_running",
             "Another daemon has the socket or the state directory.",
-            "Use that one, or choose another --socket and --state-dir",
+            "Use that daemon, or choose another --socket and --state-dir",
             EXIT_START,
         ),
         ErrorCode("unsupported_machine", "omewd does not run on this kind of machine.", "Use an x86-64 machine"),
-        ErrorCode("stopping", "The daemon is stopping.", "Start it again"),
-        ErrorCode("busy", "A limit of clients, streams or requests at a time is reached.", "Try again later"),
+        ErrorCode("stopping", "The daemon is stopping.", "Start the daemon again"),
+        ErrorCode("busy", "There are too many clients, streams or requests at once.", "Try again later"),
         ErrorCode("bad_message", "A message breaks the control protocol.", "Use omewd's own client"),
-        ErrorCode("too_large", "A message is larger than its limit.", "Say less, or split it"),
-        ErrorCode("internal", "A bug in omewd.", "Report it, with the daemon's log"),
+        ErrorCode("too_large", "A message is over the limit.", "Send less, or split it"),
+        ErrorCode("internal", "There is a bug in omewd.", "Report it, with the daemon's log"),
     ),
     "Commands and programs": (
-        ErrorCode("usage", "A command line or an argument can't be used.", "See --help of the command", EXIT_USAGE),
+        ErrorCode("usage", "A command line or an argument is invalid.", "See the command's --help", EXIT_USAGE),
         ErrorCode("interrupted", "The command was interrupted (Ctrl-C)."),
-        ErrorCode("timeout", "What was waited for did not happen in time.", "Wait longer, or see omewd status"),
+        ErrorCode("timeout", "Something did not happen in time.", "Wait longer, or see omewd status"),
         ErrorCode("bad_timeout", "A time-out is not a number of seconds.", "Pass a number, or None to wait for ever"),
-        ErrorCode("not_installed", "A library that this takes is not installed.", "Install it with pip"),
-        ErrorCode("camera_died", "A process that handed frames over for a benchmark has ended."),
-        ErrorCode("not_started", "No acquisition has begun with this handler.", "Look at the acquisition engine's log"),
-        ErrorCode("error", "A command could not do what it was asked to; the message says why."),
+        ErrorCode("not_installed", "A required library is not installed.", "Install it with pip"),
+        ErrorCode("camera_died", "A camera process of a benchmark has ended."),
+        ErrorCode("not_started", "No acquisition has started with this handler.", "See the acquisition engine's log"),
+        ErrorCode("error", "A command failed; the message says why."),
     ),
     "Opening streams": (
-        ErrorCode("bad_spec", "The specification of a stream can't be used.", "See omewd.StreamSpec", EXIT_USAGE),
-        ErrorCode("stream_exists", "A stream of that name is open.", "Choose another name, or stop it first"),
-        ErrorCode("unknown_stream", "There is no stream of that name.", "See omewd status"),
-        ErrorCode("unknown_source", "The stream has no such source, or several.", "Say which one: `source=…`"),
+        ErrorCode("bad_spec", "A stream's specification is invalid.", "See omewd.StreamSpec", EXIT_USAGE),
+        ErrorCode("stream_exists", "A stream with this name is open.", "Choose another name, or stop it first"),
+        ErrorCode("unknown_stream", "There is no stream with this name.", "See omewd status"),
+        ErrorCode("unknown_source", "The stream has no such source, or it has several.", "Name one with `source=…`"),
         ErrorCode(
             "output_exists",
-            "The dataset is already there, or another stream has it.",
+            "The dataset already exists, or another stream is using it.",
             "Pass `overwrite=True` to replace it, or choose another output",
         ),
         ErrorCode(
             "outside_roots",
             "The output is outside the daemon's data roots.",
-            "Choose an output inside them, or start the daemon with another --data-root",
+            "Choose an output inside one of them, or add a data root: omewd serve --data-root",
         ),
         ErrorCode(
             "no_memory", "The memory budget is too small for this.", "Give the daemon more: omewd serve --memory"
         ),
         ErrorCode(
             "no_shared_memory",
-            "There is no room in /dev/shm for the ring.",
-            "Free memory, make /dev/shm larger, or pass a smaller `ring_slots=…`",
+            "The ring does not fit into shared memory (/dev/shm).",
+            "Free memory, enlarge /dev/shm, or pass a smaller `ring_slots=…`",
         ),
-        ErrorCode("ring_creation", "The ring's shared memory can't be made.", "See the limits of /dev/shm"),
-        ErrorCode("ring_exists", "The ring's shared memory is already there.", "See whether another daemon is running"),
+        ErrorCode("ring_creation", "The ring's shared memory can't be created.", "Check the limits of /dev/shm"),
+        ErrorCode("ring_exists", "The ring's shared memory already exists.", "Check whether another daemon is running"),
         ErrorCode(
             "no_resources",
             "The daemon lacks descriptors, or can't write its journal.",
-            "See the limit of open files and the state directory of the daemon",
+            "Check the limit of open files and the daemon's state directory",
         ),
         ErrorCode("no_writers", "No writer process can be started.", "See the daemon's log"),
-        ErrorCode("backend_unusable", "The backend can't be used here or for this.", "See omewd backends"),
+        ErrorCode("backend_unusable", "The backend can't be used here, or not for this stream.", "See omewd backends"),
     ),
     "Handing frames over": (
-        ErrorCode("bad_frame", "A frame has another shape, type or place than the stream takes."),
-        ErrorCode("bad_metadata", "Metadata can't be kept: too large, not JSON, or of the wrong type."),
-        ErrorCode("bad_slot", "A slot was published or given back already.", "Claim another one: `producer.claim()`"),
-        ErrorCode("ring_full", "The ring has no free slot.", "See omewd status; the disk may be too slow or stalled"),
-        ErrorCode("too_many_frames", "More frames than were declared.", "Declare more, or `t:inf`"),
+        ErrorCode("bad_frame", "The stream does not take a frame with this shape, dtype or index."),
+        ErrorCode("bad_metadata", "Metadata are too large, not JSON, or of the wrong type."),
+        ErrorCode(
+            "bad_slot", "A slot was already published or given back.", "Claim another one with `producer.claim()`"
+        ),
+        ErrorCode("ring_full", "The ring has no free slot.", "The disk may be too slow or stalled: see omewd status"),
+        ErrorCode("too_many_frames", "There are more frames than were declared.", "Declare more frames, or `t:inf`"),
         ErrorCode("stream_stopped", "The stream takes no more frames.", "Start a new stream"),
-        ErrorCode("producer_exists", "The source has its producer already.", "Connect to another source or stream"),
+        ErrorCode("producer_exists", "The source already has a producer.", "Connect to another source or stream"),
     ),
     "Streams that fail": (
         ErrorCode(
             "stream_failed",
-            "The stream has failed. Its `cause` is one of the codes below, or of another table; `lost` says which "
-            "frames are missing.",
-            "Mend the cause, then omewd resume-stream",
+            "The stream has failed. Its `cause` is one of the codes below or in another table; `lost` lists the "
+            "missing frames.",
+            "Remove the cause, then run omewd resume-stream",
             EXIT_INCOMPLETE,
         ),
         ErrorCode("disk_full", "The dataset's disk or quota is full.", "Free space on the drive of the dataset"),
-        ErrorCode("disk_error", "The dataset's disk failed to write or sync.", "See the kernel's log and the drive"),
+        ErrorCode("disk_error", "The dataset's disk failed to write or sync.", "Check the drive and the kernel's log"),
         ErrorCode("dataset_replaced", "The dataset was moved, removed or replaced while the stream wrote it."),
         ErrorCode("backend_error", "The backend could not encode a write unit.", "Try another backend, and report it"),
-        ErrorCode("writer_died", "Each writer that got the job died or hung.", "See the daemon's log"),
-        ErrorCode("bad_ring", "The ring is damaged, cut short, or of another version.", "Mend the camera's program"),
-        ErrorCode("bad_journal", "The journal's entry of a stream can't be read.", "omewd stop-stream lets it go"),
+        ErrorCode("writer_died", "Every writer that got the job died or hung.", "See the daemon's log"),
+        ErrorCode("bad_ring", "The ring is damaged, cut short, or of another version.", "Correct the camera's program"),
+        ErrorCode("bad_journal", "A stream's entry in the journal can't be read.", "Discard it with omewd stop-stream"),
         ErrorCode(
             "frames_unaccounted",
-            "Frames are missing although every write unit is done.",
-            "Run omewd verify on the dataset, and report this: it is a bug",
+            "Frames are missing although all write units are done.",
+            "Run omewd verify on the dataset, and report this bug",
         ),
         ErrorCode(
-            "reason_lost", "The stream has failed, and its reason can't be read any more.", "See the daemon's log"
+            "reason_lost", "The stream has failed, but the reason can no longer be read.", "See the daemon's log"
         ),
         ErrorCode("not_failed", "Only a failed stream with frames in its ring can be resumed.", "See omewd status"),
     ),
     "Reading datasets": (
         ErrorCode("not_a_dataset", "The folder is not a dataset of omewd, or its record can't be read."),
-        ErrorCode("incomplete", "Data is missing or wrong.", "Run omewd verify on the dataset", EXIT_INCOMPLETE),
+        ErrorCode("incomplete", "Data are missing or wrong.", "Run omewd verify on the dataset", EXIT_INCOMPLETE),
         ErrorCode("not_stored", "The dataset has lost the frame, or can't be read.", "Run omewd verify on it"),
         ErrorCode("no_frame", "There is no such frame, or not yet."),
         ErrorCode("overwritten", "The frame has left the ring.", "Ask for it again, or for a later one"),
@@ -161,30 +164,30 @@ _INTRODUCTION = """\
 
 <!-- Made by: python -m omewd.error_codes > docs/reference/errors.md -->
 
-Every error of omewd has a code, a message and a remedy. Codes are stable, and are what programs should look at;
+Every error of omewd has a code, a message and a remedy. Programs should look at the codes, which are stable. The
 messages are for people.
 
-In Python an error is an `omewd.OmewdError` with `code`, `message` and `remedy`; `RingFullError`, `StreamStoppedError`
-and `StreamFailedError` are kinds of it. With `--json`, a command prints `{"error": {"code", "message", "remedy"}}`
-and ends with the exit status below; without it, one line on standard error.
+In Python, an error is an `omewd.OmewdError` with `code`, `message` and `remedy`. `RingFullError`, `StreamStoppedError`
+and `StreamFailedError` are subclasses. With `--json`, a command prints `{"error": {"code", "message", "remedy"}}`;
+without it, one line on standard error. Its exit status is in the tables below.
 
 ## Failed streams
 
-A `StreamFailedError` (code `stream_failed`) has the reason and the loss as data, wherever it comes from: the producer's
+A `StreamFailedError` (code `stream_failed`) has the cause and the loss as data, wherever it comes from: the producer's
 next call, `close()`, `Client.wait`, a command with `--json`.
 
 | Python | JSON | |
 |---|---|---|
-| `cause` | `cause` | code of what went wrong, such as `disk_full` |
-| `lost` | `lost` | runs of missing frames, (first frame index, count); of several sources one after the other |
-| `lost_by_source` | `lost_by_source` | the same by the source's name; in JSON only where sources have names |
+| `cause` | `cause` | the code of what went wrong, such as `disk_full` |
+| `lost` | `lost` | the runs of missing frames, (first frame index, count), one source after the other |
+| `lost_by_source` | `lost_by_source` | the same runs by the source's name; in JSON only if sources have names |
 | `loss.frames` | `lost_frames` | how many frames are missing |
-| `loss.received` | `received` | how many were handed over |
+| `loss.received` | `received` | how many frames were handed over |
 
-Of each source the first 1,000 runs are told. A producer whose daemon is gone reads them from its ring, which has room
-for fewer. Where `lost` is cut short, its counts add up to less than `lost_frames`; the dataset's ledger has the rest.
-Until the daemon knows what is lost, `loss` is None and the JSON has none of its fields. In the status, the `error` of a
-stream has the cause as its `code`.
+The lists have the first 1,000 runs of each source. A producer whose daemon is gone reads them from its ring, which has
+room for fewer. If `lost` is cut short, its counts add up to less than `lost_frames`; the dataset's ledger has the rest.
+Until the daemon knows what is lost, `loss` is None and the JSON has none of its fields. In a stream's status, the
+`error` has the cause as its `code`.
 """
 
 

@@ -1,6 +1,6 @@
-"""Every error that omewd raises or sends. Codes are what scripts and the control socket rely on.
+"""Every error that omewd raises or sends. :mod:`omewd.error_codes` lists the codes.
 
-The text is for people and says what happened, the numbers, and what to do. See :mod:`omewd.error_codes` for the codes.
+Scripts and the control socket rely on the codes. The text is for people: what happened, the numbers, the remedy.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any, Self
 
 from omewd.error_codes import CODES, EXIT_ERROR
 
-# (first frame index, count) of frames that follow each other.
+# Consecutive frames: (first frame index, count).
 Run = tuple[int, int]
 
 _RUNS_IN_TEXT = 10
 
 
 class OmewdError(Exception):
-    """An error with a stable ``code``; ``str(error)`` is one line: what happened and the remedy.
+    """An error with a stable ``code``. ``str(error)`` is one line: what happened, and the remedy.
 
-    Without a ``remedy`` it has the usual one of its code.
+    Without a ``remedy``, it has the usual one for its code.
     """
 
     def __init__(self, code: str, message: str, remedy: str | None = None) -> None:
@@ -39,16 +39,16 @@ class OmewdError(Exception):
         return CODES[self.code].exit_status if self.code in CODES else EXIT_ERROR
 
     def with_text(self, message: str, remedy: str) -> OmewdError:
-        """The same error in other words."""
+        """The same error with another message and remedy."""
         return OmewdError.from_dict({**self.to_dict(), "message": message, "remedy": remedy})
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: ``code``, ``message``, ``remedy``, and what kinds of errors have beside that."""
+        """The error as JSON values: ``code``, ``message``, ``remedy``, and the fields of subclasses."""
         return {"code": self.code, "message": self.message, "remedy": self.remedy}
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> OmewdError:
-        """The error of :meth:`to_dict`, of the class that goes with its code; also one that a newer omewd has made."""
+        """Read what :meth:`to_dict` returned, even of a newer omewd; returns an error of the class for its code."""
         code = str(fields.get("code", "error"))
         text = str(fields.get("message", "unknown error")), str(fields.get("remedy", ""))
         if code == "stream_failed":
@@ -57,18 +57,18 @@ class OmewdError(Exception):
 
 
 class RingFullError(OmewdError):
-    """The ring has no free slot: the policy is ``fail``, or the time-out of the call has passed."""
+    """The ring has no free slot, and the policy is ``fail`` or the call's time-out has passed."""
 
 
 class StreamStoppedError(OmewdError):
-    """The stream takes no more frames: it was stopped, or all declared frames are there."""
+    """The stream takes no more frames: it was stopped, or it has all the declared frames."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What a failed stream has lost: of ``received`` frames, ``frames`` are not in the dataset.
+    """The loss of a failed stream: of its ``received`` frames, ``frames`` are not in the dataset.
 
-    ``by_source``: each source's name (empty where it is the only one) and the first of its runs of lost frames.
+    ``by_source``: each source's name ("" if it is the only one) and its first runs of lost frames.
     """
 
     received: int
@@ -81,7 +81,7 @@ class Loss:
         return tuple(run for _, runs in self.by_source for run in runs)
 
     def shortened(self, most_runs: int) -> Loss:
-        """With so many runs at most; sources of which none is left are left out."""
+        """The same loss with at most ``most_runs`` runs, and without sources that have none left."""
         kept, room = [], most_runs
         for name, runs in self.by_source:
             if runs[:room]:
@@ -99,7 +99,7 @@ class Loss:
         return f"{self.frames} of {self.received} received frames are missing: {'; '.join(told)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: ``received``, ``lost_frames``, ``lost``, and ``lost_by_source`` where sources have names."""
+        """The loss as JSON: ``received``, ``lost_frames``, ``lost``, and ``lost_by_source`` if sources have names."""
         fields: dict[str, Any] = {"received": self.received, "lost_frames": self.frames, "lost": list(self.runs)}
         if any(name for name, _ in self.by_source):
             fields["lost_by_source"] = dict(self.by_source)
@@ -107,7 +107,7 @@ class Loss:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self | None:
-        """From what :meth:`to_dict` gave; None if it is not there, or can't be read."""
+        """Read what :meth:`to_dict` returned; None if it is missing or can't be read."""
         try:
             sources = fields.get("lost_by_source", {"": fields["lost"]})
             by_source = tuple((str(name), tuple((int(a), int(b)) for a, b in runs)) for name, runs in sources.items())
@@ -125,9 +125,7 @@ def _runs_in_text(name: str, runs: tuple[Run, ...]) -> str:
 
 
 class StreamFailedError(OmewdError):
-    """The stream has failed. ``cause``: the code of what went wrong; ``loss``: what is lost by that, None if that is
-    not known (yet).
-    """
+    """The stream has failed. ``cause``: the code of what went wrong. ``loss``: None if it is not known (yet)."""
 
     def __init__(
         self, code: str, message: str, remedy: str | None = None, *, cause: str = "", loss: Loss | None = None
@@ -138,22 +136,22 @@ class StreamFailedError(OmewdError):
 
     @classmethod
     def of(cls, reason: OmewdError, loss: Loss | None) -> StreamFailedError:
-        """A stream has failed for a reason, and has lost something by that."""
+        """The error of a stream that has failed for a reason, with a loss."""
         message = reason.message if loss is None else f"{reason.message.rstrip('.')}; {loss}"
         return cls("stream_failed", message, reason.remedy, cause=reason.code, loss=loss)
 
     @property
     def lost(self) -> tuple[Run, ...]:
-        """Runs of missing frames, (first frame index, count); those of several sources one source after the other."""
+        """The runs of missing frames, (first frame index, count), one source after the other."""
         return self.loss.runs if self.loss else ()
 
     @property
     def lost_by_source(self) -> dict[str, tuple[Run, ...]]:
-        """The same by the sources' names; the only source of a stream is ""."""
+        """The same runs by the sources' names; a stream's only source is ""."""
         return dict(self.loss.by_source) if self.loss else {}
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: with ``cause``, and what :meth:`Loss.to_dict` has."""
+        """The error as JSON values, with ``cause`` and the fields of :meth:`Loss.to_dict`."""
         return {**super().to_dict(), "cause": self.cause, **(self.loss.to_dict() if self.loss else {})}
 
 

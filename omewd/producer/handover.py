@@ -41,10 +41,11 @@ class Handover:
             raise self.ended()
         total = self._frames_total
         if total is not None and ring.next_frame + claimed + frames > total:
-            has = f"{ring.next_frame} and {claimed} claimed slots" if claimed else str(ring.next_frame)
+            has = f"{ring.next_frame} frames" + (f" and {claimed} claimed slots" if claimed else "")
             raise StreamStoppedError(
                 "too_many_frames",
-                f"stream {self._name!r} was declared with {total} frames and has {has}: {frames} more do not fit",
+                f"stream {self._name!r} was declared with {total} frames and has {has}: {frames} more "
+                f"{'does' if frames == 1 else 'do'} not fit",
                 "Declare more frames, or an unbounded first dimension such as `t:inf`",
             )
         if ring.state != STATE_OPEN:
@@ -56,7 +57,7 @@ class Handover:
         """Wait for free slots, by the stream's policy; returns how many ns that took, or None to drop the frames."""
         if self.ring.free(slots) >= slots:
             return 0
-        self.link.ring()
+        self.link.ring_doorbell()
         policy, capacity = self._geometry.backpressure, self._geometry.capacity
         if policy == "drop":
             return None
@@ -111,7 +112,7 @@ class Handover:
         """
         ring = self.ring
         if ring.wants_doorbell:
-            self.link.ring()
+            self.link.ring_doorbell()
         return None if ring.state == STATE_OPEN else self._taken(slots)
 
     def _taken(self, slots: int) -> int:

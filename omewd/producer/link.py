@@ -48,7 +48,7 @@ class Link:
         """Whether the daemon has closed its end, usually because it died."""
         return self._connection.is_gone
 
-    def ring(self) -> None:
+    def ring_doorbell(self) -> None:
         """Wake the daemon."""
         with contextlib.suppress(BlockingIOError, ConnectionError):  # enough rings are pending; the daemon is gone
             self._bell.send(b"!", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -107,7 +107,7 @@ class Link:
             ) from error
         self._bell.close()
         self._take(connection, *descriptors)
-        self.ring()
+        self.ring_doorbell()
         return True
 
     def close(self) -> None:

@@ -157,7 +157,7 @@ class Producer:
         self._check_open(count)
         self._ring.add_gap(count, GAP_SKIPPED)
         if self._ring.wants_doorbell:
-            self._link.ring()
+            self._link.ring_doorbell()
 
     @property
     def durable(self) -> int:
@@ -202,7 +202,7 @@ class Producer:
         if samples > capacity or (
             self._geometry.backpressure == "fail" and self._ring.free(count * samples) < count * samples
         ):
-            self._link.ring()
+            self._link.ring_doorbell()
             raise ring_full(
                 f"the ring of stream {self.name!r} has {capacity} slots, {self._ring.free()} of them are free, "
                 f"but {count * samples} frames came at once",

@@ -259,7 +259,7 @@ class DaemonRing:
         self._fence()
 
     def fail(self, reason: OmewdError, loss: Loss | None = None) -> None:
-        """Leave the reason for the producer, and what is lost once that is known; take no more frames."""
+        """Take no more frames, and leave the reason for the producer, with the loss once it is known."""
         text = Failure(reason, loss).pack()
         start = layout.FAILURE + 8
         self._words[layout.FAILURE // 8] = 0

@@ -1,6 +1,6 @@
-"""Why a stream has failed and what it has lost: left in the ring for the producer and the next daemon.
+"""A stream's failure, which the daemon leaves in the ring for the producer and the next daemon.
 
-It is JSON of at most FAILURE_MAX_BYTES: ``code``, ``message`` and ``remedy`` of the reason, and the fields of
+It is JSON of at most FAILURE_MAX_BYTES: the reason's ``code``, ``message`` and ``remedy``, and the fields of
 :meth:`omewd.errors.Loss.to_dict` once the loss is known.
 """
 
@@ -12,25 +12,25 @@ from dataclasses import dataclass
 from omewd.errors import Loss, OmewdError, StreamFailedError
 from omewd.ring.layout import FAILURE_MAX_BYTES
 
-# Before texts are cut, runs of lost frames go, down to this many: what happened is worth more.
+# Runs of lost frames are dropped down to this many before texts are cut, which matter more.
 _LEAST_RUNS = 4
 _MOST_REMEDY = 400
 
 
 @dataclass(frozen=True)
 class Failure:
-    """``loss`` None: it is not known yet."""
+    """Why a stream has failed. ``loss``: None if it is not known yet."""
 
     reason: OmewdError
     loss: Loss | None = None
 
     @property
     def error(self) -> StreamFailedError:
-        """As a program gets it."""
+        """The error that programs get."""
         return StreamFailedError.of(self.reason, self.loss)
 
     def pack(self) -> bytes:
-        """As JSON that fits: with fewer runs of lost frames, then with shorter texts."""
+        """Encode it as JSON that fits, if necessary with fewer runs of lost frames, then with shorter texts."""
         reason, loss = self.reason, self.loss
         text = _json(reason, loss)
         runs = len(loss.runs) if loss else 0
@@ -47,10 +47,10 @@ class Failure:
 
     @classmethod
     def unpack(cls, text: bytes) -> Failure:
-        """From what :meth:`pack` gave; raises ValueError if it is damaged."""
+        """Read what :meth:`pack` returned; raises ValueError if it is damaged."""
         fields = json.loads(text)
         if not isinstance(fields, dict):
-            raise ValueError("a failure is a JSON object")
+            raise ValueError("a failure must be a JSON object")
         return cls(OmewdError.from_dict(fields), Loss.from_dict(fields))
 
 

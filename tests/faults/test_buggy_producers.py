@@ -31,7 +31,7 @@ def store(producer: Producer, word: int, value: int) -> None:
 
 
 def ring(producer: Producer) -> None:
-    producer._link.ring()
+    producer._link.ring_doorbell()
 
 
 def last_index_is(index: int) -> Damage:

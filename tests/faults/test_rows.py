@@ -110,9 +110,9 @@ def test_row_24_doorbells_cost_time_and_never_a_frame(omewd_daemon: DaemonProces
     spec = make_spec("cam", "t:60:1:4,y:16,x:16", ring_slots=8)
     omewd_daemon.client.start_stream(spec)
     producer = omewd_daemon.connect("cam")
-    ring = producer._link.ring
+    ring = producer._link.ring_doorbell
     rings = {"lost": lambda: None, "doubled": lambda: [ring() for _ in range(2)], "spurious": ring}
-    producer._link.ring = rings[doorbells]  # type: ignore[assignment, method-assign]
+    producer._link.ring_doorbell = rings[doorbells]  # type: ignore[assignment, method-assign]
     for index in range(60):
         producer.append(make_frame(index, spec.frame_shape, spec.dtype), timeout=60)
         if doorbells == "spurious":

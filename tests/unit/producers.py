@@ -30,7 +30,7 @@ class NotedLink:
         self.when_waiting: Callable[[], object] = lambda: None
         self.requests: list[str] = []
 
-    def ring(self) -> None:
+    def ring_doorbell(self) -> None:
         self.rings += 1
 
     def wait(self, _timeout_ms: int) -> None:

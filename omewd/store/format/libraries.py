@@ -1,4 +1,4 @@
-"""The libraries by which stored bytes are read, which an environment of a camera's program may lack."""
+"""Imports the libraries that read stored bytes, which a camera program's environment may lack."""
 
 from __future__ import annotations
 

@@ -134,10 +134,10 @@ def test_a_source_is_a_name_or_a_number() -> None:
 
 def test_more_skipped_than_declared_says_what_does_not_fit() -> None:
     with producer_on(frames_total=4) as both:
-        with pytest.raises(StreamStoppedError, match="declared with 4 frames and has 0: 100 more do not fit"):
+        with pytest.raises(StreamStoppedError, match="declared with 4 frames and has 0 frames: 100 more do not fit"):
             both.producer.skip(100)
         both.producer.append(block(1, 2, 3))
-        with pytest.raises(StreamStoppedError, match="has 3: 2 more do not fit"):
+        with pytest.raises(StreamStoppedError, match="has 3 frames: 2 more do not fit"):
             both.producer.append(block(4, 5))
         assert numbers_of(both) == [1, 2, 3]
 
@@ -333,7 +333,7 @@ def test_a_colour_frame_is_dropped_as_a_whole_or_not_at_all() -> None:
         assert numbers_of(both) == [10, 11, 12]
     with producer_on(5, samples=3, frames_total=5) as both:
         both.producer.append(colour(1, 2, 3))
-        with pytest.raises(StreamStoppedError, match="has 3: 3 more do not fit"):
+        with pytest.raises(StreamStoppedError, match="has 3 frames: 3 more do not fit"):
             both.producer.append(colour(4, 5, 6))
         assert numbers_of(both) == [1, 2, 3]
 

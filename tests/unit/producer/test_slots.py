@@ -255,7 +255,7 @@ def test_nothing_else_goes_in_between() -> None:
 def test_claims_count_among_the_frames_declared() -> None:
     with producer_on(frames_total=2) as both:
         a, b = claim(both, 1), claim(both, 2)
-        with pytest.raises(StreamStoppedError, match="declared with 2 frames and has 0 and 2 claimed"):
+        with pytest.raises(StreamStoppedError, match="declared with 2 frames and has 0 frames and 2 claimed slots"):
             both.producer.claim()
         b.give_back()
         c = claim(both, 3)
