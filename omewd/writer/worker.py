@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,10 @@ from omewd.protocol.jobs import Job
 from omewd.protocol.messages import Message, close_all, receive, send
 from omewd.ring.segment import Segment
 from omewd.store import encoders as backends
-from omewd.store.encoders.base import UnitArray
-from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE
-from omewd.store.sinks.shards import ShardPool
+from omewd.store.tools import Tools
 from omewd.writer import sample
 from omewd.writer.lines import gap_lines, ledger_lines
-from omewd.writer.open_stream import OpenStream, Tools
+from omewd.writer.open_stream import OpenStream
 from omewd.writer.ring_reader import RingReader, UnitFrames
 
 
@@ -44,8 +41,7 @@ class Worker:
     def __init__(self, channel: socket.socket, *, threads: int, scratch: Path) -> None:
         self._channel = channel
         self._streams: dict[int, OpenStream | OmewdError] = {}
-        files = ThreadPoolExecutor(SMALL_FILES_AT_ONCE, thread_name_prefix="publish")
-        self._tools = Tools(threads, scratch, files, ShardPool(threads))
+        self._tools = Tools(threads, scratch)
         self._clock = self._tools.clock
 
     def run(self) -> None:
@@ -111,7 +107,7 @@ class Worker:
         if job.kind == "check":
             spec = StreamSpec.parse(join(job.spec or {}, job.attachment))
             place = dataset.check(spec, Path(job.dataset), Path(job.root))
-            backend, reason = backends.select(spec.backend, UnitArray.of(spec), place)
+            backend, reason = backends.select(spec, place)
             return {"backend": backend.name, "reason": reason, "place": str(place)}
         if job.kind == "sweep":
             dataset.sweep(Path(job.dataset), job.epoch)
@@ -134,7 +130,7 @@ class Worker:
             raise stream
         match job.kind:
             case "create":
-                stream.open_sinks()  # a library that fails does so before anything is made
+                stream.open_encoders()  # a library that fails does so before anything is made
                 dataset.create(stream.spec, stream.folder, Path(job.root), stream.epoch)
                 stream.hold_dataset()
                 return {"leftovers": dataset.has_leftovers(stream.folder, stream.epoch)}
@@ -203,8 +199,7 @@ class Worker:
             if isinstance(stream, OpenStream):
                 stream.close()
         self._streams.clear()
-        self._tools.files.shutdown()
-        self._tools.shards.close()
+        self._tools.close()
 
 
 def _free_bytes(folder: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from omewd.store.encoders import BACKENDS
+from omewd.model.spec.backend import BACKENDS
 from tests.support import DaemonProcess, check_dataset, make_frame, make_spec
 
 STREAMS = {

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from omewd.store.encoders import BACKENDS
+from omewd.model.spec.backend import BACKENDS
 from tests.acquisitions import check_acquisition
 from tests.support import DaemonProcess, KeptDaemon, make_frame, make_spec, wait_for
 

@@ -10,6 +10,7 @@ import click
 
 from omewd.cli.options import client, socket_option
 from omewd.errors import OmewdError
+from omewd.model.spec.backend import HELP as BACKENDS
 from omewd.model.spec.compression import HELP as COMPRESSIONS
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _COLOURS = {"omewd/": "green", "<site-packages>/": "blue", "<stdlib>/": "dim"}
 @click.command("profile")
 @click.option("--dims", "-d", help="name:count[:chunk[:shard]],… as for start-stream.")
 @click.option("--settings-file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON.")
-@click.option("--backend", "-b", help="[default: auto]")
+@click.option("--backend", "-b", help=f"{BACKENDS}  [default: auto]")
 @click.option("--compression", "-c", help=f"{COMPRESSIONS}  [default: none]")
 @click.option("--dtype", help="Pixel type.  [default: uint16]")
 @click.option("--writers", type=click.IntRange(1, 64), help="[default: as omewd serve]")

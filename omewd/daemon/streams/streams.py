@@ -21,8 +21,9 @@ from omewd.daemon.streams.stream import Stream
 from omewd.errors import OmewdError
 from omewd.model.plan.memory import index_cause, writer_need_bytes
 from omewd.model.plan.plan import Budget, Plan, choose_capacity
+from omewd.model.spec.backend import BACKENDS, first_choice
 from omewd.model.spec.outline import MAX_SPEC_BYTES, require_small, split
-from omewd.model.spec.spec import DIRECT, StreamSpec
+from omewd.model.spec.spec import StreamSpec
 from omewd.process.faultpoints import point
 from omewd.process.locks import try_lock
 from omewd.ring.daemon_ring import DaemonRing
@@ -140,7 +141,7 @@ class Streams:
         if len(self.open) >= MAX_OPEN_STREAMS:
             raise OmewdError("busy", f"{MAX_OPEN_STREAMS} streams are open already", "Stop some")
         dataset, root = self._place(spec)
-        backend = DIRECT if spec.backend == "auto" else spec.backend
+        backend = first_choice(spec.backend).name
         geometry = Geometry.plan(
             name=spec.name,
             epoch=secrets.randbits(63),
@@ -247,7 +248,7 @@ class Streams:
         slot_bytes = rings * (slot_stride(spec.frame_bytes) + slot_header_stride(spec.frame_bytes))
         budget = self._config.memory_bytes
         return choose_capacity(
-            Plan.of(spec, backend),
+            Plan.of(spec, BACKENDS[backend].encodes),
             slot_bytes,
             Budget(
                 budget - self.ring_bytes(without) - rings * _FIXED_BYTES,

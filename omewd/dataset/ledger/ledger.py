@@ -189,9 +189,6 @@ def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
         ) from error
 
 
-# These backends do not store chunks that only hold the fill value.
-LEAVE_ZEROS_OUT = ("zarrs-python", "acquire-zarr")
-
 UNACCOUNTED, WRITTEN, SKIPPED, DROPPED = range(4)
 _GAP_STATUS = {"skipped": SKIPPED, "dropped": DROPPED, "lost": UNACCOUNTED}
 

@@ -3,8 +3,8 @@
 The one module that knows both orders: acquisition order, in which frames arrive and are numbered,
 and storage order, in which OME-Zarr keeps them.
 
-A write unit is a box of outer coordinates as large as one key (a shard, or a chunk), with the direct
-backend as large as one chunk, and spans the whole frame. It lies in one image: along positions it has one
+A write unit is a box of outer coordinates as large as what the backend encodes by itself: one key (a shard, or a
+chunk), or one chunk. It spans the whole frame. It lies in one image: along positions it has one
 element. Frame indexes are the lexicographic order of the outer coordinates, so the units, numbered in
 lexicographic order of their block coordinates, complete in the order of their numbers, and their first frames
 ascend too. That gives every answer here in closed form.
@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from omewd.errors import OmewdError
-from omewd.model.spec.spec import DIRECT, StreamSpec
+from omewd.model.spec.backend import Cell
+from omewd.model.spec.spec import StreamSpec
 
 
 def unravel(number: int, counts: tuple[int | None, ...]) -> tuple[int, ...]:
@@ -52,10 +53,10 @@ class Plan:
     names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, spec: StreamSpec, backend: str = "", source: int = 0) -> Plan:
-        """The units that a backend writes for a source; without a backend, of a key each."""
+    def of(cls, spec: StreamSpec, cell: Cell = "key", source: int = 0) -> Plan:
+        """The units of a source: as deep as a key, or as the chunks that a backend encodes."""
         dims, own = spec.dimensions, spec.source_axis
-        shape = spec.chunk_shape if backend == DIRECT else spec.key_shape
+        shape = spec.chunk_shape if cell == "chunk" else spec.key_shape
         outer = [i for i in range(len(dims) - 2) if i != own] + ([] if own is None else [own])
         images = next((i for i in outer if dims[i].type == "position"), None)
         return cls(

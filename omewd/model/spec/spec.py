@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from omewd.errors import OmewdError
 from omewd.model.dtypes import ITEM_BYTES, MAX_FRAMES
+from omewd.model.spec.backend import AUTO, backend_name
 from omewd.model.spec.checked import Checked
 from omewd.model.spec.color import Color, check_samples, samples_of, with_samples
 from omewd.model.spec.compression import canonical
@@ -18,8 +19,6 @@ from omewd.model.spec.folders import unsuited
 from omewd.model.spec.given import dtype_name, is_byte_name, path_text
 from omewd.model.spec.outline import MAX_SOURCES, MAX_SPEC_BYTES
 
-Backend = Literal["auto", "direct", "tensorstore", "zarr-python", "zarrs-python", "acquire-zarr"]
-DIRECT = "direct"  # omewd's own encoder: the one whose write units are chunks, not shards
 Backpressure = Literal["block", "drop", "fail"]
 Durability = Literal["fsync", "none"]
 ProducerLoss = Literal["finalize", "wait"]
@@ -80,6 +79,7 @@ class StreamSpec(Checked):
     ``plate``: what the wells are in that positions name. ``source_dimension``: the one that several producers feed, one
     for each element. ``levels``: resolutions that are written, each half of the one before, by ``downsample``: "mean",
     "min", "max", or "nearest" for labels. ``compression``: as in :mod:`omewd.model.spec.compression`.
+    ``backend``: "auto", or one of :mod:`omewd.model.spec.backend`.
     ``position_folders``: what the folder of each position's image is called by, "numbers" or "names".
     ``on_producer_loss`` None: "wait" with several sources, else "finalize".
 
@@ -94,7 +94,7 @@ class StreamSpec(Checked):
     output: Annotated[str, Field(min_length=1, max_length=4096), BeforeValidator(path_text)] = ""
     dimensions: Annotated[tuple[Dimension, ...], Field(min_length=2, max_length=6)]
     dtype: Annotated[str, BeforeValidator(dtype_name)] = "uint16"
-    backend: Backend = "auto"
+    backend: Annotated[str, BeforeValidator(backend_name)] = AUTO
     compression: Annotated[str | None, BeforeValidator(canonical)] = None
     backpressure: Backpressure = "block"
     durability: Durability = "fsync"
