@@ -15,6 +15,7 @@ from omewd.model.plan.plan import Plan
 from omewd.model.spec.backend import AUTO, BACKENDS
 from omewd.model.spec.dimensions import Dimension
 from omewd.model.spec.spec import StreamSpec
+from omewd.model.waits import StageWaits
 
 OMEWD, IN_PROCESS, OME_WRITERS = "omewd", "in-process", "ome-writers"
 
@@ -198,7 +199,7 @@ class Sample:
     stored_bytes: int
     files: int
     appends_ns: list[int]
-    waits: dict[str, dict[str, int]]
+    waits: dict[str, StageWaits]
 
 
 @dataclass

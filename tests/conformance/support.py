@@ -22,7 +22,8 @@ from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
 from omewd.store.units import Unit, UnitStore
-from tests.support import Array, make_frame, read_tensorstore, read_zarr
+from tests.support.datasets import read_tensorstore, read_zarr
+from tests.support.frames import Array, make_frame
 
 
 class ToyEncoder(Encoder):

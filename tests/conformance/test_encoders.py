@@ -38,7 +38,7 @@ from tests.conformance.support import (
     usual_frames,
     write_dataset,
 )
-from tests.support import Array, make_frame, make_spec
+from tests.support.frames import Array, make_frame, make_spec
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, ids=lambda implementation: implementation[0].name)

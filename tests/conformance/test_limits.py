@@ -12,6 +12,7 @@ import pytest
 
 from omewd.daemon.processes.supervisor import _ALLOCATOR
 from omewd.model.spec.backend import BACKENDS
+from tests.support.places import REPOSITORY
 
 # Threads that run at a time, on average, when a writer may use one core; with two: 1.7 to 1.9, 1.5, 2.1, 2.4.
 # zarr-python copies chunks in its event loop beside the one thread that encodes; acquire-zarr has a pool of
@@ -32,7 +33,7 @@ from omewd.store.encoders.base import UnitArray
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
 from omewd.store.units import Unit, UnitStore
-from tests.support import make_spec
+from tests.support.frames import make_spec
 
 backend, compression, threads = BACKENDS[sys.argv[1]], sys.argv[2] or None, int(sys.argv[3])
 scratch, folder = map(Path, sys.argv[4:])
@@ -117,7 +118,7 @@ def test_one_core_and_a_bounded_memory(tmp_path: Path, backend: str, compression
     ran = subprocess.run(
         [sys.executable, "-c", _WRITER, backend, compression, "1", str(scratch), str(tmp_path)],
         env={**os.environ, **_ALLOCATOR, **caps},
-        cwd=Path(__file__).parents[2],
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         timeout=100,

@@ -23,7 +23,8 @@ from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
 from omewd.store.units import Unit, UnitStore
-from tests.support import check_dataset, frame_line, make_frame, make_spec, read_zarr
+from tests.support.datasets import check_dataset, read_zarr
+from tests.support.frames import frame_line, make_frame, make_spec
 
 
 def listing(folder: Path) -> dict[str, bytes]:

@@ -32,7 +32,7 @@ from omewd.store.sinks import shard_batch
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
 from omewd.store.units import Unit, UnitStore
-from tests.support import Array, make_frame, make_spec
+from tests.support.frames import Array, make_frame, make_spec
 
 Chunk = tuple[str, int]
 Frame = tuple[int, int]  # (source, frame index)
