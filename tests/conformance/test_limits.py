@@ -109,6 +109,7 @@ print(json.dumps({"threads": cores, "peaks": peaks, "unit": array.key_bytes}))
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("compression", ["", "blosc-zstd"], ids=["raw", "compressed"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_core_and_a_bounded_memory(tmp_path: Path, backend: str, compression: str) -> None:
