@@ -21,7 +21,8 @@ from omewd.daemon.control.requests import Requests
 from omewd.daemon.control.server import ControlServer
 from omewd.daemon.datasets.user_metadata import Annotations
 from omewd.daemon.jobs.dispatcher import Dispatcher
-from omewd.daemon.jobs.results import Outcomes
+from omewd.daemon.jobs.results import StreamJobs, give_up_all
+from omewd.daemon.jobs.routing import Router
 from omewd.daemon.loop import Loop
 from omewd.daemon.notify import Notifier
 from omewd.daemon.processes import shared_memory
@@ -31,9 +32,10 @@ from omewd.daemon.state.journal import InstanceLock, Journal, instance_name
 from omewd.daemon.state.recovery import Recovery
 from omewd.daemon.streams.lifecycle import Lifecycle
 from omewd.daemon.streams.streams import Streams
-from omewd.errors import EXIT_ERROR, EXIT_INCOMPLETE, OmewdError, stream_failed
+from omewd.error_codes import EXIT_ERROR, EXIT_INCOMPLETE
+from omewd.errors import OmewdError
 from omewd.process.profiling import profiled
-from omewd.protocol.jobs import NO_STREAM
+from omewd.protocol.jobs.datasets import SweepLeftovers
 from omewd.ring.layout import require_x86_64
 
 log = structlog.get_logger("daemon")
@@ -79,12 +81,12 @@ class Daemon:
         self._lifecycle = Lifecycle(
             self._loop, self._streams, self._dispatcher, self._supervisor, self._server, waiters, annotations
         )
-        self._outcomes = Outcomes(self._streams, self._dispatcher, self._lifecycle, annotations)
+        self._streams.owner_of = lambda holding: StreamJobs(holding, self._streams, self._dispatcher, self._lifecycle)
+        self._router = Router(self._dispatcher, self._supervisor, self._lifecycle.give_jobs)
         self._recovery = Recovery(
             self._loop,
             self._streams,
             self._dispatcher,
-            self._outcomes,
             self._journal,
             self._instance,
             self._scratch,
@@ -114,7 +116,7 @@ class Daemon:
         try:
             self._catch_signals()
             self._recovery.run()
-            self._supervisor.start(self._outcomes.writer_said, self._outcomes.writer_died)
+            self._supervisor.start(self._router.child_said, self._router.child_died)
             self._await_first_writer()
             config = self._config
             self._server.start(config.socket, config.group, self._requests.handle, self._requests.peer_gone)
@@ -180,16 +182,17 @@ class Daemon:
         now = time.monotonic_ns()
         if self._supervisor.broken:
             log.error("no writer can be started any more: giving up")
-            self._outcomes.give_up_all(OmewdError("no_writers", "no writer process can be started any more"), now)
+            error = OmewdError("no_writers", "no writer process can be started any more")
+            give_up_all(self._streams, self._lifecycle, error, now)
             self._exit_status = EXIT_ERROR
             return True
         if not self._lifecycle.stopping:
             return False
         at_work = any(not holding.stream.settled for holding in self._streams.open.values())
-        left = self._dispatcher.kinds_of(NO_STREAM)
+        left = {type(task.job) for task in self._dispatcher.tasks()}
         if not at_work and not left:
             return True
-        if not at_work and left == {"sweep"} and not self._config.ephemeral and now >= self._sweep_deadline_ns:
+        if not at_work and left == {SweepLeftovers} and not self._config.ephemeral and now >= self._sweep_deadline_ns:
             log.info("what datasets have replaced is not all removed: the next daemon goes on with that")
             return True
         if now < self._drain_deadline_ns:
@@ -201,7 +204,8 @@ class Daemon:
             what = "given up" if self._config.ephemeral else "its ring is kept, and the next daemon goes on with it"
             log.error(f"not drained in time: {what}", stream=stream.spec.name, in_flight=stream.in_flight)
             if self._config.ephemeral:
-                stream.fail(stream_failed(f"the daemon was stopped with {stream.in_flight} frames not on disk"), now)
+                error = OmewdError("stopping", f"the daemon was stopped with {stream.in_flight} frames not on disk", "")
+                stream.fail(error, now)
             self._exit_status = EXIT_INCOMPLETE
         return True
 
@@ -239,9 +243,9 @@ class Daemon:
         for holding in list(self._streams.open.values()):
             self._lifecycle.step(holding, now_ns)
         for lease in self._dispatcher.overdue(now_ns):
-            writer = self._supervisor.writers.get(lease.writer)
+            writer = self._supervisor.writers.get(lease.child)
             if writer is not None and not writer.killed_for:
-                self._supervisor.kill(writer, f"job {lease.task.job.id} is past its deadline")
+                self._supervisor.kill(writer, f"its job ({lease.task.job.what}) is past its deadline")
         self._supervisor.end_late_starters(now_ns)
         self._supervisor.want_aside(self._dispatcher.has_long)
         self._supervisor.fill()

@@ -13,7 +13,9 @@ from omewd.dataset.ledger import ledger
 from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.backend import BACKENDS
+from omewd.model.spec.outline import join
 from omewd.model.spec.spec import StreamSpec
+from omewd.protocol.jobs.job import StreamToOpen
 from omewd.ring.segment import Segment
 from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.publish import Publisher
@@ -25,29 +27,26 @@ from omewd.writer.ring_reader import RingReader, UnitFrames
 class OpenStream:
     """``rings`` and ``lines``, what makes the ledger's lines, are by source."""
 
-    def __init__(self, number: int, spec: StreamSpec, backend: str, folder: Path, tools: Tools) -> None:
-        self.spec, self.backend, self.folder = spec, BACKENDS[backend], folder
+    def __init__(self, told: StreamToOpen, tools: Tools) -> None:
+        self.epoch, self.backend, self.folder = told.epoch, BACKENDS[told.backend], Path(told.dataset)
+        self.spec = spec = StreamSpec.parse(join(told.outline, told.details))
         self._clock = tools.clock
         self.rings: dict[int, RingReader] = {}
         self.lines: dict[int, ledger.FrameLines] = {}
         self.publisher = Publisher(
-            folder,
-            folder / STAGING,
+            self.folder,
+            self.folder / STAGING,
             durable=spec.durability == "fsync",
             pool=tools.files,
             clock=tools.clock,
             buffers=tools.buffers,
         )
-        self._units = UnitStore(spec, self.backend, self.publisher, tools, str(number))
+        self._units = UnitStore(spec, self.backend, self.publisher, tools, str(told.stream))
         self._lock: int | None = None
 
     def add_ring(self, source: int, segment: Segment) -> None:
         self.rings[source] = RingReader(segment, Plan.of(self.spec, self.backend.encodes, source))
         self.lines[source] = ledger.FrameLines.of(self.spec, source)
-
-    @property
-    def epoch(self) -> int:
-        return next(iter(self.rings.values())).segment.geometry.epoch
 
     def hold_dataset(self) -> None:
         """Lock the dataset against ``omewd repair`` while this writer has it, and see that it is open for writing.

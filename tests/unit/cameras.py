@@ -14,7 +14,7 @@ from omewd.daemon.streams.stream import State, Stream
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.dimensions import Dimension, parse_dims
 from omewd.model.spec.spec import StreamSpec
-from omewd.protocol.jobs import Job
+from omewd.protocol.jobs.frames import WriteUnits
 from omewd.ring.layout import (
     GAP_DROPPED,
     GAP_SKIPPED,
@@ -33,9 +33,8 @@ class Camera:
         self.source = stream.sources[number]
         self.ends = ends
         self.fates: list[str] = []
-        self.out: list[Job] = []
+        self.out: list[WriteUnits] = []
         self.done_units: set[int] = set()
-        self.numbers = itertools.count(1)
         self.writers = 10**6  # so many share what is ready that a job is one unit
         self.durable_before = 0
 
@@ -59,10 +58,10 @@ class Camera:
     def poll(self) -> None:
         self.stream.poll(5)
 
-    def take(self) -> Job | None:
+    def take(self) -> WriteUnits | None:
         if not self.stream.gives_jobs:
             return None
-        job = self.source.take_job(lambda: next(self.numbers), self.writers)
+        job = self.source.take_job(self.writers)
         if job is not None:
             self.out.append(job)
         return job

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from omewd.daemon.control.server import ControlServer, Peer
 from omewd.daemon.jobs.dispatcher import Dispatcher
+from omewd.daemon.jobs.tasks import Task
 from omewd.daemon.streams.stream import State, Stream
 from omewd.daemon.streams.streams import Streams
 from omewd.errors import OmewdError
-from omewd.protocol.jobs import NO_STREAM, Job
+from omewd.protocol.jobs.job import Job, Result
+from omewd.protocol.jobs.metadata import PutContrast, PutUserMetadata
 
 _NAMESPACE = re.compile(r"[^\s/]{1,128}")
 # What omewd writes itself.
@@ -21,17 +23,39 @@ _RESERVED = ("ome", "omewd", ".", "..")
 _MOST_WAITING = 64
 
 
-@dataclass
+@dataclass(eq=False)
 class _Wish:
-    """``peer`` None: the daemon's own, of windows; ``job``: the id of the job that does it, None while it waits."""
+    """The owner of the job that does it. ``peer`` None: the daemon's own, of windows; ``task`` None: it waits."""
 
+    annotations: Annotations
     peer: Peer | None
     stream: Stream
     namespace: str = ""
     text: bytes = b""
     position: int | str | None = None
     well: str | None = None
-    job: int | None = None
+    task: Task | None = None
+
+    @property
+    def job(self) -> Job:
+        dataset, epoch = str(self.stream.dataset), self.stream.epoch
+        if not self.namespace:
+            return PutContrast(dataset, epoch, self.stream.contrast.windows)
+        return PutUserMetadata(dataset, epoch, self.namespace, self.position, self.well, self.text)
+
+    @property
+    def waits_for_space(self) -> bool:
+        return False
+
+    def job_done(self, _task: Task, _result: Result, _now_ns: int) -> None:
+        self.annotations.ended(self, None)
+
+    def job_put_back(self, _task: Task, _error: OmewdError, _now_ns: int) -> None:
+        if not self.stream.settled:
+            self.stream.retries += 1
+
+    def job_failed(self, _task: Task, error: OmewdError, _now_ns: int) -> None:
+        self.annotations.ended(self, error)
 
 
 class Annotations:
@@ -71,18 +95,18 @@ class Annotations:
         waiting = self._wishes.setdefault(stream.dataset, deque())
         if len(waiting) >= _MOST_WAITING:
             raise OmewdError("busy", f"{len(waiting)} values wait for this dataset already", "Try again later")
-        waiting.append(_Wish(peer, stream, namespace, text, position, well))
+        waiting.append(_Wish(self, peer, stream, namespace, text, position, well))
         self.step(stream)
 
     def show_contrast(self, stream: Stream) -> None:
         """Put the windows of a stream's channels into its dataset."""
-        self._wishes.setdefault(stream.dataset, deque()).append(_Wish(None, stream))
+        self._wishes.setdefault(stream.dataset, deque()).append(_Wish(self, None, stream))
         self.step(stream)
 
     def step(self, stream: Stream) -> None:
         """Go on with the dataset of a stream, if nothing else may be writing its metadata now."""
         waiting = self._wishes.get(stream.dataset)
-        if not waiting or waiting[0].job is not None:
+        if not waiting or waiting[0].task is not None:
             return
         wish = waiting[0]
         of = wish.stream
@@ -94,20 +118,7 @@ class Annotations:
             return
         if not of.settled and of.state not in (State.ACTIVE, State.DRAINING):
             return
-        wish.job = self._dispatcher.number()
-        job = Job(
-            id=wish.job,
-            stream=NO_STREAM if of.settled else of.id,
-            kind="annotate",
-            dataset=str(of.dataset),
-            epoch=of.epoch,
-            namespace=wish.namespace,
-            attachment=wish.text,
-            position=wish.position,
-            well=wish.well,
-            windows=() if wish.namespace else of.contrast.windows,
-        )
-        self._dispatcher.submit(job)
+        wish.task = self._dispatcher.submit(wish.job, wish)
 
     def _open(self) -> Iterator[Stream]:
         return (h.stream for h in self._streams.open.values() if not h.stream.settled)
@@ -115,14 +126,12 @@ class Annotations:
     def is_writing(self, stream: Stream) -> bool:
         """Whether a job is out for the dataset of a stream."""
         waiting = self._wishes.get(stream.dataset)
-        return waiting is not None and waiting[0].job is not None
+        return waiting is not None and waiting[0].task is not None
 
-    def ended(self, job: Job, error: OmewdError | None = None) -> None:
+    def ended(self, wish: _Wish, error: OmewdError | None) -> None:
         """A job has done it, or has had its tries."""
-        waiting = self._wishes.get(Path(job.dataset))
-        if not waiting or waiting[0].job != job.id:
-            return
-        self._answer(waiting[0], error)
+        if wish in self._wishes.get(wish.stream.dataset, ()):
+            self._answer(wish, error)
 
     def _answer(self, wish: _Wish, error: OmewdError | None) -> None:
         """Tell who asked, and go on with the next."""
@@ -139,12 +148,13 @@ class Annotations:
         else:
             del self._wishes[wish.stream.dataset]
 
-    def forgotten(self, jobs: Iterable[int]) -> None:
-        """Jobs that will not be run, as their stream has failed: they are asked for again once it is settled."""
-        gone = set(jobs)
-        for waiting in self._wishes.values():
-            if waiting[0].job in gone:
-                waiting[0].job = None
+    def forget(self, stream: Stream) -> None:
+        """A stream has failed: its job that no child has yet is not run, and asked for again once it is settled."""
+        waiting = self._wishes.get(stream.dataset)
+        if waiting and waiting[0].stream is stream and not stream.settled:
+            self._dispatcher.forget(waiting[0])
+            if not self._dispatcher.is_busy(waiting[0]):
+                waiting[0].task = None
 
     def discarded(self, stream: Stream) -> None:
         """A stream never started: there is no dataset of it."""

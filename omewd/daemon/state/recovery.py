@@ -6,13 +6,14 @@ import contextlib
 import os
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import structlog
 
 from omewd.daemon.jobs.dispatcher import Dispatcher
-from omewd.daemon.jobs.results import Outcomes
+from omewd.daemon.jobs.tasks import Task
 from omewd.daemon.loop import Loop
 from omewd.daemon.processes import shared_memory
 from omewd.daemon.state.journal import RECOVER, STARTING, SWEEP, UNDO, Journal, boot_id
@@ -24,7 +25,8 @@ from omewd.errors import OmewdError
 from omewd.model.spec.outline import split
 from omewd.model.spec.spec import StreamSpec
 from omewd.process.faultpoints import point
-from omewd.protocol.jobs import NO_STREAM, Job, JobKind
+from omewd.protocol.jobs.datasets import RecoverDataset, Recovered, SweepLeftovers, UndoDataset
+from omewd.protocol.jobs.job import Job, Result
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_DONE
 from omewd.ring.segment import Segment
@@ -33,7 +35,6 @@ log = structlog.get_logger("recovery")
 
 # What an entry of the journal has; see Streams.
 _ENTRY = {"phase", "boot", "id", "epoch", "spec", "dataset", "root", "place", "backend", "leftovers", "shared_memory"}
-_KINDS: dict[str, JobKind] = {UNDO: "undo", RECOVER: "recover", SWEEP: "sweep"}
 
 
 class Recovery:
@@ -44,13 +45,12 @@ class Recovery:
         loop: Loop,
         streams: Streams,
         dispatcher: Dispatcher,
-        outcomes: Outcomes,
         journal: Journal,
         instance: str,
         scratch: Path,
     ) -> None:
         self._loop, self._streams, self._dispatcher = loop, streams, dispatcher
-        self._outcomes, self._journal = outcomes, journal
+        self._journal = journal
         self._instance, self._scratch = instance, scratch
 
     def run(self) -> None:
@@ -98,8 +98,7 @@ class Recovery:
         except Exception as error:
             self._keep(name, entry, error)
             kept = self._streams.kept[name]
-            raise OmewdError(
-                kept.error.code,
+            raise kept.error.with_text(
                 f"the ring of stream {name!r} still can't be taken over: {kept.error.message}",
                 kept.error.remedy or "omewd stop-stream lets it go, with the frames that are in it",
             ) from error
@@ -227,21 +226,54 @@ class Recovery:
         self._submit(self._journal.set_apart(name, kind, entry["epoch"]), entry, kind)
 
     def _submit(self, name: str, entry: dict[str, Any], kind: str) -> None:
-        fields, details = details_of(entry) if kind == RECOVER else (None, b"")
-        job = Job(
-            id=self._dispatcher.number(),
-            stream=NO_STREAM,
-            kind=_KINDS[kind],
-            dataset=entry["dataset"],
-            epoch=entry["epoch"],
-            spec=fields,
-            attachment=details,
-        )
-        self._dispatcher.submit(job)
-        if kind == UNDO:  # what is left of it is removed next
-            self._outcomes.on_done[job.id] = lambda: self._have_cleaned_up(name, entry, SWEEP)
-        else:
-            self._outcomes.on_done[job.id] = lambda: self._journal.remove(name, entry["epoch"])
+        dataset, epoch = entry["dataset"], entry["epoch"]
+        job: Job
+        match kind:
+            case "undo":
+                job = UndoDataset(dataset, epoch)
+            case "recover":
+                fields, details = details_of(entry)
+                job = RecoverDataset(dataset, epoch, fields, details)
+            case _:
+                job = SweepLeftovers(dataset, epoch)
+        self._dispatcher.submit(job, _CleanUp(self, name, entry))
+
+    def cleaned_up(self, name: str, entry: dict[str, Any], job: Job, result: Result) -> None:
+        """A job is done that belongs to no stream."""
+        match job, result:
+            case UndoDataset(), _:  # what is left of it is removed next
+                self._have_cleaned_up(name, entry, SWEEP)
+                return
+            case RecoverDataset(), Recovered():
+                log.error(
+                    "a dataset whose ring was gone is finalized",
+                    dataset=job.dataset,
+                    found=result.found,
+                    received=sum(totals.received for totals in result.totals),
+                    written=sum(totals.written for totals in result.totals),
+                    gaps=sum(totals.gaps for totals in result.totals),
+                    lost=[list(totals.lost) for totals in result.totals],
+                )
+        self._journal.remove(name, entry["epoch"])
+
+
+@dataclass(eq=False)
+class _CleanUp:
+    """The owner of a job for a dataset whose ring is no more. If it fails, the next daemon tries again."""
+
+    recovery: Recovery
+    name: str
+    entry: dict[str, Any]
+    waits_for_space: ClassVar[bool] = False
+
+    def job_done(self, task: Task, result: Result, _now_ns: int) -> None:
+        self.recovery.cleaned_up(self.name, self.entry, task.job, result)
+
+    def job_put_back(self, task: Task, error: OmewdError, now_ns: int) -> None:
+        pass
+
+    def job_failed(self, task: Task, error: OmewdError, _now_ns: int) -> None:
+        log.error("job failed", kind=task.job.kind, dataset=self.entry["dataset"], **error.to_dict())
 
 
 def details_of(entry: dict[str, Any]) -> tuple[dict[str, Any], bytes]:

@@ -1,6 +1,6 @@
 """The life of a stream: how it begins, what each turn of the loop leads to, and how it ends.
 
-What follows from a job's end or a writer's death is in :mod:`omewd.daemon.jobs.results`.
+What follows from the end of a job is in :mod:`omewd.daemon.jobs.results`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from omewd.daemon.control.server import ControlServer, Peer
 from omewd.daemon.control.status import stream_status
 from omewd.daemon.datasets.user_metadata import Annotations
 from omewd.daemon.jobs.dispatcher import Dispatcher
-from omewd.daemon.jobs.jobs import check_job, finalize_job, patience_s
+from omewd.daemon.jobs.of_stream import check_job, documents_of, finalize_job, stream_to_open
+from omewd.daemon.jobs.sweep import Sweep
 from omewd.daemon.loop import Loop
 from omewd.daemon.processes.supervisor import Supervisor, Writer
 from omewd.daemon.streams.rings import Holding
@@ -26,7 +27,8 @@ from omewd.daemon.streams.stream import State
 from omewd.daemon.streams.streams import Streams
 from omewd.errors import OmewdError
 from omewd.process.faultpoints import point
-from omewd.protocol.jobs import NO_STREAM, Job
+from omewd.protocol.jobs.datasets import CreateDataset
+from omewd.protocol.jobs.job import Job, Opened, StreamJob, job_message
 
 log = structlog.get_logger("streams")
 
@@ -63,7 +65,10 @@ class Lifecycle:
         name, dataset = stream.spec.name, str(stream.dataset)
         slots = [source.geometry.capacity for source in stream.sources]
         log.info("stream starting", stream=name, dataset=dataset, slots=slots)
-        self._dispatcher.submit(check_job(stream, self._dispatcher.number()))
+        self._submit(holding, check_job(stream))
+
+    def _submit(self, holding: Holding, job: Job) -> None:
+        self._dispatcher.submit(job, holding.owner, documents_of(holding.stream))
 
     def try_next_name(self, holding: Holding, now_ns: int) -> None:
         """The name that was chosen for a stream is taken on disk."""
@@ -83,10 +88,8 @@ class Lifecycle:
     def _rings_are_there(self, holding: Holding) -> None:
         for writer in self._supervisor.writers.values():
             if writer.ready and not writer.aside and not self._dispatcher.jobs_of(writer.id):
-                self._introduce(writer, holding)
-        stream = holding.stream
-        job = Job(id=self._dispatcher.number(), stream=stream.id, kind="create", root=str(stream.root))
-        self._dispatcher.submit(job, patience_s(stream))
+                self._introduce(writer, holding, Opened.RINGS)
+        self._submit(holding, CreateDataset(holding.stream.id, str(holding.stream.root)))
 
     def is_active(self, holding: Holding) -> None:
         """Its dataset has been made: it takes frames."""
@@ -128,10 +131,11 @@ class Lifecycle:
             return
         log.error("stream failed", stream=stream.spec.name, code=error.code, reason=error.message)
         stream.fail(error, now_ns)
-        making = self._supervisor.writers.get(self._dispatcher.writer_at(stream.id, "create") or 0)
+        making = self._supervisor.writers.get(self._dispatcher.child_at(holding.owner, CreateDataset) or 0)
         if making is not None and making.aside and not making.killed_for:  # of many images, which takes long
             self._supervisor.kill(making, f"stream {stream.spec.name} was given up while its dataset was made")
-        self._annotations.forgotten(self._dispatcher.forget(stream.id))
+        self._dispatcher.forget(holding.owner)
+        self._annotations.forget(stream)
         holding.wants_memory = False
         holding.ring_producers()
 
@@ -139,25 +143,23 @@ class Lifecycle:
         """Move a stream on towards its end, as far as it has come."""
         stream = holding.stream
         if stream.state is State.ACTIVE:
-            for kind, source in holding.upkeep.due(stream, now_ns):
-                number, frames = self._dispatcher.number(), stream.safe_below
-                job = Job(id=number, stream=stream.id, kind=kind, source=source, frames=frames)
-                self._dispatcher.submit(job, patience_s(stream) if kind == "grow" else 0.0)
+            for job in holding.upkeep.due(stream, now_ns):
+                self._submit(holding, job)
             if stream.may_show_contrast(now_ns):
                 stream.contrast_shown = True
                 self._annotations.show_contrast(stream)
             return
-        if self._dispatcher.is_busy(stream.id) or self._annotations.is_writing(stream) or holding.wants_memory:
+        if self._dispatcher.is_busy(holding.owner) or self._annotations.is_writing(stream) or holding.wants_memory:
             return
         if stream.drained:
             stream.state = State.FINALIZING
-            self._dispatcher.submit(finalize_job(stream, self._dispatcher.number()), patience_s(stream))
+            self._submit(holding, finalize_job(stream))
         elif stream.state is State.FAILED and stream.ended_ns is None:
             stream.ended_ns = now_ns
             if not stream.has_rings or not stream.was_active:
                 self.settle(holding)
                 return
-            self._dispatcher.submit(finalize_job(stream, self._dispatcher.number()), patience_s(stream))
+            self._submit(holding, finalize_job(stream))
         elif stream.state in (State.DONE, State.FAILED):
             self.settle(holding)
 
@@ -171,6 +173,7 @@ class Lifecycle:
         for writer in self._supervisor.writers.values():
             if stream.id in writer.streams:
                 writer.streams.discard(stream.id)
+                writer.rings.discard(stream.id)
                 self._supervisor.tell(writer, {"do": "close", "stream": stream.id})
         # Before memory is given back: for a ring of 512 MiB that takes up to 0.1 s.
         stream.settled = True
@@ -185,9 +188,7 @@ class Lifecycle:
         log.info("stream ended", stream=stream.spec.name, state=stream.state.value, **frames, ended_by=stream.ended_by)
         if holding.leftovers:
             point("daemon: sweep due")
-            number = self._dispatcher.number()
-            dataset = str(stream.dataset)
-            self._dispatcher.submit(Job(number, NO_STREAM, "sweep", dataset=dataset, epoch=stream.epoch))
+            Sweep(self._streams, stream.dataset, stream.epoch).submit(self._dispatcher)
         self._annotations.step(stream)
         self._waiters.settled(stream)
 
@@ -272,35 +273,27 @@ class Lifecycle:
         ready = [w.id for w in writers if w.ready and not w.killed_for and not w.aside]
         aside = self._supervisor.aside
         long = aside.id if aside is not None and aside.ready and not aside.killed_for else None
-        streams = [holding.stream for holding in self._streams.open.values()]
-        sources = [source for stream in streams if stream.gives_jobs for source in stream.sources]
-        for lease in self._dispatcher.assign(ready, sources, now_ns, long):
-            writer, job = self._supervisor.writers[lease.writer], lease.task.job
-            holding = self._streams.open.get(job.stream)
+        giving = [holding for holding in self._streams.open.values() if holding.stream.gives_jobs]
+        offers = [(holding.owner, source) for holding in giving for source in holding.stream.sources]
+        for lease in self._dispatcher.assign(ready, offers, now_ns, long):
+            writer, task = self._supervisor.writers[lease.child], lease.task
             try:
-                if job.kind not in ("check", "undo", "annotate") and holding is not None:
-                    self._introduce(writer, holding)
-                self._supervisor.give(writer, job)
+                if isinstance(task.job, StreamJob) and (holding := self._streams.open.get(task.job.stream)):
+                    self._introduce(writer, holding, task.job.needs.opened)
+                self._supervisor.tell(writer, job_message(lease.id, task.job), attachment=task.job.attachment)
             except OmewdError as error:  # it does not fit in a message
-                self._dispatcher.finish(job.id, now_ns)
-                if job.kind == "annotate":
-                    self._annotations.ended(job, error)
-                elif holding is not None:
-                    self.fail(holding, error, now_ns)
+                self._dispatcher.finish(lease.id, now_ns)
+                task.owner.job_failed(task, error, now_ns)
 
-    def _introduce(self, writer: Writer, holding: Holding) -> None:
-        """Tell a writer of a stream and give it the rings, once."""
+    def _introduce(self, writer: Writer, holding: Holding, opened: Opened) -> None:
+        """Tell a writer of a stream, and give it the rings if it needs them; each once."""
         stream = holding.stream
-        if stream.id in writer.streams:
-            return
-        writer.streams.add(stream.id)
-        message = {
-            "do": "open",
-            "stream": stream.id,
-            "spec": stream.fields,
-            "backend": stream.backend,
-            "dataset": str(stream.dataset),
-        }
-        self._supervisor.tell(writer, message, attachment=stream.details)
-        for number, ring in enumerate(holding.rings):
-            self._supervisor.tell(writer, {"do": "ring", "stream": stream.id, "source": number}, (ring.descriptor,))
+        if opened is not Opened.NOTHING and stream.id not in writer.streams:
+            writer.streams.add(stream.id)
+            to_open = stream_to_open(stream)
+            self._supervisor.tell(writer, {"do": "open", "stream": to_open.to_json()}, attachment=to_open.attachment)
+        if opened is Opened.RINGS and stream.id not in writer.rings:
+            writer.rings.add(stream.id)
+            for number, ring in enumerate(holding.rings):
+                message = {"do": "ring", "stream": stream.id, "source": number}
+                self._supervisor.tell(writer, message, (ring.descriptor,))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from omewd.daemon.streams.source import Source
 from omewd.daemon.streams.stream import State, Stream
-from omewd.protocol.jobs import JobKind
+from omewd.protocol.jobs.frames import GrowShape, SealShards
 
 # The shape on disk of an unbounded stream follows its frames at this distance, for those who look.
 _GROW_EVERY_NS = 2_000_000_000
@@ -19,7 +19,8 @@ class Upkeep:
     """Which such jobs are due. Pure.
 
     ``sealing``: sources that have such a job out. ``sealed``: how many shards of each source are, or will be by that
-    job; ``looked_at``: the frame index of each that was last compared with their ends. One "grow" is out at most.
+    job; ``looked_at``: the frame index of each that was last compared with their ends. Of jobs that grow the shape one
+    is out at most.
     """
 
     growing: bool = False
@@ -30,19 +31,19 @@ class Upkeep:
     sealed: dict[int, int] = field(default_factory=dict)
     looked_at: dict[int, int] = field(default_factory=dict)
 
-    def due(self, stream: Stream, now_ns: int) -> Iterator[tuple[JobKind, int]]:
-        """Jobs to submit now, as (kind, source)."""
+    def due(self, stream: Stream, now_ns: int) -> Iterator[GrowShape | SealShards]:
+        """Jobs to submit now."""
         if stream.state is not State.ACTIVE or stream.paused is not None:
             return
         for source in stream.sources:
             if self._may_seal(source):
-                yield "seal", source.number
+                yield SealShards(stream.id, source.number, source.safe_below)
         safe = stream.safe_below
         endless = any(source.plan.frames_total is None for source in stream.sources)
         behind = endless and safe != (self.grown_to or (0,) * len(safe))
         if behind and not self.growing and now_ns >= self.due_ns:
             self.began_ns, self.grown_to, self.growing = now_ns, safe, True
-            yield "grow", 0
+            yield GrowShape(stream.id, safe)
 
     def _may_seal(self, source: Source) -> bool:
         number, safe = source.number, source.safe_below
@@ -57,10 +58,10 @@ class Upkeep:
         self.sealing.add(number)
         return True
 
-    def done(self, kind: JobKind, source: int, now_ns: int) -> None:
+    def done(self, job: GrowShape | SealShards, now_ns: int) -> None:
         """A job has ended, well or not: what it left undone is done by the next one, or when the stream ends."""
-        if kind == "seal":
-            self.sealing.discard(source)
+        if isinstance(job, SealShards):
+            self.sealing.discard(job.source)
         else:
             self.growing = False
             # Of a thousand images that takes a while: a writer has better things to do.

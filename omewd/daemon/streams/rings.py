@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omewd.daemon.control.server import Peer
+from omewd.daemon.jobs.tasks import Owner
 from omewd.daemon.loop import Loop
 from omewd.daemon.streams.maintenance import Upkeep
 from omewd.daemon.streams.stream import Stream
@@ -85,7 +86,7 @@ class Holding:
     """``rings``: one for each source of the stream, in their order.
 
     ``place``: where the dataset really is, symbolic links followed. ``leftovers``: it has replaced another one.
-    ``auto_name``: the number in a name that the daemon chose, 0 if it did not.
+    ``auto_name``: the number in a name that the daemon chose, 0 if it did not. ``owner``: of the stream's jobs.
     """
 
     stream: Stream
@@ -97,6 +98,7 @@ class Holding:
     place: Path | None = None
     leftovers: bool = False
     upkeep: Upkeep = field(default_factory=Upkeep)
+    owner: Owner = field(init=False)
 
     def ring_producers(self) -> None:
         for ring in self.rings:

@@ -6,7 +6,7 @@ No I/O but the ring's.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby, islice
@@ -19,7 +19,7 @@ from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.process.faultpoints import point
-from omewd.protocol.jobs import Job
+from omewd.protocol.jobs.frames import WriteUnits
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_OPEN, UNSET, Geometry
 from omewd.ring.progress import Progress
@@ -181,7 +181,7 @@ class Source:
         """Frames that were handed over and are neither on disk nor given up."""
         return self.received - self.written - sum(self.gaps.values()) - self.lost_frames
 
-    def take_job(self, number: Callable[[], int], writers: int) -> Job | None:
+    def take_job(self, writers: int) -> WriteUnits | None:
         """The next write units that are complete (or will not get more), as a job.
 
         One unit; of small ones this writer's share of what is ready, so that they share the disk's latency.
@@ -200,10 +200,8 @@ class Source:
         gaps = self.ring.gaps(first, min(last + 1, self.received))
         runs = groupby(gaps, key=itemgetter(2))  # a kind is named where it changes
         kinds = tuple((next(run)[0], kind) for kind, run in islice(runs, _KINDS_IN_JOB))
-        return Job(
-            id=number(),
+        return WriteUnits(
             stream=self.stream_id,
-            kind="write",
             source=self.number,
             unit=unit,
             units=units,
@@ -229,7 +227,7 @@ class Source:
         end = self.received if next_frame is None else min(next_frame, self.received)
         return min(self.plan.units_complete(end), self.incomplete_unit) // round_units * round_units - unit
 
-    def written_to_disk(self, job: Job, frames: int, stored_bytes: int) -> bool:
+    def written_to_disk(self, job: WriteUnits, frames: int, stored_bytes: int) -> bool:
         """A job's units are on disk; returns whether slots were given back to the producer."""
         assert self.ring is not None
         self.written += frames

@@ -10,7 +10,6 @@ more, the units that are there get written. FINALIZING: true shape and metadata.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from omewd.daemon.streams.source import Source
-from omewd.errors import OmewdError, stream_failed
+from omewd.errors import Loss, OmewdError, StreamFailedError
 from omewd.model.contrast import MOST_CHANNELS, Contrast
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
@@ -26,8 +25,8 @@ from omewd.model.waits import Histogram, RecentWaits, Waits
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_FAILED, Geometry
 
-_LOSS = re.compile(r"; (all \d+ received frames are written|\d+ of \d+ received frames are missing: .*)$")
-_RUNS_TOLD = 10
+# Which frames are lost follows from the ledger too; an error tells this many runs of each source.
+_LOST_RUNS = 1000
 _SHOW_CONTRAST_NS = 1_000_000_000
 # Each takes a file that is synced; of more images the end is early enough.
 _MOST_IMAGES_SHOWN = 64
@@ -50,7 +49,8 @@ class Stream:
     ``settled``: nothing more will happen to it, the last metadata is written (or could not be).
 
     ``backend``: of spec "auto" the one that is hoped for, until a writer has looked at the disk; ``backend_reason``:
-    why not that one. ``disk_io``: how bytes get to the disk. ``was_active``: its dataset was made. ``paused``: why no
+    why not that one. ``disk_io``: how bytes get to the disk. ``was_active``: its dataset was made. ``error``: why
+    it has failed; ``loss``: what is lost by that, None as long as that is not known. ``paused``: why no
     new jobs are given out, until one that waits has succeeded. ``contrast``: of what was written since the daemon is
     there; ``contrast_shown``: whether it has been put into the dataset while frames come.
     """
@@ -69,6 +69,7 @@ class Stream:
     was_active: bool = False
     backend_reason: str = ""
     error: OmewdError | None = None
+    loss: Loss | None = None
     ended_by: str = ""
     ended_ns: int | None = None
     retries: int = 0
@@ -120,18 +121,25 @@ class Stream:
         """Go on where another daemon was, or after a failure; ``rings`` have been resumed."""
         for source, ring in zip(self.sources, rings, strict=True):
             source.resume(ring, now_ns)
-        self.settled, self.error, self.ended_ns, self.paused = False, None, None, None
+        self.settled, self.error, self.loss, self.ended_ns, self.paused = False, None, None, None, None
         self.was_active = True
         self.state = State.ACTIVE
         self._drain_if_ended()
         failed = next((ring for ring in rings if ring.state == STATE_FAILED), None)
         if failed is not None:
             self.state = State.FAILED
-            self.error = failed.failure or stream_failed("it failed, and the reason was lost with the last daemon")
+            failure = failed.failure
+            lost = OmewdError("reason_lost", "it failed, and the reason was lost with the last daemon")
+            self.error, self.loss = (failure.reason, failure.loss) if failure else (lost, None)
             self.ended_by = "failure"
             for source in self.sources:  # the last daemon may have died before it had told all of them
                 if source.is_open:
                     source.fail(self.error, now_ns)
+
+    @property
+    def failure(self) -> StreamFailedError | None:
+        """Why it has failed and what is lost by that, as producers and waiting clients get it."""
+        return StreamFailedError.of(self.error, self.loss) if self.error is not None else None
 
     @property
     def has_kept_frames(self) -> bool:
@@ -188,13 +196,11 @@ class Stream:
         """Whether write units may be given to writers."""
         return self.state in (State.ACTIVE, State.DRAINING) and self.paused is None
 
-    def note_waits(self, packed: dict[str, Any], done_ns: int, now_ns: int) -> None:
-        """Take in where a job's frames have waited; the job was done at ``done_ns``."""
-        waits: Waits = {stage: Histogram.unpack(histogram) for stage, histogram in packed.items()}
-        frames = waits["dispatch"].frames
-        waits["report"] = Histogram()
-        waits["report"].add(now_ns - done_ns, frames)
-        self.waits.add(waits, now_ns)
+    def note_waits(self, waits: Waits, frames: int, reported_in_ns: int, now_ns: int) -> None:
+        """Take in where the frames of a job have waited; its report has taken ``reported_in_ns`` to come."""
+        report = Histogram()
+        report.add(reported_in_ns, frames)
+        self.waits.add({**waits, "report": report}, now_ns)
 
     def may_show_contrast(self, now_ns: int) -> bool:
         """Whether frames of all channels have come, and nobody has put it into the dataset yet.
@@ -236,29 +242,21 @@ class Stream:
         return tuple(source.safe_below for source in self.sources)
 
     def tell_loss(self, by_ledger: Sequence[Totals] | None = None) -> None:
-        """Find what is lost of a failed stream, and say so in its error, also to the producers.
+        """Find what is lost of a failed stream, and say so, also to the producers.
 
         ``by_ledger``: what its ledger says of each source; without that it is what no writer has reported.
         """
         assert self.error is not None
-        told = []
         for source in self.sources:
             if by_ledger is None:
                 source.find_lost()
             else:
                 source.count_by(by_ledger[source.number])
-            runs = ", ".join(
-                f"{first}-{first + n - 1}" if n > 1 else str(first) for first, n in source.lost[:_RUNS_TOLD]
-            )
-            if runs:
-                more = ", …" if len(source.lost) > _RUNS_TOLD else ""
-                told.append(f"{source.name}: {runs}{more}" if source.name else f"{runs}{more}")
-        reason = _LOSS.sub("", self.error.message)  # a daemon before this one may have said so already
-        text = f"{reason}; all {self.received} received frames are written"
-        if told:
-            count = sum(source.lost_frames for source in self.sources)
-            text = f"{reason}; {count} of {self.received} received frames are missing: {'; '.join(told)}"
-        self.error = OmewdError(self.error.code, text, self.error.remedy)
+        self.loss = Loss(
+            received=self.received,
+            frames=sum(source.lost_frames for source in self.sources),
+            by_source=tuple((source.name, source.lost[:_LOST_RUNS]) for source in self.sources),
+        )
         for source in self.sources:
             if source.ring is not None:
-                source.ring.fail(self.error)
+                source.ring.fail(self.error, self.loss)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import structlog
 
 from omewd.daemon.config import RING_TARGET_BYTES, ServeConfig
 from omewd.daemon.control.server import Peer
+from omewd.daemon.jobs.tasks import Owner
 from omewd.daemon.processes import shared_memory
 from omewd.daemon.state.journal import ACTIVE, STARTING, SWEEP, Journal, boot_id
 from omewd.daemon.state.kept import KeptRing
@@ -43,7 +45,7 @@ class Streams:
     """``open``: streams that still do something, by id; ``ended``: the last ones that ended, by name.
 
     ``kept``: what could not be taken over of the last daemon's streams, by name. It counts in the memory budget, and
-    no other stream may replace its dataset.
+    no other stream may replace its dataset. ``owner_of``: makes the owner of a stream's jobs.
     """
 
     def __init__(self, config: ServeConfig, journal: Journal, instance: str) -> None:
@@ -51,6 +53,7 @@ class Streams:
         self._journal = journal
         self._instance = instance
         self._last_id = 0
+        self.owner_of: Callable[[Holding], Owner]
         self.open: dict[int, Holding] = {}
         self.kept: dict[str, KeptRing] = {}
         self.ended: dict[str, Stream] = {}
@@ -162,7 +165,7 @@ class Streams:
         )
         holding = self._hold(stream)
         holding.request, holding.auto_name = fields, auto_name
-        self.open[stream.id] = holding
+        self.adopt(holding)
         return holding
 
     def _hold(self, stream: Stream) -> Holding:
@@ -218,7 +221,8 @@ class Streams:
         self._journal.write(stream.spec.name, entry)
 
     def adopt(self, holding: Holding) -> None:
-        """Add a stream that another daemon had open."""
+        """Add a stream, also one that another daemon had open."""
+        holding.owner = self.owner_of(holding)
         self.open[holding.stream.id] = holding
 
     def count_from(self, number: int) -> None:

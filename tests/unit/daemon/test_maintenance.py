@@ -14,6 +14,7 @@ from omewd.daemon.streams.stream import State, Stream
 from omewd.errors import OmewdError
 from omewd.model.spec.dimensions import parse_dims
 from omewd.model.spec.spec import StreamSpec
+from omewd.protocol.jobs.frames import GrowShape, SealShards
 from tests.unit.rings import make_geometry
 
 SECOND = 10**9
@@ -36,7 +37,14 @@ def have(stream: Stream, *frames: int) -> None:
 
 
 def due(upkeep: Upkeep, stream: Stream, now_ns: int = 0) -> list[tuple[str, int]]:
-    return list(upkeep.due(stream, now_ns))
+    return [("seal", job.source) if isinstance(job, SealShards) else ("grow", 0) for job in upkeep.due(stream, now_ns)]
+
+
+def sealed(source: int) -> SealShards:
+    return SealShards(1, source, 0)
+
+
+GROWN = GrowShape(1, ())
 
 
 def test_each_source_is_sealed_when_it_has_whole_shards() -> None:
@@ -47,9 +55,9 @@ def test_each_source_is_sealed_when_it_has_whole_shards() -> None:
     assert due(upkeep, stream) == []
     have(stream, 4, 4, 12)
     assert due(upkeep, stream) == [("seal", 0)]  # of the last one a job is out
-    upkeep.done("seal", 2, 0)
+    upkeep.done(sealed(2), 0)
     assert due(upkeep, stream) == [("seal", 2)]
-    upkeep.done("seal", 1, 0)
+    upkeep.done(sealed(1), 0)
     assert due(upkeep, stream) == []  # it has got no further
 
 
@@ -57,7 +65,7 @@ def test_without_a_whole_shard_more_nothing_is_sealed() -> None:
     upkeep, stream = Upkeep(), stream_of("t:100:1:4,v:2,y:2,x:3")
     have(stream, 4, 0)
     assert due(upkeep, stream) == [("seal", 0)]
-    upkeep.done("seal", 0, 0)
+    upkeep.done(sealed(0), 0)
     for count in (4, 5, 6, 7):
         have(stream, count, 3)
         assert due(upkeep, stream) == []
@@ -88,10 +96,10 @@ def test_the_shape_follows_the_frames_of_all_sources_at_a_distance() -> None:
     assert upkeep.grown_to == (0, 1)
     have(stream, 2, 5)
     assert due(upkeep, stream, 20 * SECOND) == []  # one is out
-    upkeep.done("grow", 0, 10 * SECOND)
+    upkeep.done(GROWN, 10 * SECOND)
     assert due(upkeep, stream, 20 * SECOND) == [("grow", 0)]
     assert upkeep.grown_to == stream.safe_below == (2, 5)
-    upkeep.done("grow", 0, 20 * SECOND)
+    upkeep.done(GROWN, 20 * SECOND)
     assert due(upkeep, stream, 30 * SECOND) == []  # nothing is new
     have(stream, 3, 5)
     assert due(upkeep, stream, 21 * SECOND) == []  # too soon
@@ -110,10 +118,10 @@ def test_sealing_and_growing_do_not_wait_for_each_other() -> None:
     assert due(upkeep, stream, 10 * SECOND) == [("seal", 0), ("grow", 0)]
     have(stream, 4, 4, 0)
     assert due(upkeep, stream, 20 * SECOND) == [("seal", 1)]
-    upkeep.done("grow", 0, 10 * SECOND)
+    upkeep.done(GROWN, 10 * SECOND)
     assert upkeep.sealing == {0, 1}
     assert due(upkeep, stream, 20 * SECOND) == [("grow", 0)]
-    upkeep.done("seal", 1, 0)
+    upkeep.done(sealed(1), 0)
     assert (upkeep.sealing, upkeep.growing) == ({0}, True)
 
 
@@ -152,7 +160,7 @@ def test_every_whole_shard_is_sealed_and_no_two_jobs_of_a_source_are_out(steps: 
                 frames[number] += count
                 have(stream, *frames)
             case "done":
-                upkeep.done("seal", number, 0)
+                upkeep.done(sealed(number), 0)
                 out.discard(number)
             case _:
                 for kind, source in due(upkeep, stream):
@@ -169,7 +177,7 @@ def test_growing_that_takes_long_is_not_done_all_the_time() -> None:
     stream, upkeep = stream_of("t:inf,v:2,y:2,x:3"), Upkeep()
     have(stream, 5, 5)
     assert due(upkeep, stream, 10 * SECOND) == [("grow", 0)]
-    upkeep.done("grow", 0, 15 * SECOND)
+    upkeep.done(GROWN, 15 * SECOND)
     have(stream, 6, 5)
     assert due(upkeep, stream, 64 * SECOND) == []
     assert due(upkeep, stream, 65 * SECOND) == [("grow", 0)]

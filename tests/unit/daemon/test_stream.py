@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omewd.daemon.control.status import stream_status
-from omewd.daemon.jobs.jobs import finalize_job
+from omewd.daemon.jobs.of_stream import finalize_job
 from omewd.daemon.streams.stream import State
 from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
-from omewd.protocol.jobs import Job
-from omewd.protocol.messages import MAX_MESSAGE_BYTES
+from omewd.protocol.jobs.frames import WriteUnits
+from omewd.protocol.jobs.job import job_message
+from omewd.protocol.messages import MAX_MESSAGE_BYTES, encode
 from omewd.ring.layout import (
     GAP_SKIPPED,
     PUBLISHED,
@@ -78,7 +79,7 @@ def test_a_unit_is_given_out_once_when_its_last_frame_is_there(plan: Plan, histo
         assert units == list(range(len(units)))
 
 
-def check_job(it: Camera, job: Job) -> None:
+def check_job(it: Camera, job: WriteUnits) -> None:
     plan, fates, last = it.source.plan, it.fates, job.unit + job.units - 1
     first, stop = plan.first_frame(job.unit), min(plan.last_frame(last) + 1, it.stream.received)
     if job.gap_frames is None:
@@ -244,7 +245,7 @@ def test_a_damaged_ring_does_not_keep_a_stream_from_failing(code: str) -> None:
         assert it.ends.producer.state == STATE_FAILED
         failure = it.ends.producer.failure
         assert failure is not None
-        assert failure.message == "first reason"
+        assert (failure.reason.code, failure.reason.message) == (code, "first reason")
         it.source.find_lost()
         assert (it.source.lost, it.stream.in_flight) == (((0, 2),), 0)
 
@@ -361,7 +362,7 @@ def test_many_lost_runs_still_fit_in_the_last_job() -> None:
         it.stream.fail(OmewdError("disk_full", "no space"), 1)
         it.source.find_lost()
         assert it.stream.in_flight == 0
-        assert len(json.dumps({"do": "job", "job": finalize_job(it.stream, 1).to_dict()})) < MAX_MESSAGE_BYTES
+        assert len(encode(job_message(1, finalize_job(it.stream)))) < MAX_MESSAGE_BYTES
 
 
 def test_a_status_is_json_and_its_figures_agree() -> None:

@@ -12,6 +12,7 @@ import pytest
 from omewd.daemon.control.server import ControlServer, Peer
 from omewd.daemon.datasets.user_metadata import Annotations
 from omewd.daemon.jobs.dispatcher import Dispatcher
+from omewd.daemon.jobs.tasks import Lease
 from omewd.daemon.streams.stream import State, Stream
 from omewd.daemon.streams.streams import Streams
 from omewd.dataset.user_value import annotation
@@ -19,7 +20,8 @@ from omewd.errors import OmewdError
 from omewd.model.contrast import FRACTIONS
 from omewd.model.spec.dimensions import parse_dims
 from omewd.model.spec.spec import StreamSpec
-from omewd.protocol.jobs import NO_STREAM, Job
+from omewd.protocol.jobs.job import Result
+from omewd.protocol.jobs.metadata import PutContrast, PutUserMetadata
 from tests.unit.rings import make_geometry
 
 
@@ -53,16 +55,20 @@ class Desk:
     def is_open(self, stream: Stream) -> None:
         self.streams.open[stream.id] = SimpleNamespace(stream=stream)
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[Lease]:
         """What has been submitted since."""
-        found: list[Job] = []
+        found: list[Lease] = []
         while leases := self.dispatcher.assign([next(self._writers)], [], 0):
-            found += [lease.task.job for lease in leases]
+            found += leases
         return found
 
-    def end(self, job: Job, error: OmewdError | None = None) -> None:
-        self.dispatcher.finish(job.id, 0)
-        self.annotations.ended(job, error)
+    def end(self, lease: Lease, error: OmewdError | None = None) -> None:
+        self.dispatcher.finish(lease.id, 0)
+        task = lease.task
+        if error is None:
+            task.owner.job_done(task, Result(), 0)
+        else:
+            task.owner.job_failed(task, error, 0)
 
     @property
     def answers(self) -> list[tuple[Any, Any]]:
@@ -82,9 +88,14 @@ def stream_in(state: State, number: int = 1, dataset: str = "s.ome.zarr", *, set
     return stream
 
 
-def by(job: Job) -> object:
-    assert (job.kind, job.namespace) == ("annotate", "mine")
-    return annotation(job.attachment)["by"]
+def given(lease: Lease) -> PutUserMetadata:
+    assert isinstance(lease.task.job, PutUserMetadata)
+    return lease.task.job
+
+
+def by(lease: Lease) -> object:
+    assert given(lease).namespace == "mine"
+    return annotation(given(lease).value)["by"]
 
 
 @pytest.mark.parametrize(
@@ -110,8 +121,8 @@ def test_a_reserved_namespace_is_told_which_are(desk: Desk) -> None:
 def test_namespaces_that_are_taken(desk: Desk, namespace: str) -> None:
     desk.add("a", stream_in(State.ACTIVE), namespace, {"deep": [{"er": None}]})
     [job] = desk.jobs()
-    assert (job.namespace, job.dataset) == (namespace, "s.ome.zarr")
-    assert annotation(job.attachment) == {"deep": [{"er": None}]}
+    assert (given(job).namespace, given(job).dataset) == (namespace, "s.ome.zarr")
+    assert annotation(given(job).value) == {"deep": [{"er": None}]}
 
 
 @pytest.mark.parametrize("value", [[], [1], "text", 5, 0.5, True, None])
@@ -141,7 +152,7 @@ def test_windows_are_put_in_between_what_clients_give(desk: Desk) -> None:
     [first] = desk.jobs()
     desk.end(first)
     [second] = desk.jobs()
-    assert (second.namespace, second.windows) == ("", ((0, 5.0, 5.0, 5.0, 5.0),))
+    assert second.task.job == PutContrast("s.ome.zarr", stream.epoch, ((0, 5.0, 5.0, 5.0, 5.0),))
     desk.end(second, OmewdError("disk_error", "once"))
     assert desk.answers == [("ada", {})]
     assert not desk.annotations.is_writing(stream)
@@ -150,13 +161,13 @@ def test_windows_are_put_in_between_what_clients_give(desk: Desk) -> None:
 def test_an_empty_mapping_is_one(desk: Desk) -> None:
     desk.add("a", stream_in(State.ACTIVE), "mine", {})
     [job] = desk.jobs()
-    assert annotation(job.attachment) == {}
+    assert annotation(given(job).value) == {}
 
 
 def test_who_gives_metadata_is_answered_when_it_is_on_disk(desk: Desk) -> None:
     desk.add("a", stream_in(State.ACTIVE, number=7))
     [job] = desk.jobs()
-    assert (job.stream, desk.answers) == (7, [])
+    assert desk.answers == []
     desk.end(job)
     assert desk.answers == [("a", {})]
     desk.end(job)
@@ -182,7 +193,7 @@ def test_datasets_do_not_wait_for_each_other(desk: Desk) -> None:
     desk.add("a", one)
     desk.add("b", other)
     jobs = desk.jobs()
-    assert [(by(job), job.stream, job.dataset) for job in jobs] == [("a", 1, "one.zarr"), ("b", 2, "other.zarr")]
+    assert [(by(job), given(job).dataset) for job in jobs] == [("a", "one.zarr"), ("b", "other.zarr")]
     desk.end(jobs[1])
     assert desk.answers == [("b", {})]
     desk.add("c", one)
@@ -211,7 +222,6 @@ def test_metadata_waits_while_the_daemon_writes_that_of_the_dataset(desk: Desk, 
     stream.settled = state is not State.STARTING
     desk.annotations.step(stream)
     [job] = desk.jobs()
-    assert job.stream == (stream.id if state is State.STARTING else NO_STREAM)
     desk.end(job)
     assert desk.answers == [("a", {})]
 
@@ -220,7 +230,7 @@ def test_metadata_waits_while_the_daemon_writes_that_of_the_dataset(desk: Desk, 
 def test_the_dataset_of_a_stream_that_has_ended_takes_metadata_too(desk: Desk, state: State) -> None:
     desk.add("a", stream_in(state, settled=True))
     [job] = desk.jobs()
-    assert (job.stream, job.dataset) == (NO_STREAM, "s.ome.zarr")
+    assert given(job).dataset == "s.ome.zarr"
     desk.end(job)
     assert desk.answers == [("a", {})]
 
@@ -251,14 +261,14 @@ def test_a_job_that_a_failure_took_back_is_asked_for_again(desk: Desk) -> None:
     desk.add("a", stream)
     desk.add("b", stream)
     stream.state = State.FAILED
-    desk.annotations.forgotten(desk.dispatcher.forget(stream.id))
+    desk.annotations.forget(stream)
     desk.annotations.step(stream)
     assert (desk.jobs(), desk.answers) == ([], [])  # the last metadata is being written
     stream.settled = True
     desk.annotations.step(stream)
     for who in "ab":
         [job] = desk.jobs()
-        assert (by(job), job.stream) == (who, NO_STREAM)
+        assert by(job) == who
         desk.end(job)
         assert desk.answers == [(who, {})]
 
@@ -269,7 +279,7 @@ def test_a_job_that_is_out_when_its_stream_fails_still_answers(desk: Desk) -> No
     desk.add("b", stream)
     [job] = desk.jobs()
     stream.state = State.FAILED
-    desk.annotations.forgotten(desk.dispatcher.forget(stream.id))
+    desk.annotations.forget(stream)
     desk.end(job)
     assert desk.answers == [("a", {})]
     assert desk.jobs() == []
@@ -282,9 +292,7 @@ def test_jobs_of_others_are_none_of_its_business(desk: Desk) -> None:
     stream = stream_in(State.ACTIVE)
     desk.add("a", stream)
     [job] = desk.jobs()
-    desk.annotations.forgotten([job.id + 1])
-    desk.annotations.ended(Job(id=job.id + 1, stream=1, kind="annotate", dataset="s.ome.zarr"))
-    desk.annotations.ended(Job(id=job.id, stream=1, kind="annotate", dataset="elsewhere.zarr"))
+    desk.annotations.forget(stream_in(State.ACTIVE, 2))
     desk.annotations.step(stream_in(State.ACTIVE, 2, "elsewhere.zarr"))
     desk.annotations.discarded(stream_in(State.ACTIVE, 2, "elsewhere.zarr"))
     assert (desk.jobs(), desk.answers) == ([], [])
