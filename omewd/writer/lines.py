@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from omewd.dataset.ledger import ledger
-from omewd.protocol.jobs import Job
+from omewd.protocol.jobs.frames import WriteUnits
 from omewd.writer.ring_reader import RingReader, UnitFrames
 
 Array = np.ndarray[Any, Any]
 
 
 def ledger_lines(
-    ring: RingReader, units: Sequence[UnitFrames], job: Job, lines: ledger.FrameLines, source: int | None
+    ring: RingReader, units: Sequence[UnitFrames], job: WriteUnits, lines: ledger.FrameLines, source: int | None
 ) -> list[str]:
     """A job's lines, in the order of frame indexes; ``source``: what they say of theirs."""
     indexes = np.concatenate([unit.grid.ravel() for unit in units])
@@ -33,7 +33,7 @@ def ledger_lines(
     return [line for _, line in sorted([*zip(frames.tolist(), made, strict=True), *told])]
 
 
-def gap_lines(job: Job, source: int | None) -> list[str]:
+def gap_lines(job: WriteUnits, source: int | None) -> list[str]:
     """The lines of a job whose units hold no frame: one for each kind of gap."""
     assert job.gap_frames is not None
     first, stop = job.gap_frames
