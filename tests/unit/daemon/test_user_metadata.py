@@ -15,7 +15,7 @@ from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.tasks import Lease
 from omewd.daemon.state.journal import Journal
-from omewd.dataset.user_value import annotation
+from omewd.dataset.user_value import parsed
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.job import Result
 from omewd.protocol.jobs.metadata import PutContrast, PutUserMetadata
@@ -85,7 +85,7 @@ def given(lease: Lease) -> PutUserMetadata:
 
 def by(lease: Lease) -> object:
     assert given(lease).namespace == "mine"
-    return annotation(given(lease).value)["by"]
+    return parsed(given(lease).value)["by"]
 
 
 @pytest.mark.parametrize(
@@ -112,18 +112,18 @@ def test_namespaces_that_are_taken(desk: Desk, namespace: str) -> None:
     desk.add("a", desk.dataset(Phase.WRITING), namespace, {"deep": [{"er": None}]})
     [job] = desk.jobs()
     assert (given(job).namespace, given(job).dataset) == (namespace, "s.ome.zarr")
-    assert annotation(given(job).value) == {"deep": [{"er": None}]}
+    assert parsed(given(job).value) == {"deep": [{"er": None}]}
 
 
 @pytest.mark.parametrize("value", [[], [1], "text", 5, 0.5, True, None])
 def test_a_value_may_be_any_json(value: Any) -> None:
-    assert annotation(json.dumps(value).encode()) == value
+    assert parsed(json.dumps(value).encode()) == value
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 100_000, b'{"a":' * 70 + b"1" + b"}" * 70, b"NaN"])
 def test_what_can_not_be_read_is_refused(text: bytes) -> None:
     with pytest.raises(OmewdError) as caught:
-        annotation(text)
+        parsed(text)
     assert caught.value.code == "bad_metadata"
 
 
@@ -151,7 +151,7 @@ def test_windows_are_put_in_between_what_clients_give(desk: Desk) -> None:
 def test_an_empty_mapping_is_one(desk: Desk) -> None:
     desk.add("a", desk.dataset(Phase.WRITING), "mine", {})
     [job] = desk.jobs()
-    assert annotation(given(job).value) == {}
+    assert parsed(given(job).value) == {}
 
 
 def test_who_gives_metadata_is_answered_when_it_is_on_disk(desk: Desk) -> None:
