@@ -170,10 +170,10 @@ def _histogram(value: Any) -> Histogram:
     try:
         longest_ns, *pairs = value
         counts = dict(pairs)
+        total = sum(counts, sum(counts.values(), longest_ns))  # of whole numbers only is it one
     except (TypeError, ValueError) as error:
         raise _no(value, "histogram") from error
-    types = {type(value), type(longest_ns), *map(type, counts), *map(type, counts.values())}
-    if types != {list, int} or (counts and not 0 <= min(counts) <= max(counts) <= _MOST_BUCKETS):
+    if type(total) is not int or (counts and not 0 <= min(counts) <= max(counts) <= _MOST_BUCKETS):
         raise _no(value, "histogram")
     return Histogram(counts, longest_ns)
 
