@@ -28,8 +28,9 @@ class Written(Result):
     done_ns: int
 
     def __post_init__(self) -> None:
-        if any(len(sketch) != len(FRACTIONS) for _, sketch in self.contrast):
-            raise OmewdError("bad_message", f"a sketch of grey values has {len(FRACTIONS)} numbers")
+        for _, sketch in self.contrast:
+            if len(sketch) != len(FRACTIONS):
+                raise OmewdError("bad_message", f"a sketch of grey values has {len(FRACTIONS)} numbers")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from omewd.model.waits import Histogram, bucket_of
 AnyInt = Annotated[int, "any"]
 
 _END = 2**63
-_MOST_BUCKETS = bucket_of(_END)
+_BUCKETS = frozenset(range(bucket_of(_END) + 1))
 Reader = Callable[[Any], Any]
 
 
@@ -170,10 +170,10 @@ def _histogram(value: Any) -> Histogram:
     try:
         longest_ns, *pairs = value
         counts = dict(pairs)
-        total = sum(counts, sum(counts.values(), longest_ns))  # of whole numbers only is it one
+        total = sum(counts.values(), longest_ns)  # of whole numbers only is it one
     except (TypeError, ValueError) as error:
         raise _no(value, "histogram") from error
-    if type(total) is not int or (counts and not 0 <= min(counts) <= max(counts) <= _MOST_BUCKETS):
+    if type(total) is not int or not counts.keys() <= _BUCKETS:
         raise _no(value, "histogram")
     return Histogram(counts, longest_ns)
 
@@ -209,9 +209,11 @@ def _many(read: Reader) -> Reader:
 
 
 def _row(readers: list[Reader]) -> Reader:
+    count = len(readers)
+
     def read_row(value: Any) -> tuple[Any, ...]:
-        if type(value) is not list or len(value) != len(readers):
-            raise _no(value, f"list of {len(readers)}")
+        if type(value) is not list or len(value) != count:
+            raise _no(value, f"list of {count}")
         return tuple([read(inner) for read, inner in zip(readers, value, strict=True)])
 
     return read_row
@@ -221,7 +223,7 @@ def _mapping(read: Reader) -> Reader:
     def read_mapping(value: Any) -> dict[str, Any]:
         if type(value) is not dict:
             raise _no(value, "object")
-        return {_text(key): read(inner) for key, inner in value.items()}
+        return {key: read(inner) for key, inner in value.items()}  # JSON has no keys but texts
 
     return read_mapping
 
