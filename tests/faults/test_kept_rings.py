@@ -169,7 +169,7 @@ def test_a_ring_of_another_version_is_kept_and_told(daemons: Daemons, kept: Stre
     assert "version 3, and this omewd reads version 2" in line
     shown = "".join(daemons.now.omewd("status").stdout.split())  # lines are wrapped
     assert "couldnotbetakenover" in shown
-    assert "omewdresume-streamcamtriesitagain,stop-streamletsitgo" in shown
+    assert "omewdresume-streamcamtriesagain,stop-streamdiscardsit" in shown
     assert daemons.now.omewd("stop-stream", "cam").returncode == 0
 
 
