@@ -16,14 +16,14 @@ from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.tasks import Task
 from omewd.daemon.loop import Loop
 from omewd.daemon.processes import shared_memory
-from omewd.daemon.state.journal import RECOVER, STARTING, SWEEP, UNDO, Journal, boot_id
+from omewd.daemon.state.journal import RECOVER, STARTING, SWEEP, UNDO, Journal, boot_id, require_readable
 from omewd.daemon.state.kept import KeptRing
 from omewd.daemon.streams.rings import HeldRing, Holding
 from omewd.daemon.streams.stream import Stream
 from omewd.daemon.streams.streams import Streams
 from omewd.errors import OmewdError
 from omewd.model.spec.outline import split
-from omewd.model.spec.spec import StreamSpec
+from omewd.model.spec.stored import stored_spec
 from omewd.process.faultpoints import point
 from omewd.protocol.jobs.datasets import RecoverDataset, Recovered, SweepLeftovers, UndoDataset
 from omewd.protocol.jobs.job import Job, Result
@@ -133,6 +133,7 @@ class Recovery:
             self._submit(apart, kept.entry, RECOVER)
 
     def _take_over(self, name: str, entry: dict[str, Any]) -> None:
+        require_readable(entry)
         if kind := self._journal.kind_of(name):
             self._submit(name, entry, kind)
             return
@@ -175,7 +176,7 @@ class Recovery:
         Raises FileNotFoundError if a ring is gone, OmewdError ``bad_ring`` if one is damaged; they stay as they are.
         """
         fields, details = details_of(entry)
-        spec = StreamSpec.parse(fields)
+        spec = stored_spec(fields)
         with contextlib.ExitStack() as undo:
             held: list[tuple[str, int, Segment]] = []
             rings: list[DaemonRing] = []
