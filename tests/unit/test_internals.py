@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import re
 import struct
+from pathlib import Path
 
 import pytest
 
+from omewd.daemon.control import requests
+from omewd.daemon.state import recovery
 from omewd.model.dtypes import MAX_FRAMES
+from omewd.protocol import messages
+from omewd.protocol.jobs.job import FINAL_ERRORS
 from omewd.ring import layout
 from omewd.ring.layout import Geometry
 from omewd.store.format import shard_table
 from omewd.store.format.shard_index import ENTRY_BYTES
+from omewd.writer.handlers.table import KINDS
 from tests.support.places import DOCS
 
 INTERNALS = DOCS / "internals"
@@ -79,6 +87,53 @@ def test_the_table_of_a_shard_in_progress() -> None:
     assert int(end["offset"]) == len(shard_table.MAGIC)
     assert int(entries["offset"]) == shard_table.HEADER.size
     assert entries["type"] == f"{ENTRY_BYTES} bytes for each chunk"
+
+
+def fields_of(record: type) -> str:
+    """The names of a dataclass's fields as the pages list them."""
+    return ", ".join(field.name for field in dataclasses.fields(record)) or "–"
+
+
+def test_the_kinds_of_jobs() -> None:
+    described = {row["kind"]: row for row in table("jobs.md", "jobs")}
+    assert set(described) == set(KINDS)
+    for name, kind in KINDS.items():
+        needs = kind.needs
+        assert described[name] == {
+            "kind": name,
+            "role": needs.role,
+            "long role": needs.long_role or "–",
+            "opened": needs.opened.name.lower(),
+            "tries": str(needs.tries),
+            "waits for space": "yes" if needs.waits_for_space else "no",
+            "fields": fields_of(kind),
+            "result": fields_of(kind.result),
+        }
+    text = (INTERNALS / "jobs.md").read_text()
+    assert {code for code in FINAL_ERRORS if f"`{code}`" in text} == FINAL_ERRORS
+
+
+def test_the_limits_of_messages() -> None:
+    for row in table("control-protocol.md", "limits"):
+        assert int(row["value"]) == getattr(messages, row["limit"]), row
+
+
+def test_the_operations() -> None:
+    """Those that the daemon's requests are matched against, and the fields that are read of each."""
+    tree = ast.parse(Path(requests.__file__).read_text())
+    matches = [node for node in ast.walk(tree) if isinstance(node, ast.Match)]
+    cases = [case.pattern for match in matches for case in match.cases]
+    known = {
+        str(pattern.value.value)
+        for pattern in cases
+        if isinstance(pattern, ast.MatchValue) and isinstance(pattern.value, ast.Constant)
+    }
+    assert {row["op"] for row in table("control-protocol.md", "operations")} == known
+
+
+def test_an_entry_of_the_journal() -> None:
+    described = {row["field"] for row in table("journal.md", "entry")}
+    assert described - {"details"} == recovery._ENTRY
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in INTERNALS.glob("*.md")))
