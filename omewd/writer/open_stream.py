@@ -14,7 +14,7 @@ from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.outline import join
-from omewd.model.spec.spec import StreamSpec
+from omewd.model.spec.stored import stored_spec
 from omewd.protocol.jobs.job import StreamToOpen
 from omewd.ring.segment import Segment
 from omewd.store.format.shard_table import STAGING
@@ -29,7 +29,7 @@ class OpenStream:
 
     def __init__(self, told: StreamToOpen, tools: Tools) -> None:
         self.epoch, self.backend, self.folder = told.epoch, BACKENDS[told.backend], Path(told.dataset)
-        self.spec = spec = StreamSpec.parse(join(told.outline, told.details))
+        self.spec = spec = stored_spec(join(told.outline, told.details))
         self._clock = tools.clock
         self.rings: dict[int, RingReader] = {}
         self.lines: dict[int, ledger.FrameLines] = {}
