@@ -21,18 +21,18 @@ from omewd.errors import OmewdError
 from omewd.model.contrast import Window
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Plan
-from omewd.model.plan.shards import Flags
+from omewd.model.plan.shards import Flags, ShardLayout
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.process.faultpoints import point
 from omewd.store.filesystem import sync_folder
 from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE, Publisher
-from omewd.store.sinks.shards import ShardPool, Shards
-from omewd.store.stopwatch import Stopwatch
+from omewd.store.sinks.shards import ShardSink
+from omewd.store.tools import Tools
 
 # Names files of metadata that are being written.
-ANNOTATE = "annotate"
+USER_METADATA = "user-metadata"
 # A file takes a quarter of a millisecond of a core, and as long again for its sync.
 _FEW_DOCUMENTS = 16
 
@@ -287,7 +287,7 @@ def finalize(
     _publish(publisher, _changed(dataset, documents), "finalize")
     point("writer: finalized")
     shutil.rmtree(dataset / STAGING)
-    for aside in (dataset / ledger.FOLDER).glob(f"{ANNOTATE}-*"):  # of a writer that was killed at that
+    for aside in (dataset / ledger.FOLDER).glob(f"{USER_METADATA}-*"):  # of a writer that was killed at that
         aside.unlink(missing_ok=True)
     if spec.durability == "fsync":
         publisher.sync_folders([dataset / ledger.FOLDER, dataset])
@@ -324,10 +324,9 @@ def seal_by_ledger(spec: StreamSpec, dataset: Path) -> None:
 
 
 def _seal(spec: StreamSpec, publisher: Publisher, written: Sequence[Flags] | None) -> None:
-    with closing(ShardPool()) as pool:
+    with closing(Tools()) as tools, closing(ShardSink(publisher, tools)) as sink:
         for level, source in product(levels_of(spec), range(spec.sources)):
-            shards = Shards(spec, publisher, Stopwatch(), pool, level, source)
-            shards.seal(written=None if written is None else written[source])
+            sink.seal(ShardLayout(spec, level, source), written=None if written is None else written[source])
 
 
 def _check_inside(dataset: Path, root: Path) -> None:

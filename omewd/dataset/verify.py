@@ -24,6 +24,7 @@ from omewd.model.plan.images import image_paths
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Plan
 from omewd.model.plan.shards import Flags, ShardLayout, ShardPlace
+from omewd.model.spec.backend import first_choice
 from omewd.model.spec.spec import StreamSpec
 from omewd.store.format.shard_index import ABSENT, read_entries
 
@@ -223,7 +224,7 @@ def _check_keys(
     keys = keys_of(layout, unit)
     if not _check_files(dataset, list(keys), report):
         return False
-    if not spec.sharded or spec.backend in ledger.LEAVE_ZEROS_OUT:
+    if not spec.sharded or first_choice(spec.backend).leaves_zeros_out:
         return True
     whole = [_check_index(dataset / key, layout, place, written, report) for key, place in keys.items()]
     return all(whole)

@@ -7,6 +7,7 @@ from pathlib import Path
 from omewd.dataset import dataset
 from omewd.model.spec.outline import join
 from omewd.model.spec.spec import StreamSpec
+from omewd.model.spec.stored import stored_spec
 from omewd.protocol.jobs.datasets import (
     CheckPlace,
     CreateDataset,
@@ -21,20 +22,19 @@ from omewd.protocol.jobs.datasets import (
 )
 from omewd.protocol.jobs.job import Result
 from omewd.store import encoders as backends
-from omewd.store.encoders.base import UnitArray
 from omewd.writer.open_streams import OpenStreams
 
 
 def check_place(job: CheckPlace, _: OpenStreams) -> PlaceChecked:
     spec = StreamSpec.parse(join(job.outline, job.details))
     place = dataset.check(spec, Path(job.dataset), Path(job.root))
-    backend, reason = backends.select(spec.backend, UnitArray.of(spec), place)
+    backend, reason = backends.select(spec, place)
     return PlaceChecked(str(place), backend.name, reason)
 
 
 def create(job: CreateDataset, streams: OpenStreams) -> Leftovers:
     stream = streams.get(job.stream)
-    stream.open_sinks()  # a library that fails does so before anything is made
+    stream.open_encoders()  # a library that fails does so before anything is made
     dataset.create(stream.spec, stream.folder, Path(job.root), stream.epoch)
     stream.hold_dataset()
     return Leftovers(dataset.has_leftovers(stream.folder, stream.epoch))
@@ -51,7 +51,7 @@ def sweep(job: SweepLeftovers, _: OpenStreams) -> Result:
 
 
 def recover(job: RecoverDataset, _: OpenStreams) -> Recovered:
-    spec = StreamSpec.parse(join(job.outline, job.details))
+    spec = stored_spec(join(job.outline, job.details))
     totals = dataset.recover(spec, Path(job.dataset), job.epoch)
     return Recovered(totals is not None, tuple(totals or ()))
 
