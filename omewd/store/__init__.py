@@ -1,1 +1,1 @@
-"""Bytes to disk: encoders turn pixels into the bytes of chunks, sinks put keys where they belong."""
+"""Puts bytes on disk: encoders turn pixels into the bytes of chunks, and sinks put keys in their places."""

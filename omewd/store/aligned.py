@@ -1,4 +1,4 @@
-"""Bytes as O_DIRECT wants them: out of page-aligned memory, in whole blocks."""
+"""Arranges bytes for O_DIRECT: in whole blocks, from page-aligned memory."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from omewd.store.encoders.base import Block, Piece
 from omewd.store.filesystem import start_write_back
 
 ALIGNMENT = 4096
-# Room for a piece behind what is left of a block.
+# Room for a piece after the rest of a block.
 _BUFFER_BYTES = PIECE_BYTES + ALIGNMENT
 _IOV_MAX = 1024
 
 
 def aligned(size: int) -> int:
-    """A size rounded up to whole blocks."""
+    """Round a size up to whole blocks."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 class Buffers:
-    """Page-aligned memory, a buffer a thread; what was in it is lost with the next call."""
+    """Page-aligned buffers, one for each thread. A thread's next call overwrites its buffer."""
 
     def __init__(self) -> None:
         self._local = threading.local()
 
     def get(self, size: int) -> Block:
-        """At least ``size`` bytes."""
+        """A buffer of at least ``size`` bytes."""
         buffer: Block | None = getattr(self._local, "buffer", None)
         if buffer is None or buffer.size < size:
             buffer = self._local.buffer = np.frombuffer(mmap.mmap(-1, aligned(size)), np.uint8)
@@ -41,7 +41,7 @@ class Buffers:
 
 
 def split(array: Block, limit: int) -> Iterator[Block]:
-    """Parts of an array of at most ``limit`` bytes (or one element) that follow each other in C order."""
+    """Split an array, in C order, into parts of at most ``limit`` bytes, or of one element."""
     if array.nbytes <= limit or array.ndim == 0:
         yield array
         return
@@ -56,10 +56,10 @@ def split(array: Block, limit: int) -> Iterator[Block]:
 
 
 def packed(parts: Iterable[Piece], buffers: Buffers) -> Iterator[tuple[memoryview, int]]:
-    """Parts, one after the other in C order, as (block, its bytes without padding); only the last one is padded.
+    """Pack parts into blocks, as (block, its bytes without padding). Only the last block is padded.
 
-    A block is valid until the next is asked for. All are whole multiples of ALIGNMENT, and at most PIECE_BYTES
-    and a block more. An array that can be written as it is is not copied.
+    A block is valid until the next one is requested. Blocks are multiples of ALIGNMENT, and exceed PIECE_BYTES by at
+    most ALIGNMENT. Aligned arrays are not copied.
     """
     buffer, filled = np.empty(0, np.uint8), 0
     for part in parts:
@@ -87,7 +87,7 @@ def packed(parts: Iterable[Piece], buffers: Buffers) -> Iterator[tuple[memoryvie
 
 
 def lies_aligned(array: Block) -> bool:
-    """Whether an array can be written as it is: contiguous, from page-aligned memory, in whole blocks."""
+    """Whether an array can be written without a copy: contiguous, page-aligned, in whole blocks."""
     address: int = array.__array_interface__["data"][0]
     return bool(array.flags.c_contiguous) and address % ALIGNMENT == 0 and array.nbytes % ALIGNMENT == 0
 
@@ -97,18 +97,18 @@ def size_of(piece: Piece) -> int:
 
 
 def write_at(descriptor: int, block: memoryview, offset: int) -> None:
-    """Write all of a block, round the page cache if the file was opened so and the disk takes it."""
+    """Write a whole block, with O_DIRECT if the file was opened with it and the disk takes it."""
     write_all_at(descriptor, [block], offset)
 
 
 def write_all_at(descriptor: int, blocks: Sequence[memoryview], offset: int) -> None:
-    """Write blocks one after the other, in as few calls as that takes."""
+    """Write consecutive blocks, in as few calls as possible."""
     left = list(blocks)
     while left:
         try:
             count = os.pwritev(descriptor, left[:_IOV_MAX], offset)
         except OSError as error:
-            # A disk with larger blocks than ours, or the rest of a write that was cut short within one.
+            # The disk has larger blocks than ours, or a write was cut short within a block.
             if error.errno != errno.EINVAL or not is_direct(descriptor):
                 raise
             fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_DIRECT)
@@ -123,5 +123,5 @@ def write_all_at(descriptor: int, blocks: Sequence[memoryview], offset: int) -> 
 
 
 def is_direct(descriptor: int) -> bool:
-    """Whether a file is written round the page cache."""
+    """Whether writes to a file bypass the page cache."""
     return bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT)

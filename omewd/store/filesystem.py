@@ -1,4 +1,4 @@
-"""What a folder's filesystem is, and what Python does not ask of one."""
+"""The type of a folder's filesystem, and filesystem calls that Python lacks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, 
 
 
 def network_filesystem(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
-    """The type of the filesystem that a folder (or the nearest one above it) is on, if other machines share it.
+    """The type of a folder's filesystem (or its nearest parent's) if it is a network filesystem, else None.
 
-    Whatever goes through FUSE counts too (virtiofs as well): what it does with writes is up to its program.
+    FUSE and virtiofs count, too, because another program decides what happens to their writes.
     """
     place = folder.resolve()
     found, length = "", -1
@@ -34,21 +34,21 @@ def network_filesystem(folder: Path, mounts: Path = Path("/proc/self/mountinfo")
 
 
 def extend(descriptor: int, start: int, end: int) -> None:
-    """Make a file ``end`` bytes long, with blocks from ``start`` on if the filesystem can allocate some.
+    """Extend a file to ``end`` bytes, and allocate blocks from ``start`` on if the filesystem can.
 
-    Not os.posix_fallocate: where the filesystem can't, that one writes to every block. Raises OSError.
+    Unlike os.posix_fallocate, this does not write to every block if the filesystem can't. Raises OSError.
     """
     if not _fallocate(descriptor, 0, start, end):
         os.ftruncate(descriptor, end)
 
 
 def punch(descriptor: int, start: int, end: int) -> None:
-    """Give the blocks of a part of a file back, which reads as zeros then; nothing where that can't be done."""
+    """Free the blocks of a part of a file, which then reads as zeros. Does nothing if the filesystem can't."""
     _fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, start, end)
 
 
 def _fallocate(descriptor: int, mode: int, start: int, end: int) -> bool:
-    """fallocate(2); returns whether the filesystem knows how to."""
+    """Call fallocate(2); returns whether the filesystem supports it."""
     error = errno.EINTR
     while error == errno.EINTR:
         if _libc.fallocate(descriptor, mode, start, end - start) == 0:
@@ -60,12 +60,12 @@ def _fallocate(descriptor: int, mode: int, start: int, end: int) -> bool:
 
 
 def start_write_back(descriptor: int, start: int, size: int) -> None:
-    """Have the page cache write a part of a file out, from now on: what piles up there stalls everybody later."""
-    _libc.sync_file_range(descriptor, start, size, _SYNC_FILE_RANGE_WRITE)  # a hint: errors show at the sync
+    """Start writing a part of a file out of the page cache. What piles up there would stall everybody later."""
+    _libc.sync_file_range(descriptor, start, size, _SYNC_FILE_RANGE_WRITE)  # a hint; errors show at the sync
 
 
 def sync_folder(folder: Path) -> None:
-    """See to it that the names in a folder are on disk."""
+    """Sync a folder, so that the names in it are on disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Levels of an image pyramid: blocks of frames halved along some of their axes, exactly and within the cache."""
+"""Image pyramids: halves blocks of frames along some of their axes, exactly and within the CPU's cache."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy as np
 
 Block = np.ndarray[Any, Any]
 
-# Pixels gathered at a time; as much again holds what is made of them. Frames of 2048 x 2048 uint16, one core with
-# 2 MiB of L2: 4.0 GB/s of input with 64 KiB, 5.6 with 128, 6.5 with 256, 6.6 with 512, 6.3 with 1024.
+# Pixels are gathered in bands of this size, with as much again for the results. Measured with frames of 2048 x 2048
+# uint16 on one core with 2 MiB of L2: 4.0 GB/s of input with 64 KiB, 5.6 with 128, 6.5 with 256, 6.6 with 512, 6.3 with
+# 1024.
 BAND_BYTES = 512 << 10
-# By bytes of an integer: one that holds two of them side by side, and the sum of 256.
+# By the size of an integer: a type that holds two of them side by side, and the sum of 256.
 _PAIRS: dict[int, type[np.unsignedinteger[Any]]] = {1: np.uint16, 2: np.uint32, 4: np.uint64}
 _EXTREMES: dict[str, np.ufunc] = {"min": np.minimum, "max": np.maximum}
 _METHODS = ("mean", "nearest", *_EXTREMES)
@@ -24,17 +25,17 @@ _local = threading.local()
 
 
 def halve(block: Block, axes: Sequence[int], method: str, present: Block | None = None) -> tuple[Block, Block | None]:
-    """Frames (..., y, x) at half the size along ``axes``, and which of them hold pixels (None: all of them).
+    """Halve frames (..., y, x) along ``axes``; returns them, and which of them hold pixels (None for all).
 
-    An axis of n becomes one of ceil(n / 2). ``present``, bool of shape ``block.shape[:-2]``, tells which frames hold
-    pixels (None: all of them). The others count for nothing, whatever is in them; frames made of none are 0.
+    An axis of length n becomes ceil(n / 2) long. ``present``: which frames hold pixels, a bool array of shape
+    ``block.shape[:-2]``, or None for all. The other frames are ignored, and results made only of them are 0.
 
-    "mean" is that of the 2 ** len(axes) pixels, or of as many as there are: exact for integers, to nearest and half
-    up; for floats in their own precision, float16 in float32. "min" and "max" are those of the same pixels. A NaN
-    among the pixels makes a NaN of all three. "nearest" takes the pixel at the even index along each axis, and so
-    mixes no labels. Returned is new memory, in C order.
+    "mean" is the mean of the 2 ** len(axes) pixels, or of as many as there are. It is exact for integers (rounded to
+    nearest, half up), and has the floats' own precision, float32 for float16. "min" and "max" are over the same pixels.
+    With any of the three, a NaN among the pixels results in NaN. "nearest" takes the pixel at the even index along each
+    axis, and so mixes no labels. The result is new memory, in C order.
 
-    ValueError: an unknown method, axes the block does not have; TypeError: pixels that are not numbers.
+    Raises ValueError for an unknown method or axes that the block lacks, TypeError for pixels that are not numbers.
     """
     if method not in _METHODS:
         raise ValueError(f"unknown method: {method!r}")
@@ -56,9 +57,9 @@ def halve(block: Block, axes: Sequence[int], method: str, present: Block | None 
 
 
 def _put_all(block: Block, factors: tuple[int, ...], method: str, present: Block | None, out: Block) -> Block | None:
-    """Put what pixels become into all frames of ``out`` that are made of any; return which (None: all)."""
+    """Fill all frames of ``out`` that are made of present frames; returns which these are (None for all)."""
     if 2 not in factors[:-2]:
-        # Small frames that follow each other go together: a call of numpy costs as much as 10 KB of pixels.
+        # Consecutive small frames go together, because a call of numpy costs as much as 10 KB of pixels.
         for index in np.ndindex(block.shape[:-3]) if out.size else ():
             frames = block[index].reshape(-1, *block.shape[-2:])
             _put([frames], factors[-2:], method, out[index].reshape(-1, *out.shape[-2:]))
@@ -75,7 +76,7 @@ def _put_all(block: Block, factors: tuple[int, ...], method: str, present: Block
 
 
 def _put(planes: Sequence[Block], factors: tuple[int, ...], method: str, out: Block) -> None:
-    """Put what planes, each (frame, y, x), become over them and the pixels that are made one, into ``out``."""
+    """Combine planes, each of shape (frame, y, x), and the pixels that become one, into ``out``."""
     (length, width), (by_y, by_x) = out.shape[1:], factors
     count = len(planes) * by_y * by_x
     kind, dtype = out.dtype.kind, out.dtype.newbyteorder("=")
@@ -93,7 +94,7 @@ def _put(planes: Sequence[Block], factors: tuple[int, ...], method: str, out: Bl
         target = out[frame : frame + frames, y : y + rows]
         shape = len(planes), len(target), target.shape[1] * by_y, width * by_x
         size = math.prod(shape) * dtype.itemsize
-        # Of memory that is new, the first touch costs more than the arithmetic.
+        # The first touch of new memory costs more than the arithmetic.
         band, spare = _warm(2 * size).view(dtype).reshape(2, *shape)
         for part, plane in zip(band, planes, strict=True):
             source = plane[frame : frame + frames, y * by_y : (y + rows) * by_y]
@@ -106,7 +107,7 @@ def _put(planes: Sequence[Block], factors: tuple[int, ...], method: str, out: Bl
 
 
 def _warm(size: int) -> Block:
-    """So many bytes of memory of this thread's; what was in it is lost with the next call."""
+    """``size`` bytes of this thread's memory, which the thread's next call overwrites."""
     memory: Block | None = getattr(_local, "memory", None)
     if memory is None or memory.size < size:
         memory = _local.memory = np.empty(size, np.uint8)
@@ -114,11 +115,11 @@ def _warm(size: int) -> Block:
 
 
 def _mean_of_pairs(band: Block, spare: Block, by_y: int, by_x: int) -> Block:
-    """Of integers of at most 32 bits and ``by_x`` 2: both of a pair are taken out of one integer twice as wide."""
+    """The mean of integers of at most 32 bits with ``by_x`` 2: reads each pair as one integer of twice the width."""
     bits, signed = band.itemsize * 8, band.dtype.kind == "i"
     low, high = band.view(_PAIRS[band.itemsize]), spare.view(_PAIRS[band.itemsize])
     if signed:
-        # Counted from the lowest, they are unsigned, and so is their mean.
+        # Counted from the lowest value, the integers are unsigned, and so is their mean.
         band ^= np.iinfo(band.dtype).min
     np.right_shift(low, bits, out=high)
     low &= (1 << bits) - 1
@@ -133,7 +134,7 @@ def _mean_of_pairs(band: Block, spare: Block, by_y: int, by_x: int) -> Block:
 
 
 def _mean_of_integers(band: Block, spare: Block, by_y: int, by_x: int) -> Block:
-    """Of any integers: a sum of quotients and one of remainders, as that of the integers may overflow."""
+    """The mean of any integers, by a sum of quotients and one of remainders: their own sum may overflow."""
     count = len(band) * by_y * by_x
     np.remainder(band, count, out=spare)
     band //= count
@@ -143,7 +144,7 @@ def _mean_of_integers(band: Block, spare: Block, by_y: int, by_x: int) -> Block:
 
 
 def _mean_of_floats(band: Block, _: Block, by_y: int, by_x: int) -> Block:
-    """Of floats; only if a sum overflows are they divided before, which costs the smallest of them digits."""
+    """The mean of floats. They are only divided first if their sum overflows, which costs the smallest ones digits."""
     count = len(band) * by_y * by_x
     with np.errstate(all="ignore", over="raise"):
         try:
@@ -154,7 +155,7 @@ def _mean_of_floats(band: Block, _: Block, by_y: int, by_x: int) -> Block:
 
 
 def _extreme(of: np.ufunc, band: Block, spare: Block, by_y: int, by_x: int) -> Block:
-    """The least or the greatest over planes, and over the rows and columns that become one."""
+    """The minimum or maximum over planes, and over the rows and columns that become one."""
     total: Block = band[0]
     for plane in band[1:]:
         total = of(total, plane, out=band[0])

@@ -1,4 +1,4 @@
-"""The pixels of a write unit whose frames lie at no regular distance in the ring: gathered where they are needed."""
+"""The pixels of a write unit whose frames are not evenly spaced in the ring. They are gathered when they are needed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Plane = np.ndarray[Any, Any]
 
 
 class ScatteredFrames:
-    """Frames (Y, X) where they are, in C order of the outer axes; None for one that is absent, which reads as zeros.
+    """Frames (Y, X) in C order of the outer axes, without a copy; None for absent frames, which read as zeros.
 
-    As much of an array of shape (..., Y, X) as an encoder needs.
+    It has as much of the interface of an array of shape (..., Y, X) as encoders need.
     """
 
     def __init__(self, planes: Sequence[Plane | None], outer: tuple[int, ...], like: Plane) -> None:
-        """``outer``: the shape of the outer axes; ``like``: any frame, for shape and dtype of all."""
+        """``outer``: the shape of the outer axes. ``like``: any frame, with the shape and dtype of all."""
         self._planes, self._like = planes, like
         self.shape = (*outer, *like.shape)
         self.dtype = like.dtype
@@ -34,7 +34,7 @@ class ScatteredFrames:
         return self._planes[int(np.ravel_multi_index(place, self.shape[:-2])) if place else 0]
 
     def gather(self) -> Plane:
-        """All of it as one array."""
+        """Copy everything into one array."""
         array = np.empty(self.shape, self.dtype)
         for target, plane in zip(array.reshape(-1, *self.shape[-2:]), self._planes, strict=True):
             target[...] = 0 if plane is None else plane
@@ -42,12 +42,12 @@ class ScatteredFrames:
 
 
 def gathered(pixels: Plane | ScatteredFrames) -> Plane:
-    """Pixels as one array; a copy only of what is scattered."""
+    """Pixels as one array; only scattered frames are copied."""
     return pixels.gather() if isinstance(pixels, ScatteredFrames) else pixels
 
 
 def planes_of(pixels: Plane | ScatteredFrames, shape: tuple[int, ...]) -> Iterator[Plane]:
-    """The planes (Y, X), one after the other in C order, of pixels that are filled up with zeros to a shape."""
+    """The planes (Y, X), in C order, of pixels that are padded with zeros to a shape."""
     outer, across = shape[:-2], shape[-2:]
     zeros = None
     for place in np.ndindex(outer):

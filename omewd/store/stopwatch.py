@@ -1,4 +1,4 @@
-"""Where the time of a job goes, stage by stage."""
+"""Measures where a job's time goes, stage by stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 
 class _Thread:
-    """One thread's account: nanoseconds by stage, and for each stage it is in, what stages within it took."""
+    """One thread's times: nanoseconds by stage, and for each open stage the time of stages within it."""
 
     def __init__(self) -> None:
         self.spent: dict[str, int] = {}
@@ -24,7 +24,7 @@ class _Thread:
 
 
 class _Stage:
-    """A block that is charged to a stage. A class, as it is entered several times for every file."""
+    """A block that is charged to a stage. It is a class for speed: it is entered several times for every file."""
 
     __slots__ = ("_began", "_name", "_thread")
 
@@ -48,8 +48,8 @@ class _Stage:
 class Stopwatch:
     """Adds up the nanoseconds that a job spends in its stages, so that the stages add up to the job.
 
-    A stage inside another one stops the outer one's clock. The thread that makes a stopwatch owns it; stages of
-    other threads count in the blocks of :meth:`pooled` only.
+    A stage inside another one stops the outer one's clock. The thread that creates a stopwatch owns it. Stages of other
+    threads only count in blocks of :meth:`pooled`.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Stopwatch:
         return _Stage(thread, name)
 
     def timed(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
-        """Charge the time that it takes to make each item to a stage."""
+        """Charge the time to make each item to a stage."""
         iterator = iter(items)
         while True:
             with self.stage(name):
@@ -78,10 +78,10 @@ class Stopwatch:
 
     @contextmanager
     def pooled(self) -> Iterator[None]:
-        """A block in which other threads work too, each at a stage of its own; they are done when it ends.
+        """A block in which other threads work, too, each in stages of its own. They are done when the block ends.
 
-        The block's time, but for the owner's own stages in it, is shared out among the stages of the
-        threads, in proportion to the time they spent in each.
+        The block's time, except for the owner's own stages, is shared among the stages of the other threads, in
+        proportion to the time that they spent in each.
         """
         self._take_others()
         try:

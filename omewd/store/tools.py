@@ -1,4 +1,4 @@
-"""What a writer stores with, for all its streams: threads, buffers, cores and a clock."""
+"""The tools that all streams of a writer share: threads, buffers, cores and a clock."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from omewd.store.stopwatch import Stopwatch
 
 
 class Tools:
-    """``cores``: how many may encode at once; ``scratch``: a folder in memory, which encoders may make.
+    """``cores``: how many may encode at once. ``scratch``: a folder in memory, which encoders may create.
 
-    ``files``: threads for small files, which wait for the disk; ``pieces``: threads for large ones, which keep it busy.
+    ``files``: threads for small files, which mostly wait for the disk. ``pieces``: threads for large ones, which keep
+    the disk busy.
     """
 
     def __init__(self, cores: int = 1, scratch: Path = Path("/dev/shm/omewd")) -> None:

@@ -1,4 +1,4 @@
-"""Storing write units of a stream at all its resolutions: an encoder for each resolution, and a sink for all."""
+"""Stores a stream's write units at all resolutions, with one encoder for each resolution and one sink."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from omewd.store.tools import Tools
 
 @dataclass(frozen=True)
 class Unit:
-    """A write unit with pixels; ``present``: which of its frames are there, None if all are (storage order)."""
+    """A write unit with pixels. ``present``: which of its frames are present (storage order), None for all."""
 
     number: int
     present: Flags | None = None
 
 
 def sink_of(spec: StreamSpec, backend: Backend, publisher: Publisher, tools: Tools) -> Sink:
-    """Where the cells of a backend go: single chunks of an array in shards into those, all else to keys of its own."""
+    """The sink for a backend's cells: single chunks of a sharded array go into shards, all other cells are keys."""
     sink = ShardSink if backend.fills_shards(sharded=spec.sharded) else KeySink
     return sink(publisher, tools)
 
 
 class UnitStore:
-    """Stores the write units of a stream, in one writer. ``name``: of its scratch folders, no other stream's."""
+    """Stores the write units of a stream, in one writer. ``name``: the unique name of its scratch folders."""
 
     def __init__(self, spec: StreamSpec, backend: Backend, publisher: Publisher, tools: Tools, name: str) -> None:
         self._spec, self._tools, self._name = spec, tools, name
@@ -48,17 +48,18 @@ class UnitStore:
         self.sink = sink_of(spec, backend, publisher, tools)
 
     def open_encoders(self) -> list[Encoder]:
-        """Have the library open what it needs, the first time; raises whatever it does. One for each resolution."""
+        """Create the encoders, one for each resolution, on the first call; raises whatever the library raises."""
         for number in range(len(self._encoders), len(self._arrays)):
             scratch = self._tools.scratch / f"{self._name}-{number}"
             self._encoders.append(self._make(self._arrays[number], threads=self._tools.cores, scratch=scratch))
         return self._encoders
 
     def store(self, source: int, units: Sequence[Unit], pixels: Sequence[Pixels]) -> int:
-        """Store units at all resolutions; returns the bytes that they take on disk, once they are durable.
+        """Store units at all resolutions; returns their size on disk once they are durable.
 
-        ``pixels`` of each unit, (…, Y, X) in storage order, at the full resolution; they must not change meanwhile.
-        While threads write one resolution, this one makes the next. After an error units have to be stored again.
+        ``pixels``: of each unit, (…, Y, X) in storage order, at the full resolution. They must not change meanwhile.
+        While other threads write one resolution, this thread makes the next one. After an error, the units must be
+        stored again.
         """
         layouts, encoders, sink = self._layouts[source], self.open_encoders(), self.sink
         with self._tools.clock.pooled():
@@ -66,7 +67,7 @@ class UnitStore:
                 for level, blocks in enumerate(self._at_all_resolutions(units, pixels)):
                     encoder = encoders[level]
                     for unit, block in zip(units, blocks, strict=True):
-                        cells = encoder.encode(cast(Block, block))  # gathered, where it takes no scattered frames
+                        cells = encoder.encode(cast(Block, block))  # gathered, unless it takes scattered frames
                         if not encoder.lasting:
                             cells = self._tools.clock.timed("encode", cells)
                         sink.put(layouts[level], unit.number, cells, lasting=encoder.lasting)
@@ -95,14 +96,14 @@ class UnitStore:
             yield blocks
 
     def _one_by_one(self, pixels: Iterable[Pixels]) -> Iterator[Block]:
-        """What has to be gathered is so when it is its turn, to hold one unit of it at a time."""
+        """Gather units one by one, when each is needed, so that only one is held at a time."""
         for block in pixels:
             with self._tools.clock.stage("read"):
                 whole = gathered(block)
             yield whole
 
     def seal(self, source: int, below: int) -> None:
-        """Put the shards of a source in place that only have frame indexes below ``below``."""
+        """Seal the shards of a source that only hold frame indexes below ``below``."""
         for layout in self._layouts[source]:
             self.sink.seal(layout, below)
 

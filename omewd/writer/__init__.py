@@ -1,1 +1,1 @@
-"""Runs in the writer processes: reads frames out of the ring and puts them on disk."""
+"""Runs in the writer processes, which read frames from the ring and put them on disk."""

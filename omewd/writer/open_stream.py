@@ -1,4 +1,4 @@
-"""What a writer holds for one stream: the mapped rings, the dataset, and what stores units of it."""
+"""What a writer holds for one stream: the mapped rings, the dataset, and the store of its units."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from omewd.writer.ring_reader import RingReader, UnitFrames
 
 
 class OpenStream:
-    """``rings`` and ``lines``, what makes the ledger's lines, are by source."""
+    """One stream, open in a writer. ``rings`` and ``lines`` (which makes the ledger's lines) are by source."""
 
     def __init__(self, told: StreamToOpen, tools: Tools) -> None:
         self.epoch, self.backend, self.folder = told.epoch, BACKENDS[told.backend], Path(told.dataset)
@@ -49,7 +49,7 @@ class OpenStream:
         self.lines[source] = ledger.FrameLines.of(self.spec, source)
 
     def hold_dataset(self) -> None:
-        """Lock the dataset against ``omewd repair`` while this writer has it, and see that it is open for writing.
+        """Lock the dataset against ``omewd repair`` while this writer has it, and check that it is open for writing.
 
         To be called before each job. Raises OmewdError ``dataset_replaced`` if another is in its place, or none.
         """
@@ -57,7 +57,7 @@ class OpenStream:
             return
         dataset.require_own(self.folder, self.epoch)
         if self._lock is not None:
-            raise dataset.replaced(f"a copy of the dataset of this stream has taken the place of {self.folder}")
+            raise dataset.replaced(f"a copy of the dataset of this stream has replaced {self.folder}")
         lock = ledger.hold(self.folder)
         try:
             dataset.reopen(self.spec, self.folder, self.epoch)
@@ -73,17 +73,17 @@ class OpenStream:
             return False
 
     def open_encoders(self) -> None:
-        """Have the backend open what it needs; raises whatever it does."""
+        """Let the backend open what it needs; raises whatever the backend raises."""
         self._units.open_encoders()
 
     def store(self, source: int, units: Sequence[UnitFrames]) -> int:
-        """Store units, each with a frame at least, at all resolutions; returns the bytes that they take on disk."""
+        """Store units, each with at least one frame, at all resolutions; returns their size on disk."""
         with self._clock.stage("read"):
             pixels = self.rings[source].blocks(units)
         return self._units.store(source, [_unit(frames) for frames in units], pixels)
 
     def seal(self, source: int, below: int) -> None:
-        """Put the shards of a source in place that only have frame indexes below ``below``."""
+        """Seal the shards of a source that only hold frame indexes below ``below``."""
         self._units.seal(source, below)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The streams that a writer has been told of."""
+"""The streams that a writer knows."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from omewd.writer.open_stream import OpenStream
 
 
 class OpenStreams:
-    """``tools``: what jobs of all streams work with. A stream that can't be opened fails its jobs, and no others."""
+    """All streams that a writer knows. ``tools``: shared by the jobs of all streams.
+
+    A stream that can't be opened only fails its own jobs.
+    """
 
     def __init__(self, threads: int, scratch: Path) -> None:
         self.tools = Tools(threads, scratch)
         self._streams: dict[int, OpenStream | OmewdError] = {}
 
     def get(self, number: int) -> OpenStream:
-        """The stream of that number; raises the OmewdError that has kept it from being opened."""
+        """The stream with this id; raises the OmewdError of a stream that could not be opened."""
         stream = self._streams.get(number)
         if stream is None:
-            raise OmewdError("bad_message", f"this writer has not been told of stream {number}")
+            raise OmewdError("bad_message", f"this writer does not know stream {number}")
         if isinstance(stream, OmewdError):
             raise stream
         return stream
 
     def open(self, message: dict[str, object], details: bytes) -> None:
-        """Take what the daemon tells of a stream."""
+        """Open a stream that the daemon describes."""
         stream = StreamToOpen.from_json(message, details)
         try:
             self._streams[stream.stream] = OpenStream(stream, self.tools)
@@ -37,9 +40,9 @@ class OpenStreams:
             self._streams[stream.stream] = error
 
     def add_ring(self, number: int, source: int, descriptor: int) -> None:
-        """Take the ring of a source."""
+        """Map the ring of a source."""
         try:
-            # Touch the whole ring now: the first touch of a page costs more than the copy of it.
+            # Touch the whole ring now, because the first touch of a page costs more than copying it.
             segment = Segment.open(descriptor, owner=os.geteuid(), writable=False, populate=True)
             stream = self._streams[number]
             if isinstance(stream, OmewdError):

@@ -1,4 +1,4 @@
-"""A write unit's frames as one array, in storage order: a view of the ring wherever that is possible."""
+"""A write unit's frames as one array in storage order, which is a view of the ring if possible."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class UnitFrames:
-    """Where each frame of a unit is. ``grid``: frame indexes in storage order; ``sequences``: -1 where absent."""
+    """Where a unit's frames are. ``grid``: the frame indexes, in storage order. ``sequences``: -1 for absent frames."""
 
     unit: int
     grid: Array
@@ -29,7 +29,7 @@ class UnitFrames:
 
     @property
     def count(self) -> int:
-        """Frames that are there."""
+        """The number of frames that are present."""
         return int(np.count_nonzero(self.sequences >= 0))
 
 
@@ -51,7 +51,7 @@ class RingReader:
         )
 
     def locate(self, job: WriteUnits) -> list[UnitFrames]:
-        """Find the frames of a job's units among the slots that it names."""
+        """Find the frames of a job's units in the slots that the job names."""
         units = range(job.unit, job.unit + job.units)
         grids = [frame_indexes(self.plan, unit) for unit in units]
         wanted = np.concatenate([grid.reshape(-1) for grid in grids])
@@ -66,17 +66,17 @@ class RingReader:
         return [UnitFrames(unit, grid, where[a:b].reshape(grid.shape)) for unit, grid, a, b in parts]
 
     def frame(self, sequence: int) -> Array:
-        """The pixels of one frame, as they lie in the ring."""
+        """The pixels of one frame, as a view of the ring."""
         frame: Array = self._slots[sequence % self._capacity]
         return frame
 
     def stamps(self, sequences: Array) -> tuple[Array, Array]:
-        """Of frames: (monotonic ns of their publishing, ns that the camera waited for room)."""
+        """For each frame: (the monotonic ns at which it was published, the ns that the camera waited for a slot)."""
         slots = sequences % self._capacity
         return self._headers[slots, MONOTONIC_NS].astype(np.int64), self._headers[slots, WAITED_NS].astype(np.int64)
 
     def headers(self, sequences: Array) -> tuple[Array, Array, list[bytes]]:
-        """Of frames: (wall-clock ns, monotonic ns of their publishing, metadata as JSON, empty where there is none)."""
+        """For each frame: (wall-clock ns and monotonic ns at which it was published, metadata as JSON or empty)."""
         slots = sequences % self._capacity
         found = self._headers[slots]
         lengths = np.minimum(found[:, METADATA_BYTES], self.segment.geometry.metadata_max_bytes).tolist()
@@ -86,7 +86,7 @@ class RingReader:
         return found[:, WALL_NS], found[:, MONOTONIC_NS], metadata
 
     def blocks(self, units: Sequence[UnitFrames]) -> list[Array | ScatteredFrames]:
-        """The pixels of units, each as :meth:`block` gives it."""
+        """The pixels of units, each as from :meth:`block`."""
         if len(units) > 1 and len({frames.sequences.shape for frames in units}) == 1:
             together = self._view(np.stack([frames.sequences for frames in units]))
             if together is not None:
@@ -94,9 +94,9 @@ class RingReader:
         return [self.block(frames) for frames in units]
 
     def block(self, frames: UnitFrames) -> Array | ScatteredFrames:
-        """A unit's pixels, (…, Y, X); zero where a frame is absent. Valid while the job is leased.
+        """A unit's pixels, (…, Y, X), with zeros for absent frames. Valid while the job is leased.
 
-        A view of the ring if the unit's slots lie at regular distances.
+        It is a view of the ring if the unit's slots are evenly spaced.
         """
         sequences = frames.sequences
         view = self._view(sequences)
@@ -106,7 +106,7 @@ class RingReader:
         return ScatteredFrames(planes, sequences.shape, self._slots[0])
 
     def _view(self, sequences: Array) -> Array | None:
-        """Slots as they lie in the ring, None if there is no such view of them."""
+        """Slots as one view of the ring; None if they are not evenly spaced."""
         laps = sequences // self._capacity
         steps = _regular_steps(sequences)
         if steps is None or laps.min() != laps.max() or sequences.flat[0] < 0:
@@ -123,7 +123,7 @@ class RingReader:
 
 
 def _regular_steps(numbers: Array) -> tuple[int, ...] | None:
-    """The constant step along each axis of a grid of numbers, None if there is none."""
+    """The constant step along each axis of a grid of numbers; None if one is not constant."""
     steps = []
     for axis in range(numbers.ndim):
         differences = np.diff(numbers, axis=axis)

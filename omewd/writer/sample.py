@@ -1,4 +1,4 @@
-"""A few pixels of a job's frames, straight out of the ring: what is told of their grey values."""
+"""Sketches the grey values of a job's frames, from a few pixels in the ring."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import StreamSpec
 from omewd.writer.ring_reader import RingReader, UnitFrames
 
-# Of a job, a frame each, at 15 µs; how many units may be looked at for channels that have none yet, at some 5 µs.
+# The most channels that a job sketches, one frame each, at 15 µs; and the most units that it looks at to find frames of
+# channels without a sketch, at about 5 µs.
 _CHANNELS = 3
 _LOOKS = 8
-# Along each axis of a frame. Odd steps do not keep in step with the pattern of a Bayer sensor.
+# Along each axis of a frame. The steps are odd, so that they do not match the pattern of a Bayer sensor.
 _PIXELS = 24
 _PLACES = np.array(FRACTIONS)
 
@@ -26,7 +27,7 @@ Array = np.ndarray[Any, Any]
 def sketches(
     spec: StreamSpec, plan: Plan, ring: RingReader, units: Sequence[UnitFrames]
 ) -> tuple[tuple[int, tuple[float, ...]], ...]:
-    """(channel, values at the fractions of :mod:`omewd.model.contrast`) of some frames that are there."""
+    """Sketches of some frames of a job: (channel, quantiles at the fractions of :mod:`omewd.model.contrast`)."""
     axis = next((i for i, d in enumerate(spec.disk_dimensions[:-2]) if d.type == "channel"), None)
     found: dict[int, list[float]] = {}
     most = min(_CHANNELS, spec.disk_dimensions[axis].count or 1) if axis is not None else 1
@@ -47,7 +48,7 @@ def sketches(
 
 
 def sketch(frame: Array) -> list[float] | None:
-    """Values of a frame at the fractions; None if none of those looked at is finite."""
+    """The quantiles of a sample of a frame's pixels at the fractions; None if none of them is finite."""
     steps = [max(size // _PIXELS, 1) | 1 for size in frame.shape]
     y, x = (random.randrange(min(step, size)) for step, size in zip(steps, frame.shape, strict=True))
     pixels = np.sort(frame[y :: steps[0], x :: steps[1]], axis=None)

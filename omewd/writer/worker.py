@@ -1,4 +1,4 @@
-"""The writer's loop: take a job, run it, answer. One job at a time."""
+"""The writer's loop: it takes a job, runs it and answers, one job at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from omewd.writer.open_streams import OpenStreams
 
 
 class Worker:
-    """Serves the daemon at the other end of ``channel`` until it closes that."""
+    """Serves the daemon at the other end of ``channel`` until the daemon closes it."""
 
     def __init__(self, channel: socket.socket, *, threads: int, scratch: Path) -> None:
         self._channel = channel
@@ -44,7 +44,7 @@ class Worker:
                 self._streams.close(message["stream"])
             case other:
                 close_all(descriptors)
-                raise OmewdError("bad_message", f"a writer can't {other!r}")
+                raise OmewdError("bad_message", f"a writer has no request {other!r}")
 
     def _run(self, message: Message) -> None:
         lease = message["lease"]
@@ -55,7 +55,7 @@ class Worker:
             send(self._channel, failed_message(lease, error))
         except OSError as error:
             send(self._channel, failed_message(lease, _disk_error(error)))
-        except Exception as error:  # noqa: BLE001  libraries raise anything; the daemon decides what follows
+        except Exception as error:  # noqa: BLE001  libraries may raise anything; the daemon decides what follows
             wrapped = OmewdError("backend_error", f"{type(error).__name__}: {error}"[:2000])
             send(self._channel, failed_message(lease, wrapped))
         else:
@@ -75,12 +75,12 @@ def _disk_error(error: OSError) -> OmewdError:
 
 
 def serve(channel: socket.socket, *, threads: int, scratch: Path) -> None:
-    """Run a worker until the daemon closes the channel; the scratch folder goes with it."""
+    """Run a worker until the daemon closes the channel, then remove the scratch folder."""
     worker = Worker(channel, threads=threads, scratch=scratch)
     try:
         worker.run()
     except (BrokenPipeError, ConnectionResetError):
-        pass  # the daemon is gone; whoever comes next runs the jobs again
+        pass  # the daemon is gone; the next one runs the jobs again
     finally:
         worker.close()
         if scratch.exists():

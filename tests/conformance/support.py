@@ -34,7 +34,7 @@ class ToyEncoder(Encoder):
 
     @staticmethod
     def incompatible(array: UnitArray) -> str | None:
-        return f"toy has no compression, and so no {array.compression}" if array.compression else None
+        return f"toy has no compression {array.compression}" if array.compression else None
 
     def encode(self, block: Array) -> Iterator[Encoded]:
         for place in self._array.frame_keys:

@@ -1,4 +1,4 @@
-"""Encoders, and which of them can serve: a line for each backend."""
+"""The table of encoders, and the choice of a backend for a stream."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENCODERS: dict[str, type[Encoder]] = {
 
 
 def unusable(backend: Backend) -> str | None:
-    """Why a backend can't be used on this machine, None if it can. Imports nothing."""
+    """Why a backend can't be used on this machine; None if it can. Imports nothing."""
     missing = [package for package in backend.needs if not find_spec(package.module)]
     if not missing:
         return None
@@ -37,12 +37,12 @@ def unusable(backend: Backend) -> str | None:
 
 
 def availability() -> dict[str, str | None]:
-    """For each backend, why it can't be used on this machine, None if it can."""
+    """For each backend, why it can't be used on this machine, or None if it can."""
     return {name: unusable(backend) for name, backend in BACKENDS.items()}
 
 
 def preload() -> None:
-    """Import the library that "auto" takes, while nobody waits for it (0.1 to 0.3 s)."""
+    """Import the library of the "auto" backend early (0.1 to 0.3 s), before a job needs it."""
     for backend in BACKENDS.values():
         if unusable(backend) is None:
             for package in backend.needs:
@@ -51,9 +51,9 @@ def preload() -> None:
 
 
 def select(spec: StreamSpec, folder: Path) -> tuple[Backend, str]:
-    """The backend that a stream asks for, or for "auto" the first that can serve, and why not one before it.
+    """The backend that a stream asks for, or for "auto" the first usable one; and why not an earlier one.
 
-    ``folder``: the dataset, or where it will be. Raises OmewdError ``backend_unusable``.
+    ``folder``: the dataset's path. Raises OmewdError ``backend_unusable``.
     """
     candidates = list(BACKENDS.values()) if spec.backend == AUTO else [BACKENDS[spec.backend]]
     reasons: list[str] = []
@@ -76,6 +76,6 @@ def select(spec: StreamSpec, folder: Path) -> tuple[Backend, str]:
 
 
 def _unsuited(backend: Backend, folder: Path) -> str | None:
-    """Why a backend should not write to the filesystem of a folder, None if it may."""
+    """Why a backend should not write to a folder's filesystem; None if it may."""
     kind = network_filesystem(folder) if backend.local_only else None
-    return f"{backend.name} is for local filesystems, and {folder} is on {kind}" if kind else None
+    return f"{backend.name} needs a local filesystem, but {folder} is on {kind}" if kind else None

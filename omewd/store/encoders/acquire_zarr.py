@@ -1,4 +1,4 @@
-"""acquire-zarr: append-only, and to files; each unit is a stream of its own in a folder in memory."""
+"""acquire-zarr. It only appends, and only to files, so each write unit is a stream of its own in a folder in memory."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class AcquireZarrEncoder(Encoder):
             return f"acquire-zarr does not write {array.dtype}"
         compression = Compression.parse(array.compression)
         if compression is not None and compression.level < 0:
-            return f"acquire-zarr has no levels below 0, and so no {compression}"
+            return f"acquire-zarr has no compression {compression}: it has no levels below 0"
         return None
 
     def _stream(self) -> Any:
@@ -65,7 +65,7 @@ class AcquireZarrEncoder(Encoder):
         shards = [k // c for k, c in zip(array.key_shape, array.chunk_shape, strict=True)]
         names = [f"d{axis}" for axis in range(len(array.shape) - 2)] + ["y", "x"]
         sizes = list(zip(names, array.shape, array.chunk_shape, shards, strict=True))
-        if len(sizes) == 2:  # it wants an axis to append along; one of size 1 leaves the bytes as they are
+        if len(sizes) == 2:  # it needs an axis to append along; one of size 1 does not change the bytes
             sizes.insert(0, ("n", 1, 1, 1))
         dimensions = [
             aqz.Dimension(
@@ -85,14 +85,14 @@ class AcquireZarrEncoder(Encoder):
                     output_key="0", dimensions=dimensions, data_type=np.dtype(array.dtype), compression=compression
                 )
             ],
-            max_threads=self._threads,  # its pool has two at least, and one thread more feeds that
+            max_threads=self._threads,  # its pool has at least two threads, and another one feeds it
             overwrite=True,
         )
         return aqz.ZarrStream(settings)
 
     def encode(self, block: Block) -> Iterator[Encoded]:
         array = self._array
-        if block.shape != array.shape:  # ragged: only a full unit is sure to be closed the right way
+        if block.shape != array.shape:  # ragged: only a full unit is certain to be closed correctly
             whole = np.zeros(array.shape, block.dtype)
             whole[array.region(block)] = block
             block = whole
@@ -113,7 +113,7 @@ class AcquireZarrEncoder(Encoder):
         shard = take(path)
         if self._array.sharded:
             yield from in_order(shard, self._array.chunks_per_key)
-        else:  # it always writes shards: a plain chunk is the one in it, or was all zero and left out
+        else:  # it always writes shards: a plain chunk is the only one in it, or is missing because it is all zero
             [chunk] = inner_chunks(shard, 1)
             yield zero_key(self._array) if chunk is None else chunk
 

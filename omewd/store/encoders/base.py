@@ -1,9 +1,9 @@
-"""What omewd asks of an encoder: the bytes of one write unit. Getting them to disk is omewd's own.
+"""The interface of encoders, which make the bytes of one write unit. omewd itself puts them on disk.
 
-An encoder sees an array that holds exactly one write unit: a single cell along every outer axis, and all cells
-across the frame. A cell is a key of that array: a shard or a chunk of the dataset, or of a dataset in shards one of
-their chunks, which is then like a key without shards. So no library ever opens, reads, locks or rewrites anything
-in a dataset, and whichever made the bytes, they reach the disk by one of two paths (:mod:`omewd.store.sinks`).
+An encoder sees an array that holds exactly one write unit: a single cell along every outer axis, and all cells across
+the frame. A cell is a key of that array: a shard or a chunk of the dataset, or a single chunk of a shard, which then is
+like a key without sharding. So no library ever opens, reads, locks or rewrites anything in a dataset. Whichever library
+made the bytes, they reach the disk by one of two paths (:mod:`omewd.store.sinks`).
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from omewd.model.spec.spec import StreamSpec
 from omewd.store.format.array_document import array_document
 from omewd.store.scattered import ScatteredFrames
 
-# c-blosc 1, BLOSC_MAX_BUFFERSIZE: what one chunk may hold.
+# c-blosc 1, BLOSC_MAX_BUFFERSIZE: the largest chunk.
 _BLOSC_MAX_BYTES = 2**31 - 17
 
 Block = np.ndarray[Any, Any]
 Buffer = bytes | memoryview
-# Bytes as they are, or an array of any strides, for its elements in C order.
+# Bytes, or an array of any strides, which stands for its elements in C order.
 Piece = Buffer | Block
-# What the direct encoder takes, too.
+# The direct encoder also takes scattered frames.
 Pixels = Block | ScatteredFrames
 PixelsOf = TypeVar("PixelsOf", Block, ScatteredFrames, Pixels)
 
 
 @dataclass(frozen=True)
 class UnitArray:
-    """The array of one write unit at one resolution; shapes in elements, storage order, frame axes last.
+    """The array of one write unit at one resolution. Shapes are in elements, in storage order, frame axes last.
 
-    Its keys are the cells that an encoder makes; ``sharded``: whether they are shards.
+    Its keys are the cells that an encoder makes. ``sharded``: whether they are shards.
     """
 
     shape: tuple[int, ...]
@@ -54,7 +54,7 @@ class UnitArray:
 
     @classmethod
     def of(cls, spec: StreamSpec, level: Level | None = None, cell: Cell = "key") -> UnitArray:
-        """That of a stream's units of such cells; ``level``: at which resolution, the full one without it."""
+        """The array of a stream's units with this kind of cells. ``level``: the resolution; None for the full one."""
         level = level or levels_of(spec)[0]
         key_shape = level.key_shape if cell == "key" else level.chunk_shape
         sharded = spec.sharded and cell == "key"
@@ -74,27 +74,27 @@ class UnitArray:
 
     @cached_property
     def frame_keys(self) -> tuple[tuple[int, int], ...]:
-        """The keys across the frame: (y, x) places in the grid of keys."""
+        """The keys across the frame, as (y, x) places in the grid of keys."""
         rows, columns = (-(-n // k) for n, k in zip(self.shape[-2:], self.key_shape[-2:], strict=True))
         return tuple((row, column) for row in range(rows) for column in range(columns))
 
     @property
     def key_bytes(self) -> int:
-        """Bytes of one key before compression."""
+        """The size of one key before compression."""
         return math.prod(self.key_shape) * ITEM_BYTES[self.dtype]
 
     @property
     def chunks_per_key(self) -> int:
-        """Inner chunks of a shard; 1 without sharding."""
+        """The number of inner chunks in a shard; 1 without sharding."""
         return math.prod(self.key_shape) // math.prod(self.chunk_shape)
 
     @property
     def unencodable(self) -> str | None:
-        """Why no backend can encode this array, None if one may."""
+        """Why no backend can encode this array; None if one may."""
         chunk_bytes = math.prod(self.chunk_shape) * ITEM_BYTES[self.dtype]
         compression = Compression.parse(self.compression)
         if chunk_bytes > _BLOSC_MAX_BYTES and compression is not None and compression.codec.is_blosc:
-            return f"a chunk of {chunk_bytes} bytes is more than blosc takes, {_BLOSC_MAX_BYTES}: use smaller chunks"
+            return f"a chunk of {chunk_bytes} bytes is over blosc's limit of {_BLOSC_MAX_BYTES}: use smaller chunks"
         return None
 
     def key(self, place: tuple[int, int]) -> str:
@@ -102,20 +102,20 @@ class UnitArray:
         return "/".join(["c", *["0"] * (len(self.shape) - 2), str(place[0]), str(place[1])])
 
     def region(self, block: Block) -> tuple[slice, ...]:
-        """Where a block lies in the array: at the origin, shorter at a ragged end."""
+        """The part of the array that a block fills: at the origin, and shorter at a ragged end."""
         return tuple(slice(0, n) for n in block.shape)
 
     def pixels(self, block: PixelsOf, place: tuple[int, int]) -> PixelsOf:
-        """The part of a block that the key at a place holds."""
+        """The part of a block that belongs to the key at a place."""
         y, x = (slice(p * k, (p + 1) * k) for p, k in zip(place, self.key_shape[-2:], strict=True))
         part: PixelsOf = block[..., y, x]
         return part
 
 
 class Encoded(NamedTuple):
-    """One cell's bytes, in pieces; several cells of a unit may be consumed at once, each by one thread.
+    """One cell's bytes, in pieces. Several cells of a unit may be consumed at once, each by one thread.
 
-    ``place``: (y, x) in the grid of cells; ``pieces``: a tuple where they cost nothing to make.
+    ``place``: (y, x) in the grid of cells. ``pieces``: a tuple if they cost nothing to make.
     """
 
     place: tuple[int, int]
@@ -123,10 +123,10 @@ class Encoded(NamedTuple):
 
 
 class Encoder(ABC):
-    """Turns units into the bytes of their cells; a writer has one for each stream and resolution.
+    """Turns units into the bytes of their cells. A writer has one encoder for each stream and resolution.
 
-    ``lasting``: pieces may be consumed by any thread as long as the block stays unchanged, not only until the next
-    call. ``takes_scattered``: it takes frames where they are, too.
+    ``lasting``: any thread may consume the pieces as long as the block stays unchanged, even after the next call.
+    ``takes_scattered``: it also takes scattered frames.
     """
 
     lasting: ClassVar[bool] = False
@@ -134,20 +134,20 @@ class Encoder(ABC):
 
     @abstractmethod
     def __init__(self, array: UnitArray, *, threads: int, scratch: Path) -> None:
-        """``threads``: cores it may use. ``scratch``: a folder in memory for it alone, which it may make."""
+        """``threads``: the cores that it may use. ``scratch``: a folder in memory of its own, which it may create."""
 
     @staticmethod
     def incompatible(array: UnitArray) -> str | None:  # noqa: ARG004
-        """Why it can't encode such an array, None if it can. Imports nothing heavy."""
+        """Why it can't encode such an array; None if it can. Imports nothing heavy."""
         return None
 
     @abstractmethod
     def encode(self, block: Block) -> Iterator[Encoded]:
-        """Encode a unit; every cell of it is yielded once, also one that holds only the fill value.
+        """Encode a unit. Every cell is yielded once, even if it holds only the fill value.
 
-        ``block``: (…, Y, X) in storage order, any strides, shorter than the unit at a ragged end; the rest
-        of the unit gets the fill value. The block must stay unchanged until all pieces are consumed.
+        ``block``: (…, Y, X) in storage order, with any strides. At a ragged end it is smaller than the unit, and the
+        rest of the unit gets the fill value. The block must stay unchanged until all pieces are consumed.
         """
 
     def close(self) -> None:  # noqa: B027  most hold nothing
-        """Let go of what it holds."""
+        """Release what the encoder holds."""

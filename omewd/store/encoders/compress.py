@@ -1,4 +1,4 @@
-"""Compressing chunks with numcodecs."""
+"""Compresses chunks with numcodecs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from omewd.store.encoders.base import Block
 
 
 def compressor(compression: str | None, dtype: str) -> Callable[[Block], bytes] | None:
-    """What compresses a contiguous chunk, in the calling thread and without the GIL; None without compression."""
+    """A function that compresses a contiguous chunk in the calling thread without the GIL; None without compression."""
     parsed = Compression.parse(compression)
     if parsed is None:
         return None
     from numcodecs import Blosc, Zstd, blosc
 
     if parsed.codec.is_blosc:
-        # Blosc's own threads share a lock: chunks are compressed several at once, each by one thread.
+        # Blosc's own threads share a lock, so several chunks are compressed at once, each by one thread.
         blosc.use_threads = False
         shuffle = SHUFFLES.index(parsed.shuffle_of(ITEM_BYTES[dtype]))
         codec: Any = Blosc(parsed.codec.inner, parsed.level, shuffle)

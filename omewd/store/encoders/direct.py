@@ -1,7 +1,7 @@
-"""omewd's own encoder: chunks as arrays or bytes, ready for the disk.
+"""omewd's own encoder, which makes chunks as arrays or bytes that are ready for the disk.
 
-A chunk's bytes are those of the codec chain in its array's zarr.json: "bytes" (little-endian, C order; Zarr v3
-core specification, codecs/bytes), then none, "blosc" (codecs/blosc) or "zstd" (codecs/zstd).
+A chunk's bytes follow the codec chain in its array's zarr.json: "bytes" (little-endian, C order; Zarr v3 core
+specification, codecs/bytes), then none, "blosc" (codecs/blosc) or "zstd" (codecs/zstd).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from omewd.store.scattered import gathered, planes_of
 
 
 class DirectEncoder(Encoder):
-    """Encodes chunks; any number of threads may be at it, ``threads`` of them compress at once."""
+    """Encodes chunks. Any number of threads may consume them, and up to ``threads`` of them compress at once."""
 
     lasting = True
     takes_scattered = True
@@ -31,12 +31,12 @@ class DirectEncoder(Encoder):
         self._compress = compressor(array.compression, array.dtype)
 
     def encode(self, block: Pixels) -> Iterator[Encoded]:
-        """Raw chunks as arrays; others are compressed by whoever consumes them."""
+        """Yields raw chunks as arrays. Other chunks are compressed by the thread that consumes them."""
         for place in self._array.frame_keys:
             yield Encoded(place, self._chunk(self._array.pixels(block, place)))
 
     def _chunk(self, pixels: Pixels) -> Iterable[Piece]:
-        """A chunk as it is stored, in pieces: planes, if it does not lie in one piece, so that it is not copied."""
+        """A chunk's bytes in pieces. If its pixels are not contiguous, the pieces are planes, to avoid a copy."""
         if self._compress is not None:
             return self._compressed(pixels)
         if (
@@ -54,7 +54,7 @@ class DirectEncoder(Encoder):
         yield chunk
 
     def _whole(self, pixels: Pixels) -> Block:
-        """A chunk as an array, with the fill value where the pixels are shorter, at a ragged end."""
+        """A chunk as an array, padded with the fill value at a ragged end."""
         if pixels.shape == self._array.chunk_shape:
             return gathered(pixels)
         whole = np.zeros(self._array.chunk_shape, pixels.dtype)

@@ -1,4 +1,4 @@
-"""Taking encoded keys out of a scratch folder in memory, for libraries that only write files."""
+"""Reads encoded keys from a scratch folder in memory, for libraries that only write files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from omewd.store.format.shard_index import ABSENT, entries_at_end, index_bytes
 
 
 def zero_key(array: UnitArray) -> Buffer:
-    """The key of pixels that are all zero, which some libraries leave out."""
+    """The bytes of a key whose pixels are all zero, which some libraries don't write."""
     if array.sharded:
         return index_bytes(np.full((array.chunks_per_key, 2), ABSENT, np.uint64))
     zeros = np.zeros(array.key_shape, array.dtype)
@@ -25,15 +25,15 @@ def zero_key(array: UnitArray) -> Buffer:
 
 
 def take(path: Path) -> memoryview:
-    """A file's bytes, mapped; the file is removed. Raises OmewdError ``backend_error`` without any."""
+    """Map a file and remove it; returns its bytes. Raises OmewdError ``backend_error`` if it is missing or empty."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise OmewdError("backend_error", f"the backend made no key {path.name}") from error
+        raise OmewdError("backend_error", f"the backend did not write the key {path.name}") from error
     try:
         size = os.fstat(descriptor).st_size
         if not size:
-            raise OmewdError("backend_error", f"the backend made an empty key {path.name}")
+            raise OmewdError("backend_error", f"the backend wrote an empty key {path.name}")
         mapped = mmap.mmap(descriptor, size, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED)
     finally:
         os.close(descriptor)
@@ -42,15 +42,16 @@ def take(path: Path) -> memoryview:
 
 
 def inner_chunks(shard: memoryview, count: int) -> list[memoryview | None]:
-    """A shard's ``count`` inner chunks in the order of its index; None for one not stored."""
+    """A shard's ``count`` inner chunks, in the order of its index; None for a chunk that is not stored."""
     entries = entries_at_end(shard, count).tolist()
     return [None if offset == ABSENT else shard[offset : offset + length] for offset, length in entries]
 
 
 def in_order(shard: memoryview, count: int) -> Iterator[Buffer]:
-    """A shard with its ``count`` inner chunks in the order of its index, and nothing between them.
+    """A shard whose ``count`` inner chunks are in the order of its index, without gaps.
 
-    Threads append them in the order in which they finish; this way the same frames make the same bytes.
+    The library's threads append chunks in the order in which they finish. Reordered, the same frames make the same
+    bytes.
     """
     entries = np.full((count, 2), ABSENT, np.uint64)
     size = 0

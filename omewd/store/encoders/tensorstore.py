@@ -9,8 +9,8 @@ from typing import Any
 from omewd.errors import OmewdError
 from omewd.store.encoders.base import Block, Encoded, Encoder, UnitArray
 
-# The encoded key is taken over in pieces that fit in the same touched memory again and again: for 128 MiB
-# 25 ms, and 130 ms as one fresh allocation.
+# An encoded key is read in pieces, so that memory that is touched already is reused: 128 MiB take 25 ms, and 130 ms as
+# one new allocation.
 _PIECE_BYTES = 8 << 20
 
 
@@ -32,8 +32,8 @@ class TensorStoreEncoder(Encoder):
         self._all_keys: Any = tensorstore.KvStore.KeyRange("c/", "c0")
 
     def encode(self, block: Block) -> Iterator[Encoded]:
-        self._keys.delete_range(self._all_keys).result()  # what a unit that failed has left
-        # The block stays as it is until the caller is through with us, so it may be referenced.
+        self._keys.delete_range(self._all_keys).result()  # remains of a failed unit
+        # The caller keeps the block unchanged until it is done, so it may be referenced.
         target = self._store[self._array.region(block)]
         target.write(block, can_reference_source_data_indefinitely=True).result()
         for place in self._array.frame_keys:
@@ -41,18 +41,18 @@ class TensorStoreEncoder(Encoder):
             yield Encoded(place, self._take(key))
 
     def _take(self, key: str) -> Iterator[bytes]:
-        """A key's value, piece by piece; it is forgotten afterwards."""
+        """Read a key's value piece by piece, then remove the key."""
         start = 0
         while self._array.key_bytes > _PIECE_BYTES:
             try:
                 piece = self._keys.read(key, byte_range=slice(start, start + _PIECE_BYTES)).result().value
-            except ValueError:  # OUT_OF_RANGE: fewer bytes than a whole piece are left
+            except ValueError:  # OUT_OF_RANGE: less than a whole piece is left
                 break
             yield piece
             start += len(piece)
         rest = self._keys.read(key, byte_range=slice(start, None)).result()
         if rest.state != "value":
-            raise OmewdError("backend_error", f"tensorstore made no key {key}")
+            raise OmewdError("backend_error", f"tensorstore did not write the key {key}")
         yield rest.value
         del self._keys[key]
 

@@ -28,7 +28,7 @@ class ZarrPythonEncoder(Encoder):
             self._store: Any = zarr.open_array(MemoryStore(self._values), mode="r+", zarr_format=3)
 
     def encode(self, block: Block) -> Iterator[Encoded]:
-        for left in set(self._values) - {"zarr.json"}:  # by a unit that failed
+        for left in set(self._values) - {"zarr.json"}:  # remains of a failed unit
             del self._values[left]
         self._store[self._array.region(block)] = block
         for place in self._array.frame_keys:

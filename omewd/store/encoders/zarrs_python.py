@@ -24,7 +24,7 @@ class ZarrsPythonEncoder(Encoder):
         settings = {
             "array.write_empty_chunks": True,
             "codec_pipeline.path": "zarrs.ZarrsCodecPipeline",
-            "codec_pipeline.strict": True,  # an error rather than zarr-python's own pipeline
+            "codec_pipeline.strict": True,  # raise an error instead of using zarr-python's own pipeline
             "threading.max_workers": threads,
             "async.concurrency": threads,
         }
@@ -32,7 +32,7 @@ class ZarrsPythonEncoder(Encoder):
             self._store: Any = zarr.open_array(zarr.storage.LocalStore(scratch), mode="r+", zarr_format=3)
 
     def encode(self, block: Block) -> Iterator[Encoded]:
-        shutil.rmtree(self._folder / "c", ignore_errors=True)  # what a unit that failed has left
+        shutil.rmtree(self._folder / "c", ignore_errors=True)  # remains of a failed unit
         self._store[self._array.region(block)] = block
         for place in self._array.frame_keys:
             yield Encoded(place, self._pieces(place, block))

@@ -1,1 +1,1 @@
-"""What is in the files: array documents, shard indexes, tables of shards in progress."""
+"""The formats of files: array documents, shard indexes, tables of shards in progress."""

@@ -1,4 +1,4 @@
-"""Array documents: a Zarr v3 array's zarr.json, with omewd's codecs."""
+"""Array documents: the zarr.json of a Zarr v3 array, with omewd's codecs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def array_document(
     sharded: bool,
     dimension_names: tuple[str, ...] | None = None,
 ) -> dict[str, Any]:
-    """An array's zarr.json. Shapes in elements, storage order; ``key_shape`` is the shard's, or the chunk's."""
+    """An array's zarr.json. Shapes are in elements, in storage order. ``key_shape``: of a shard, or else of a chunk."""
     codecs = [_BYTES, *compressor(compression, dtype)]
     if sharded:
         sharding = {

@@ -1,8 +1,8 @@
-"""The index of a shard: where its inner chunks are.
+"""The index of a shard, which says where its inner chunks are.
 
-Zarr v3 sharding codec ("sharding_indexed", ZEP 2), section "Binary shard format": for each inner chunk, in C order,
-offset and length as little-endian u64, both 2^64 - 1 for one that is not stored; then, by our index_codecs, the
-CRC-32C of that, little-endian u32. It is at the end of the shard (index_location "end").
+Zarr v3 sharding codec ("sharding_indexed", ZEP 2), section "Binary shard format": offset and length of each inner
+chunk, in C order, as little-endian u64; both are 2^64 - 1 for a chunk that is not stored. With our index_codecs, the
+CRC-32C of that follows as little-endian u32. The index is at the end of the shard (index_location "end").
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CHECKSUM_BYTES = 4
 
 
 def index_bytes(entries: Entries) -> bytes:
-    """The index of chunks whose (offset, length) are ``entries``, of shape (chunks, 2)."""
+    """The bytes of an index with ``entries``, an array of (offset, length) with shape (chunks, 2)."""
     google_crc32c = required("google_crc32c", "read and write shards")
     index = entries.astype("<u8", copy=False).tobytes()
     checksum: int = google_crc32c.value(index)
@@ -30,12 +30,12 @@ def index_bytes(entries: Entries) -> bytes:
 
 
 def entries_at_end(shard: memoryview, chunks: int) -> Entries:
-    """The entries of a whole shard, not checked."""
+    """The entries of a whole shard in memory, without a check."""
     return np.frombuffer(shard, "<u8", 2 * chunks, len(shard) - ENTRY_BYTES * chunks - _CHECKSUM_BYTES).reshape(-1, 2)
 
 
 def read_entries(descriptor: int, chunks: int) -> Entries | None:
-    """The entries of a shard that is a file, None if it is torn: the checksum or a chunk's place is wrong."""
+    """The entries of a shard in a file; None if it is torn, that is, the checksum or a chunk's place is wrong."""
     size, length = os.fstat(descriptor).st_size, ENTRY_BYTES * chunks + _CHECKSUM_BYTES
     index = os.pread(descriptor, length, size - length) if size >= length else b""
     if len(index) != length:

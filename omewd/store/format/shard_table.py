@@ -1,8 +1,8 @@
-"""The table of a shard in progress: which chunks are in the file beside it, and where.
+"""The table of a shard in progress, which says which chunks are in the shard's staging file, and where.
 
-    staging/shard-L-S-U-R-C          the shard to be: chunks where they were put, in any order, with gaps between
-    staging/shard-L-S-U-R-C.table    header: magic, end of the room that has been granted; then the index to be,
-                                     (offset, length) of each chunk, length 0 while it is not there
+    staging/shard-L-S-U-R-C          the later shard: chunks in any order, with gaps between them
+    staging/shard-L-S-U-R-C.table    header: magic, end of the granted room; then the later index:
+                                     (offset, length) of each chunk, with length 0 while it is absent
 
 L is the resolution and S the source; U, R and C are the shard's :class:`omewd.model.plan.shards.ShardPlace`.
 """
@@ -25,7 +25,7 @@ HEADER = struct.Struct("<8sQ")
 
 
 def name_of(layout: ShardLayout, place: ShardPlace) -> str:
-    """The name in staging of a shard in progress."""
+    """The name of a shard in progress, in staging."""
     return f"shard-{layout.level.number}-{layout.source}-{place.unit}-{place.row}-{place.column}"
 
 
@@ -37,13 +37,13 @@ def in_staging(staging: Path, layout: ShardLayout) -> list[ShardPlace]:
 
 
 def read_header(table: int) -> tuple[bytes, int]:
-    """(magic, end of the room that has been granted) of an open table; (b"", 0) of one that is cut short."""
+    """(magic, end of the granted room) of an open table; (b"", 0) if the table is cut short."""
     head = os.pread(table, HEADER.size, 0)
     return HEADER.unpack(head) if len(head) == HEADER.size else (b"", 0)
 
 
 def table_entries(table: int, chunks: int) -> Entries:
-    """(offset, length) of each chunk, of shape (chunks, 2), by an open table; length 0 where there is none."""
+    """The entries of an open table: (offset, length) of each chunk, shape (chunks, 2); length 0 for absent chunks."""
     found = os.pread(table, chunks * ENTRY_BYTES, HEADER.size)
     entries = np.zeros((chunks, 2), np.uint64)
     entries.reshape(-1)[: len(found) // 8] = np.frombuffer(found, "<u8", len(found) // 8)

@@ -1,4 +1,4 @@
-"""Sinks: where encoded cells go. Plain keys (``keys``), or shards in progress (``shards``).
+"""Sinks, where encoded cells go: plain keys (``keys``), or shards in progress (``shards``).
 
-An encoder that makes single chunks fills shards where the array has some; all else are keys.
+Single chunks of a sharded array go into shards. All other cells are keys.
 """

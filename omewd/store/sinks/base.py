@@ -1,14 +1,14 @@
-"""What omewd asks of a sink: take the cells of write units, and say when they are durable.
+"""The interface of sinks, which take the cells of write units and say when they are durable.
 
-A caller puts units, sets a fence, and waits for it. It may put more in between, so that what is before a fence is
-synced while the next unit is encoded::
+A caller puts units, sets a fence, and waits for it. It may put more units before it waits, so that the units before the
+fence are synced while the next one is encoded::
 
     sink.put(layout, 0, encoder.encode(block), lasting=encoder.lasting)
     first = sink.fence()
     sink.put(layout, 1, …)
     sink.wait(first)      # unit 0 is durable: its slots may be released
 
-A failed sync is never tried again: what was put before a fence that fails is given up, and has to be put again.
+A failed sync is never repeated: units before a fence that fails are given up and must be put again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 class Batch(ABC):
-    """What is put between two fences."""
+    """The units put between two fences."""
 
     @abstractmethod
     def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:
@@ -35,18 +35,18 @@ class Batch(ABC):
 
     @abstractmethod
     def finish(self) -> int:
-        """Make all of it durable; returns the bytes that it takes. Nobody is at it any more, even if this raises."""
+        """Make the batch durable; returns its size on disk. No thread works on it afterwards, even if this raises."""
 
     @abstractmethod
     def give_up(self) -> None:
-        """Let go of all of it, finished or not. Nobody is at it any more when this returns."""
+        """Release the batch, finished or not. No thread works on it afterwards."""
 
-    def begin_to_finish(self) -> None:  # noqa: B027  most have nothing to begin
-        """No more will be put."""
+    def begin_to_finish(self) -> None:  # noqa: B027  most have nothing to do
+        """Start work that can only start once no more units will be put."""
 
 
 class Fence:
-    """Marks all that was put before it."""
+    """Marks all units that were put before it."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch: Batch | None = batch
@@ -54,7 +54,7 @@ class Fence:
 
     @property
     def is_over(self) -> bool:
-        """Whether it is durable, or was given up."""
+        """Whether the units before it are durable or were given up."""
         return self._batch is None
 
     @property
@@ -62,7 +62,7 @@ class Fence:
         return self._stored_bytes is not None
 
     def finish(self) -> None:
-        """Make what is before it, and after the one before it, durable."""
+        """Make the units between the previous fence and this one durable."""
         assert self._batch is not None
         try:
             self._stored_bytes = self._batch.finish()
@@ -70,21 +70,21 @@ class Fence:
             self.give_up()
 
     def give_up(self) -> None:
-        """Let go of what is before it, finished or not."""
+        """Release the units before it, finished or not."""
         batch, self._batch = self._batch, None
         if batch is not None:
             batch.give_up()
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes on disk of what is before it, and after the one before it. Raises ValueError if it has failed."""
+        """The size on disk of the units between the previous fence and this one. Raises ValueError if it has failed."""
         if self._stored_bytes is None:
-            raise ValueError("what was put before this fence was given up: put it again")
+            raise ValueError("what was put before this fence was abandoned: put it again")
         return self._stored_bytes
 
 
 class Sink(ABC):
-    """Puts cells where they belong. One thread puts and sets fences; any may wait.
+    """Puts cells in their places. One thread puts units and sets fences; any thread may wait.
 
     Errors are OSError, or whatever the encoder raises.
     """
@@ -96,19 +96,19 @@ class Sink(ABC):
 
     @abstractmethod
     def _begin(self) -> Batch:
-        """A batch for what is put next."""
+        """A batch for the next units."""
 
     def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:
-        """Store the cells of a unit; the same unit again overwrites it.
+        """Store the cells of a unit. Putting the same unit again overwrites it.
 
-        ``layout``: of its source and resolution. ``lasting``: pieces may be consumed until the fence is waited for, and
-        in any thread; else they are consumed now. Arrays that lie aligned are written from where they are.
-        After an error the caller has to give up.
+        ``layout``: of the unit's source and resolution. ``lasting``: any thread may consume the pieces until the fence
+        is waited for; otherwise they are consumed now. Aligned arrays are written without a copy.
+        After an error, the caller must give up.
         """
         self._batch.put(layout, unit, cells, lasting=lasting)
 
     def fence(self) -> Fence:
-        """Mark all that was put so far."""
+        """Mark all units that were put so far."""
         batch, self._batch = self._batch, self._begin()
         batch.begin_to_finish()
         fence = Fence(batch)
@@ -116,10 +116,10 @@ class Sink(ABC):
         return fence
 
     def wait(self, fence: Fence) -> int:
-        """Until all that was put before a fence is durable; returns the bytes that it takes since the one before.
+        """Wait until all units before a fence are durable; returns the size on disk of those after the previous fence.
 
-        Durable is what is synced, and on record where the sink has a record; without durability, what is written.
-        Raises the error of the first fence that fails, once. What is before that one has to be put again.
+        Units are durable once they are synced, and recorded if the sink has a record; without durability, once they are
+        written. Raises the error of the first fence that fails, once. The units before that fence must be put again.
         """
         with self._finishing:
             while not fence.is_over:
@@ -127,24 +127,24 @@ class Sink(ABC):
         return fence.stored_bytes
 
     def is_durable(self, fence: Fence) -> bool:
-        """Whether all that was put before a fence is durable."""
+        """Whether all units before a fence are durable."""
         return fence.is_durable
 
     def give_up(self) -> None:
-        """Let go of what was put since the last fence; nobody is at it any more when this returns."""
+        """Release the units that were put since the last fence. No thread works on them afterwards."""
         batch, self._batch = self._batch, self._begin()
         batch.give_up()
 
     @abstractmethod
     def seal(self, layout: ShardLayout, below: int | None = None, written: Flags | None = None) -> None:
-        """Put shards that get no more frames in place: those that only have frame indexes below ``below``, or all.
+        """Seal the shards that only hold frame indexes below ``below``, or all shards.
 
-        Nobody may be putting anything into them. ``written``: a flag a frame index; chunks without a frame that is
-        written are left out then. Running it again, after it was cut off anywhere, does the rest.
+        Nobody may be putting units into them. ``written``: one flag for each frame index; chunks without a written
+        frame are then left out. If it is interrupted, running it again does the rest.
         """
 
     def close(self) -> None:
-        """Give up what no fence has made durable."""
+        """Give up all units that no fence has made durable."""
         self.give_up()
         with self._finishing:
             while self._fences:
@@ -152,9 +152,9 @@ class Sink(ABC):
 
 
 def results(futures: list[Future[Result]]) -> list[Result]:
-    """What tasks return, or the first error; none of them is at work any more either way."""
+    """Wait for all tasks; returns their results, or raises the first error."""
     wait(futures)
     try:
         return [future.result() for future in futures]
     finally:
-        futures.clear()  # an error's traceback holds them, they hold the error, and it the frames of the ring
+        futures.clear()  # breaks a cycle: the traceback of an error holds them, and they hold the error

@@ -1,4 +1,4 @@
-"""The sink of plain keys: the files of each unit are written aside, in a folder, and put in place with it."""
+"""The sink for plain keys. The files of each unit are written aside in a folder, which is renamed into place."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Files = Iterable[tuple[str, Iterable[Piece]]]
 
 
 class KeySink(Sink):
-    """Writes keys (shards as a whole, or chunks) of a dataset, a folder a unit.
+    """Writes a dataset's keys (whole shards, or chunks), with one folder for each unit.
 
-    A folder that is there already, as a killed writer may have left it, gets the files one by one. Two writers may not
-    have the same unit.
+    If the folder exists already, because a killed writer left it, the files are moved into it one by one. Two writers
+    may not write the same unit.
     """
 
     def __init__(self, publisher: Publisher, tools: Tools) -> None:
@@ -38,7 +38,7 @@ class KeySink(Sink):
 
 
 class KeyBatch(Batch):
-    """Files of units on their way to their places. Errors are OSError, or what a library raises."""
+    """Files of units that are being written. Errors are OSError, or whatever a library raises."""
 
     def __init__(self, publisher: Publisher, tools: Tools) -> None:
         self._publisher, self._tools = publisher, tools
@@ -48,7 +48,7 @@ class KeyBatch(Batch):
         self._futures: list[Future[int]] = []
 
     def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:
-        """Write the files of a unit aside; its name there is the same each time, and what is there is overwritten.
+        """Write the files of a unit aside. Their name there is always the same, so that remains are overwritten.
 
         Small files are bound by the latency of their syncs, so many are written at once.
         """
@@ -61,9 +61,9 @@ class KeyBatch(Batch):
         self.put_folder(layout.folder(unit), label, files, pool)
 
     def put_folder(self, folder: str, label: str, files: Files, pool: ThreadPoolExecutor | None) -> None:
-        """Write the files of a ``folder`` of the dataset aside, as ``label``; nobody else may have either name.
+        """Write the files of a dataset's ``folder`` aside, as ``label``. Nobody else may use either name.
 
-        ``pool``: threads to write them with; else they are written one by one, before this returns.
+        ``pool``: threads that write the files; without it, they are written one by one before this returns.
         """
         aside = self._publisher.staging / label
         self._folders.append((aside, self._publisher.root / folder))
@@ -83,7 +83,7 @@ class KeyBatch(Batch):
         return self._tools.clock.timed("encode", pieces)
 
     def _make_folders(self, aside: Path, inner: str) -> None:
-        """Make a folder in staging, and those around it; all of them are synced together."""
+        """Create a folder in staging with its parents. All of them are synced together."""
         with self._tools.clock.stage("rename"):
             parents = [aside / inner, *(aside / inner).parents]
             for path in reversed(parents[: parents.index(self._publisher.staging)]):
@@ -92,7 +92,7 @@ class KeyBatch(Batch):
                     self._inner[path] = None
 
     def finish(self) -> int:
-        """Returns the bytes of the files, once they are in place and synced."""
+        """Put the files in place and sync them; returns their size."""
         if not self._folders:
             return 0
         publisher = self._publisher
@@ -105,7 +105,7 @@ class KeyBatch(Batch):
         with self._tools.clock.stage("rename"):
             for aside, target in self._folders:
                 publisher.make_folder(target.parent, unsynced)
-                unsynced[target.parent] = None  # merged too: whoever put the folder there may not have synced its name
+                unsynced[target.parent] = None  # also if merged: the other writer may not have synced the folder's name
                 try:
                     aside.rename(target)
                 except OSError as error:
@@ -120,12 +120,12 @@ class KeyBatch(Batch):
 
     def give_up(self) -> None:
         wait(self._futures)
-        self._futures.clear()  # an error's traceback holds them, they hold the error, and it the frames of the ring
+        self._futures.clear()  # breaks a cycle: the traceback of an error holds them, and they hold the error
 
 
 def _merge(aside: Path, target: Path, unsynced: dict[Path, None]) -> None:
-    """Put the files of a folder into one that is there."""
-    for path in sorted(aside.rglob("*")):  # folders come before what is in them
+    """Move the files of a folder into an existing one."""
+    for path in sorted(aside.rglob("*")):  # folders come before their content
         place = target / path.relative_to(aside)
         if path.is_dir():
             place.mkdir(exist_ok=True)

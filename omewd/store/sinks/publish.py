@@ -1,12 +1,12 @@
-"""Getting bytes to disk: every file of a dataset is written here.
+"""The publisher, which writes every file of a dataset.
 
-A file, or the folder with all files of a write unit, is written aside on the same filesystem, synced, and
-renamed to its place; then the folder that it is in now is synced. So it is there whole or not at all, whoever
-is killed, and a write is done only when fsync has said so. A failed sync is an error of the whole write: the
-caller starts again from its own data.
+A file, or a folder with all files of a write unit, is written aside on the same filesystem, synced, and renamed to its
+place; then the folder that now holds it is synced. So it appears whole or not at all, whichever process is killed, and
+a write is only done when fsync says so. A failed sync fails the whole write, and the caller starts again from its own
+data.
 
-Writes go round the page cache (O_DIRECT) where the filesystem takes that: on a virtual ext4 disk 128 MiB
-took 0.04 s this way, 0.4 s through the cache and fsync; 128 KiB files, 16 at once, 1.0 against 0.75 GB/s.
+Writes bypass the page cache (O_DIRECT) if the filesystem allows it. On a virtual ext4 disk, 128 MiB took 0.04 s this
+way, and 0.4 s through the cache with fsync; 128 KiB files, 16 at once, reached 1.0 instead of 0.75 GB/s.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from omewd.store.encoders.base import Piece
 from omewd.store.filesystem import sync_folder
 from omewd.store.stopwatch import Stopwatch
 
-# Small files are bound by the latency of their sync: 16 in flight reached 1.0 GB/s with 128 KiB, one 0.36.
+# Small files are bound by the latency of their syncs: with 128 KiB, 16 at once reached 1.0 GB/s, one at a time 0.36.
 SMALL_FILES_AT_ONCE = 16
 SMALL_FILE_BYTES = 1 << 20
-# A unit has folders of its own, and an acquisition has no end; to forget one costs a sync of its parent.
+# Each unit has folders of its own, and an acquisition may be unbounded. Forgetting a folder costs a sync of its parent.
 _FOLDERS_REMEMBERED = 10_000
 
 
 class Publisher:
-    """Writes the files of one dataset. ``durable``: with fsync; else files are only renamed into place.
+    """Writes the files of one dataset. ``durable``: with fsync; otherwise files are only renamed into place.
 
-    ``pool``: threads for what is better done several at once, else it is done one by one; ``clock`` gets the time
-    of each stage. All errors are OSError; nothing that was in place before is harmed by one.
+    ``pool``: threads for work that is faster in parallel. ``clock``: gets the time of each stage. All errors are
+    OSError. An error does not harm files that were in place before.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class Publisher:
     ) -> None:
         """Put files (path in the dataset, bytes in pieces) in place, one by one.
 
-        ``label`` makes the names aside: the same label again overwrites what a killed writer left. ``pool``: threads
-        to write them with, several at once.
+        ``label``: makes the names aside; the same label overwrites what a killed writer left. ``pool``: threads that
+        write several files at once.
         """
         asides: list[tuple[Path, Path]] = []
 
@@ -79,9 +79,9 @@ class Publisher:
         self.put_in_place(asides)
 
     def put_in_place(self, asides: Iterable[tuple[Path, Path]], there: Iterable[Path] = ()) -> None:
-        """Rename files that are on disk to their places; the names are on disk when this returns.
+        """Rename files that are on disk to their places. Their names are on disk when this returns.
 
-        ``there``: files that are in place, by a writer that may have been killed before it synced their names.
+        ``there``: files that are in place already, but whose writer may have been killed before it synced their names.
         """
         unsynced: dict[Path, None] = {}
         for target in there:
@@ -98,7 +98,7 @@ class Publisher:
         self.remember(unsynced)
 
     def _write_at_once(self, pool: ThreadPoolExecutor, files: Iterable[tuple[str, Iterable[Piece]]]) -> list[int]:
-        """Write files in threads; none of them is at it any more when this returns or raises."""
+        """Write files in threads, and wait for all of them."""
         futures: list[Future[int]] = []
         with self._clock.pooled():
             try:
@@ -109,7 +109,7 @@ class Publisher:
         try:
             return [future.result() for future in futures]
         finally:
-            futures.clear()  # an error's traceback holds them, they hold the error, and it the frames of the ring
+            futures.clear()  # breaks a cycle: the traceback of an error holds them, and they hold the error
 
     def sync_folders(self, folders: list[Path]) -> None:
         with self._clock.stage("fsync"):
@@ -122,10 +122,10 @@ class Publisher:
                 os.fdatasync(descriptor)
 
     def make_folder(self, folder: Path, unsynced: dict[Path, None]) -> None:
-        """Make a folder and its parents.
+        """Create a folder and its parents.
 
-        What is seen for the first time has its parent synced, even if it is there: another writer may have
-        made it and not synced it yet. All syncs of a unit go out together, and share the disk's latency.
+        A folder that is seen for the first time gets its parent synced even if it exists, because another writer may
+        have created it and not synced it yet. All syncs of a unit go out together and share the disk's latency.
         """
         if folder in self._known_folders or folder in unsynced or folder == self.root:
             return
@@ -134,7 +134,7 @@ class Publisher:
         unsynced[folder.parent] = None
 
     def remember(self, folders: Iterable[Path]) -> None:
-        """Folders whose way down from the root is on disk."""
+        """Remember folders whose whole path below the root is on disk."""
         if len(self._known_folders) >= _FOLDERS_REMEMBERED:
             self._known_folders.clear()
         self._known_folders.update(folders)
@@ -162,7 +162,7 @@ class Publisher:
         return os.open(path, flags, 0o666)
 
     def _write(self, descriptor: int, pieces: Iterable[Piece]) -> int:
-        """Write a new file in whole blocks, and cut it to its true size; returns that."""
+        """Write a new file in whole blocks, and truncate it to its true size, which is returned."""
         size = offset = 0
         for block, used in packed(pieces, self._buffers):
             write_at(descriptor, block, offset)

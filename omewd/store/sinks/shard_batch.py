@@ -1,6 +1,6 @@
-"""The chunks that are put into shards in progress between two fences, at all resolutions.
+"""A batch of chunks for shards in progress: those put between two fences, at all resolutions.
 
-They are written side by side, synced together, then put on record in the tables of their shards.
+They are written concurrently, synced together, and then recorded in the tables of their shards.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from omewd.store.sinks.publish import Publisher
 from omewd.store.sinks.shard_file import ShardFile
 from omewd.store.tools import Tools
 
-# Each takes two descriptors; a service may have 16,384, some have 1,024.
+# Each shard takes two descriptors. A service may have 16,384; other processes may have 1,024.
 _SHARDS_AT_ONCE = 192
 _SHARDS_REMEMBERED = 10_000
 
@@ -34,16 +34,16 @@ ShardKey = tuple[int, int, ShardPlace]
 
 
 def shard_file(publisher: Publisher, layout: ShardLayout, place: ShardPlace) -> ShardFile:
-    """A shard in progress of a dataset."""
+    """The shard in progress at a place."""
     count = layout.chunks_per_shard
     path, final = publisher.staging / name_of(layout, place), publisher.root / layout.key(place)
     return ShardFile(path, final, count, count * layout.chunk_bytes, durable=publisher.durable)
 
 
 class SeenShards:
-    """The shards whose names in staging are on disk.
+    """The shards whose names in staging are known to be on disk.
 
-    Another writer may have made one and not synced its name yet: who sees one for the first time does.
+    Another writer may have created a shard and not synced its name yet. So whoever sees one for the first time does.
     """
 
     def __init__(self) -> None:
@@ -71,9 +71,8 @@ class _Chunk:
 
 @dataclass
 class _OpenShard:
-    """What a batch has for one shard: chunks that are written together soon, and those that are, in runs.
-
-    ``runs``: (number of the first, entries).
+    """A batch's part of one shard. ``waiting``: chunks to be written together. ``runs``: chunks that are written, as
+    (number of the first chunk, entries).
     """
 
     layout: ShardLayout
@@ -82,7 +81,7 @@ class _OpenShard:
     runs: list[tuple[int, Entries]] = field(default_factory=list)
 
     chunks_at_once: int = 1
-    # All chunks have the same size, whole blocks: a chunk's offset follows from its number.
+    # All chunks have the same size in whole blocks, so a chunk's offset follows from its number.
     has_fixed_places: bool = False
 
     def __post_init__(self) -> None:
@@ -92,7 +91,7 @@ class _OpenShard:
 
 
 class ShardBatch(Batch):
-    """Chunks on their way to disk. Errors are OSError, or what a library raises."""
+    """Chunks that are being written. Errors are OSError, or whatever a library raises."""
 
     def __init__(self, publisher: Publisher, tools: Tools, seen: SeenShards) -> None:
         self._publisher, self._tools, self._seen = publisher, tools, seen
@@ -102,7 +101,7 @@ class ShardBatch(Batch):
         self._may_be_on_record = False
 
     def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:
-        """Have threads write the chunks of a unit; returns meanwhile."""
+        """Let threads write the chunks of a unit; returns without waiting for them."""
         shards = self._open(layout, unit)
         for place, pieces in cells:
             which, number = layout.chunk_places[place]
@@ -119,13 +118,13 @@ class ShardBatch(Batch):
             self._write(shard)
 
     def finish(self) -> int:
-        """Returns the bytes that they take, once they are on disk, and on record in their shards' tables."""
+        """Wait until the chunks are on disk and recorded in their shards' tables; returns their size."""
         self._finish_open_shards()
         return self._finished_bytes
 
     def give_up(self) -> None:
         wait(self._futures)
-        self._futures.clear()  # an error's traceback holds them, they hold the error, and it the frames of the ring
+        self._futures.clear()  # breaks a cycle: the traceback of an error holds them, and they hold the error
         for shard in self._shards.values():
             if not self._may_be_on_record:
                 with suppress(OSError):
@@ -137,7 +136,7 @@ class ShardBatch(Batch):
     # -- shards -----------------------------------------------------------------------------------
 
     def _open(self, layout: ShardLayout, unit: int) -> list[tuple[_OpenShard, int]]:
-        """The shards that a unit has a part in, open, each with the number of the unit's first chunk in it."""
+        """Open the shards that hold a part of a unit; returns each with the number of the unit's first chunk in it."""
         parts = [((layout.level.number, layout.source, place), first) for place, first in layout.shards_of(unit)]
         new = [key for key, _ in parts if key not in self._shards]
         if new and self._shards and len(self._shards) + len(new) > _SHARDS_AT_ONCE:
@@ -186,7 +185,7 @@ class ShardBatch(Batch):
     # -- chunks -----------------------------------------------------------------------------------
 
     def _write(self, shard: _OpenShard) -> None:
-        """Have threads write the chunks that wait."""
+        """Let threads write the waiting chunks."""
         chunks, shard.waiting = shard.waiting, []
         if not chunks:
             return
@@ -207,7 +206,7 @@ class ShardBatch(Batch):
         shard.runs.append(_fixed_entries(number, len(chunks), size))
 
     def _write_in_pieces(self, shard: _OpenShard, chunk: _Chunk) -> Iterator[Future[None]]:
-        """Write a large chunk to its fixed place: several threads at once, if it can be cut into whole blocks."""
+        """Write a large chunk to its fixed place, with several threads if it can be cut into whole blocks."""
         size, submit = shard.layout.chunk_bytes, self._tools.pieces.submit
         offset = chunk.number * size
         whole = chunk.pieces[0] if isinstance(chunk.pieces, tuple) and len(chunk.pieces) == 1 else None
@@ -221,7 +220,7 @@ class ShardBatch(Batch):
         shard.runs.append(_fixed_entries(chunk.number, 1, size))
 
     def _write_stream(self, shard: _OpenShard, offset: int, pieces: Iterable[Piece]) -> None:
-        """Write the pieces of a large chunk, so that it is never in memory as a whole beside the ring."""
+        """Write a large chunk piece by piece, so that it is never in memory as a whole beside the ring."""
         end = offset + shard.layout.chunk_bytes
         left = iter(pieces)
         for first in left:
@@ -229,7 +228,7 @@ class ShardBatch(Batch):
             if size % ALIGNMENT:
                 self._write_packed(shard, offset, chain([first], left), end - offset)
                 return
-            # What follows may have another size: only the first is known to keep the next at a whole block.
+            # Later pieces may have another size: only the first one is known to end at a whole block.
             some = [first, *islice(left, max(PIECE_BYTES // size, 1) - 1)]
             total = sum(map(size_of, some))
             if total % ALIGNMENT:
@@ -239,7 +238,7 @@ class ShardBatch(Batch):
             offset += total
 
     def _write_together(self, shard: _OpenShard, offset: int, pieces: list[Piece], size: int) -> None:
-        """Write pieces of ``size`` bytes: straight from where they are, if the disk can take them from there."""
+        """Write pieces of ``size`` bytes, without a copy if the disk can take them from where they are."""
         blocks = [_bytes_in_place(piece) for piece in pieces]
         in_place = [block for block in blocks if block is not None]
         if len(in_place) < len(blocks):
@@ -250,7 +249,7 @@ class ShardBatch(Batch):
             write_all_at(shard.file.descriptor, in_place, offset)
 
     def _write_packed(self, shard: _OpenShard, offset: int, pieces: Iterable[Piece], size: int) -> None:
-        """Write pieces one after the other through a buffer; ``size``: bytes of all."""
+        """Write pieces one after the other through a buffer. ``size``: their bytes together."""
         clock = self._tools.clock
         with clock.stage("write"):
             shard.file.reserve(offset, offset + size)
@@ -259,7 +258,7 @@ class ShardBatch(Batch):
                 offset += len(block)
 
     def _write_anywhere(self, shard: _OpenShard, chunks: list[_Chunk]) -> None:
-        """Encode chunks, and write them where there is room."""
+        """Encode chunks, and write them into newly granted room."""
         encoded: list[Iterable[Piece]] = [chunk.pieces for chunk in chunks]
         if shard.layout.is_raw:
             sizes = np.full(len(chunks), shard.layout.chunk_bytes, np.uint64)
@@ -276,7 +275,7 @@ class ShardBatch(Batch):
 
 
 def _bytes_in_place(piece: Piece) -> memoryview | None:
-    """The bytes of a piece where they lie, None if the disk can't take them from there."""
+    """The bytes of a piece without a copy; None if the disk can't take them from where they are."""
     return piece.data.cast("B") if isinstance(piece, np.ndarray) and lies_aligned(piece) else None
 
 

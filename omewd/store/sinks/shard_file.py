@@ -1,14 +1,13 @@
-"""A shard in progress: a staging file that chunks are written into, and a table of those that are in it.
+"""A shard in progress: a staging file into which chunks are written, and a table of the chunks in it.
 
-:mod:`omewd.store.format.shard_table` has the picture of both. Any number of writers have a shard open at once.
-Chunks that have a fixed place go there; others get room of their own when their size is known: whoever asks holds a
-lock on the table for that long, so that a writer that dies leaves an unused gap at most. The sharding codec allows
-gaps ("Binary shard format").
+:mod:`omewd.store.format.shard_table` draws both. Any number of writers may have a shard open at once. Chunks with a
+fixed place go there. Other chunks get room of their own once their size is known, under a lock on the table, so that a
+writer that dies leaves an unused gap at most. The sharding codec allows gaps ("Binary shard format").
 
-A chunk counts once it is in the table, which its writer syncs after the chunk. Sealing makes the table the
-index at the shard's end, syncs, renames, and only then removes the table: at any moment either that or the
-shard in its place says where every chunk is. A chunk that comes after that, as when a failed stream is
-resumed, takes the shard back.
+A chunk counts once it is in the table, which its writer syncs after the chunk. Sealing writes the table as the index at
+the shard's end, syncs, renames the shard, and only then removes the table. So at any moment, either the table or the
+shard in its place says where every chunk is. A chunk that comes later, for example after a failed stream is resumed,
+takes the shard back into staging.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ from omewd.store.filesystem import extend, punch, sync_folder
 from omewd.store.format.shard_index import ABSENT, ENTRY_BYTES, Entries, index_bytes, read_entries
 from omewd.store.format.shard_table import HEADER, MAGIC, SUFFIX, read_header, table_entries
 
-# Blocks are allocated this far ahead: writes that need no allocation run side by side in one file
-# (128 MiB files: 1.85 GB/s, without it 1.5). Not on a disk that this would fill: others write there, too.
+# Blocks are allocated this far ahead, because writes that need no allocation run side by side in one file (files of
+# 128 MiB: 1.85 GB/s, and 1.5 without it). Not if this would fill the disk: others write there, too.
 _AHEAD_BYTES = 256 << 20
 _AHEAD_PART_OF_FREE = 8
-# What nobody has written in a sealed shard is given back from this size on.
+# Unwritten parts of a sealed shard are freed from this size on.
 _HOLE_BYTES = 64 << 10
 
 
 class ShardFile:
-    """One shard, open in one writer. ``path``: in staging; ``final``: its place in the dataset.
+    """One shard, open in one writer. ``path``: in staging. ``final``: its place in the dataset.
 
-    ``chunks``: how many it can have; ``room_bytes``: what all of them take raw.
-    ``durable``: with fsync. Methods may be called from several threads. All errors are OSError.
+    ``chunks``: how many it can hold. ``room_bytes``: the size of all of them without compression. ``durable``: with
+    fsync. Methods may be called from several threads. All errors are OSError.
     """
 
     def __init__(self, path: Path, final: Path, chunks: int, room_bytes: int, *, durable: bool = True) -> None:
@@ -57,7 +56,7 @@ class ShardFile:
     # -- writing ----------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Open it to write chunks into it; made if it is new, taken back if it is sealed."""
+        """Open the shard for chunks. A new one is created, and a sealed one is taken back."""
         self._table = self._open_table(os.O_CREAT)
         try:
             with self._locked():
@@ -76,11 +75,11 @@ class ShardFile:
 
     @property
     def direct(self) -> bool:
-        """Whether chunks go round the page cache."""
+        """Whether chunks bypass the page cache."""
         return is_direct(self._data)
 
     def grant(self, size: int) -> int:
-        """Room for ``size`` bytes that nobody else gets, from the offset returned on."""
+        """Grant room for ``size`` bytes; returns its offset. Nobody else gets this room."""
         with self._locked():
             start = read_header(self._table)[1]
             end = start + aligned(size)
@@ -90,7 +89,7 @@ class ShardFile:
         return start
 
     def give_back(self) -> None:
-        """What was granted here is not used: the job has failed, and will be given room again."""
+        """Return the room that was granted here, because the job has failed and will get new room."""
         if not self._granted:
             return
         with self._locked():
@@ -102,13 +101,13 @@ class ShardFile:
             self._granted.clear()
 
     def reserve(self, start: int, end: int) -> None:
-        """See to it that there are blocks for a part of the file."""
+        """Allocate blocks for a part of the file."""
         if os.fstat(self._data).st_size < end:
             with self._locked():
                 self._allocate(start, end, _AHEAD_BYTES)
 
     def note(self, number: int, entries: Entries) -> None:
-        """Put chunks from ``number`` on, which are on disk, in the table."""
+        """Record chunks from ``number`` on, which are on disk, in the table."""
         _put(self._table, entries.astype("<u8").tobytes(), HEADER.size + number * ENTRY_BYTES)
 
     def sync(self) -> None:
@@ -126,10 +125,10 @@ class ShardFile:
     # -- sealing ----------------------------------------------------------------------------------
 
     def finish(self, wanted: Flags | None) -> Path | None:
-        """Write the index, and give back the room that is not used; nobody may be writing.
+        """Write the index and free unused room. Nobody may be writing to the shard.
 
-        ``wanted``: which chunks count, all that are there without it. Returns the file that is to be renamed to its
-        place, None if there is nothing in it, or it is there already.
+        ``wanted``: which chunks count; None for all present ones. Returns the file to be renamed to its place; None if
+        the shard is empty or in its place already.
         """
         try:
             self._table = self._open_table(0)
@@ -140,7 +139,7 @@ class ShardFile:
                 entries = table_entries(self._table, self._chunks)
                 present = entries[:, 1] > 0
                 if wanted is not None and (present & ~wanted).any():
-                    # Not in the table any more before the index, or another chunk, takes their place.
+                    # Removed from the table before the index, or another chunk, takes their place.
                     present &= wanted
                     self.note(0, np.where(present[:, None], entries, 0))
                     self._sync(self._table)
@@ -159,9 +158,9 @@ class ShardFile:
             self.close()
 
     def forget(self) -> None:
-        """Remove what is only for a shard in progress: what was finished must be in its place.
+        """Remove the files of the shard in progress. A finished shard must be in its place.
 
-        The table goes first: chunks whose file is gone must not stand in it.
+        The table goes first, so that it never lists chunks whose file is gone.
         """
         for path in (self._table_path, self._path):
             path.unlink(missing_ok=True)
@@ -173,7 +172,7 @@ class ShardFile:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Alone among all threads and all writers."""
+        """Exclude all other threads and writers."""
         with self._lock:
             fcntl.flock(self._table, fcntl.LOCK_EX)
             try:
@@ -185,7 +184,7 @@ class ShardFile:
         _put(self._table, HEADER.pack(MAGIC, end), 0)
 
     def _format(self) -> None:
-        """Make the table: empty, or with what the sealed shard has. The header makes it valid, so it comes last."""
+        """Create the table: empty, or with the sealed shard's chunks. The header comes last and makes it valid."""
         entries = None
         with suppress(FileNotFoundError):
             sealed = os.open(self.final, os.O_RDONLY | os.O_CLOEXEC)
@@ -200,12 +199,12 @@ class ShardFile:
             end = int(entries[present].sum(axis=1).max(initial=0))
             self.note(0, np.where(present[:, None], entries, 0))
         elif self.final.exists():
-            self._path.touch()  # it is torn: a new one takes its place
-        self._sync(self._table)  # rows that the disk has not got must not be believed
+            self._path.touch()  # it is torn, so a new one takes its place
+        self._sync(self._table)  # rows count only once they are on disk
         self._write_header(aligned(end))
 
     def _take_back(self) -> None:
-        """Put the sealed shard, if there is one, where it can be written to."""
+        """Move the sealed shard, if there is one, back into staging."""
         if not self.final.exists():
             return
         folders = (self._path.parent, self.final.parent)
@@ -232,7 +231,7 @@ class ShardFile:
             os.fdatasync(descriptor)
 
     def _allocate(self, start: int, end: int, ahead: int) -> None:
-        """Make the file reach ``end``. What lies far before ``start`` may never come, and gets no blocks yet."""
+        """Extend the file to ``end``. Chunks far before ``start`` may never come, and get no blocks yet."""
         size = os.fstat(self._data).st_size
         if size >= end:
             return
@@ -247,7 +246,7 @@ class ShardFile:
 
 
 def _put(descriptor: int, data: bytes, offset: int) -> None:
-    """Write all of it: a disk that gets full in the middle takes a part without an error."""
+    """Write all of a buffer: a disk that becomes full in the middle takes a part of it without an error."""
     left = memoryview(data)
     while left:
         count = os.pwrite(descriptor, left, offset)
@@ -255,7 +254,7 @@ def _put(descriptor: int, data: bytes, offset: int) -> None:
 
 
 def _holes(entries: Entries) -> Iterator[tuple[int, int]]:
-    """What lies between chunks, in whole blocks, where it is worth giving back."""
+    """The gaps between chunks, in whole blocks, that are worth freeing."""
     order = np.argsort(entries[:, 0])
     starts = entries[order, 0]
     ends = np.concatenate([np.zeros(1, np.uint64), (entries[order, 0] + entries[order, 1])[:-1]])

@@ -1,4 +1,4 @@
-"""The sink of encoders that make single chunks, where the array is in shards: shards in progress."""
+"""The sink for single chunks of a sharded array: shards in progress."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from omewd.store.sinks.shard_batch import SeenShards, ShardBatch, shard_file
 from omewd.store.sinks.shard_file import ShardFile
 from omewd.store.tools import Tools
 
-# One that is cut off has at least put the ones before in place.
+# A job that is interrupted has at least sealed the groups before.
 _SEALED_AT_ONCE = 256
 
 
 class ShardSink(Sink):
-    """Writes chunks into shards in progress of a dataset, and seals those.
+    """Writes chunks into a dataset's shards in progress, and seals them.
 
-    Any number of writers may have a shard open, each with a sink of its own.
+    Any number of writers may have a shard open, each through a sink of its own.
     """
 
     def __init__(self, publisher: Publisher, tools: Tools) -> None:

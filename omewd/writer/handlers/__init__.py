@@ -1,1 +1,1 @@
-"""What a writer does for each kind of job: one handler a kind, thin over store and dataset."""
+"""A writer's handlers, one for each kind of job. They are thin layers over store and dataset."""

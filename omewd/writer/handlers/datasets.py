@@ -1,4 +1,4 @@
-"""Jobs for a dataset as a whole."""
+"""Handlers of jobs for a whole dataset."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_place(job: CheckPlace, _: OpenStreams) -> PlaceChecked:
 
 def create(job: CreateDataset, streams: OpenStreams) -> Leftovers:
     stream = streams.get(job.stream)
-    stream.open_encoders()  # a library that fails does so before anything is made
+    stream.open_encoders()  # first, so that a library that fails does so before anything is created
     dataset.create(stream.spec, stream.folder, Path(job.root), stream.epoch)
     stream.hold_dataset()
     return Leftovers(dataset.has_leftovers(stream.folder, stream.epoch))

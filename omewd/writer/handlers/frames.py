@@ -1,4 +1,4 @@
-"""Jobs for what becomes of a stream's frames."""
+"""Handlers of jobs for a stream's frames."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from omewd.writer.ring_reader import RingReader, UnitFrames
 
 
 def write_units(job: WriteUnits, streams: OpenStreams) -> Written:
-    """Pixels first, then their lines in the ledger."""
+    """Write the pixels, then their lines in the ledger."""
     stream = streams.get(job.stream)
     point("writer: job begun")
     clock = streams.tools.clock
@@ -74,13 +74,13 @@ def grow_shape(job: GrowShape, streams: OpenStreams) -> Result:
 
 
 def _free_bytes(folder: Path) -> int:
-    """What the drive of a dataset has left for this user."""
+    """The space that is left on the dataset's drive for this user."""
     room = os.statvfs(folder)
     return room.f_bavail * room.f_frsize
 
 
 def _waits(ring: RingReader, units: Iterable[UnitFrames], started_ns: int) -> Waits:
-    """What the slots' time stamps tell: how long frames waited until their job began."""
+    """How long frames waited before their job began, by the slots' time stamps."""
     present = [frames.sequences[frames.sequences >= 0] for frames in units if frames.count]
     if not present:
         return {"producer": Histogram(), "ring": Histogram(), "dispatch": Histogram()}

@@ -1,4 +1,4 @@
-"""Jobs that change the attributes of a dataset's groups."""
+"""Handlers of jobs that change the attributes of a dataset's groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of jobs that a writer knows, each with its handler."""
+"""The table of the jobs that a writer knows, each with its handler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _J = TypeVar("_J", bound=Job)
 
 
 def _on(kind: type[_J], handler: Callable[[_J, OpenStreams], Result]) -> tuple[type[Job], Handler]:
-    """A row; its types are held against each other here."""
+    """A row of the table. The signature makes the type checker match the job and the handler."""
     return kind, handler
 
 
