@@ -1,4 +1,4 @@
-"""Client: what a program or a command asks of the daemon."""
+"""The client: how programs and commands control the daemon."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from omewd.protocol.status import DaemonStatus, StreamStatus, read_status
 if TYPE_CHECKING:
     from omewd.model.spec.spec import StreamSpec
 
-# What a socket can wait for; who asks for more waits for ever.
+# The longest time-out of a socket; a longer one means to wait for ever.
 _LONGEST_S = 1e6
 
 
 class Client:
-    """Talks to the daemon at ``socket`` (else $OMEWD_SOCKET, else the default of ``omewd serve``).
+    """Controls the daemon at ``socket``. The default is $OMEWD_SOCKET, then the default of ``omewd serve``.
 
-    Every call uses a connection of its own, so a client may be kept over a restart of the daemon.
-    All calls raise OmewdError with a code and a remedy.
+    Every call uses a connection of its own, so a client may be kept across a restart of the daemon.
+    All calls raise OmewdError, with a code and a remedy.
     """
 
     def __init__(self, socket: str | os.PathLike[str] | None = None) -> None:
@@ -42,10 +42,10 @@ class Client:
             connection.close()
 
     def start_stream(self, spec: StreamSpec | Mapping[str, Any]) -> dict[str, Any]:
-        """Open a stream: its dataset and ring are there when this returns. Returns the stream's status.
+        """Open a stream, and return its status once its dataset and its rings exist.
 
-        A mapping has the fields of a :class:`omewd.StreamSpec`. It may leave out ``name``: the daemon takes the first
-        free of stream1, stream2, ….
+        A mapping has the fields of a :class:`omewd.StreamSpec`. Without ``name``, the daemon takes the first free one
+        of stream1, stream2, ….
         """
         fields = decode(encode(dict(spec) if isinstance(spec, Mapping) else spec.model_dump(mode="json")))
         outline, details = split(fields)
@@ -53,29 +53,29 @@ class Client:
         return self._request("start_stream", spec=outline, attachment=details, timeout=None)
 
     def stop_stream(self, name: str) -> dict[str, Any]:
-        """Take no more frames; write and finalize what has arrived. Returns at once; see :meth:`wait`.
+        """Take no more frames, and write and finalize what has arrived. Returns at once; see :meth:`wait`.
 
-        Of a stream that has FAILED, let go of the frames that it still has in its ring.
+        For a FAILED stream, this discards the frames that are still in its rings.
         """
         return self._request("stop_stream", name=name)
 
     def resume_stream(self, name: str) -> dict[str, Any]:
-        """Try again to write what a FAILED stream has in its ring, once its cause is mended; see :meth:`wait`."""
+        """Write the frames that a FAILED stream still has in its rings, once the cause is removed; see :meth:`wait`."""
         return self._request("resume_stream", name=name)
 
     def status(self, name: str | None = None) -> dict[str, Any]:
-        """The status of the daemon with all its streams, or of one stream, as JSON has it.
+        """The status of the daemon with all its streams, or of one stream, as JSON values.
 
-        Its fields are those of :class:`omewd.DaemonStatus` and :class:`omewd.StreamStatus`.
+        The fields are those of :class:`omewd.DaemonStatus` and :class:`omewd.StreamStatus`.
         """
         return self._request("status", **({} if name is None else {"name": name}))
 
     def daemon_status(self) -> DaemonStatus:
-        """The status of the daemon with all its streams; raises OmewdError ``other_version``, too."""
+        """The status of the daemon with all its streams. Also raises OmewdError ``other_version``."""
         return read_status(DaemonStatus, self.status())
 
     def stream_status(self, name: str) -> StreamStatus:
-        """The status of one stream; raises OmewdError ``other_version``, too."""
+        """The status of one stream. Also raises OmewdError ``other_version``."""
         return read_status(StreamStatus, self.status(name))
 
     def set_metadata(
@@ -87,16 +87,16 @@ class Client:
         position: int | str | None = None,
         well: str | None = None,
     ) -> None:
-        """Put a value under ``namespace`` into the attributes of a stream's dataset, while it is open or afterwards.
+        """Put a value under ``namespace`` into the attributes of a stream's dataset, during the stream or afterwards.
 
-        It is in the attributes of the root group (its zarr.json), or of those of a ``position`` (its name, or number
-        from 0) or a ``well`` ("B/3" or "B3"; with a position, the number is that within the well), on disk when this
-        returns; one that was given under that namespace before is replaced. ``value`` is JSON-able, numpy's numbers
-        and arrays too, up to 4 MiB.
+        The value goes into the zarr.json of the root group, of a ``position`` (its name, or its number from 0) or of a
+        ``well`` ("B/3" or "B3"; with a position, which is then numbered within the well). It is on disk when this
+        returns, and replaces an earlier value under the same namespace. ``value`` must be JSON-able, up to 4 MiB; numpy
+        numbers and arrays are accepted.
 
-        Namespace "ome.omero" sets how channels are shown, of all images or of one position: ``{"channels": [{"label",
-        "color", "active", "window", "inverted", "family", "coefficient"}, …], "rdefs": {…}}``, all of it optional;
-        channels are a list, or a mapping by number or label, and are merged one by one.
+        The namespace "ome.omero" sets how viewers show the channels of all images, or of one position: ``{"channels":
+        [{"label", "color", "active", "window", "inverted", "family", "coefficient"}, …], "rdefs": {…}}``. Every part is
+        optional. ``channels`` is a list, or a mapping by number or label; it is merged channel by channel.
 
         Raises OmewdError ``bad_metadata``.
         """
@@ -105,15 +105,15 @@ class Client:
             raise OmewdError(
                 "bad_metadata",
                 f"metadata of {len(text)} bytes is over the limit of {MAX_MESSAGE_BYTES}",
-                "Keep less of it, or put it into a file beside the dataset",
+                "Store less of it, or put it into a file beside the dataset",
             )
         where = {"position": without_numpy(position), "well": well}
         self._request("set_metadata", name=name, namespace=namespace, **where, attachment=text, timeout=None)
 
     def wait(self, name: str, timeout: float | None = None) -> dict[str, Any]:
-        """Wait until a stream is DONE and return its last status.
+        """Wait until a stream is DONE, for ``timeout`` seconds at most, and return its final status.
 
-        ``timeout`` in seconds. Raises StreamFailedError if it FAILED, OmewdError ``timeout``.
+        Raises StreamFailedError if the stream has FAILED, OmewdError ``timeout``.
         """
         seconds = _seconds(timeout)
         started = time.monotonic()
@@ -128,7 +128,7 @@ class Client:
 
 
 def _seconds(timeout: object) -> float | None:
-    """A time-out that a socket takes; raises OmewdError ``bad_timeout``."""
+    """A time-out in seconds that a socket takes; raises OmewdError ``bad_timeout``."""
     if timeout is None:
         return None
     try:
@@ -138,7 +138,7 @@ def _seconds(timeout: object) -> float | None:
     if isinstance(timeout, str | bool) or math.isnan(value):
         raise OmewdError(
             "bad_timeout",
-            f"a timeout is a number of seconds, not {timeout!r:.80}",
+            f"a time-out is a number of seconds, not {timeout!r:.80}",
             "Pass a number, such as `timeout=5.0`, or None to wait for ever",
         )
     return None if value > _LONGEST_S else max(value, 0.001)

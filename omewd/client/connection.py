@@ -13,13 +13,13 @@ from omewd.errors import OmewdError
 from omewd.protocol.address import client_socket
 from omewd.protocol.messages import Message, close_all, receive, send
 
-# The daemon's loop answers in milliseconds; this only ends the wait for one that hangs.
+# The daemon's loop answers within milliseconds; this only ends the wait for a daemon that hangs.
 REPLY_TIMEOUT_S = 60.0
 _UCRED = struct.Struct("3i")
 
 
 class Connection:
-    """A connection for requests, one at a time. Closing it is what tells the daemon that a producer is gone."""
+    """A connection for one request at a time. When a producer's connection closes, the daemon knows that it is gone."""
 
     def __init__(self, socket_path: str | os.PathLike[str] | None = None) -> None:
         self.path = client_socket(socket_path)
@@ -36,10 +36,10 @@ class Connection:
     def request(
         self, op: str, *, timeout: float | None = REPLY_TIMEOUT_S, attachment: bytes = b"", **fields: Any
     ) -> tuple[Message, list[int]]:
-        """Send a request and wait for its reply: (result, descriptors); an attachment is the result's "attachment".
+        """Send a request and wait for its reply: (result, descriptors). An attachment is under the key "attachment".
 
-        Raises the daemon's error as OmewdError, ``unreachable`` if the daemon goes away, and
-        TimeoutError after ``timeout`` seconds (None: wait for ever); the connection is useless then.
+        Raises the daemon's error as OmewdError, ``unreachable`` if the daemon goes away, and TimeoutError after
+        ``timeout`` seconds (None waits for ever). The connection is closed after a time-out.
         """
         self._socket.settimeout(timeout)
         try:
@@ -57,7 +57,7 @@ class Connection:
             raise OmewdError(
                 "unreachable",
                 f"the daemon at {self.path} closed the connection",
-                "Look at its log; it may have been stopped",
+                "It may have been stopped: see its log",
             )
         message, descriptors = reply
         if "error" in message:
@@ -70,7 +70,7 @@ class Connection:
 
     @property
     def daemon_user(self) -> int:
-        """The user id that the daemon runs as."""
+        """The user id of the daemon."""
         credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         _, uid, _ = _UCRED.unpack(credentials)
         return int(uid)
@@ -83,7 +83,7 @@ class Connection:
         """Whether the daemon has closed its end. Only for use between requests."""
         if self._socket.fileno() < 0:
             return True
-        if not self._poll.poll(0):  # nothing to read: cheaper than the exception of a read, and this is each frame's
+        if not self._poll.poll(0):  # nothing to read; this is cheaper than a read's exception, and runs for each frame
             return False
         try:
             return self._socket.recv(1, socket.MSG_PEEK) == b""

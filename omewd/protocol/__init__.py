@@ -1,1 +1,1 @@
-"""What crosses process borders: messages, jobs, addresses."""
+"""What crosses process borders: messages, jobs, status, addresses, versions."""

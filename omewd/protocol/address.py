@@ -1,4 +1,4 @@
-"""Where the daemon listens."""
+"""The paths of the control socket."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ def runtime_directory() -> Path:
 
 
 def serve_socket() -> Path:
-    """The socket that ``omewd serve`` makes when it is told nothing."""
+    """The default socket of ``omewd serve``."""
     return runtime_directory() / "omewd.sock"
 
 
 def client_socket(given: str | os.PathLike[str] | None = None) -> Path:
-    """The socket a client talks to: the argument, $OMEWD_SOCKET, this user's daemon, or the system's."""
+    """The socket for a client: the argument, else $OMEWD_SOCKET, else this user's daemon, else the system's."""
     chosen = given or os.environ.get("OMEWD_SOCKET")
     if chosen:
         return Path(chosen)
     own = serve_socket()
-    # Anyone may make a folder of that name in /tmp; only one that is ours (or root's) holds our daemon.
+    # Anyone may create a folder of that name in /tmp; only one that is ours (or root's) holds our daemon.
     is_ours = _owner(own.parent) in (os.getuid(), 0) and _owner(own) is not None
     return own if is_ours or _owner(SYSTEM_SOCKET.parent) is None else SYSTEM_SOCKET
 
 
 def _owner(path: Path) -> int | None:
-    """The user id that a path belongs to, None if it is not there or can't be seen."""
+    """The user id of a path's owner; None if the path does not exist or can't be seen."""
     try:
         return path.stat().st_uid
     except OSError:

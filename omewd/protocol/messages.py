@@ -1,11 +1,11 @@
-"""Messages: one JSON object each over a Unix SOCK_SEQPACKET socket, descriptors beside it where needed.
+"""Messages: each is one JSON object, sent over a Unix SOCK_SEQPACKET socket, with descriptors if needed.
 
-Requests are ``{"op": …}``; replies are ``{"ok": …}`` or ``{"error": {"code", "message", "remedy"}}``. One that is
-larger than a packet (a status of many streams) is in sealed memory whose descriptor comes last, and the packet says
+Requests are ``{"op": …}``; replies are ``{"ok": …}`` or ``{"error": {"code", "message", "remedy"}}``. A message that is
+larger than a packet (a status of many streams) is in sealed memory, whose descriptor comes last; the packet is then
 ``{"in_memory": bytes}``.
 
-What is large and not for the daemon itself (the positions of a plate, a microscope's settings) is an attachment:
-bytes in sealed memory of their own, whose descriptor comes last; the message says ``"attached": bytes``.
+Large data that the daemon itself does not need (the positions of a plate, a microscope's settings) are an attachment:
+bytes in sealed memory of their own, whose descriptor comes last. The message then has ``"attached": bytes``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from omewd.model.jsonable import to_jsonable
 
 # Below the kernel's default send buffer (212,992 bytes), so that one packet always fits.
 MAX_PACKET_BYTES = 128 * 1024
-# What is larger is sent in memory: several packets of this size fit in that buffer, before a busy writer reads them.
+# Larger messages are sent in memory. Several packets of this size fit in that buffer before a busy writer reads them.
 _INLINE_BYTES = 8 * 1024
 MAX_MESSAGE_BYTES = 4 * 2**20
-# What a client may ask in one message, beside an attachment: the worst JSON of that size takes 10 ms to parse.
+# The limit of a client's request without its attachment: the worst JSON of this size takes 10 ms to parse.
 MAX_REQUEST_BYTES = 256 * 1024
 MAX_DESCRIPTORS = 4
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
@@ -34,36 +34,38 @@ Message = dict[str, Any]
 
 
 def encode(message: Message) -> bytes:
-    """A message as bytes; numpy's numbers, paths and models become what JSON has.
+    """Encode a message; numpy numbers, paths and models become JSON values.
 
-    Raises OmewdError ``bad_message`` for what can't be said in JSON, ``too_large`` over the limit.
+    Raises OmewdError ``bad_message`` for values that JSON lacks, ``too_large`` over the limit.
     """
     try:
         data = json.dumps(message, separators=(",", ":"), allow_nan=False, default=to_jsonable).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise OmewdError("bad_message", f"this can't be sent to omewd: {error}", "Use what JSON has") from error
+        raise OmewdError("bad_message", f"this can't be sent to omewd: {error}", "Use values that JSON has") from error
     if len(data) > MAX_MESSAGE_BYTES:
         raise OmewdError("too_large", f"a message of {len(data)} bytes is over the limit of {MAX_MESSAGE_BYTES}")
     return data
 
 
 def decode(data: bytes, most_bytes: int = MAX_MESSAGE_BYTES) -> Message:
-    """A message from bytes that nobody vouches for; raises OmewdError ``bad_message``, ``too_large``."""
+    """Decode untrusted bytes; raises OmewdError ``bad_message``, ``too_large``."""
     if len(data) > most_bytes:
         raise OmewdError("too_large", f"a message of {len(data)} bytes is over the limit of {most_bytes}")
     try:
         message = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise OmewdError("bad_message", f"a control message is one JSON object; this is not JSON: {error}") from error
+        raise OmewdError(
+            "bad_message", f"a control message must be one JSON object, but this is not JSON: {error}"
+        ) from error
     if not isinstance(message, dict):
-        raise OmewdError("bad_message", f"a control message is one JSON object, this is a {type(message).__name__}")
+        raise OmewdError("bad_message", f"a control message must be one JSON object, not a {type(message).__name__}")
     return message
 
 
 def send(
     connection: socket.socket, message: Message, descriptors: tuple[int, ...] = (), *, attachment: bytes = b""
 ) -> int:
-    """Send a message; returns how many bytes of memory it takes until it is read, beside the packet."""
+    """Send a message; returns the bytes of memory, beside the packet, that it takes until it is read."""
     if len(attachment) > MAX_MESSAGE_BYTES:
         raise OmewdError("too_large", f"{len(attachment)} bytes are over the limit of {MAX_MESSAGE_BYTES}")
     data = encode({**message, "attached": len(attachment)} if attachment else message)
@@ -82,7 +84,7 @@ def send(
 
 
 def _in_memory(data: bytes) -> int:
-    """A descriptor of memory that nobody can change any more."""
+    """A descriptor of sealed memory, which nobody can change."""
     memory = os.memfd_create("omewd-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         left = memoryview(data)
@@ -96,14 +98,14 @@ def _in_memory(data: bytes) -> int:
 
 
 def _out_of_memory(descriptors: list[int], most_bytes: int) -> bytes:
-    """What is in the last of the descriptors, which it closes; raises OmewdError ``bad_message``, ``too_large``."""
+    """Read and close the last descriptor; raises OmewdError ``bad_message``, ``too_large``."""
     if not descriptors:
-        raise OmewdError("bad_message", "a message that is in memory comes without a descriptor")
+        raise OmewdError("bad_message", "a message in memory came without a descriptor")
     memory = descriptors.pop()
     try:
-        # Only sealed memory: a read of anything else may take for ever, or change on the way.
+        # Reading anything but sealed memory may take for ever, or it may change during the read.
         if fcntl.fcntl(memory, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-            raise OmewdError("bad_message", "a message that is in memory has to be sealed")
+            raise OmewdError("bad_message", "a message in memory must be sealed")
         size = os.fstat(memory).st_size
         if size > most_bytes:
             raise OmewdError("too_large", f"a message of {size} bytes is over the limit of {most_bytes}")
@@ -115,10 +117,10 @@ def _out_of_memory(descriptors: list[int], most_bytes: int) -> bytes:
 
 
 def receive(connection: socket.socket, most_bytes: int = MAX_MESSAGE_BYTES) -> tuple[Message, list[int]] | None:
-    """The next message and its descriptors, None at end-of-file; an attachment is under the key "attachment" then.
+    """The next message and its descriptors, None at end of file. An attachment is under the message's key "attachment".
 
-    ``most_bytes``: how long the message may be without that. Raises OmewdError ``too_large`` or ``bad_message``,
-    BlockingIOError if nothing is there.
+    ``most_bytes``: the limit of the message without its attachment. Raises OmewdError ``too_large`` or ``bad_message``,
+    BlockingIOError if there is no message.
     """
     data, descriptors, flags, _ = socket.recv_fds(connection, MAX_PACKET_BYTES, MAX_DESCRIPTORS)
     try:
@@ -132,7 +134,7 @@ def receive(connection: socket.socket, most_bytes: int = MAX_MESSAGE_BYTES) -> t
         message = decode(data, most_bytes)
         if "in_memory" in message:
             message = decode(_out_of_memory(descriptors, most_bytes), most_bytes)
-        message.pop("attachment", None)  # nobody writes that into the JSON
+        message.pop("attachment", None)  # the JSON itself must not have this key
         if message.pop("attached", 0):
             message["attachment"] = _out_of_memory(descriptors, MAX_MESSAGE_BYTES)
         return message, descriptors

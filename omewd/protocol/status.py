@@ -1,7 +1,7 @@
-"""The status of the daemon and its streams: ``omewd status --json`` and ``Client.status`` are these types as JSON.
+"""The status of the daemon and its streams. ``omewd status --json`` and ``Client.status`` return these types as JSON.
 
-Their version is :data:`omewd.protocol.versions.STATUS`. Reading is tolerant: unknown fields are ignored, missing ones
-have their defaults. Frame counts are frames; frame indexes count from 0 in the order of acquisition, within a source.
+Their version is :data:`omewd.protocol.versions.STATUS`. Reading is tolerant: unknown fields are ignored, and missing
+ones get their defaults. Frame indexes count from 0 in acquisition order, separately for each source.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Run = tuple[int, int]
 
 @dataclass(frozen=True)
 class ErrorStatus(Record):
-    """Why something failed or waits: an error's code (see :mod:`omewd.errors`), what happened, what to do."""
+    """Why something failed or waits: the error's code (see :mod:`omewd.errors`), what happened, the remedy."""
 
     code: str = "error"
     message: str = ""
@@ -33,11 +33,11 @@ class ErrorStatus(Record):
 
 @dataclass(frozen=True)
 class FramesStatus(Record):
-    """received = written + gaps + lost + in_flight, and gaps = skipped + dropped.
+    """Counts of frames: received = written + gaps + lost + in_flight, and gaps = skipped + dropped.
 
-    ``declared`` None: the stream has no end. ``lost``: of a failed stream, frames that were received and are not in the
-    dataset. ``durable``: of a source, all frame indexes below are safely on disk (0 with ``durability="none"``); of a
-    stream the sum over its sources.
+    ``declared``: None if the stream is unbounded. ``lost``: frames of a failed stream that were received but are not in
+    the dataset. ``durable``: for a source, all frame indexes below it are safely on disk (0 with
+    ``durability="none"``); for a stream, the sum over its sources.
     """
 
     declared: int | None = None
@@ -53,7 +53,7 @@ class FramesStatus(Record):
 
 @dataclass(frozen=True)
 class RingStatus(Record):
-    """``used`` of ``slots`` hold frames that are not done; ``window``: slots that the storage order needs at least."""
+    """``used``: slots with frames that are not stored yet. ``window``: the fewest slots for the storage order."""
 
     slots: int = 0
     used: int = 0
@@ -63,10 +63,10 @@ class RingStatus(Record):
 
 @dataclass(frozen=True)
 class SourceStatus(Record):
-    """One camera of a stream. ``source`` is its number, ``name`` is empty where it is the only one.
+    """One source of a stream. ``source``: its number. ``name``: empty if it is the only one.
 
-    ``open``: it takes frames; ``ended_by``: why it does not any more. ``lost``: the first runs of lost frames.
-    ``producer``: the process id of the program that is attached.
+    ``open``: whether it takes frames. ``ended_by``: why it no longer does. ``lost``: the first runs of lost frames.
+    ``producer``: the process id of the attached producer.
     """
 
     source: int = 0
@@ -81,8 +81,9 @@ class SourceStatus(Record):
 
 @dataclass(frozen=True)
 class Throughput(Record):
-    """From the first frame until now, or until the stream's end. ``written_bytes`` are the pixels that were written,
-    ``stored_bytes`` what they take on disk.
+    """The throughput from the first frame until now, or until the stream's end.
+
+    ``written_bytes``: the pixels that were written. ``stored_bytes``: their size on disk.
     """
 
     seconds: float = 0.0
@@ -94,9 +95,10 @@ class Throughput(Record):
 
 @dataclass(frozen=True)
 class DiskStatus(Record):
-    """The dataset's drive, None where no writer has said it yet. ``lasts_s``: until it is full at this stream's rate.
+    """The dataset's drive. Fields are None until a writer has reported them.
 
-    ``io``: how bytes get there, "O_DIRECT" or "page cache".
+    ``lasts_s``: the time until the drive is full, at this stream's rate. ``io``: how bytes are written, "O_DIRECT" or
+    "page cache".
     """
 
     free_bytes: int | None = None
@@ -108,12 +110,13 @@ class DiskStatus(Record):
 class StreamStatus(Record):
     """One stream.
 
-    ``state``: STARTING, ACTIVE, DRAINING, FINALIZING, DONE or FAILED; ``settled``: nothing more happens to it.
-    ``path``: the dataset. ``frame_shape``: (height, width); ``samples``: planes of a colour frame. ``backend_reason``:
-    why it is not the first choice. ``lost``: the first runs of lost frames of all sources, in their order.
-    ``kept_in_ring``: it has failed, and frames that are not on disk are still in its rings. ``ring``: its rings
-    together. ``paused``: why no frames are written at the moment. ``waits`` by stage (see :mod:`omewd.model.waits`),
-    ``recent_waits`` those of the last 5 to 10 seconds. ``retries``: jobs that had to be run again.
+    ``state``: STARTING, ACTIVE, DRAINING, FINALIZING, DONE or FAILED. ``settled``: nothing more will happen to it.
+    ``path``: the dataset. ``frame_shape``: (height, width). ``samples``: the planes of a colour frame.
+    ``backend_reason``: why the backend is not the first choice. ``lost``: the first runs of lost frames, in the order
+    of the sources. ``kept_in_ring``: the stream has failed, and its rings still hold frames that are not on disk.
+    ``ring``: the sum over its rings. ``paused``: why no frames are being written. ``waits``: by stage (see
+    :mod:`omewd.model.waits`). ``recent_waits``: those of the last 5 to 10 seconds. ``retries``: how many jobs had to be
+    run again.
     """
 
     id: int = 0
@@ -151,7 +154,7 @@ class StreamStatus(Record):
 
 @dataclass(frozen=True)
 class WriterStatus(Record):
-    """One writer process. ``jobs``: how many it has; ``aside``: it is one more, for jobs that take long."""
+    """One writer process. ``jobs``: how many it has. ``aside``: whether it is an extra writer for long jobs."""
 
     id: int = 0
     pid: int = 0
@@ -162,7 +165,7 @@ class WriterStatus(Record):
 
 @dataclass(frozen=True)
 class MemoryStatus(Record):
-    """What the daemon may use, what its rings take, and what its writers may need beside them."""
+    """The daemon's memory budget, what its rings take of it, and what its writers may need in addition."""
 
     budget_bytes: int = 0
     ring_bytes: int = 0
@@ -171,7 +174,7 @@ class MemoryStatus(Record):
 
 @dataclass(frozen=True)
 class KeptRingStatus(Record):
-    """Rings of a stream of an earlier daemon that could not be taken over. ``rings``: their paths in /dev/shm."""
+    """Rings of an earlier daemon's stream that could not be taken over. ``rings``: their paths in /dev/shm."""
 
     name: str = ""
     rings: tuple[str, ...] = ()
@@ -182,10 +185,9 @@ class KeptRingStatus(Record):
 
 @dataclass(frozen=True)
 class DaemonStatus(Record):
-    """The daemon. ``version``: of omewd. ``backends``: why each can't be used here, None for one that can.
+    """The daemon. ``version``: omewd's. ``backends``: for each one, why it can't be used here, or None if it can.
 
-    ``streams``: those that are open, then the last ones that have ended, the latest first; ``streams_not_shown``: how
-    many more there are.
+    ``streams``: the open ones, then the last ended ones, latest first. ``streams_not_shown``: how many more there are.
     """
 
     version: str = ""
@@ -206,17 +208,17 @@ S = TypeVar("S", StreamStatus, DaemonStatus)
 
 
 def read_status(kind: type[S], reply: object) -> S:
-    """A status as the daemon sent it, which may be of another version of omewd; raises OmewdError ``other_version``."""
+    """Read a status from the daemon, which may have another version; raises OmewdError ``other_version``."""
     told = reply.get("status_version") if isinstance(reply, dict) else None
     version = Version.parse(told)
     try:
         if version is not None and STATUS.reads(version):
             return kind.from_json(reply)
-        reason = f"it is of version {told}, this omewd reads version {STATUS.major}"
+        reason = f"it has version {told}, and this omewd reads version {STATUS.major}"
     except ValueError as error:
         reason = str(error)
     raise OmewdError(
         "other_version",
         f"the daemon's status can't be read: {reason}",
-        "Use the omewd that the daemon is of, or restart the daemon",
+        "Use the daemon's version of omewd, or restart the daemon",
     )

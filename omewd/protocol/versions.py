@@ -1,7 +1,7 @@
-"""The version of everything that outlives a process or is read by another one.
+"""The versions of all formats that outlive a process or that another process reads.
 
-A reader takes every minor version of its own major version. A new minor version only adds: a field that older readers
-ignore, and without which newer readers use a default. Whatever an older reader would get wrong is a new major version,
+A reader accepts every minor version of its own major version. A new minor version only adds fields, which older readers
+ignore and for which newer readers have a default. Any change that an older reader would misread is a new major version,
 which it refuses with a clear error.
 """
 
@@ -15,7 +15,7 @@ _TEXT = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})")
 
 @dataclass(frozen=True, order=True)
 class Version:
-    """A format's version; ``str(version)`` is "major.minor", which is how JSON has it."""
+    """A format's version. ``str(version)`` is "major.minor", the form used in JSON."""
 
     major: int
     minor: int
@@ -25,13 +25,13 @@ class Version:
 
     @classmethod
     def parse(cls, text: object) -> Version | None:
-        """The version that a text names; None for anything that is not one."""
+        """Parse "major.minor"; returns None for anything else."""
         match = _TEXT.fullmatch(text) if isinstance(text, str) else None
         return cls(int(match[1]), int(match[2])) if match else None
 
     @property
     def packed(self) -> int:
-        """As a number of 32 bits: the major version in the lower half, the minor one in the upper."""
+        """The version as a 32-bit number: the major version in the lower half, the minor one in the upper."""
         return self.major | self.minor << 16
 
     @classmethod
@@ -39,7 +39,7 @@ class Version:
         return cls(number & 0xFFFF, number >> 16)
 
     def reads(self, other: Version) -> bool:
-        """Whether a reader of this version understands what has the ``other`` one."""
+        """Whether a reader of this version understands the ``other`` one."""
         return self.major == other.major
 
 

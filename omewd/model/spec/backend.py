@@ -1,6 +1,6 @@
-"""Backends: one record for each. Checks, help, planning, memory counting and what "auto" tries derive from it.
+"""Backends: one record for each. Checks, help, planning, memory budget and the order of "auto" derive from it.
 
-A record says what a backend is without importing anything of it. What it does is in ``omewd/store/encoders``.
+A record describes a backend without importing any of it. The code of backends is in ``omewd/store/encoders``.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# What an encoder makes by itself: single chunks, or whole keys (a shard, or a chunk where there are no shards).
+# What an encoder makes: single chunks, or whole keys (a shard, or without sharding a chunk).
 Cell = Literal["chunk", "key"]
 
 AUTO = "auto"
@@ -16,7 +16,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Package:
-    """``module``: what is imported; ``pip``: what installs it."""
+    """A required package. ``module``: the module to import. ``pip``: the argument of pip install."""
 
     module: str
     pip: str
@@ -24,12 +24,12 @@ class Package:
 
 @dataclass(frozen=True)
 class Backend:
-    """``encodes``: what a write unit is made of; chunks are put into shards in progress, keys are files at once.
+    """One backend. ``encodes``: the cells of a write unit; chunks go into shards in progress, keys become files.
 
-    ``copies``: bytes that a writer holds beside the ring for each byte that it encodes at once: gathered (1), and at
-    the peak in the library and encoded. ``needs``: the packages that it cannot do without. ``leaves_zeros_out``:
-    whether it stores no chunk that holds the fill value alone. ``local_only``: not for network filesystems.
-    ``is_own``: it is omewd's own, and no library that other programs use, too.
+    ``copies``: the bytes that a writer holds beside the ring for each byte that it encodes at once: 1 gathered, and the
+    rest at the peak inside the library and encoded. ``needs``: the required packages. ``leaves_zeros_out``: whether it
+    does not store chunks that only hold the fill value. ``local_only``: not for network filesystems. ``is_own``:
+    whether it is omewd's own, not a library that other programs use, too.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Backend:
     is_own: bool = False
 
     def fills_shards(self, *, sharded: bool) -> bool:
-        """Whether it writes into shards in progress; ``sharded``: whether there are shards at all."""
+        """Whether its cells go into shards in progress. ``sharded``: whether the array is sharded."""
         return sharded and self.encodes == "chunk"
 
 
 _ZARR = Package("zarr", "'zarr>=3'")
 
-# In the order in which "auto" tries them. Copies were measured with units of 32 and 64 MiB: 1.5, 2 to 3, 3, 3 to 4
-# beside the gathered unit; those of direct are of each chunk that it compresses.
+# In the order in which "auto" tries them. The copies were measured with units of 32 and 64 MiB: 1.5, 2 to 3, 3, 3 to 4
+# beside the gathered unit. Those of direct are for each chunk that it is compressing.
 BACKENDS = {
     backend.name: backend
     for backend in (
@@ -93,12 +93,12 @@ HELP = f"{', '.join(NAMES[:-1])} or {NAMES[-1]}."
 
 
 def backend_name(value: Any) -> str:
-    """The name of a backend, or "auto". Raises ValueError that says what there is."""
+    """Check the name of a backend, or "auto". Raises ValueError that lists the names."""
     if not isinstance(value, str) or value not in {AUTO, *BACKENDS}:
         raise ValueError(f"it is {HELP[:-1]}")
     return value
 
 
 def first_choice(name: str) -> Backend:
-    """The backend of a name; of "auto" the one that it tries first."""
+    """The backend with this name; for "auto", the one that is tried first."""
     return next(iter(BACKENDS.values())) if name == AUTO else BACKENDS[name]

@@ -1,1 +1,1 @@
-"""What the daemon asks of its children and what they answer: a small frozen type for each kind of job."""
+"""The jobs that the daemon gives its children, and their results: a small frozen type for each kind."""

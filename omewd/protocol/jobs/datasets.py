@@ -1,6 +1,6 @@
-"""Jobs for a dataset as a whole: made, taken away, finalized, recovered.
+"""Jobs for a whole dataset: creating, undoing, finalizing and recovering it.
 
-``epoch`` says of which stream the dataset is: a job leaves the dataset of any other stream alone.
+``epoch`` identifies the dataset's stream: a job does not touch the dataset of any other stream.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from omewd.protocol.jobs.job import MAINTAINER, WRITER, Job, Needs, Opened, Resu
 
 @dataclass(frozen=True)
 class PlaceChecked(Result):
-    """``place``: where the dataset really is, symbolic links followed. ``backend``: which one serves the stream.
+    """``place``: the dataset's path with symbolic links resolved. ``backend``: the one for the stream.
 
-    ``reason``: why it is not the one that was hoped for; empty if it is.
+    ``reason``: why it is not the first choice, or "" if it is.
     """
 
     place: str
@@ -27,7 +27,7 @@ class PlaceChecked(Result):
 
 @dataclass(frozen=True)
 class CheckPlace(Job):
-    """See whether the dataset of a spec may be made at ``dataset``, under the data root ``root``.
+    """Check whether a spec's dataset may be created at ``dataset``, under the data root ``root``.
 
     ``outline`` and ``details``: the spec (see :mod:`omewd.model.spec.outline`).
     """
@@ -44,14 +44,14 @@ class CheckPlace(Job):
 
 @dataclass(frozen=True)
 class Leftovers(Result):
-    """``leftovers``: whether there is something beside the dataset to sweep away."""
+    """``leftovers``: whether there are leftovers beside the dataset, such as a replaced dataset."""
 
     leftovers: bool
 
 
 @dataclass(frozen=True)
 class CreateDataset(StreamJob):
-    """Make the dataset's metadata; ``root`` is the data root that it must lie under."""
+    """Create the dataset with its metadata. ``root``: the data root that must contain it."""
 
     kind = "create_dataset"
     needs = Needs(WRITER, MAINTAINER, opened=Opened.STREAM, documents=True, tries=1)
@@ -62,7 +62,7 @@ class CreateDataset(StreamJob):
 
 @dataclass(frozen=True)
 class UndoDataset(Job):
-    """Take a dataset away again that was made for a stream which never started."""
+    """Remove a dataset that was created for a stream which never started."""
 
     kind = "undo_dataset"
     needs = Needs(WRITER, waits_for_space=True)
@@ -74,7 +74,7 @@ class UndoDataset(Job):
 
 @dataclass(frozen=True)
 class SweepLeftovers(Job):
-    """Remove what ``dataset`` has replaced, and what killed writers began beside it."""
+    """Remove the dataset that ``dataset`` has replaced, and what killed writers left beside it."""
 
     kind = "sweep_leftovers"
     needs = Needs(MAINTAINER)
@@ -85,7 +85,7 @@ class SweepLeftovers(Job):
 
 @dataclass(frozen=True)
 class Recovered(Result):
-    """``found``: whether there was a dataset to recover. ``totals`` of each source, by the ledger."""
+    """``found``: whether there was a dataset to recover. ``totals``: of each source, by the ledger."""
 
     found: bool
     totals: tuple[Totals, ...] = ()
@@ -93,7 +93,7 @@ class Recovered(Result):
 
 @dataclass(frozen=True)
 class RecoverDataset(Job):
-    """Finalize a dataset whose rings are gone to what its ledger has.
+    """Finalize a dataset whose rings are gone, by its ledger.
 
     ``outline`` and ``details``: its stream's spec (see :mod:`omewd.model.spec.outline`).
     """
@@ -114,16 +114,16 @@ class RecoverDataset(Job):
 
 @dataclass(frozen=True)
 class Finalized(Result):
-    """``totals`` of each source, as they were written; of a failed stream by its ledger."""
+    """``totals``: of each source, as written; for a failed stream, by its ledger."""
 
     totals: tuple[Totals, ...]
 
 
 @dataclass(frozen=True)
 class FinalizeDataset(StreamJob):
-    """Write the final metadata for the ``totals`` of each source; of a stream that has ``failed`` for its ledger's.
+    """Write the final metadata with the ``totals`` of each source; for a ``failed`` stream, with those of its ledger.
 
-    ``ended_by``: what ended the stream. ``windows``: what its channels are shown in.
+    ``ended_by``: what ended the stream. ``windows``: the ranges of grey values in which viewers show the channels.
     """
 
     kind = "finalize_dataset"
@@ -141,4 +141,4 @@ class FinalizeDataset(StreamJob):
 
     @property
     def what(self) -> str:
-        return "the dataset's last metadata"
+        return "the dataset's final metadata"

@@ -1,4 +1,4 @@
-"""Jobs for what becomes of a stream's frames: write units, shards, and the shape that grows with them."""
+"""Jobs for a stream's frames: writing units, sealing shards, and growing the shape."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from omewd.protocol.jobs.job import MAINTAINER, WRITER, Needs, Opened, Result, S
 
 @dataclass(frozen=True)
 class Written(Result):
-    """``frames`` that were written; ``stored_bytes`` that they take on disk, and ``free_bytes`` of the drive.
+    """``frames``: how many were written. ``stored_bytes``: their size on disk. ``free_bytes``: left on the drive.
 
-    ``io``: how bytes get there ("O_DIRECT" or "page cache"). ``contrast``: pairs of a channel and a sketch (see
+    ``io``: how bytes are written ("O_DIRECT" or "page cache"). ``contrast``: pairs of a channel and a sketch (see
     :mod:`omewd.model.contrast`). ``waits``: by stage (see :mod:`omewd.model.waits`). ``done_ns``: the monotonic time of
     the answer.
     """
@@ -35,10 +35,10 @@ class Written(Result):
 
 @dataclass(frozen=True)
 class WriteUnits(StreamJob):
-    """Store ``units`` units of ``source`` from ``unit`` on, from the slots [``sequence``, ``sequence_end``).
+    """Store ``units`` units of ``source``, from ``unit`` on, from the slots [``sequence``, ``sequence_end``).
 
-    Frame indexes below ``frontier`` that no slot holds are gaps, named by ``gap_kinds`` ((from frame index on, name)).
-    With ``gap_frames``, (first, stop), the units are all that have these frame indexes, any number, and hold no frame.
+    Frame indexes below ``frontier`` that no slot holds are gaps. ``gap_kinds``: pairs of (first frame index, kind).
+    ``gap_frames``: (first, stop) if the units hold only gaps; they are then all units with these frame indexes.
     """
 
     kind = "write_units"
@@ -61,7 +61,7 @@ class WriteUnits(StreamJob):
 
 @dataclass(frozen=True)
 class SealShards(StreamJob):
-    """Put the shards of ``source`` in place that only have frame indexes below ``below``."""
+    """Seal the shards of ``source`` that only hold frame indexes below ``below``."""
 
     kind = "seal_shards"
     needs = Needs(WRITER, opened=Opened.STREAM, waits_for_space=True)
@@ -72,7 +72,7 @@ class SealShards(StreamJob):
 
 @dataclass(frozen=True)
 class GrowShape(StreamJob):
-    """Let the metadata of unbounded arrays claim the first ``frames`` frames of each source."""
+    """Grow the shape of unbounded arrays to the first ``frames`` frames of each source."""
 
     kind = "grow_shape"
     needs = Needs(WRITER, MAINTAINER, opened=Opened.STREAM, documents=True, waits_for_space=True)

@@ -1,4 +1,4 @@
-"""What every job has, and how jobs and their results are told to a child and back.
+"""What all jobs share, and the messages that carry jobs to a child and results back.
 
 Daemon to child::
 
@@ -13,8 +13,8 @@ Child to daemon::
     {"done": lease, "result": {fields of the kind's result}}
     {"failed": lease, "error": {"code", "message", "remedy"}}
 
-The fields are those of the job's class, in the JSON form that :mod:`omewd.protocol.jobs.values` gives them. A lease is
-the grant of a job to one child; a job that is given to another child has another lease.
+The fields are those of the job's class, in the JSON form of :mod:`omewd.protocol.jobs.values`. A lease is the grant of
+a job to one child; if another child gets the job, it has another lease.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from omewd.protocol.messages import Message
 WRITER = "writer"
 MAINTAINER = "maintainer"
 
-# Errors that another try does not mend.
+# Errors for which another try does not help.
 FINAL_ERRORS = frozenset({"bad_message", "bad_metadata", "bad_spec", "dataset_replaced"})
 
 
 class Opened(Enum):
-    """What a child is told of the stream before it gets a job."""
+    """What a child must know about a stream before it gets a job."""
 
     NOTHING = "nothing"
     STREAM = "its spec and its dataset"
@@ -49,10 +49,10 @@ class Opened(Enum):
 class Needs:
     """What a kind of job needs.
 
-    ``role``: whose child does it; ``long_role``: whose does it where it takes long, so that it does not stand before
-    frames. ``opened``: what the child must know of the stream. ``documents``: it may write the zarr.json of all images,
-    and gets more time for each. ``tries``: how often it may fail. ``waits_for_space``: on a full disk it waits until
-    there is space, if its stream does.
+    ``role``: the role of the child that runs it. ``long_role``: the role if it takes long, so that frames do not wait
+    behind it. ``opened``: what the child must know about the stream. ``documents``: it may write the zarr.json files of
+    all images, and gets more time for each. ``tries``: how often it may fail. ``waits_for_space``: on a full disk, it
+    waits for space if its stream does.
     """
 
     role: str
@@ -65,14 +65,14 @@ class Needs:
 
 @dataclass(frozen=True)
 class Result(Wire):
-    """What a child answers when a job is done; of most kinds there is nothing to say."""
+    """A child's answer when a job is done. Most kinds have nothing to report."""
 
 
 @dataclass(frozen=True)
 class Job(Wire):
-    """A piece of work for a child; running it twice gives the same bytes.
+    """A piece of work for a child. Running it twice writes the same bytes.
 
-    ``kind``: its name in messages and logs; ``result``: the type of its result.
+    ``kind``: its name in messages and logs. ``result``: the type of its result.
     """
 
     kind: ClassVar[str]
@@ -81,12 +81,12 @@ class Job(Wire):
 
     @property
     def reads_ledger(self) -> bool:
-        """Whether it reads the whole ledger, which takes long for a long stream."""
+        """Whether the job reads the whole ledger, which takes long after a long stream."""
         return False
 
     @property
     def what(self) -> str:
-        """What it is about, for people."""
+        """A description of the job for people."""
         return self.kind
 
 
@@ -99,9 +99,9 @@ class StreamJob(Job):
 
 @dataclass(frozen=True)
 class StreamToOpen(Wire):
-    """What a child is told of a stream before it gets jobs for it.
+    """What a child is told about a stream before it gets its jobs.
 
-    ``outline`` and ``details``: its spec (see :mod:`omewd.model.spec.outline`). ``backend``: the one that was chosen.
+    ``outline`` and ``details``: its spec (see :mod:`omewd.model.spec.outline`). ``backend``: the chosen one.
     """
 
     stream: int
@@ -113,17 +113,17 @@ class StreamToOpen(Wire):
 
 
 def job_message(lease: int, job: Job) -> Message:
-    """A job as it is given to a child; its attachment goes beside it."""
+    """The message that gives a job to a child. The job's attachment travels beside it."""
     return {"do": "job", "lease": lease, "kind": job.kind, "job": job.to_json()}
 
 
 def job_of(message: Message, kinds: Mapping[str, type[Job]]) -> Job:
-    """The job in a message; ``kinds``: those that this child knows. Raises OmewdError ``bad_message``."""
+    """The job in a message. ``kinds``: the kinds that this child knows. Raises OmewdError ``bad_message``."""
     kind = kinds.get(str(message.get("kind")))
     if kind is None:
         known = ", ".join(kinds)
         raise OmewdError(
-            "bad_message", f"{str(message.get('kind'))[:40]!r} is no kind of job that is known here: {known}"
+            "bad_message", f"{str(message.get('kind'))[:40]!r} is not a known kind of job; the kinds are {known}"
         )
     return kind.from_json(message.get("job"), message.get("attachment", b""))
 
@@ -137,5 +137,5 @@ def failed_message(lease: int, error: OmewdError) -> Message:
 
 
 def result_of(job: Job, message: dict[str, Any]) -> Result:
-    """The result of a job in the answer of a child; raises OmewdError ``bad_message``."""
+    """The result of a job in a child's answer; raises OmewdError ``bad_message``."""
     return job.result.from_json(message.get("result"))

@@ -1,6 +1,6 @@
-"""Jobs that change the attributes of a dataset's groups, while it is written or later.
+"""Jobs that change the attributes of a dataset's groups, during its stream or later.
 
-``epoch`` says of which stream the dataset is: a job leaves the dataset of any other stream alone.
+``epoch`` identifies the dataset's stream: a job does not touch the dataset of any other stream.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from omewd.protocol.jobs.values import AnyInt
 
 @dataclass(frozen=True)
 class PutUserMetadata(Job):
-    """Put what a user gives under ``namespace`` into the dataset's root group, or those of a ``position`` or ``well``.
+    """Put a user's value under ``namespace`` into the dataset's root group, or that of a ``position`` or ``well``.
 
-    ``value``: as JSON text, which nobody has looked at yet.
+    ``value``: JSON text that has not been checked yet.
     """
 
     kind = "put_user_metadata"
@@ -32,7 +32,7 @@ class PutUserMetadata(Job):
 
 @dataclass(frozen=True)
 class PutContrast(Job):
-    """Let the images of a dataset be shown in ``windows`` of grey values."""
+    """Set the ``windows`` of grey values in which viewers show a dataset's images."""
 
     kind = "put_contrast"
     needs = Needs(WRITER)

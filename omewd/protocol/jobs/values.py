@@ -1,8 +1,9 @@
-"""Typed values to and from JSON: a class's annotations say what its fields must look like in a message.
+"""Converts typed values to JSON and back. A class's annotations define the form of its fields in a message.
 
-Known are ``int`` (0 to 2**63 - 1), ``AnyInt``, ``float`` (finite), ``str``, ``bool``, ``None``, unions of these,
-``tuple[X, ...]``, ``tuple[X, Y]``, ``dict[str, X]``, ``Any``, dataclasses made of them, and :class:`Histogram`. The one
-field of type ``bytes`` is no part of the JSON: it is the attachment that travels beside the message.
+Supported types are ``int`` (0 to 2**63 - 1), ``AnyInt``, ``float`` (finite), ``str``, ``bool``, ``None``, unions of
+these, ``tuple[X, ...]``, ``tuple[X, Y]``, ``dict[str, X]``, ``Any``, dataclasses of them, and :class:`Histogram`. A
+class may have one field of type ``bytes``. It is not part of the JSON but the attachment, which travels beside the
+message.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Self, Union, get_args, get_origin, get_type_h
 from omewd.errors import OmewdError
 from omewd.model.waits import Histogram, bucket_of
 
-# A number that users give, which may be negative or of any size.
+# A number from users, which may be negative or of any size.
 AnyInt = Annotated[int, "any"]
 
 _END = 2**63
@@ -26,11 +27,11 @@ Reader = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Wire:
-    """A value that crosses the border between processes as a JSON object, with bytes attached where it has some."""
+    """A value that travels between processes as a JSON object, with an attachment if it has one."""
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields as JSON has them, without the attachment."""
-        # Not asdict: that copies a mapping value by value, and gives up on one that is nested deeply.
+        """The fields as JSON values, without the attachment."""
+        # Not asdict, which copies mappings value by value and fails for deeply nested ones.
         shape = _shape_of(type(self))
         values = {name: getattr(self, name) for name in shape.names}
         for name, write in shape.writers.items():
@@ -39,14 +40,14 @@ class Wire:
 
     @property
     def attachment(self) -> bytes:
-        """What travels beside the message; empty where there is nothing."""
+        """The bytes that travel beside the message; empty if there are none."""
         name = _shape_of(type(self)).attached
         value: bytes = getattr(self, name) if name else b""
         return value
 
     @classmethod
     def from_json(cls, values: object, attachment: bytes = b"") -> Self:
-        """The value that :meth:`to_json` has taken apart; raises OmewdError ``bad_message`` for anything else."""
+        """Read what :meth:`to_json` returned; raises OmewdError ``bad_message`` for anything else."""
         shape = _shape_of(cls)
         if not isinstance(values, dict) or len(values) != len(shape.readers):
             raise _unfit(cls, f"an object with the keys {', '.join(shape.names) or '(none)'}")
@@ -60,12 +61,12 @@ class Wire:
 
 
 def _unfit(cls: type, why: str) -> OmewdError:
-    return OmewdError("bad_message", f"this is no {cls.__name__}: {why}"[:500])
+    return OmewdError("bad_message", f"not a {cls.__name__}: {why}"[:500])
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """How a class is read and written. ``writers``: of the fields that JSON does not take as they are."""
+    """How a class is read and written. ``writers``: for the fields that JSON does not take unchanged."""
 
     names: tuple[str, ...]
     readers: tuple[tuple[str, Reader], ...]
@@ -128,7 +129,7 @@ def _reader_of(kind: Any) -> Reader:
 
 
 def _no(value: Any, what: str) -> ValueError:
-    return ValueError(f"{str(value)[:40]!r} is no {what}")
+    return ValueError(f"{str(value)[:40]!r} is not a {what}")
 
 
 def _integer(value: Any) -> int:
@@ -152,13 +153,13 @@ def _float(value: Any) -> float:
 def _text(value: Any) -> str:
     if type(value) is str:
         return value
-    raise _no(value, "text")
+    raise _no(value, "string")
 
 
 def _flag(value: Any) -> bool:
     if type(value) is bool:
         return value
-    raise _no(value, "truth value")
+    raise _no(value, "boolean")
 
 
 def _nothing(value: Any) -> None:
@@ -170,7 +171,7 @@ def _histogram(value: Any) -> Histogram:
     try:
         longest_ns, *pairs = value
         counts = dict(pairs)
-        total = sum(counts.values(), longest_ns)  # of whole numbers only is it one
+        total = sum(counts.values(), longest_ns)  # an int only if all numbers are
     except (TypeError, ValueError) as error:
         raise _no(value, "histogram") from error
     if type(total) is not int or not counts.keys() <= _BUCKETS:
@@ -197,7 +198,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _floats(value: Any) -> tuple[float, ...]:
-    """As many numbers, checked all at once: a writer reports some with each job."""
+    """Any number of floats, checked together for speed: a writer reports some with each job."""
     values = tuple(_list(value))
     if set(map(type, values)) <= {int, float} and all(map(math.isfinite, values)):
         return values
@@ -223,7 +224,7 @@ def _mapping(read: Reader) -> Reader:
     def read_mapping(value: Any) -> dict[str, Any]:
         if type(value) is not dict:
             raise _no(value, "object")
-        return {key: read(inner) for key, inner in value.items()}  # JSON has no keys but texts
+        return {key: read(inner) for key, inner in value.items()}  # JSON's keys are always strings
 
     return read_mapping
 
@@ -235,7 +236,7 @@ def _either(readers: list[Reader]) -> Reader:
                 return read(value)
             except ValueError:
                 continue
-        raise _no(value, "value of any of its types")
+        raise _no(value, "value of one of its types")
 
     return read_either
 
@@ -255,7 +256,7 @@ def _object(kind: type) -> Reader:
 
 
 def _needs_writing(kind: Any) -> bool:
-    """Whether JSON would not take values of this kind as they are."""
+    """Whether values of this type must be converted for JSON."""
     return kind is Histogram or is_dataclass(kind) or any(_needs_writing(argument) for argument in get_args(kind))
 
 
