@@ -1,4 +1,4 @@
-"""What ``omewd serve`` is told, and the numbers that nobody should have to set."""
+"""The configuration of ``omewd serve``, and numbers that nobody should have to set."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from omewd.errors import OmewdError
 
-# A job may take this long, and a second more for each 5 MB of it: slower than any disk one would record to.
+# A job may take this long, and another second for each 5 MB, which is slower than any disk that one would record to.
 JOB_TIMEOUT_S = 60.0
 SLOWEST_DISK_BYTES_PER_S = 5_000_000
 
-# A writer imports its libraries in half a second; on a machine that is booting it may take some more.
+# A writer imports its libraries in half a second, but takes longer on a machine that is booting.
 START_TIMEOUT_S = 60.0
 
-# What a ring is given if memory allows: half a second at 1 GB/s, the longest stall seen of a busy disk.
+# The size of a ring if memory allows: half a second at 1 GB/s, the longest stall seen on a busy disk.
 RING_TARGET_BYTES = 512 << 20
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -24,9 +24,10 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """``drain_timeout_s``: how long a stopping daemon writes on; ``group``: the Unix group that may connect.
+    """The daemon's options.
 
-    ``ephemeral``: no other daemon comes after this one, so that nothing is left for it.
+    ``drain_timeout_s``: how long a stopping daemon goes on writing. ``group``: the Unix group that may connect.
+    ``ephemeral``: no daemon follows this one, so it leaves nothing behind.
     """
 
     socket: Path
@@ -48,13 +49,13 @@ def default_state_dir() -> Path:
 
 
 def default_writers() -> int:
-    """One writer a core, up to four: one or two fill a disk, more only help compression."""
+    """One writer for each core, up to four: one or two saturate a disk, and more only help compression."""
     return max(1, min(4, len(os.sched_getaffinity(0))))
 
 
 def parse_size(text: str) -> int:
-    """Bytes from "4GiB", "500MB", "1.5G", "1000000"; raises OmewdError ``usage``."""
+    """Parse a size such as "4GiB", "500MB", "1.5G" or "1000000" into bytes; raises OmewdError ``usage``."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
     if match is None:
-        raise OmewdError("usage", f"{text!r} is not a size", "Write it like 4GiB or 500MB")
+        raise OmewdError("usage", f"{text!r} is not a size", "Write it as in 4GiB or 500MB")
     return int(float(match[1]) * _UNITS[(match[2] or "").lower()])

@@ -1,7 +1,7 @@
-"""The daemon: one loop over descriptors, in which the parts meet.
+"""The daemon: one loop over descriptors, which connects all parts.
 
-Each turn it takes in what clients, writers and producers have done, then steps every stream: frames that
-have arrived, units that are ready, what is finished. It waits for nothing but descriptors and a timer.
+Each turn of the loop handles what clients, writers and producers have done, and then steps every stream: new frames,
+complete write units, finished work. The loop only waits for descriptors and a timer.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ from omewd.ring.layout import require_x86_64
 
 log = structlog.get_logger("daemon")
 
-# A lost doorbell costs at most this.
+# The most time that a lost doorbell costs.
 _TICK_S = 0.05
 _IDLE_TICK_S = 1.0
-# What fails at once at the start is not a passing shortage.
+# Writers that all fail at the start are not due to a passing shortage.
 _FAILED_FIRST_STARTS = 3
 _NOTIFY_EVERY_NS = 500_000_000
-# Removing what datasets have replaced is not worth waiting for: it is in the journal.
+# Do not wait longer for the removal of replaced datasets: the journal keeps it for the next daemon.
 _SWEEP_NS = 2_000_000_000
 _DRAIN_EXTENSION_US = 10_000_000
 
 
 class Daemon:
-    """Everything that ``omewd serve`` is; :meth:`run` returns its exit status."""
+    """The process of ``omewd serve``. :meth:`run` returns its exit status."""
 
     def __init__(self, config: ServeConfig) -> None:
         require_x86_64()
@@ -117,12 +117,12 @@ class Daemon:
         self._sweep_deadline_ns = 0
         self._next_notify_ns = 0
         self._exit_status = 0
-        self._more = False  # what the producers have rung for is there already
+        self._more = False  # producers would have rung the doorbell already
 
     # -- life ------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Serve until a signal asks to stop; then drain. Raises OmewdError if it can't start."""
+        """Serve until a signal asks to stop, then drain. Raises OmewdError if the daemon can't start."""
         try:
             self._catch_signals()
             self._recovery.run()
@@ -166,7 +166,7 @@ class Daemon:
             self._supervisor.fill()
 
     def _catch_signals(self) -> None:
-        """Signals become bytes on a socket that the loop watches."""
+        """Turn signals into bytes on a socket, which the loop watches."""
         self._signals.setblocking(False)
         self._signal_sink.setblocking(False)
         signal.set_wakeup_fd(self._signal_sink.fileno(), warn_on_full_buffer=False)
@@ -195,8 +195,8 @@ class Daemon:
     def _finished(self) -> bool:
         now = time.monotonic_ns()
         if self._supervisor.broken:
-            log.error("no writer can be started any more: giving up")
-            self._lifecycle.give_up_all(OmewdError("no_writers", "no writer process can be started any more"), now)
+            log.error("no more writers can be started: giving up")
+            self._lifecycle.give_up_all(OmewdError("no_writers", "no more writer processes can be started"), now)
             self._exit_status = EXIT_ERROR
             return True
         if not self._streams.is_closed:
@@ -206,17 +206,19 @@ class Daemon:
         if not at_work and not left:
             return True
         if not at_work and left == {SweepLeftovers} and not self._config.ephemeral and now >= self._sweep_deadline_ns:
-            log.info("what datasets have replaced is not all removed: the next daemon goes on with that")
+            log.info("not all replaced datasets are removed: the next daemon continues with that")
             return True
         if now < self._drain_deadline_ns:
             return False
         for stream in self._streams.open.values():
             if stream.settled:
                 continue
-            what = "given up" if self._config.ephemeral else "its ring is kept, and the next daemon goes on with it"
+            what = "given up" if self._config.ephemeral else "its ring is kept, and the next daemon continues with it"
             log.error(f"not drained in time: {what}", stream=stream.spec.name, in_flight=stream.in_flight)
             if self._config.ephemeral:
-                error = OmewdError("stopping", f"the daemon was stopped with {stream.in_flight} frames not on disk", "")
+                error = OmewdError(
+                    "stopping", f"the daemon was stopped while {stream.in_flight} frames were not on disk", ""
+                )
                 stream.fail(error, now)
             self._exit_status = EXIT_INCOMPLETE
         return True
@@ -256,7 +258,7 @@ class Daemon:
         for lease in self._dispatcher.overdue(now_ns):
             writer = self._supervisor.writers.get(lease.child)
             if writer is not None and not writer.killed_for:
-                self._supervisor.kill(writer, f"its job ({lease.task.job.what}) is past its deadline")
+                self._supervisor.kill(writer, f"its job ({lease.task.job.what}) exceeded its deadline")
         self._supervisor.end_late_starters(now_ns)
         self._supervisor.want_aside(self._dispatcher.has_long)
         self._supervisor.fill()
@@ -282,7 +284,7 @@ class Daemon:
 
 
 def _allow_many_descriptors() -> None:
-    """A stream takes a handful of descriptors; the usual soft limit of 1024 is for select(2), not for us."""
+    """Raise the soft limit of descriptors: a stream takes several, and the usual 1024 is only meant for select(2)."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -293,6 +295,6 @@ def _require_memory(budget_bytes: int) -> None:
         if limit is not None and budget_bytes > limit:
             raise OmewdError(
                 "start_failed",
-                f"--memory is {budget_bytes / 2**30:.1f} GiB, and {whose} {limit / 2**30:.1f} GiB",
-                "Leave some for the system and the page cache: half of it is a good start",
+                f"--memory is {budget_bytes / 2**30:.1f} GiB, but {whose} {limit / 2**30:.1f} GiB",
+                "Leave some for the system and the page cache; half of the memory is a good start",
             )

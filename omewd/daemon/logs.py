@@ -13,9 +13,9 @@ import structlog
 
 
 class PatientStream:
-    """Standard error for a daemon: a reader that is gone or does not read costs lines, never the daemon's time."""
+    """Standard error for a daemon. If its reader is gone or slow, lines get lost, but the daemon never waits."""
 
-    # A pipe that polls as writable takes this much without blocking (pipe(7), PIPE_BUF).
+    # A pipe that polls as writable takes this many bytes without blocking (pipe(7), PIPE_BUF).
     _AT_ONCE = 4096
 
     def __init__(self, descriptor: int) -> None:
@@ -33,11 +33,11 @@ class PatientStream:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: nothing is buffered."""
 
 
 def configure(log_format: str, level: str = "info") -> None:
-    """``log_format``: "console" or "json"."""
+    """Configure the log. ``log_format``: "console" or "json"."""
     renderer: structlog.types.Processor
     if log_format == "json":
         renderer = structlog.processors.JSONRenderer()

@@ -1,4 +1,4 @@
-"""The one thing the daemon waits on: descriptors, each with a callback."""
+"""The daemon's event loop: descriptors, each with a callback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log = structlog.get_logger("loop")
 
 
 class Loop:
-    """epoll with callbacks, called in the order the kernel gives. Level-triggered: nothing is missed."""
+    """epoll with callbacks. It is level-triggered, so no event is missed."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -31,7 +31,7 @@ class Loop:
         """Wait for at most ``timeout_s`` and run the callbacks that are due."""
         for descriptor, _ in self._epoll.poll(timeout_s):
             callback = self._callbacks.get(descriptor)
-            if callback is None:  # an earlier callback has forgotten this one
+            if callback is None:  # an earlier callback has removed it
                 continue
             try:
                 callback()

@@ -1,4 +1,4 @@
-"""Messages to systemd (sd_notify(3)); without systemd they go nowhere."""
+"""Messages to systemd (sd_notify(3)). Without systemd they do nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 
 
 class Notifier:
-    """Sends to $NOTIFY_SOCKET. ``watchdog_s``: how often systemd wants to hear from us, None if it does not."""
+    """Sends to $NOTIFY_SOCKET. ``watchdog_s``: how often systemd expects a message, None if it expects none."""
 
     def __init__(self) -> None:
         address = os.environ.get("NOTIFY_SOCKET", "")
@@ -17,7 +17,7 @@ class Notifier:
         self.watchdog_s = int(wanted) / 1e6 if wanted and mine else None
 
     def send(self, **fields: str | int) -> None:
-        """Send assignments such as READY=1, STATUS=…; a manager that does not listen is no error of ours."""
+        """Send assignments such as READY=1 and STATUS=…; errors are ignored."""
         if not self._address:
             return
         text = "\n".join(f"{name}={value}" for name, value in fields.items())

@@ -141,13 +141,13 @@ def require_own(dataset: Path, epoch: int) -> None:
     """Raise OmewdError ``dataset_replaced`` if that is not the dataset of the stream of an epoch."""
     if (summary := summary_of(dataset)).get("epoch") == epoch:
         return
-    what = f"{dataset} is not the dataset of this stream any more"
+    what = f"{dataset} is no longer the dataset of this stream"
     if summary:
         stream = summary.get("stream")
         name = stream.get("name") if isinstance(stream, dict) else None
-        what = f"{what}: that of another stream ({str(name)[:80]!r}) is there"
+        what = f"{what}: the dataset of stream {str(name)[:80]!r} is in its place"
     elif not os.path.lexists(dataset):
-        what = f"{dataset}, the dataset of this stream, is not there any more"
+        what = f"{dataset}, the dataset of this stream, no longer exists"
     raise replaced(what)
 
 

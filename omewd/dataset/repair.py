@@ -60,7 +60,9 @@ def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise OmewdError(
-            "disk_error", f"{dataset} can't be mended: {error.strerror or error}{where}", "See to that, and try again"
+            "disk_error",
+            f"{dataset} can't be repaired: {error.strerror or error}{where}",
+            "Remove the cause, and try again",
         ) from error
 
 
@@ -71,7 +73,7 @@ def _repair(dataset: Path, progress: Callable[[int, int], None] | None) -> Repai
         if (dataset / STAGING).exists():
             datasets.seal_by_ledger(spec, dataset)
             shutil.rmtree(dataset / STAGING)
-            mended.append("removed what writers had left over")
+            mended.append("removed leftovers of writers")
         before = verify(dataset, progress)
         if before.notes and (torn := mend(dataset)):
             mended.append(f"removed {torn} torn line{'s' * (torn > 1)} from the ledger")
@@ -90,12 +92,12 @@ def _repair(dataset: Path, progress: Callable[[int, int], None] | None) -> Repai
             mended.append(f"put the frames of {count} write units on record as lost")
         if before.bad_levels:
             count = _make_levels_again(dataset, spec, before)
-            mended.append(f"made {count} write units of smaller resolutions again")
+            mended.append(f"made {count} write units of lower resolutions again")
         if before.problems:
             ended_by = str(totals["ended_by"] or "the daemon was lost")
             known = [each.received for each in ledger.totals_in(totals)]
             found = datasets.finalize_by_ledger(spec, dataset, ended_by, known)
-            mended.append(f"wrote shape and totals for {sum(each.received for each in found)} frames")
+            mended.append(f"wrote the shape and the totals for {sum(each.received for each in found)} frames")
     return Repair(before, verify(dataset, progress), mended)
 
 

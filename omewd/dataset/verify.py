@@ -99,13 +99,13 @@ def _check_metadata(dataset: Path, spec: StreamSpec, report: Report) -> None:
             report.problems.append(f"{path} can't be read")
         else:
             if found != expected:
-                report.problems.append(f"{path} is not what the stream makes{_other_shape(found, expected)}")
+                report.problems.append(f"{path} is not what the stream would write{_other_shape(found, expected)}")
 
 
 def _other_shape(found: Any, expected: dict[str, Any]) -> str:
     if not isinstance(found, dict) or found.get("shape") == expected.get("shape"):
         return ""
-    return f": its shape is {found.get('shape')}, the frames make {expected['shape']}"
+    return f": its shape is {found.get('shape')}, but the frames make {expected['shape']}"
 
 
 def _meaning(group: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> list
         return [bytearray(frames) for frames in report.received]
     if record.unreadable_lines:
         lines = "1 line" if record.unreadable_lines == 1 else f"{record.unreadable_lines} lines"
-        report.notes.append(f"{lines} of the ledger can't be read, as a writer that is killed leaves one")
+        report.notes.append(f"{lines} of the ledger can't be read; a killed writer leaves such a line")
     told = ledger.totals_in(totals)
     names = [source["name"] for source in totals.get("sources", [{"name": ""}])]
     for name, status, claimed, found in zip(names, record.status, told, record.totals, strict=True):
@@ -137,7 +137,7 @@ def _check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> list
         for what in ("written", "gaps", "lost_frames"):
             if getattr(claimed, what) != getattr(found, what):
                 report.problems.append(
-                    f"the totals{of} say {what}: {getattr(claimed, what)}, the ledger has {getattr(found, what)}"
+                    f"the totals{of} have {what} {getattr(claimed, what)}, but the ledger has {getattr(found, what)}"
                 )
     return record.status
 
@@ -247,7 +247,7 @@ def _check_files(dataset: Path, keys: list[str], report: Report) -> bool:
             complete = False
             continue
         if not stat.S_ISREG(found.st_mode):
-            report.problems.append(f"{key} is no file")
+            report.problems.append(f"{key} is not a file")
             complete = False
             continue
         size = found.st_size
@@ -317,7 +317,7 @@ def _is_made_of(
         same = np.allclose(pixels, expected, rtol=1e-3, equal_nan=True)
     else:
         same = np.array_equal(pixels, expected)
-    return [] if same else ["is not what the resolution before it makes"]
+    return [] if same else ["does not match the resolution before it"]
 
 
 def _anything(_: Region, __: Region, ___: np.ndarray[Any, Any]) -> list[str]:

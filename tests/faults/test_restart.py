@@ -316,7 +316,7 @@ def test_only_the_producer_itself_goes_on(daemons: Daemons) -> None:
     producer = daemons.now.connect("cam")
     append(producer, spec, range(2))
     daemons.restart()
-    with pytest.raises(omewd.OmewdError, match="has a producer already"):
+    with pytest.raises(omewd.OmewdError, match="already has a producer"):
         daemons.now.connect("cam")
     append(producer, spec, range(2, 4))
     producer.close()
@@ -435,7 +435,7 @@ def test_rows_14_and_16_what_does_not_fit_is_set_aside(daemons: Daemons, damage:
         case _:
             journal(daemons).write_text('{"phase": "active"}')
     daemons.restart()
-    assert "can't be taken over; its ring and its journal are kept" in daemons.now.log()
+    assert "can't be taken over; its ring and its journal entry are kept" in daemons.now.log()
     assert daemons.now.shared_memory() == {ring}
     assert journal(daemons).exists()
     abandon(producer)

@@ -35,7 +35,8 @@ from omewd.protocol.status import StreamStatus, read_status
     help="When the camera's program dies: finalize the dataset, or wait for another program.  [default: finalize]",
 )
 @click.option(
-    "--on-disk-full", help="When the disk is full: wait until there is space again, or fail.  [default: wait]"
+    "--on-disk-full",
+    help="When the disk is full: wait until there is space again, or fail.  [default: wait]",
 )
 @click.option("--overwrite", is_flag=True, default=None, help="Replace an existing dataset.")
 @click.option("--ring-slots", type=int, help="Number of frames that the ring holds.  [default: by memory and shards]")

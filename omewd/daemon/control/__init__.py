@@ -1,1 +1,1 @@
-"""The control socket and what clients ask."""
+"""The control socket and the requests of clients."""

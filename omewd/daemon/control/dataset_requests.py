@@ -1,4 +1,4 @@
-"""What clients ask about a stream's dataset: to keep their metadata in it."""
+"""Requests about a stream's dataset: storing users' metadata in it."""
 
 from __future__ import annotations
 

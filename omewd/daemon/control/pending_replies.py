@@ -1,4 +1,4 @@
-"""Replies that come later: to clients that start a stream, wait for its end, or ask what is known after this turn."""
+"""Pending replies to clients that start a stream, wait for its end, or ask for a status after this turn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_WAITS = 256
 
 
 class PendingReplies:
-    """Answers each once."""
+    """Sends each pending reply once."""
 
     def __init__(self, server: ControlServer) -> None:
         self._server = server
@@ -27,15 +27,15 @@ class PendingReplies:
     # -- starting ------------------------------------------------------------------------------
 
     def when_started(self, peer: Peer, stream: Stream) -> None:
-        """Answer once the stream takes frames, or can't."""
+        """Reply once the stream takes frames or has failed to start."""
         self._starters[stream.id] = peer
 
     def take_starter(self, stream: Stream) -> Peer | None:
-        """Whoever waits for the start of a stream; they are not answered then."""
+        """Remove and return the client that waits for the start of a stream, without a reply."""
         return self._starters.pop(stream.id, None)
 
     def started(self, stream: Stream) -> None:
-        """A stream has started, or can't."""
+        """Reply to the client that waits for the start: the stream has started or failed."""
         peer = self.take_starter(stream)
         if peer is None:
             return
@@ -45,16 +45,16 @@ class PendingReplies:
             self._server.reply(peer, stream_status(stream, time.monotonic_ns()).to_json())
 
     def refuse(self, peer: Peer, error: OmewdError) -> None:
-        """Answer at once that it can't be."""
+        """Reply with an error at once."""
         self._server.reply_error(peer, error)
 
     # -- ending --------------------------------------------------------------------------------
 
     def when_ended(self, peer: Peer, stream: Stream, number: int | None) -> None:
-        """Answer once the stream has ended, at once if it has: with its status then, or why it failed.
+        """Reply with the stream's status or its error once the stream has ended, or at once if it has.
 
-        With a source's ``number``: once all of that source is on disk, if others of the stream go on. Raises OmewdError
-        ``busy`` for a client that waits for far too much at once.
+        With a source's ``number``, reply already when all frames of this source are on disk while others go on. Raises
+        OmewdError ``busy`` for a client with too many pending replies.
         """
         self._check_room(peer)
         if stream.settled or self._has_left(stream, number):
@@ -66,14 +66,16 @@ class PendingReplies:
         ends = sum(waiter is peer for waiting in self._waiting.values() for waiter, _ in waiting)
         answers = sum(waiter is peer for waiting in self._next.values() for waiter, _ in waiting)
         if ends + answers >= _MOST_WAITS:
-            raise OmewdError("busy", f"this connection waits for {_MOST_WAITS} streams already", "Use another one")
+            raise OmewdError(
+                "busy", f"this connection already waits for {_MOST_WAITS} streams", "Use another connection"
+            )
 
     @staticmethod
     def _has_left(stream: Stream, number: int | None) -> bool:
         return number is not None and stream.takes_frames and stream.sources[number].drained
 
     def tell(self, stream: Stream) -> None:
-        """A stream has ended, or a source of it may have."""
+        """Send the replies that are due: a stream, or one of its sources, may have ended."""
         waiting = self._waiting.pop(stream.id, [])
         still = [] if stream.settled else [entry for entry in waiting if not self._has_left(stream, entry[1])]
         if still:
@@ -89,33 +91,33 @@ class PendingReplies:
             self._server.reply(peer, stream_status(stream, time.monotonic_ns()).to_json())
 
     def when_settled(self, peer: Peer, stream: Stream, answer: Callable[[], Message]) -> None:
-        """Answer with what ``answer`` returns or raises, once the stream is settled.
+        """Reply with what ``answer`` returns or raises, once the stream is settled.
 
-        Raises OmewdError ``busy`` as :meth:`when_ended` does.
+        Raises OmewdError ``busy`` for a client with too many pending replies.
         """
         self._check_room(peer)
         self._next.setdefault(stream.id, []).append((peer, answer))
 
     def settled(self, stream: Stream) -> None:
-        """All that follows from a stream's end is done."""
+        """Send the replies that are due once everything after a stream's end is done."""
         for peer, answer in self._next.pop(stream.id, []):
             self._server.answer(peer, answer, op="resume_stream")
 
     # -- in this turn --------------------------------------------------------------------------
 
     def after_this_turn(self, peer: Peer, answer: Callable[[], Message]) -> None:
-        """Answer with what ``answer`` returns or raises, once this turn of the loop has looked at every stream."""
+        """Reply with what ``answer`` returns or raises, once this turn of the loop has stepped every stream."""
         self._this_turn.append((peer, answer))
 
     def turned(self) -> None:
-        """Every stream has been looked at."""
+        """Send the replies that are due once every stream has been stepped."""
         if self._this_turn:
             answers, self._this_turn = self._this_turn, []
             for peer, answer in answers:
                 self._server.answer(peer, answer, op="status")
 
     def forget(self, peer: Peer) -> None:
-        """A client is gone."""
+        """Forget the pending replies of a client that is gone."""
         for number, answers in self._next.items():
             self._next[number] = [entry for entry in answers if entry[0] is not peer]
         for stream, waiting in self._waiting.items():

@@ -1,4 +1,4 @@
-"""What clients ask of the daemon: which operation goes to which handler."""
+"""Requests of clients: passes each operation to its handler."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omewd.protocol.messages import Message
 
 
 class Group(Protocol):
-    """Operations that belong together. A handler raises OmewdError for what can't be done."""
+    """A group of related operations. A handler raises OmewdError if it can't fulfil the request."""
 
     @property
     def operations(self) -> Mapping[str, Handler]: ...
@@ -24,7 +24,7 @@ class Requests:
         self._handlers = {name: handler for group in groups for name, handler in group.operations.items()}
 
     def handle(self, peer: Peer, message: Message) -> Message | None:
-        """The result; None if it comes later, or has been sent. Raises OmewdError."""
+        """Handle a request; returns the result, or None if it comes later or has been sent. Raises OmewdError."""
         wish = message.get("op")
         handler = self._handlers.get(wish) if isinstance(wish, str) else None
         if handler is None:

@@ -1,4 +1,4 @@
-"""What clients ask about the ring of a source: producers come, come back and finish, others look."""
+"""Requests about a source's ring: producers attach, reattach and finish; others view it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RingRequests:
         stream = self._streams.named(message.get("name"))
         source = source_of(stream, message.get("source"))
         if peer.attached is not None:
-            raise OmewdError("producer_exists", "this connection is a producer already")
+            raise OmewdError("producer_exists", "this connection already belongs to a producer")
         if not self._streams.is_open(stream) or stream.state is not State.ACTIVE or not source.is_open:
             ended_by = source.ended_by or stream.ended_by
             raise OmewdError(
@@ -55,20 +55,20 @@ class RingRequests:
             os.close(descriptor)
 
     def _reattach(self, peer: Peer, message: Message) -> None:
-        """A producer goes on with a ring that it has; a new doorbell is all it needs."""
+        """Let a producer go on with the ring that it has. It only needs a new doorbell."""
         stream = self._streams.named(message.get("name"), message.get("id"))
         source = source_of(stream, message.get("source"))
         if not self._streams.is_open(stream) or stream.epoch != message.get("epoch"):
-            raise OmewdError("stream_stopped", f"stream {stream.name!r} has ended, or it is another one now")
+            raise OmewdError("stream_stopped", f"stream {stream.name!r} has ended, or another one has its name now")
         with self._producers.reattach(stream, source, peer) as bell:
             self._server.reply(peer, stream_status(stream, time.monotonic_ns()).to_json(), (bell.fileno(),))
 
     def _view(self, peer: Peer, message: Message) -> None:
-        """Whoever may connect may look: at the ring, which they can't write, and at where the dataset is."""
+        """Give any client read-only access to the ring, and the place of the dataset."""
         stream = self._streams.named(message.get("name"))
         source = source_of(stream, message.get("source"))
         if stream.state is State.STARTING:
-            raise OmewdError("no_frame", f"stream {stream.name!r} is just starting", "Try again")
+            raise OmewdError("no_frame", f"stream {stream.name!r} is still starting", "Try again")
         reply = {
             **stream_status(stream, time.monotonic_ns()).to_json(),
             "source": source.number,
@@ -95,7 +95,7 @@ class RingRequests:
         return stream_status(stream, now_ns).to_json()
 
     def peer_gone(self, peer: Peer) -> None:
-        """A connection has ended; if it was a producer's, its camera may be gone with it."""
+        """Handle the end of a connection. If it was a producer's, its process may be gone, too."""
         found = self._source_of(peer)
         if found is None:
             return
@@ -103,11 +103,11 @@ class RingRequests:
         ring = stream.rings[source.number]
         peer.detach()
         ring.leave_producer()
-        if not ring.producer_lives:  # else it has only hung up, and comes back
+        if not ring.producer_lives:  # otherwise it has only disconnected, and will reconnect
             self._lifecycle.producer_lost(stream, source, time.monotonic_ns())
 
     def _source_of(self, peer: Peer) -> tuple[Stream, Source] | None:
-        """The source of an open stream whose producer a client is."""
+        """The open stream and the source that a client is the producer of; None if it is not a producer."""
         if peer.attached is None:
             return None
         number, source = peer.attached

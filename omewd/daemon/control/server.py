@@ -1,4 +1,4 @@
-"""The control socket: accepts, checks who it is, reads requests, sends replies. Never waits for a client."""
+"""The control socket: accepts and authorises clients, reads requests, sends replies. It never waits for a client."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ log = structlog.get_logger("control")
 MAX_CONNECTIONS = 512
 _ACCEPT_PAUSE_NS = 1_000_000_000
 _SO_PEERGROUPS = 59
-_MAX_OPTION_BYTES = 1024  # Python's getsockopt takes no more: 256 groups
+_MAX_OPTION_BYTES = 1024  # the limit of Python's getsockopt, enough for 256 groups
 _UCRED = struct.Struct("3i")
-# What replies in memory may hold on to until they are read: one large one of a client, and so much of all together.
+# The limit of memory in unread replies of all clients together. Each client may have one large unread reply.
 MOST_UNREAD_BYTES = 64 << 20
 
 
 class Peer:
-    """One connected client. ``attached``: (the stream's id, the source's number) whose producer it is.
+    """One connected client.
 
-    ``unread_bytes``: memory that holds replies which it may not have read yet.
+    ``attached``: (the stream's id, the source's number) of the source that it is the producer of. ``unread_bytes``: the
+    memory in replies that it may not have read yet.
     """
 
     def __init__(self, channel: socket.socket, pid: int, uid: int) -> None:
@@ -47,16 +48,16 @@ class Peer:
         self.open = True
 
     def attach(self, stream: int, source: int) -> None:
-        """It is the producer of that source."""
+        """Make the client the producer of a source."""
         self.attached = stream, source
 
     def detach(self) -> None:
-        """It is no producer any more."""
+        """The client is no longer a producer."""
         self.attached = None
 
     @property
     def has_read_all(self) -> bool:
-        """Whether no reply is left in its socket (unix(7), SIOCOUTQ)."""
+        """Whether its socket holds no unread reply (unix(7), SIOCOUTQ)."""
         left = fcntl.ioctl(self.channel.fileno(), termios.TIOCOUTQ, b"\0" * 4)
         return left == b"\0" * 4
 
@@ -65,9 +66,9 @@ Handler = Callable[[Peer, Message], Message | None]
 
 
 class ControlServer:
-    """Serves requests with ``handle(peer, message)``, which returns the result, None if it replies later.
+    """Serves requests with ``handle(peer, message)``, which returns the result, or None if it replies later.
 
-    ``on_gone(peer)`` is told of every connection that ends.
+    ``on_gone(peer)`` is called for every connection that ends.
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -77,7 +78,7 @@ class ControlServer:
         self._deaf_until_ns = 0
 
     def start(self, path: Path, group: str | None, handle: Handler, on_gone: Callable[[Peer], None]) -> None:
-        """Listen at ``path``, for this user, and for ``group`` if given. Raises OmewdError ``start_failed``."""
+        """Listen at ``path`` for this user and, if given, for ``group``. Raises OmewdError ``start_failed``."""
         self._path = path
         self._handle = handle
         self._on_gone = on_gone
@@ -94,7 +95,7 @@ class ControlServer:
             if self._allowed_gid is None:
                 _require_private(self._path.parent)
             _remove_stale(self._path)
-            # Closed until the mode and the group are right.
+            # Nobody else can connect until the mode and the group are set.
             mask = os.umask(0o177)
             try:
                 listener.bind(str(self._path))
@@ -121,7 +122,7 @@ class ControlServer:
                 channel, _ = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError as error:  # out of descriptors: those who are connected go on
+            except OSError as error:  # out of descriptors: connected clients go on
                 log.error("can't accept a connection", error=str(error))
                 self._loop.forget(self._listener.fileno())
                 self._deaf_until_ns = time.monotonic_ns() + _ACCEPT_PAUSE_NS
@@ -129,7 +130,7 @@ class ControlServer:
             self._admit(channel)
 
     def listen_again(self, now_ns: int) -> None:
-        """Accept connections again after a pause for want of descriptors."""
+        """Accept connections again after a pause due to a lack of descriptors."""
         if self._deaf_until_ns and now_ns >= self._deaf_until_ns and self._listener is not None:
             self._deaf_until_ns = 0
             self._loop.watch(self._listener.fileno(), self._accept)
@@ -142,7 +143,9 @@ class ControlServer:
             log.warning("refused a client", pid=pid, uid=uid)
             self._refuse(peer, OmewdError("no_permission", f"user {uid} may not use this omewd daemon"))
         elif len(self._peers) >= MAX_CONNECTIONS:
-            self._refuse(peer, OmewdError("busy", f"{MAX_CONNECTIONS} clients are connected already", "Close some"))
+            self._refuse(
+                peer, OmewdError("busy", f"{MAX_CONNECTIONS} clients are connected already", "Close some of them")
+            )
         else:
             self._peers.add(peer)
             self._loop.watch(channel.fileno(), lambda: self._read(peer))
@@ -154,7 +157,7 @@ class ControlServer:
             return False
         try:
             raw = channel.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION_BYTES)
-        except OSError:  # it is in more groups than that
+        except OSError:  # it is in too many groups
             return False
         groups = struct.unpack(f"{len(raw) // 4}I", raw)
         return self._allowed_gid in (gid, *groups)
@@ -180,7 +183,7 @@ class ControlServer:
             self.drop(peer)
             return
         message, descriptors = received
-        close_all(descriptors)  # no request carries any
+        close_all(descriptors)  # requests have none
         self.answer(peer, lambda: self._handle(peer, message), op=str(message.get("op"))[:40])
 
     def answer(self, peer: Peer, answer: Callable[[], Message | None], *, op: str) -> None:
@@ -215,11 +218,11 @@ class ControlServer:
         except OmewdError as error:
             if "ok" in message or len(str(message)) > MAX_MESSAGE_BYTES // 2:
                 self._send(peer, {"error": error.to_dict()}, ())
-        except OSError:  # gone, or it never reads its replies
+        except OSError:  # the client is gone or does not read its replies
             self.drop(peer)
 
     def _note_unread(self, peer: Peer, held_bytes: int) -> None:
-        """Keep in bounds what clients that do not read their replies hold of this machine's memory."""
+        """Limit the memory that clients hold by not reading their replies."""
         peer.unread_bytes += held_bytes
         worst = peer if held_bytes < peer.unread_bytes > MAX_MESSAGE_BYTES else None
         if worst is None and sum(p.unread_bytes for p in self._peers) > MOST_UNREAD_BYTES:
@@ -257,25 +260,27 @@ def _group_id(name: str) -> int:
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError as error:
-        raise OmewdError("start_failed", f"there is no group {name!r}", "Make it, or start without --group") from error
+        raise OmewdError(
+            "start_failed", f"there is no group {name!r}", "Create it, or start without --group"
+        ) from error
 
 
 def _require_private(folder: Path) -> None:
-    """A folder that others own or may write to is no place for this user's socket (/tmp is open to all)."""
+    """Raise OmewdError ``start_failed`` for a socket's folder that others own or may write to (but for /tmp's)."""
     info = folder.stat()
     if info.st_uid not in (os.geteuid(), 0) or (info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX):
         raise OmewdError(
             "start_failed",
-            f"{folder} belongs to user {info.st_uid} or is open to all, so the socket would not be safe there",
+            f"{folder} belongs to user {info.st_uid} or is open to everyone, so a socket would not be safe there",
             "Choose another --socket",
         )
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket that nobody listens on; raises OmewdError ``already_running`` if somebody does."""
+    """Remove a socket on which nobody listens; raises OmewdError ``already_running`` if a daemon does."""
     if not path.is_socket():
         if path.exists():
-            raise OmewdError("start_failed", f"{path} is there and is no socket", "Choose another --socket")
+            raise OmewdError("start_failed", f"{path} exists and is not a socket", "Choose another --socket")
         return
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     with probe:

@@ -1,4 +1,4 @@
-"""Which source of a stream a request means."""
+"""Finds the source of a stream that a request names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from omewd.errors import OmewdError
 
 
 def source_of(stream: Stream, wish: object) -> Source:
-    """The source of that name or number, or the only one; raises OmewdError ``unknown_source``."""
+    """The source with this name or number, or the only one; raises OmewdError ``unknown_source``."""
     names = stream.spec.source_names
     if wish is None and len(names) == 1:
         return stream.sources[0]
@@ -23,5 +23,5 @@ def source_of(stream: Stream, wish: object) -> Source:
         f"stream {stream.name!r} has no source {str(wish)[:80]!r}; it has {known}"
         if wish is not None
         else f"stream {stream.name!r} has several sources: {known}",
-        "Say which one: `source=…`",
+        "Name one with `source=…`",
     )

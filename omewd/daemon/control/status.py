@@ -1,4 +1,4 @@
-"""What the daemon says of its streams, as the types of :mod:`omewd.protocol.status`. Pure: nothing is changed by it."""
+"""Builds the status of streams, as the types of :mod:`omewd.protocol.status`. Pure: it changes nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def source_status(source: Source) -> SourceStatus:
 
 
 def stream_status(stream: Stream, now_ns: int) -> StreamStatus:
-    """``now_ns``: the monotonic time that rates are told for."""
+    """The status of a stream. ``now_ns``: the monotonic time for its rates."""
     spec = stream.spec
     sources = tuple(source_status(source) for source in stream.sources)
     throughput = _throughput(stream, now_ns)
@@ -136,7 +136,7 @@ def _throughput(stream: Stream, now_ns: int) -> Throughput:
 
 
 def _disk_lasts_s(free_bytes: int | None, throughput: Throughput) -> float | None:
-    """How long the disk lasts at the rate of the stream so far."""
+    """How long the disk lasts at the stream's average rate so far."""
     if free_bytes is None or not throughput.stored_bytes or throughput.seconds <= 0:
         return None
     return round(free_bytes / (throughput.stored_bytes / throughput.seconds), 1)

@@ -1,4 +1,4 @@
-"""What clients ask about the daemon as a whole, and about all that it has."""
+"""Requests for the status of the daemon and its streams."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from omewd.daemon.streams.streams import Streams
 from omewd.protocol.messages import MAX_MESSAGE_BYTES, Message
 from omewd.protocol.status import DaemonStatus, StreamStatus
 
-# All streams in one message, beside what else the status says; the oldest that ended are left out first.
+# The limit for all streams in one status message; the streams that ended first are left out.
 _STATUS_BYTES = MAX_MESSAGE_BYTES * 3 // 4
 
 
 class StatusRequests:
-    """Answers once a turn of the loop has looked at every stream: nothing is stepped for an answer's sake."""
+    """Replies once a turn of the loop has stepped every stream, so that a request itself steps nothing."""
 
     def __init__(
         self, config: ServeConfig, streams: Streams, memory: MemoryBudget, delivery: Delivery, replies: PendingReplies
@@ -41,7 +41,7 @@ class StatusRequests:
         if name is None:
             self._replies.after_this_turn(peer, self._of_all)
         else:
-            self._streams.named(name)  # else there is nothing to wait for
+            self._streams.named(name)  # raises now if there is no such stream
             self._replies.after_this_turn(peer, lambda: self._of_stream(name))
 
     def _of_stream(self, name: object) -> Message:

@@ -1,4 +1,4 @@
-"""What clients ask about a stream: to start, stop and resume it, and to be told of its end."""
+"""Requests about a stream: to start it, stop it, resume it, and wait for its end."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class StreamRequests:
     def _let_go(self, stream: Stream) -> None:
         self._streams.release(stream)
         lost = [source.lost[:10] for source in stream.sources]
-        log.warning("the ring of a failed stream is let go", stream=stream.name, lost=lost)
+        log.warning("discarding the ring of a failed stream", stream=stream.name, lost=lost)
 
     def _resume(self, peer: Peer, message: Message) -> Message | None:
         name = message.get("name")
@@ -68,24 +68,24 @@ class StreamRequests:
         return self._resume_settled(stream)
 
     def _resume_kept(self, name: str) -> Message:
-        """Take over a ring of the last daemon, once more."""
+        """Try again to take over a ring of the last daemon."""
         self._recovery.take_over_again(name)
         if self._streams.open_named(name) is None:
             raise OmewdError(
                 "unknown_stream",
-                f"there is no ring of stream {name[:80]!r} to go on with",
-                "Its dataset is finalized to what its ledger has: see omewd verify",
+                f"stream {name[:80]!r} has no ring left to resume from",
+                "Its dataset is finalized with what its ledger records: see omewd verify",
             )
         return stream_status(self._streams.named(name), time.monotonic_ns()).to_json()
 
     def _resume_settled(self, stream: Stream) -> Message:
-        """Take up a stream again that has come to its end."""
+        """Resume a failed stream that is settled."""
         now_ns = time.monotonic_ns()
         if not self._streams.is_open(stream) or not stream.settled or not stream.has_kept_frames:
             raise OmewdError(
                 "not_failed",
-                f"stream {stream.name!r} is {stream.state.value}: there is nothing of it to take up again",
-                "Only a stream that has FAILED, with frames in its ring, can be resumed",
+                f"stream {stream.name!r} is {stream.state.value}: there is nothing to resume",
+                "Only a FAILED stream with frames in its ring can be resumed",
             )
         resume_failed(stream, now_ns)
         return stream_status(stream, now_ns).to_json()

@@ -1,1 +1,1 @@
-"""Datasets: what outlives the streams that made them."""
+"""Datasets, which outlive the streams that created them."""

@@ -1,4 +1,4 @@
-"""A dataset as the daemon sees it: which one it is, where it is, who may write its metadata now."""
+"""A dataset in the daemon: its identity, its place, and who may write its metadata now."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from omewd.model.totals import Totals
 
 
 class Phase(Enum):
-    """What its stream does with it."""
+    """What the stream is doing with the dataset."""
 
-    MAKING = "its metadata is being made"
+    MAKING = "its metadata are being written"
     WRITING = "frames are written into it"
     ENDING = "its last metadata is being written"
     AT_REST = "its stream has ended"
@@ -23,13 +23,12 @@ class Phase(Enum):
 
 @dataclass(eq=False)
 class Dataset:
-    """What a stream makes on disk; it outlives its stream.
+    """A stream's dataset on disk, which outlives the stream.
 
-    ``path`` and ``epoch`` identify it: a stream of another epoch may replace what is at a path. ``name``: its stream's.
-    ``root``: the data root that it lies under. ``place``: where it really is, symbolic links followed; None before a
-    writer has looked. ``has_leftovers``: it has replaced another dataset, which is still to be removed. ``by_ledger``:
-    what became of each source's frames, once the last metadata says so. ``retries``: of jobs for its metadata, while
-    its stream went on.
+    ``path`` and ``epoch`` identify it: a stream with another epoch may replace the dataset at a path. ``name``: its
+    stream's name. ``root``: its data root. ``place``: its path with symbolic links resolved, None before a writer has
+    looked. ``has_leftovers``: it has replaced another dataset, which has not been removed yet. ``by_ledger``: each
+    source's totals, once the final metadata have them. ``retries``: of jobs for its metadata during the stream.
     """
 
     name: str
@@ -46,30 +45,30 @@ class Dataset:
     user_metadata: UserMetadata = field(default_factory=UserMetadata)
 
     def enter(self, phase: Phase) -> None:
-        """Its stream has gone on."""
+        """Enter the phase that the stream has reached."""
         self.phase = phase
 
     def placed(self, place: Path) -> None:
-        """A writer has found out where it really is."""
+        """Set the place, which a writer has found."""
         self.place = place
 
     def note_leftovers(self, there_are: bool) -> None:
-        """Whether something that was replaced is still to be removed."""
+        """Note whether a replaced dataset has yet to be removed."""
         self.has_leftovers = there_are
 
     def undo_begun(self) -> None:
-        """It is being taken away, as its stream did not start."""
+        """Note that it is being removed, because its stream did not start."""
         self.is_being_undone = True
 
     def undo_ended(self, there_are_leftovers: bool) -> None:
         self.is_being_undone, self.has_leftovers = False, there_are_leftovers
 
     def finalized(self, by_ledger: Sequence[Totals]) -> None:
-        """Its last metadata is on disk."""
+        """Note that the final metadata are on disk."""
         self.by_ledger = by_ledger
 
     def reopened(self) -> None:
-        """Its stream goes on: what its last metadata says will not be the last word."""
+        """Note that the stream goes on, so that the metadata are not final."""
         self.by_ledger = None
 
     def note_retry(self) -> None:
@@ -78,5 +77,5 @@ class Dataset:
 
     @property
     def takes_user_metadata(self) -> bool:
-        """Whether nobody else is about to write its metadata."""
+        """Whether nobody else may be writing its metadata."""
         return self.phase in (Phase.WRITING, Phase.AT_REST)

@@ -1,4 +1,4 @@
-"""The datasets that the daemon knows: what of them is left to do that is not a frame's way to the disk."""
+"""The datasets that the daemon knows, and all work on them other than writing frames."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ log = structlog.get_logger("datasets")
 
 
 class Datasets:
-    """By where they are, and by their epochs. Clients are answered when what they gave is on disk, or can't be."""
+    """All datasets, by path and epoch. Clients get a reply once their metadata are on disk, or can't be written."""
 
     def __init__(self, dispatcher: Dispatcher, journal: Journal, server: ControlServer) -> None:
         self._dispatcher, self._journal, self._server = dispatcher, journal, server
         self._known: dict[Path, dict[int, Dataset]] = {}
 
-    # -- which there are -----------------------------------------------------------------------
+    # -- known datasets ------------------------------------------------------------------------
 
     def add(self, dataset: Dataset) -> None:
         self._known.setdefault(dataset.path, {})[dataset.epoch] = dataset
 
     def forget(self, dataset: Dataset) -> None:
-        """Nobody asks for it by its stream's name any more."""
+        """Forget a dataset that can no longer be reached by its stream's name."""
         of_path = self._known.get(dataset.path, {})
         of_path.pop(dataset.epoch, None)
         if not of_path:
             self._known.pop(dataset.path, None)
 
     def _at(self, path: Path) -> Iterator[Dataset]:
-        """What is, or was, at that path."""
+        """The datasets that are, or were, at a path."""
         yield from self._known.get(path, {}).values()
 
-    # -- metadata beside its stream's ----------------------------------------------------------
+    # -- users' metadata and contrast ----------------------------------------------------------
 
     def put_user_metadata(
         self, peer: Peer, dataset: Dataset, namespace: object, value: bytes, position: object, well: object
     ) -> None:
-        """Take what a client gives, a value as JSON, of a position or a well.
+        """Store a client's metadata: a value as JSON, optionally for a position or a well.
 
         Raises OmewdError ``bad_metadata``, ``busy``.
         """
@@ -61,7 +61,7 @@ class Datasets:
         self._put(dataset, Value(PutUserMetadata(str(dataset.path), dataset.epoch, *envelope, value), peer))
 
     def put_contrast(self, dataset: Dataset, windows: tuple[Window, ...]) -> None:
-        """Let its images be shown in these windows of grey values."""
+        """Set the windows of grey values in which viewers show the images."""
         self._put(dataset, Value(PutContrast(str(dataset.path), dataset.epoch, windows), None))
 
     def _put(self, dataset: Dataset, value: Value) -> None:
@@ -69,20 +69,20 @@ class Datasets:
         self.step(dataset)
 
     def step(self, dataset: Dataset) -> None:
-        """Go on with what waits for a dataset, if nothing else may be writing its metadata now."""
+        """Submit the next waiting value of a dataset, if nobody else may be writing its metadata now."""
         value = dataset.user_metadata.first
         if value is None or value.task is not None:
             return
         others = [other for other in self._at(dataset.path) if other is not dataset]
         new = next((other for other in others if other.phase is not Phase.AT_REST), None)
         if new is not None and dataset.phase is Phase.AT_REST:
-            error = OmewdError("unknown_stream", f"its dataset is replaced by stream {new.name!r}")
+            error = OmewdError("unknown_stream", f"its dataset has been replaced by stream {new.name!r}")
             self.dealt_with(dataset, value, error)
         elif dataset.takes_user_metadata and not any(other.user_metadata.is_out for other in others):
             value.submitted(self._dispatcher.submit(value.job, _Put(self, dataset, value)))
 
     def dealt_with(self, dataset: Dataset, value: Value, error: OmewdError | None) -> None:
-        """Tell who gave a value, and go on with the next."""
+        """Reply to the client that gave a value, and continue with the next value."""
         if not dataset.user_metadata.remove(value):
             return
         self._answer(value, error)
@@ -92,18 +92,18 @@ class Datasets:
 
     def _answer(self, value: Value, error: OmewdError | None) -> None:
         if value.peer is None:
-            return  # the end of the stream makes up for it
+            return  # the end of the stream writes the windows again
         if error is None:
             self._server.reply(value.peer, {})
         else:
             self._server.reply_error(value.peer, error)
 
     def is_busy(self, dataset: Dataset) -> bool:
-        """Whether it is being taken away, or its metadata is being written, or that of what it replaces."""
+        """Whether it is being removed, or its metadata or those of a dataset that it replaces are being written."""
         return dataset.is_being_undone or any(each.user_metadata.is_out for each in self._at(dataset.path))
 
     def withdraw(self, dataset: Dataset) -> None:
-        """Its stream has failed: a job that no child has yet is not run, and asked for again once it is at rest."""
+        """Withdraw a waiting job, because the stream has failed; it is submitted again once the dataset is at rest."""
         value = dataset.user_metadata.first
         if value is None or value.task is None:
             return
@@ -113,39 +113,39 @@ class Datasets:
             value.withdrawn()
 
     def never_made(self, dataset: Dataset) -> None:
-        """Its stream did not start: there is no such dataset."""
+        """Forget a dataset that was never created, because its stream did not start."""
         self.forget(dataset)
         for value in dataset.user_metadata.take_all():
             self._answer(value, OmewdError("unknown_stream", "the stream did not start"))
 
-    # -- what its stream leaves behind ---------------------------------------------------------
+    # -- clean-up ------------------------------------------------------------------------------
 
     def undo(self, dataset: Dataset, *, waits_for_space: bool = False) -> None:
-        """Have it taken away: its stream did not start. Its entry in the journal says so, or is of one that starts."""
+        """Remove a dataset whose stream did not start. Until then, its journal entry stays."""
         dataset.undo_begun()
         self._submit(UndoDataset(str(dataset.path), dataset.epoch), dataset, waits_for_space=waits_for_space)
 
     def sweep(self, dataset: Dataset) -> None:
-        """Have what it has replaced removed."""
+        """Remove the dataset that it has replaced."""
         self._submit(SweepLeftovers(str(dataset.path), dataset.epoch), dataset)
 
     def recover(self, dataset: Dataset, outline: Fields, details: bytes) -> None:
-        """Have it finalized to what its ledger has: its rings are gone. ``outline``, ``details``: its stream's spec."""
+        """Finalize a dataset by its ledger, because its rings are gone. ``outline``, ``details``: its stream's spec."""
         self._submit(RecoverDataset(str(dataset.path), dataset.epoch, outline, details), dataset)
 
     def _submit(self, job: Job, dataset: Dataset, *, waits_for_space: bool = False) -> None:
         self._dispatcher.submit(job, _CleanUp(self, dataset, waits_for_space))
 
     def undone(self, dataset: Dataset, there_are_leftovers: bool) -> None:
-        """It is taken away, or can't be."""
+        """Note that a dataset was removed, or can't be."""
         dataset.undo_ended(there_are_leftovers)
-        if dataset.phase is Phase.AT_REST:  # of the last daemon: nobody else goes on with it
+        if dataset.phase is Phase.AT_REST:  # the last daemon's, so nobody else continues with it
             with self._noting(dataset):
                 self._journal.go_on_with(UNDO, SWEEP, dataset.epoch)
             self.sweep(dataset)
 
     def done_with(self, kind: str, dataset: Dataset) -> None:
-        """What was left to do is done."""
+        """Note that the clean-up of a dataset is done."""
         dataset.note_leftovers(False)
         with self._noting(dataset):
             self._journal.done(kind, dataset.epoch)
@@ -153,11 +153,13 @@ class Datasets:
     @staticmethod
     @contextlib.contextmanager
     def _noting(dataset: Dataset) -> Iterator[None]:
-        """What can't be noted is done once more by the next daemon."""
+        """Log errors of the journal. The next daemon then does the work again."""
         try:
             yield
         except OSError as error:
-            log.error("the journal keeps what is done", dataset=str(dataset.path), error=str(error))
+            log.error(
+                "a finished entry could not be removed from the journal", dataset=str(dataset.path), error=str(error)
+            )
 
 
 @dataclass(eq=False)
@@ -181,7 +183,7 @@ class _Put:
 
 @dataclass(eq=False)
 class _CleanUp:
-    """The owner of a job for what a stream leaves behind. One that fails stays in the journal for the next daemon."""
+    """The owner of a clean-up job. If the job fails, the journal keeps it for the next daemon."""
 
     datasets: Datasets
     dataset: Dataset
@@ -195,7 +197,7 @@ class _CleanUp:
                 self.datasets.done_with(SWEEP, self.dataset)
             case RecoverDataset(), Recovered():
                 log.error(
-                    "a dataset whose ring was gone is finalized",
+                    "finalized a dataset whose rings were gone",
                     dataset=str(self.dataset.path),
                     found=result.found,
                     received=sum(totals.received for totals in result.totals),

@@ -1,4 +1,4 @@
-"""What a dataset needs beside its write units while frames come in: shards sealed, a shape that follows. Pure."""
+"""The jobs that a dataset needs during the stream beside its write units: sealing shards, growing the shape. Pure."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Protocol
 from omewd.model.plan.plan import Plan
 from omewd.protocol.jobs.frames import GrowShape, SealShards
 
-# The shape on disk of an unbounded stream follows its frames at this distance, for those who look.
+# How often the shape on disk of an unbounded stream grows, for viewers.
 _GROW_EVERY_NS = 2_000_000_000
 _PAUSE_PARTS = 10
 
 
 class Source(Protocol):
-    """A source whose frames are written into the dataset, as far as maintenance looks at it."""
+    """A source, as far as maintenance needs it."""
 
     number: int
 
@@ -31,11 +31,11 @@ class Source(Protocol):
 
 @dataclass
 class Maintenance:
-    """Which jobs are due.
+    """Decides which jobs are due.
 
-    ``sealing``: sources that have such a job out. ``sealed``: how many shards of each source are, or will be by that
-    job; ``looked_at``: the frame index of each that was last compared with their ends. Of jobs that grow the shape one
-    is out at most.
+    ``sealing``: the sources with a running job that seals shards. ``sealed``: for each source, how many shards are
+    sealed, including those of the running job. ``looked_at``: for each source, the frame index that was last compared
+    with the ends of shards. At most one job that grows the shape runs at a time.
     """
 
     growing: bool = False
@@ -47,7 +47,7 @@ class Maintenance:
     looked_at: dict[int, int] = field(default_factory=dict)
 
     def due(self, stream: int, sources: Sequence[Source], now_ns: int) -> Iterator[GrowShape | SealShards]:
-        """Jobs to submit now; ``stream``: the id of the stream that has the sources."""
+        """The jobs to submit now. ``stream``: the id of the sources' stream."""
         for source in sources:
             if self._may_seal(source):
                 yield SealShards(stream, source.number, source.safe_below)
@@ -63,7 +63,7 @@ class Maintenance:
         if source.shards is None or number in self.sealing or safe <= self.looked_at.get(number, 0):
             return False
         self.looked_at[number] = safe
-        # A daemon that takes a stream over seals what the last one may have left, too.
+        # A daemon that takes a stream over also seals what the last one may have left unsealed.
         complete = source.shards.units_complete(safe)
         if complete <= self.sealed.get(number, 0):
             return False
@@ -72,10 +72,10 @@ class Maintenance:
         return True
 
     def done(self, job: GrowShape | SealShards, now_ns: int) -> None:
-        """A job has ended, well or not: what it left undone is done by the next one, or when the stream ends."""
+        """Note that a job has ended. The next one, or the end of the stream, does what a failed one left undone."""
         if isinstance(job, SealShards):
             self.sealing.discard(job.source)
         else:
             self.growing = False
-            # Of a thousand images that takes a while: a writer has better things to do.
+            # A thousand images take a while, and the writer has more urgent work.
             self.due_ns = max(self.began_ns + _GROW_EVERY_NS, now_ns + _PAUSE_PARTS * (now_ns - self.began_ns))

@@ -1,4 +1,4 @@
-"""Metadata that clients give a dataset while it is written, and afterwards: one value after the other. Pure."""
+"""Queues the metadata that clients give a dataset during its stream and afterwards, one value at a time. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from omewd.errors import OmewdError
 from omewd.protocol.jobs.metadata import PutContrast, PutUserMetadata
 
 _NAMESPACE = re.compile(r"[^\s/]{1,128}")
-# What omewd writes itself.
+# Names that omewd itself uses.
 _RESERVED = ("ome", "omewd", ".", "..")
 _MOST_WAITING = 64
 
@@ -21,7 +21,7 @@ Envelope = tuple[str, int | str | None, str | None]
 
 
 def check(namespace: object, value: bytes, position: object, well: object) -> Envelope:
-    """Look at what a client gives but for the value, which a writer looks at; returns (namespace, position, well).
+    """Check a client's request, except the value, which a writer checks; returns (namespace, position, well).
 
     Raises OmewdError ``bad_metadata``.
     """
@@ -29,22 +29,24 @@ def check(namespace: object, value: bytes, position: object, well: object) -> En
     if not isinstance(namespace, str) or not is_name or namespace in _RESERVED:
         raise OmewdError(
             "bad_metadata",
-            f"{str(namespace)[:80]!r} can't be a namespace: 1 to 128 characters without spaces and slashes, "
-            f"and none of {', '.join(map(repr, _RESERVED))}",
-            "Use a name of your own, such as that of your program",
+            f"{str(namespace)[:80]!r} can't be a namespace: it must have 1 to 128 characters without spaces and "
+            f"slashes, and can't be {' or '.join(map(repr, _RESERVED))}",
+            "Use a name of your own, such as your program's",
         )
     if not value:
-        raise OmewdError("bad_metadata", "metadata comes as JSON in sealed memory, attached to the request")
+        raise OmewdError("bad_metadata", "metadata must be attached to the request, as JSON in sealed memory")
     if not isinstance(position, int | str | None) or not isinstance(well, str | None):
-        raise OmewdError("bad_metadata", "a position is a name or a number, and a well a name", "Such as `well='B/3'`")
+        raise OmewdError(
+            "bad_metadata", "a position must be a name or a number, and a well a name", "Give them as in `well='B/3'`"
+        )
     return namespace, position, well
 
 
 @dataclass(eq=False)
 class Value:
-    """What is to be put into a dataset's metadata by ``job``.
+    """A value that ``job`` puts into a dataset's metadata.
 
-    ``peer``: who gives it, None for the daemon itself; ``task``: its job once it has been submitted.
+    ``peer``: the client that gave it, None for the daemon itself. ``task``: set once the job is submitted.
     """
 
     job: PutUserMetadata | PutContrast
@@ -55,13 +57,13 @@ class Value:
         self.task = task
 
     def withdrawn(self) -> None:
-        """Its job will not be run, and it waits again."""
+        """Note that the job will not run, so that the value waits again."""
         self.task = None
 
 
 @dataclass
 class UserMetadata:
-    """The values that wait for one dataset, in their order; only of the first a job may be out."""
+    """The values that wait for one dataset, in order. Only the first one may have a running job."""
 
     _values: deque[Value] = field(default_factory=deque)
 
@@ -71,23 +73,23 @@ class UserMetadata:
 
     @property
     def is_out(self) -> bool:
-        """Whether a job has been submitted."""
+        """Whether the first value's job has been submitted."""
         return bool(self._values) and self._values[0].task is not None
 
     def add(self, value: Value) -> None:
-        """Raises OmewdError ``busy``."""
+        """Add a value; raises OmewdError ``busy``."""
         if len(self._values) >= _MOST_WAITING:
-            raise OmewdError("busy", f"{len(self._values)} values wait for this dataset already", "Try again later")
+            raise OmewdError("busy", f"{len(self._values)} values already wait for this dataset", "Try again later")
         self._values.append(value)
 
     def take_all(self) -> list[Value]:
-        """Take out all that wait."""
+        """Remove and return all values."""
         taken = list(self._values)
         self._values.clear()
         return taken
 
     def remove(self, value: Value) -> bool:
-        """Take out a value that has been dealt with; False if it was taken out before."""
+        """Remove a finished value; returns False if it was removed before."""
         if value not in self._values:
             return False
         self._values.remove(value)

@@ -1,1 +1,1 @@
-"""Jobs: who gets which, and what follows."""
+"""Jobs: which child gets which one, and who is told of the results."""

@@ -1,4 +1,4 @@
-"""Bringing jobs to writers, with the streams and the rings that a writer has to know of first."""
+"""Delivers jobs to writers, after the streams and rings that a writer needs first."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from omewd.protocol.status import WriterStatus
 
 
 class Delivery:
-    """Does what the dispatcher has decided. Streams submit the jobs here that are no write units."""
+    """Carries out what the dispatcher decides. Streams submit their jobs other than write units here."""
 
     def __init__(self, dispatcher: Dispatcher, supervisor: Supervisor, streams: Streams) -> None:
         self._dispatcher, self._supervisor, self._streams = dispatcher, supervisor, streams
 
     @property
     def is_broken(self) -> bool:
-        """No writer lives, and none can be started."""
+        """Whether no writer lives and none can be started."""
         return self._supervisor.broken
 
     @property
     def backends(self) -> dict[str, str | None]:
-        """Which backends the writers can use: None, or why not."""
+        """For each backend, why the writers can't use it, or None if they can."""
         return self._supervisor.backends
 
     def writers_status(self) -> tuple[WriterStatus, ...]:
@@ -42,17 +42,17 @@ class Delivery:
         self._dispatcher.submit(job, stream.owner, documents_of(stream))
 
     def is_busy(self, stream: Stream) -> bool:
-        """Whether a writer is at a job of that stream, or one waits."""
+        """Whether the stream has waiting or running jobs."""
         return self._dispatcher.is_busy(stream.owner)
 
     def drop(self, stream: Stream) -> None:
-        """Take back the jobs of a stream that wait; stop the writer that makes its dataset.
+        """Drop the waiting jobs of a stream, and stop the writer that is creating its dataset.
 
-        The writer is stopped where that is one aside: of many images, making the dataset takes long.
+        The writer is only stopped if it is the one for long jobs: creating many images takes long.
         """
         making = self._supervisor.writers.get(self._dispatcher.child_at(stream.owner, CreateDataset) or 0)
         if making is not None and making.aside and not making.killed_for:
-            self._supervisor.kill(making, f"stream {stream.name} was given up while its dataset was made")
+            self._supervisor.kill(making, f"stream {stream.name} was given up while its dataset was being created")
         self._dispatcher.forget(stream.owner)
 
     # -- giving them to writers ----------------------------------------------------------------
@@ -71,18 +71,18 @@ class Delivery:
                 if isinstance(task.job, StreamJob) and (stream := self._streams.open.get(task.job.stream)):
                     self._introduce(writer, stream, task.job.needs.opened)
                 self._supervisor.tell(writer, job_message(lease.id, task.job), attachment=task.job.attachment)
-            except OmewdError as error:  # it does not fit in a message
+            except OmewdError as error:  # too large for a message
                 self._dispatcher.finish(lease.id, now_ns)
                 task.owner.job_failed(task, error, now_ns)
 
     def introduce(self, stream: Stream) -> None:
-        """Tell the writers that have nothing to do of a stream, so that its first job need not wait for that."""
+        """Tell idle writers of a stream early, so that its first job does not have to wait for that."""
         for writer in self._supervisor.writers.values():
             if writer.ready and not writer.aside and not self._dispatcher.jobs_of(writer.id):
                 self._introduce(writer, stream, Opened.RINGS)
 
     def _introduce(self, writer: Writer, stream: Stream, opened: Opened) -> None:
-        """Tell a writer of a stream, and give it the rings if it needs them; each once."""
+        """Tell a writer of a stream, and give it the rings if it needs them, each once."""
         if opened is not Opened.NOTHING and writer.learns_of(stream.id):
             to_open = stream_to_open(stream)
             self._supervisor.tell(writer, {"do": "open", "stream": to_open.to_json()}, attachment=to_open.attachment)

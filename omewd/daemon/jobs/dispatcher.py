@@ -1,4 +1,6 @@
-"""Which job goes to which child, and what follows when one fails, dies or hangs. Pure: time is passed in."""
+"""Decides which child gets which job, and what happens when a job fails or a child dies or hangs. Pure: time is passed
+in.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +16,27 @@ from omewd.protocol.jobs.frames import WriteUnits
 from omewd.protocol.jobs.job import FINAL_ERRORS, MAINTAINER, Job
 
 MAX_DEATHS = 5
-# A job that failed at once rarely does better at once.
+# A job that failed rarely succeeds at once.
 RETRY_DELAYS_NS = (100_000_000, 1_000_000_000)
-# How soon a full disk is asked again.
+# How long to wait before a full disk is tried again.
 NO_SPACE_DELAY_NS = 500_000_000
 
 
 class Source(Protocol):
-    """A source of a stream, as far as the dispatcher knows."""
+    """A source of a stream, as far as the dispatcher needs it."""
 
     def take_job(self, writers: int) -> WriteUnits | None: ...
 
     def unit_bytes(self) -> int: ...
 
 
-# A source whose units may be written, and who is told of that.
+# The owner of the jobs, and a source whose units may be written.
 Offer = tuple[Owner, Source]
 
 
 @dataclass
 class Dispatcher:
-    """The jobs that wait, and those that are out."""
+    """The waiting jobs and the running ones."""
 
     job_timeout_s: float
     _waiting: deque[Task] = field(default_factory=deque)
@@ -44,7 +46,7 @@ class Dispatcher:
     _turn: int = 0
 
     def submit(self, job: Job, owner: Owner, documents: int = 0) -> Task:
-        """Add a job that is no write unit; ``documents``: how many zarr.json its dataset has."""
+        """Add a job other than write units. ``documents``: how many zarr.json files its dataset has."""
         task = Task(job, owner, extra_timeout_s=extra_timeout_s(job, documents))
         self._waiting.append(task)
         return task
@@ -54,9 +56,9 @@ class Dispatcher:
     def assign(
         self, writers: Sequence[int], offers: Sequence[Offer], now_ns: int, aside: int | None = None
     ) -> list[Lease]:
-        """Give jobs to writers, idle ones first, then small jobs behind what a writer is at.
+        """Give jobs to writers: to idle ones first, then small jobs to queue behind a writer's current one.
 
-        Long jobs are given to ``aside`` alone, a writer that gets no others, one at a time.
+        Long jobs only go to ``aside``, a writer that gets no other jobs, one at a time.
         """
         assigned: list[Lease] = []
         for waiting in self._waiting:
@@ -113,12 +115,12 @@ class Dispatcher:
     # -- taking back -----------------------------------------------------------------------------
 
     def task_of(self, lease: int) -> Task | None:
-        """The task that a lease is of, None if the lease has ended."""
+        """The task of a lease; None if the lease has ended."""
         found = self._leases.get(lease)
         return None if found is None else found.task
 
     def finish(self, lease: int, now_ns: int) -> Task | None:
-        """A child has answered; returns the task, None if the lease had ended before."""
+        """End a lease because its child has answered; returns the task, or None if the lease had ended before."""
         ended = self._leases.pop(lease, None)
         if ended is None:
             return None
@@ -129,9 +131,9 @@ class Dispatcher:
         return ended.task
 
     def put_back(self, task: Task, error: OmewdError, now_ns: int) -> bool:
-        """A job has failed: put it back for another try. False if none would help, or it has had its tries.
+        """Put a failed job back for another try; returns False if none would help or none is left.
 
-        One that fails for want of space waits for that without blame, if its owner does.
+        A job that fails because the disk is full waits for space, if its owner does; that does not count as a failure.
         """
         needs = task.job.needs
         if error.code == "disk_full" and needs.waits_for_space and task.owner.waits_for_space:
@@ -146,9 +148,9 @@ class Dispatcher:
         return True
 
     def child_lost(self, child: int) -> tuple[list[Task], list[Task]]:
-        """A child is dead: its jobs are put back. Returns (put back, given up after too many deaths).
+        """Put back the jobs of a dead child; returns (put back, given up after too many deaths).
 
-        Only the job it was at can have killed it; one that waited behind is not to blame.
+        Only the running job may have killed the child; a queued one is not counted.
         """
         back: list[Task] = []
         given_up: list[Task] = []
@@ -164,44 +166,44 @@ class Dispatcher:
         return back, given_up
 
     def overdue(self, now_ns: int) -> list[Lease]:
-        """Leases whose deadline has passed: their children hang. Each is told once, until it ends with its child."""
+        """The leases whose deadline has passed, because their children hang. Each is reported once."""
         late = [x for x in self._leases.values() if x.deadline_ns is not None and x.deadline_ns <= now_ns]
         for lease in late:
             lease.told_overdue()
         return late
 
     def forget(self, owner: Owner) -> None:
-        """Drop the jobs of an owner that wait; those that are out still get their answer."""
+        """Drop the waiting jobs of an owner. Running ones still get their answers."""
         self._waiting = deque(task for task in self._waiting if task.owner is not owner)
 
     # -- looking up ------------------------------------------------------------------------------
 
     def next_event_ns(self) -> int | None:
-        """When to look again at the latest: a deadline, or a job that may be tried again."""
+        """The time of the next event: a deadline, or a job that may be tried again; None if there is none."""
         times = [x.deadline_ns for x in self._leases.values() if x.deadline_ns is not None]
         times += [task.not_before_ns for task in self._waiting if task.not_before_ns]
         return min(times, default=None)
 
     def tasks(self) -> Iterator[Task]:
-        """All that are out, and all that wait."""
+        """All running and waiting tasks."""
         yield from (lease.task for lease in self._leases.values())
         yield from self._waiting
 
     def is_busy(self, owner: Owner) -> bool:
-        """Whether a child is at a job of that owner, or one waits."""
+        """Whether an owner has waiting or running jobs."""
         return any(task.owner is owner for task in self.tasks())
 
     def is_out(self, task: Task) -> bool:
-        """Whether a child has it."""
+        """Whether a child has the task."""
         return any(lease.task is task for lease in self._leases.values())
 
     @property
     def has_long(self) -> bool:
-        """Whether there is work for a writer that is aside."""
+        """Whether there are long jobs."""
         return any(task.role == MAINTAINER for task in self.tasks())
 
     def child_at(self, owner: Owner, kind: type[Job]) -> int | None:
-        """The child that is at a job of that kind for an owner."""
+        """The child that is running a job of this kind for an owner."""
         leases = self._leases.values()
         return next((x.child for x in leases if x.task.owner is owner and isinstance(x.task.job, kind)), None)
 

@@ -1,4 +1,4 @@
-"""The jobs of a stream beside its write units."""
+"""Builds the jobs of a stream other than its write units."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from omewd.protocol.jobs.job import StreamToOpen
 
 
 def documents_of(stream: Stream) -> int:
-    """How many zarr.json its images have."""
+    """How many zarr.json files the stream's images have."""
     return stream.spec.images * (stream.spec.levels + 1)
 
 

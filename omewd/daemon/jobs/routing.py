@@ -1,4 +1,4 @@
-"""From a child's answer to whoever submitted the job."""
+"""Routes a child's answers to the owners of the jobs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ log = structlog.get_logger("jobs")
 
 
 class Router:
-    """Tells the owners of jobs what their children have answered.
+    """Tells the owners of jobs what children have answered.
 
-    ``give_more``: called when a child has answered, as it can take the next job.
+    ``give_more``: called after each answer, because the child can take the next job.
     """
 
     def __init__(self, dispatcher: Dispatcher, supervisor: Supervisor, give_more: Callable[[int], None]) -> None:
@@ -42,8 +42,8 @@ class Router:
             return
         try:
             result = result_of(task.job, message)
-        except OmewdError as error:  # with its death the job is given to another
-            self._supervisor.kill(child, f"it answered a job with something unreadable ({error})")
+        except OmewdError as error:  # after its death, another child gets the job
+            self._supervisor.kill(child, f"it sent an unreadable answer to a job ({error})")
             return
         self._dispatcher.finish(message["done"], now_ns)
         task.owner.job_done(task, result, now_ns)
@@ -59,7 +59,7 @@ class Router:
         now = time.monotonic_ns()
         error = OmewdError(
             "writer_died",
-            f"each time the writer process was lost ({child.killed_for or 'it died'})",
+            f"the writer process was lost each time ({child.killed_for or 'it died'})",
             "See the daemon's log",
         )
         back, given_up = self._dispatcher.child_lost(child.id)

@@ -1,4 +1,4 @@
-"""A job with its history, and the grant of it to a child. Pure."""
+"""Tasks (jobs with their history) and leases (a task's grant to a child). Pure."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from omewd.errors import OmewdError
 from omewd.model.plan.memory import JOB_BYTES
 from omewd.protocol.jobs.job import Job, Result
 
-# A second job waits in a writer's socket while it runs the first, so that it need not wait for the daemon.
-# Not one with a larger unit: that does better at the next free writer.
+# A second job is queued in a writer's socket while it runs the first, so that it does not wait for the daemon. Larger
+# jobs are not queued, because the next free writer gets them sooner.
 QUEUE_BYTES = JOB_BYTES
-# A zarr.json of one of many images takes 2 ms on a disk that is quick to sync.
+# Writing a zarr.json of one of many images takes 2 ms on a disk that syncs quickly.
 _DOCUMENT_S = 0.05
 # Jobs that read the whole ledger get this much longer: a million lines take 5 s, and a day's recording has a billion.
 _LEDGER_S = 3600.0
-# What may take longer than the ring of a fast camera lasts: a hundred documents.
+# Jobs with at least this much extra time are long: they may take longer than a fast camera's ring lasts.
 _LONG_S = 5.0
 
 
 class Owner(Protocol):
-    """Whoever has submitted a job, and is told what becomes of it; of a job it is told one end."""
+    """The submitter of a job, which is told of its end exactly once."""
 
     @property
     def waits_for_space(self) -> bool:
@@ -29,15 +29,15 @@ class Owner(Protocol):
         ...
 
     def job_done(self, task: Task, result: Result, now_ns: int, /) -> None:
-        """A child has done it; the result is of the type that belongs to the job's."""
+        """A child has done the job. The result has the type for the job's kind."""
         ...
 
     def job_put_back(self, task: Task, error: OmewdError, now_ns: int, /) -> None:
-        """It has failed, or its child has died, and it will be tried again."""
+        """The job has failed, or its child has died, and it will be tried again."""
         ...
 
     def job_failed(self, task: Task, error: OmewdError, now_ns: int, /) -> None:
-        """It has failed for good, or has had its tries."""
+        """The job has failed for good, or has no tries left."""
         ...
 
 
@@ -59,23 +59,23 @@ class Task:
     was_postponed: bool = False
 
     def look_at(self, now_ns: int) -> None:
-        """Once its time has come, what it waits for is a child."""
+        """Clear the earliest time once it has passed, so that the task only waits for a child."""
         if self.not_before_ns <= now_ns:
             self.not_before_ns = 0
 
     def postponed(self, until_ns: int) -> None:
-        """There was no space for it."""
+        """Wait until a time, because the disk is full."""
         self.not_before_ns, self.was_postponed = until_ns, True
 
     def failed(self) -> None:
         self.errors += 1
 
     def waits(self, until_ns: int) -> None:
-        """It is tried again, not before that."""
+        """Wait until a time before the next try."""
         self.not_before_ns = until_ns
 
     def lost(self) -> None:
-        """Its child has died at it."""
+        """Count the death of its child."""
         self.deaths += 1
 
     @property
@@ -84,27 +84,27 @@ class Task:
 
     @property
     def is_short(self) -> bool:
-        """Whether another one may wait behind it."""
+        """Whether another job may be queued behind it."""
         return self.size_bytes <= QUEUE_BYTES and not self.extra_timeout_s
 
     @property
     def role(self) -> str:
-        """Whose children do it."""
+        """The role of the children that run it."""
         needs = self.job.needs
         return needs.long_role if needs.long_role and self.extra_timeout_s >= _LONG_S else needs.role
 
 
 def extra_timeout_s(job: Job, documents: int) -> float:
-    """How much longer than usual a job may take; ``documents``: how many zarr.json its dataset has."""
+    """How much longer than usual a job may take. ``documents``: how many zarr.json files its dataset has."""
     of_documents = _DOCUMENT_S * documents if job.needs.documents else 0.0
     return of_documents + (_LEDGER_S if job.reads_ledger else 0.0)
 
 
 @dataclass(eq=False)
 class Lease:
-    """A job given to a child; it ends with the child's answer, its death or the deadline.
+    """A job's grant to a child. It ends with the child's answer, its death or the deadline.
 
-    ``deadline_ns`` None: the job waits behind another one of the same child, or has been told as overdue.
+    ``deadline_ns``: None while the job is queued behind another one, and after it was reported as overdue.
     """
 
     id: int
@@ -113,7 +113,7 @@ class Lease:
     deadline_ns: int | None = None
 
     def starts(self, deadline_ns: int) -> None:
-        """The child is at it now."""
+        """Note that the child runs the job now."""
         self.deadline_ns = deadline_ns
 
     def told_overdue(self) -> None:

@@ -1,4 +1,4 @@
-"""Making and removing ring segments (POSIX shared memory). Only the daemon does; others get descriptors from it."""
+"""Creates and removes ring segments (POSIX shared memory). Only the daemon does; others get descriptors from it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ ALLOCATE_STEP_BYTES = 8 << 20
 
 
 def create(name: str, geometry: Geometry) -> int:
-    """Make an empty segment that only this user can open; returns its descriptor. Memory comes with allocate()."""
+    """Create an empty segment that only this user can open; returns its descriptor. allocate() gives it memory."""
     try:
         shared = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0)
     except posix_ipc.ExistentialError as error:
-        raise OmewdError(
-            "ring_exists", f"shared memory {name} is already there", "Is another daemon running?"
-        ) from error
+        raise OmewdError("ring_exists", f"shared memory {name} exists already", "Is another daemon running?") from error
     fd: int = shared.fd
     try:
         os.fchmod(fd, 0o600)
@@ -37,9 +35,9 @@ def create(name: str, geometry: Geometry) -> int:
 
 
 def check_room(size_bytes: int) -> None:
-    """Raise OmewdError ``no_shared_memory`` if rings of that size are sure not to fit.
+    """Raise OmewdError ``no_shared_memory`` if rings of this size can't fit.
 
-    Past the machine's memory it is not an error that comes, but the kernel's out-of-memory killer.
+    Exceeding the machine's memory would not raise an error, but start the kernel's out-of-memory killer.
     """
     room = os.statvfs("/dev/shm")
     for free, where in ((room.f_bavail * room.f_frsize, "in /dev/shm"), (available_memory_bytes(), "of memory")):
@@ -48,9 +46,9 @@ def check_room(size_bytes: int) -> None:
 
 
 def allocate(fd: int, geometry: Geometry, done_bytes: int) -> int:
-    """Allocate the next step of a segment's memory; returns the bytes that are allocated now.
+    """Allocate the next step of a segment's memory; returns the bytes that are allocated so far.
 
-    Raises OmewdError ``no_shared_memory`` when /dev/shm is full: a clean error now, not a SIGBUS later.
+    Raises OmewdError ``no_shared_memory`` if /dev/shm is full: a clean error now instead of a SIGBUS later.
     """
     step = min(ALLOCATE_STEP_BYTES, geometry.total_bytes - done_bytes)
     try:
@@ -63,13 +61,13 @@ def allocate(fd: int, geometry: Geometry, done_bytes: int) -> int:
 def _no_room(size_bytes: int, why: str) -> OmewdError:
     return OmewdError(
         "no_shared_memory",
-        f"there is no room for the ring of {size_bytes / 2**20:.1f} MiB: {why}",
-        "Free memory, make /dev/shm larger, or pass a smaller `ring_slots=…`",
+        f"a ring of {size_bytes / 2**20:.1f} MiB does not fit into shared memory: {why}",
+        "Free memory, enlarge /dev/shm, or pass a smaller `ring_slots=…`",
     )
 
 
 def available_memory_bytes() -> int:
-    """What the kernel thinks can be used without swapping (proc(5), MemAvailable)."""
+    """The kernel's estimate of the memory that can be used without swapping (proc(5), MemAvailable)."""
     return _memory_info("MemAvailable")
 
 
@@ -78,7 +76,7 @@ def total_memory_bytes() -> int:
 
 
 def cgroup_bytes() -> int | None:
-    """The memory limit of this process's own cgroup (version 2), None if there is none."""
+    """The memory limit of this process's cgroup (version 2); None if there is none."""
     try:
         own = next(line[3:].strip() for line in Path("/proc/self/cgroup").read_text().splitlines() if line[:3] == "0::")
         return int(Path(f"/sys/fs/cgroup{own}/memory.max").read_text())
@@ -92,11 +90,11 @@ def _memory_info(field: str) -> int:
 
 
 def reopen(name: str) -> int:
-    """A second, independent descriptor of a segment: locks taken through it are its own. Raises OSError."""
+    """A second descriptor of a segment, which is independent: it has its own locks. Raises OSError."""
     try:
         fd: int = posix_ipc.SharedMemory(name).fd
     except posix_ipc.ExistentialError as error:
-        raise FileNotFoundError(errno.ENOENT, "there is no shared memory of that name", name) from error
+        raise FileNotFoundError(errno.ENOENT, "there is no shared memory of this name", name) from error
     os.set_inheritable(fd, False)
     return fd
 

@@ -1,4 +1,4 @@
-"""Starts writer processes, hears of their death, ends those that hang, and replaces them."""
+"""Starts writer processes, notices their deaths, kills those that hang, and replaces them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from omewd.protocol.messages import Message, receive, send
 
 log = structlog.get_logger("supervisor")
 
-# Writers that die before they are ready this many times in a row are not started again. Each time there is
-# a longer pause before the next, so that what stands in the way for a while does not end the streams.
+# After this many writers in a row died before they were ready, no more are started. The pause before the next start
+# grows each time, so that a passing obstacle does not end the streams.
 MAX_FAILED_STARTS = 8
 FAILED_START_PAUSE_NS = 250_000_000
 
-# glibc gives large blocks back to the kernel at once, and a fresh page is dear on a virtual machine: encoding
-# a 128 MiB shard with tensorstore took 0.15 s with the defaults, 0.03 s when the heap keeps its pages.
-# Two arenas keep what is kept in bounds.
+# glibc returns large blocks to the kernel at once, and fresh pages are expensive on a virtual machine: encoding a
+# 128 MiB shard with tensorstore took 0.15 s with the defaults, and 0.03 s if the heap keeps its pages. Two arenas limit
+# the memory that is kept.
 _ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
@@ -41,7 +41,7 @@ _ALLOCATOR = {
 
 @contextlib.contextmanager
 def _held(lock: Path) -> Iterator[int]:
-    """A descriptor with the writers' lock, to be passed on."""
+    """A descriptor that holds the writers' lock, to be passed to a writer."""
     descriptor = hold(lock)
     try:
         yield descriptor
@@ -51,9 +51,9 @@ def _held(lock: Path) -> Iterator[int]:
 
 @dataclass
 class Writer:
-    """One writer process. ``streams``: the ids of the streams it has been told of; ``rings``: whose rings it has.
+    """One writer process. ``streams``: the ids of the streams that it knows. ``rings``: of those whose rings it has.
 
-    ``aside``: it is one more, for long jobs; ``leaving``: there are none any more, and it has been told to end.
+    ``aside``: it is an extra writer for long jobs. ``leaving``: there are no more long jobs, and it was told to end.
     """
 
     id: int
@@ -70,19 +70,19 @@ class Writer:
     killed_for: str = ""
 
     def learns_of(self, stream: int) -> bool:
-        """Note that it is told of a stream; False if it has been already."""
+        """Note that the writer is told of a stream; returns False if it knew the stream already."""
         is_new = stream not in self.streams
         self.streams.add(stream)
         return is_new
 
     def takes_rings(self, stream: int) -> bool:
-        """Note that it is given a stream's rings; False if it has them already."""
+        """Note that the writer gets a stream's rings; returns False if it had them already."""
         is_new = stream not in self.rings
         self.rings.add(stream)
         return is_new
 
     def forgets(self, stream: int) -> bool:
-        """Note that it is told of a stream's end; False if it has never heard of it."""
+        """Note that the writer is told of a stream's end; returns False if it did not know the stream."""
         knew = stream in self.streams
         self.streams.discard(stream)
         self.rings.discard(stream)
@@ -92,7 +92,7 @@ class Writer:
 class Supervisor:
     """The pool of writers. ``scratch``: a folder in memory, in which each writer gets a folder of its own.
 
-    ``lock``: the file that each holds a lock on while it lives.
+    ``lock``: the file on which each writer holds a lock while it lives.
     """
 
     def __init__(self, loop: Loop, *, writers: int, scratch: Path, lock: Path, start_timeout_s: float) -> None:
@@ -112,12 +112,12 @@ class Supervisor:
 
     @property
     def failed_starts(self) -> int:
-        """How many writers in a row have died before they were ready."""
+        """How many writers in a row died before they were ready."""
         return self._failed_starts
 
     @property
     def broken(self) -> bool:
-        """No writer lives, and none can be started."""
+        """Whether no writer lives and none can be started."""
         return self._failed_starts >= MAX_FAILED_STARTS and not self.any_ready
 
     @property
@@ -125,7 +125,7 @@ class Supervisor:
         return any(writer.ready for writer in self.writers.values())
 
     def start(self, on_message: Callable[[Writer, Message], None], on_death: Callable[[Writer], None]) -> None:
-        """Start the writers; ``on_message`` and ``on_death`` are told what happens from now on."""
+        """Start the writers. ``on_message`` and ``on_death`` are called for their messages and deaths."""
         self._on_message = on_message
         self._on_death = on_death
         self.fill()
@@ -142,18 +142,18 @@ class Supervisor:
                 self._start_failed()
 
     def _lacks(self) -> bool | None:
-        """Whether the next writer to start is the one aside; None if none is lacking."""
+        """Whether the next writer to start is the one for long jobs; None if none is missing."""
         if sum(not writer.aside for writer in self.writers.values()) < self._wanted:
             return False
         return True if self._wants_aside and self.aside is None else None
 
     @property
     def aside(self) -> Writer | None:
-        """The writer for long jobs, if there is one now."""
+        """The writer for long jobs; None if there is none now."""
         return next((w for w in self.writers.values() if w.aside and not w.leaving), None)
 
     def want_aside(self, wanted: bool) -> None:
-        """Say whether there are long jobs: the writer for those is there only as long as there are."""
+        """Set whether there are long jobs: their writer only lives while there are some."""
         self._wants_aside = wanted
         if not wanted and (writer := self.aside) is not None:
             writer.leaving = True
@@ -167,7 +167,7 @@ class Supervisor:
 
     def _spawn(self, *, aside: bool) -> None:
         self._last_id += 1
-        threads = 1 if aside else self._threads  # it encodes nothing
+        threads = 1 if aside else self._threads  # long jobs encode nothing
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         scratch = self._scratch / f"writer-{self._last_id}"
@@ -203,17 +203,17 @@ class Supervisor:
         log.debug("writer started", writer=writer.id, pid=process.pid, threads=threads, aside=aside)
 
     def _read(self, writer: Writer) -> bool:
-        """Take one message in; returns whether there was one."""
+        """Read one message; returns whether there was one."""
         try:
             received = receive(writer.channel)
         except BlockingIOError:
             return False
-        except OSError:  # it has died with something unread
+        except OSError:  # it has died with unread messages
             received = None
         except OmewdError as error:
-            self.kill(writer, f"it sent something unreadable ({error})")
+            self.kill(writer, f"it sent an unreadable message ({error})")
             received = None
-        if received is None:  # its pidfd tells the rest
+        if received is None:  # its pidfd reports its death
             self._loop.forget(writer.channel.fileno())
             return False
         message, _ = received
@@ -226,9 +226,9 @@ class Supervisor:
 
     def _reap(self, writer: Writer) -> None:
         status = writer.process.poll()
-        if status is None:  # an event of a descriptor number that has been used again
+        if status is None:  # an old event of a descriptor number that was reused
             return
-        while not writer.leaving and self._read(writer):  # what it said before it died still counts
+        while not writer.leaving and self._read(writer):  # messages that it sent before it died still count
             pass
         self._forget(writer)
         if writer.leaving:
@@ -251,38 +251,38 @@ class Supervisor:
         shutil.rmtree(writer.scratch, ignore_errors=True)
 
     def kill(self, writer: Writer, reason: str) -> None:
-        """End a writer now; its death is reported like any other."""
+        """Kill a writer. Its death is reported like any other."""
         writer.killed_for = f"killed: {reason}"
         signal.pidfd_send_signal(writer.pidfd, signal.SIGKILL)
 
     def end_late_starters(self, now_ns: int) -> None:
-        """Kill writers that have hung before they were ready."""
+        """Kill writers that hang before they are ready."""
         for writer in self.writers.values():
             if not writer.ready and not writer.killed_for and now_ns - writer.started_ns > self._start_timeout_ns:
-                self.kill(writer, "it did not get ready")
+                self.kill(writer, "it was not ready in time")
 
     def tell(
         self, writer: Writer, message: dict[str, Any], descriptors: tuple[int, ...] = (), *, attachment: bytes = b""
     ) -> None:
-        """Send a message; a writer that does not read is killed, so that the daemon never waits for one."""
+        """Send a message. A writer that does not read is killed, so that the daemon never waits for it."""
         try:
             send(writer.channel, message, descriptors, attachment=attachment)
         except BlockingIOError:
             self.kill(writer, "it does not read its messages")
         except ConnectionError:
-            return  # it has just died; its pidfd tells
-        except OSError as error:  # else it would wait for ever for what was lost
+            return  # it has just died; its pidfd reports that
+        except OSError as error:  # otherwise the writer would wait for ever for a lost message
             with contextlib.suppress(ProcessLookupError):
-                self.kill(writer, f"it can't be told anything: {error.strerror}")
+                self.kill(writer, f"it can't be reached: {error.strerror}")
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """End all writers: they leave when their channel closes; one that does not is killed."""
+        """End all writers. They exit when their channel closes; one that does not is killed."""
         self._closing = True
         for writer in self.writers.values():
             self._loop.forget(writer.channel.fileno())
             with contextlib.suppress(OSError):
                 writer.channel.shutdown(socket.SHUT_RDWR)
-            if writer.aside:  # what it is at takes long, and can be done again
+            if writer.aside:  # its job takes long, and can be run again
                 writer.process.kill()
         deadline = time.monotonic() + timeout_s
         for writer in list(self.writers.values()):

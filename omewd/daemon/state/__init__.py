@@ -1,1 +1,1 @@
-"""What a restart needs: the journal, and going on from it."""
+"""What a restart needs: the journal, and recovery from it."""

@@ -1,12 +1,13 @@
-"""The journal: what a restarted daemon must know of the streams that were open.
+"""The journal: what a restarted daemon must know about the streams that were open.
 
-One JSON file a stream in the state directory, written when its ring is made, again when it takes frames, and removed
-when nothing more will happen to it: the spec, the ring's name, the dataset. How far a stream is stands in its ring.
-Where only its dataset has to be seen to, by a job that needs no ring, the entry is set apart under a name that says
-which and has its epoch, so that a new stream may have the old one's name meanwhile.
+Each stream has one JSON file in the state directory, with its spec, its rings' names and its dataset. The file is
+written when the rings are created and again when the stream takes frames; it is removed when nothing more will happen
+to the stream. The stream's progress is recorded in its ring. If only the dataset still needs work, by a job without a
+ring, the entry is set apart: its name becomes the job's kind and the stream's epoch, so that a new stream may have the
+old name.
 
-An entry has its version. Fields of newer minor versions are ignored; an entry of another major version is kept as it
-is, with its ring, and reported.
+Every entry has a version. Fields of newer minor versions are ignored. An entry of another major version is kept
+unchanged, with its ring, and reported.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from typing import Any
 from omewd.errors import OmewdError
 from omewd.protocol.versions import JOURNAL, Version
 
-# How far a stream was: its dataset is being made; it has taken frames, and its ring says the rest.
+# The stage of a stream: its dataset is being created; or it takes frames, and its ring has its progress.
 STARTING, ACTIVE = "starting", "active"
-# What is left to do where an entry is set apart: the kinds of those jobs.
+# The kinds of jobs that are left to do for an entry that is set apart.
 UNDO, RECOVER, SWEEP = "undo", "recover", "sweep"
-# No name of a stream has it.
+# No stream's name contains it.
 _APART = "~"
 
 
@@ -37,7 +38,7 @@ class Journal:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def write(self, name: str, entry: dict[str, Any]) -> None:
-        """Put an entry in place, whole and on disk; raises OSError."""
+        """Write an entry atomically and durably; raises OSError."""
         aside = self._folder / f".{name}.new"
         with aside.open("w") as file:
             json.dump({"version": str(JOURNAL), **entry}, file)
@@ -47,12 +48,12 @@ class Journal:
         self._sync()
 
     def remove(self, name: str, epoch: int | None) -> None:
-        """Remove the entry of the stream of an epoch, None for whatever is there; one that came later stays."""
+        """Remove the entry of a stream, unless a stream of another epoch has it; with None as epoch, in any case."""
         if self._is_of(name, epoch):
             self._path(name).unlink(missing_ok=True)
 
     def set_apart(self, name: str, kind: str, epoch: int) -> str:
-        """Give the entry of the stream of an epoch a name that says which job is left to do; returns it."""
+        """Rename a stream's entry after the job that is left to do and the epoch; returns the new name."""
         apart = f"{kind}{_APART}{epoch:x}"
         if name != apart and self._is_of(name, epoch):
             with contextlib.suppress(FileNotFoundError):
@@ -61,16 +62,16 @@ class Journal:
         return apart
 
     def go_on_with(self, done: str, kind: str, epoch: int) -> None:
-        """Of two jobs that are left to do one is done, and the other one is of this kind. Raises OSError."""
+        """Note that one of two jobs is done, and that the other, of this kind, is left to do. Raises OSError."""
         self.set_apart(f"{done}{_APART}{epoch:x}", kind, epoch)
 
     def done(self, kind: str, epoch: int) -> None:
-        """Remove what was set apart."""
+        """Remove an entry that was set apart."""
         self._path(f"{kind}{_APART}{epoch:x}").unlink(missing_ok=True)
 
     @staticmethod
     def kind_of(name: str) -> str | None:
-        """What is left to do by an entry that is set apart; None if it is of a stream."""
+        """The job that is left to do for an entry that is set apart; None for a stream's entry."""
         kind, apart, _ = name.partition(_APART)
         return kind if apart else None
 
@@ -90,7 +91,7 @@ class Journal:
             os.close(folder)
 
     def read(self, name: str) -> dict[str, Any]:
-        """An entry; empty if it can't be read."""
+        """Read an entry; returns {} if it can't be read."""
         try:
             entry = json.loads(self._path(name).read_text())
         except (OSError, ValueError, RecursionError):
@@ -98,13 +99,13 @@ class Journal:
         return entry if isinstance(entry, dict) else {}
 
     def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(name, entry) of every stream that was open when the last daemon ended, and of what was left to do."""
+        """(name, entry) of every stream that was open when the last daemon ended, and of every job left to do."""
         for path in sorted(self._folder.glob("*.json")):
             yield path.stem, self.read(path.stem)
 
 
 def require_readable(entry: Any) -> None:
-    """Raise OmewdError ``other_version`` for an entry of another major version. One without a version is of 1.0."""
+    """Raise OmewdError ``other_version`` for an entry of another major version. Without a version, it has 1.0."""
     told = entry.get("version", "1.0") if isinstance(entry, dict) else "1.0"
     version = Version.parse(told)
     if version is None or not JOURNAL.reads(version):
@@ -116,17 +117,17 @@ def require_readable(entry: Any) -> None:
 
 
 def instance_name(state_dir: Path) -> str:
-    """What the names of a daemon's shared memory begin with: its own for each state directory."""
+    """The prefix of the names of a daemon's shared memory, which depends on the state directory."""
     return f"omewd-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:10]}"
 
 
 def boot_id() -> str:
-    """Another one after each start of the machine (random(4))."""
+    """An id that changes with each boot of the machine (random(4))."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 class InstanceLock:
-    """Held by the one daemon of a state directory; the kernel drops it with the process."""
+    """The lock of the one daemon of a state directory. The kernel drops it with the process."""
 
     def __init__(self, state_dir: Path) -> None:
         try:
@@ -144,7 +145,7 @@ class InstanceLock:
             raise OmewdError(
                 "already_running",
                 f"a daemon (process {owner}) already uses {state_dir}",
-                "Use that one, or give this one its own --state-dir and --socket",
+                "Use that daemon, or give this one another --state-dir and --socket",
             ) from error
         os.truncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -1,4 +1,4 @@
-"""Rings of the last daemon's streams that could not be taken over: kept as they are, until somebody says what to do."""
+"""Rings of the last daemon that could not be taken over. They stay unchanged until a client resumes or stops them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class KeptRing:
-    """The rings of one stream, with its entry in the journal as it was found.
+    """The rings of one stream, with its journal entry as it was found.
 
-    ``shared_memory``: the segments' names, with a slash; ``dataset`` and ``place`` (where that really is) are None
-    where the entry does not say it.
+    ``shared_memory``: the segments' names, with a slash. ``dataset`` and ``place`` (the dataset's path with symbolic
+    links resolved): None if the entry lacks them.
     """
 
     name: str
@@ -32,17 +32,17 @@ class KeptRing:
 
     @classmethod
     def of(cls, name: str, entry: Any, error: Exception, instance: str) -> KeptRing:
-        """What is there of a stream by its entry, or if that can't be read by the names of segments."""
+        """Find a stream's rings by its entry, or, if that can't be read, by the names of segments."""
         entry = entry if isinstance(entry, dict) else {}
         if not isinstance(error, OmewdError):
-            error = OmewdError("bad_journal", f"its entry in the journal leads to {error!r}")
+            error = OmewdError("bad_journal", f"its entry in the journal causes {error!r}")
         segments = _segments(name, entry, instance)
         sizes = [path.stat().st_size for path in (_SHARED_MEMORY / segment[1:] for segment in segments)]
         return cls(name, entry, error, segments, sum(sizes), _path(entry, "dataset"), _path(entry, "place"))
 
     @property
     def has_dataset(self) -> bool:
-        """Whether the entry says enough of the dataset to finalize it."""
+        """Whether the entry has all that is needed to finalize the dataset."""
         numbers, texts = ("id", "epoch"), ("dataset", "root")
         known = all(isinstance(self.entry.get(key), int) for key in numbers)
         try:
@@ -53,7 +53,7 @@ class KeptRing:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Where its segments are."""
+        """The paths of its segments."""
         return tuple(str(_SHARED_MEMORY / segment[1:]) for segment in self.shared_memory)
 
     def status(self) -> KeptRingStatus:

@@ -1,4 +1,4 @@
-"""Going on after a daemon that was killed: its streams, by the journal and their rings; and what belongs to none."""
+"""Recovers from a killed daemon: takes over its streams by the journal and their rings, and removes strays."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from omewd.ring.layout import STATE_DONE
 
 log = structlog.get_logger("recovery")
 
-# What an entry of the journal has; see Streams.
+# The fields of a journal entry.
 _ENTRY = {"phase", "boot", "id", "epoch", "spec", "dataset", "root", "place", "backend", "leftovers", "shared_memory"}
 
 
 class Recovery:
-    """Runs once, before anything else does; the writers of the last daemon are fenced off by then.
+    """Runs once, before everything else. The last daemon's writers must have been fenced off.
 
-    ``instance``: what the names of this daemon's shared memory begin with; ``scratch``: its folder there.
+    ``instance``: the prefix of the names of this daemon's shared memory. ``scratch``: its folder there.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class Recovery:
         self._journal, self._instance, self._scratch = journal, instance, scratch
 
     def run(self) -> None:
-        """Take over every stream in the journal, and remove what the last daemon has left of none in memory.
+        """Take over every stream in the journal, and remove shared memory of the last daemon that belongs to none.
 
-        A ring that can't be taken over is kept, with its entry, unless it is certain that there is nothing in it.
+        A ring that can't be taken over is kept, with its entry, unless it certainly holds nothing.
         """
         for name, entry in list(self._journal.entries()):
             try:
                 self._take_over(name, entry)
-            except Exception as error:  # noqa: BLE001  whatever is wrong with one must not keep the others from going on
+            except Exception as error:  # noqa: BLE001  an error in one stream must not stop the others
                 self._keep(name, entry, error)
         kept = {name for ring in self._streams.kept.values() for name in ring.shared_memory}
         rings = {ring.shared_memory for stream in self._streams.open.values() for ring in stream.rings}
@@ -76,13 +76,13 @@ class Recovery:
                 shared_memory.unlink(f"/{path.name}")
 
     def _keep(self, name: str, entry: dict[str, Any], error: Exception) -> None:
-        if self._journal.kind_of(name):  # no ring is left of it
-            log.error("what a stream of the last daemon has left can't be seen to", entry=name, reason=repr(error))
+        if self._journal.kind_of(name):  # it has no ring
+            log.error("the leftovers of a stream of the last daemon can't be handled", entry=name, reason=repr(error))
             return
         kept = KeptRing.of(name, entry, error, self._instance)
         self._streams.keep(kept)
         log.error(
-            "a stream of the last daemon can't be taken over; its ring and its journal are kept",
+            "a stream of the last daemon can't be taken over; its ring and its journal entry are kept",
             stream=name,
             reason=str(kept.error),
             rings=list(kept.paths),
@@ -90,7 +90,7 @@ class Recovery:
         )
 
     def take_over_again(self, name: str) -> None:
-        """Try a kept ring again; raises OmewdError if it can't be taken over this time either."""
+        """Try to take over a kept ring again; raises OmewdError if that fails."""
         entry = self._journal.read(name)
         try:
             self._take_over(name, entry)
@@ -99,15 +99,15 @@ class Recovery:
             kept = self._streams.kept[name]
             raise kept.error.with_text(
                 f"the ring of stream {name!r} still can't be taken over: {kept.error.message}",
-                kept.error.remedy or "omewd stop-stream lets it go, with the frames that are in it",
+                kept.error.remedy or "omewd stop-stream discards it with its frames",
             ) from error
         kept = self._streams.forget_kept(name)
-        if self._streams.open_named(name) is None:  # only its dataset has to be seen to
+        if self._streams.open_named(name) is None:  # only its dataset needs work
             for segment in kept.shared_memory:
                 shared_memory.unlink(segment)
 
     def let_go(self, kept: KeptRing) -> None:
-        """Remove a kept ring, and have its dataset finalized to what its ledger has, if it is known which one that is.
+        """Discard a kept ring, and finalize its dataset by the ledger, if the dataset is known.
 
         Raises OmewdError ``no_resources`` if the journal can't be written.
         """
@@ -120,13 +120,13 @@ class Recovery:
             raise OmewdError(
                 "no_resources",
                 f"the journal can't be written: {error.strerror or error}",
-                "See the state directory of the daemon",
+                "Check the daemon's state directory",
             ) from error
         point("daemon: kept ring let go")
         self._streams.forget_kept(kept.name)
         for name in kept.shared_memory:
             shared_memory.unlink(name)
-        log.warning("a ring that could not be taken over is let go", stream=kept.name, rings=list(kept.paths))
+        log.warning("discarding a ring that could not be taken over", stream=kept.name, rings=list(kept.paths))
         if kept.has_dataset:
             self._see_to(kept.entry, RECOVER)
 
@@ -136,9 +136,9 @@ class Recovery:
             self._see_to(entry, kind)
             return
         if not isinstance(entry, dict) or not set(entry) >= _ENTRY:
-            raise OmewdError("bad_journal", "its entry in the journal can't be read, or is not whole")
+            raise OmewdError("bad_journal", "its entry in the journal can't be read or is incomplete")
         self._streams.count_from(entry["id"])
-        if entry["phase"] == STARTING:  # nobody has been told of it
+        if entry["phase"] == STARTING:  # no client knows of it
             self._have_seen_to(name, entry, UNDO)
             return
         stream = None
@@ -146,13 +146,13 @@ class Recovery:
             try:
                 stream = self._stream(entry, time.monotonic_ns())
             except FileNotFoundError:
-                log.error("a ring of a stream is gone", stream=name, rings=entry["shared_memory"])
+                log.error("a stream's ring is gone", stream=name, rings=entry["shared_memory"])
             else:
                 if stream is None:  # it was complete
                     self._have_seen_to(name, entry, SWEEP)
                     return
         else:
-            log.error("the machine was restarted, and the rings of a stream are gone", stream=name)
+            log.error("the machine was restarted, so a stream's rings are gone", stream=name)
         if stream is None:
             self._have_seen_to(name, entry, RECOVER)
             return
@@ -168,9 +168,10 @@ class Recovery:
 
     @staticmethod
     def _stream(entry: dict[str, Any], now_ns: int) -> Stream | None:
-        """A stream, made from its rings; None if it was complete.
+        """The stream of a journal entry, with its rings; None if it was complete.
 
-        Raises FileNotFoundError if a ring is gone, OmewdError ``bad_ring`` if one is damaged; they stay as they are.
+        Raises FileNotFoundError if a ring is gone, OmewdError ``bad_ring`` if one is damaged. The rings then stay
+        unchanged.
         """
         fields, details = details_of(entry)
         spec = stored_spec(fields)
@@ -180,7 +181,7 @@ class Recovery:
             if not rings or len(rings) != spec.sources:
                 raise OmewdError("bad_journal", f"it has {len(rings)} rings for {spec.sources} sources")
             if any(ring.state == STATE_DONE for ring in rings):
-                for ring in rings:  # the last daemon may have died before it had told all of them
+                for ring in rings:  # the last daemon may have died before it told all of them
                     ring.finish()
                 return None
             stream = Stream.of(
@@ -201,9 +202,9 @@ class Recovery:
         return stream
 
     def _have_seen_to(self, name: str, entry: dict[str, Any], kind: str) -> None:
-        """Have a writer see to the dataset of a stream whose rings are no more; its entry goes when that is done.
+        """Submit a job for the dataset of a stream without rings. Its entry is removed when the job is done.
 
-        ``kind``: take it away ("undo"), finalize it ("recover"), or remove what it has replaced ("sweep").
+        ``kind``: remove the dataset ("undo"), finalize it ("recover"), or remove the one that it replaced ("sweep").
         """
         self._journal.set_apart(name, kind, entry["epoch"])
         self._see_to(entry, kind)
@@ -220,28 +221,28 @@ class Recovery:
 
 
 def _reopen(entry: dict[str, Any], undo: contextlib.ExitStack) -> list[SourceRing]:
-    """The rings of an entry in the journal; ``undo`` lets go of them, as they are.
+    """The rings of a journal entry; ``undo`` closes them and leaves them unchanged.
 
     Raises FileNotFoundError if the first one is gone, OmewdError ``bad_ring``.
     """
     rings: list[SourceRing] = []
     names = entry["shared_memory"]
-    for name in [names] if isinstance(names, str) else names:  # as omewd 0.1 had it before there were sources
+    for name in [names] if isinstance(names, str) else names:  # a string in entries of versions without sources
         try:
             ring = SourceRing.reopen(name)
         except FileNotFoundError as error:
-            if rings:  # what is in the others must not go with it
-                raise OmewdError("bad_ring", f"its ring {name} is gone, others are there") from error
+            if rings:  # the frames in the other rings must not get lost
+                raise OmewdError("bad_ring", f"its ring {name} is gone, but others exist") from error
             raise
         undo.callback(ring.close)
         if ring.epoch != entry["epoch"]:
-            raise OmewdError("bad_ring", f"its ring {name} is of another stream")
+            raise OmewdError("bad_ring", f"its ring {name} belongs to another stream")
         rings.append(ring)
     return rings
 
 
 def dataset_of(entry: dict[str, Any]) -> Dataset:
-    """The dataset of an entry in the journal."""
+    """The dataset of a journal entry."""
     name = str(entry["spec"].get("name"))
     dataset = Dataset(name, Path(entry["dataset"]), Path(entry["root"]), entry["epoch"])
     dataset.note_leftovers(bool(entry.get("leftovers")))
@@ -251,19 +252,19 @@ def dataset_of(entry: dict[str, Any]) -> Dataset:
 
 
 def details_of(entry: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """The outline and the details of a stream's spec in its entry in the journal."""
-    fields, inside = split(entry["spec"])  # an entry of an earlier omewd has all in one
+    """The outline and the details of the spec in a journal entry."""
+    fields, inside = split(entry["spec"])  # entries of earlier versions don't separate them
     return fields, inside or entry.get("details", "").encode()
 
 
 def resume_failed(stream: Stream, now_ns: int) -> None:
-    """The cause of a failure is mended: write what is still in the stream's rings."""
+    """Resume a failed stream, to write the frames that are still in its rings."""
     rings = []
     for source_ring in stream.rings:
         assert source_ring.segment is not None
         rings.append(DaemonRing(source_ring.segment))
         rings[-1].resume()
-    for ring in rings:  # only now that all of them are sound
+    for ring in rings:  # only now, because all of them are sound
         ring.revive()
     stream.resume(rings, now_ns)
     log.info("stream resumed", stream=stream.name, in_flight=stream.in_flight)

@@ -1,1 +1,1 @@
-"""Streams: acquisitions that are going on."""
+"""Streams: the acquisitions in progress."""

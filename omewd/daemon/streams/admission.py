@@ -1,4 +1,4 @@
-"""Opening a stream: its request is checked, its place on disk and its share of the memory are found, its rings made."""
+"""Admits streams: checks the request, finds a place on disk and memory, and creates the rings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_OPEN_STREAMS = 256
 
 
 class Admission:
-    """``instance``: what the names of this daemon's shared memory begin with."""
+    """Admits streams. ``instance``: the prefix of the names of this daemon's shared memory."""
 
     def __init__(
         self, config: ServeConfig, streams: Streams, memory: MemoryBudget, journal: Journal, instance: str
@@ -39,26 +39,28 @@ class Admission:
         self._journal, self._instance = journal, instance
 
     def admit(self, fields: Any, details: bytes, now_ns: int, after: int = 0) -> Stream:
-        """Check a request for a stream and make its (still empty) rings; the writers look at the details of its spec.
+        """Check a request for a stream and create its rings, which have no memory yet. Writers check the details.
 
-        Without a name it gets the first free of stream1, stream2, … with a number above ``after``.
-        Raises OmewdError with the numbers and a remedy; nothing is left behind then.
+        A stream without a name gets the first free one of stream1, stream2, … with a number above ``after``.
+        Raises OmewdError with the numbers and a remedy, and leaves nothing behind then.
         """
         if not isinstance(fields, dict):
-            raise OmewdError("bad_spec", f"a stream's specification is a JSON object, not a {type(fields).__name__}")
+            raise OmewdError(
+                "bad_spec", f"a stream's specification must be a JSON object, not a {type(fields).__name__}"
+            )
         auto_name = 0
         if not fields.get("name"):
             name, auto_name = self._streams.free_name(after)
             fields = {**fields, "name": name}
         fields, found = split(fields)
         if found and details:
-            raise OmewdError("bad_spec", "the details of a stream are either attached or in its specification")
+            raise OmewdError("bad_spec", "a stream's details must be either attached or in its specification, not both")
         details = found or details
         if len(details) > MAX_SPEC_BYTES:
             raise OmewdError(
                 "bad_spec",
                 f"{len(details)} bytes of coords and plate are over the limit of {MAX_SPEC_BYTES}",
-                "Say less of each element, or use several datasets",
+                "Give fewer fields for each element, or use several datasets",
             )
         require_small(fields)
         spec = StreamSpec.parse(fields)
@@ -97,7 +99,7 @@ class Admission:
                 raise OmewdError(
                     "no_resources",
                     f"the stream can't be opened: {error.strerror or error}",
-                    "See the limit of open files and the state directory of the daemon",
+                    "Check the limit of open files and the daemon's state directory",
                 ) from error
             undo.pop_all()
         return stream
@@ -109,15 +111,15 @@ class Admission:
             raise OmewdError(
                 "stream_exists",
                 f"a stream {name!r} of the last daemon could not be taken over, and its ring is kept",
-                "Choose another name, or see omewd status for what to do with it",
+                "Choose another name, or see omewd status for what to do with the ring",
             )
         if len(self._streams.open) >= MAX_OPEN_STREAMS:
-            raise OmewdError("busy", f"{MAX_OPEN_STREAMS} streams are open already", "Stop some")
+            raise OmewdError("busy", f"{MAX_OPEN_STREAMS} streams are open already", "Stop some of them")
 
     def _make_rings(
         self, number: int, spec: StreamSpec, geometry: Geometry, undo: contextlib.ExitStack
     ) -> list[SourceRing]:
-        """The segments of all sources of a stream; ``undo`` removes them."""
+        """Create the rings of all sources of a stream; ``undo`` removes them."""
         rings = []
         for source in range(spec.sources):
             rings.append(SourceRing.create(f"/{self._instance}-{number}-{source}-{spec.name}", geometry))
@@ -126,14 +128,14 @@ class Admission:
         return rings
 
     def note_active(self, stream: Stream) -> None:
-        """Put on record that a stream takes frames; raises OmewdError ``no_resources`` if that can't be."""
+        """Record in the journal that a stream takes frames; raises OmewdError ``no_resources``."""
         try:
             self._note(stream, ACTIVE)
         except OSError as error:
             raise OmewdError(
                 "no_resources",
                 f"the journal can't be written: {error.strerror or error}",
-                "See the state directory of the daemon",
+                "Check the daemon's state directory",
             ) from error
 
     def _note(self, stream: Stream, phase: str) -> None:
@@ -154,12 +156,12 @@ class Admission:
         }
         self._journal.write(stream.name, entry)
 
-    # -- its place -----------------------------------------------------------------------------
+    # -- place on disk -------------------------------------------------------------------------
 
     def _place(self, spec: StreamSpec) -> tuple[Path, Path]:
-        """Where a stream's dataset goes, and the data root it is under.
+        """The path of a stream's dataset, and its data root.
 
-        Only the path itself is judged here; the writer that makes it follows symbolic links.
+        This only checks the path itself. The writer that creates the dataset follows symbolic links.
         """
         roots = self._config.data_roots
         path = Path(os.path.normpath(roots[0] / spec.output))
@@ -168,7 +170,7 @@ class Admission:
             raise OmewdError(
                 "outside_roots",
                 f"the output {spec.output!r} is outside the data roots: {', '.join(map(str, roots))}",
-                "Choose an output inside one of them, or start the daemon with another one: omewd serve --data-root",
+                "Choose an output inside one of them, or add a data root: omewd serve --data-root",
             )
         for stream in self._streams.open.values():
             _refuse_overlap(path, stream.dataset.path, f"which the open stream {stream.name!r} writes")
@@ -177,10 +179,11 @@ class Admission:
         return path, root
 
     def placed(self, stream: Stream, place: Path, backend: str, reason: str) -> None:
-        """A writer has looked: the dataset can be made at ``place``, with ``backend``.
+        """Accept a writer's answer: the dataset can be created at ``place``, with ``backend``.
 
-        ``reason``: why not with the one that was hoped for. Write units of another backend may want another ring.
-        Raises OmewdError ``output_exists`` if another stream writes there, and as :meth:`MemoryBudget.capacity` does.
+        ``reason``: why it is not the first choice of backend. Write units of another backend may need another ring.
+        Raises OmewdError ``output_exists`` if another stream writes there, and the errors of
+        :meth:`MemoryBudget.capacity`.
         """
         for other in self._streams.open.values():
             if other.dataset.place is not None and other is not stream:
@@ -195,11 +198,11 @@ class Admission:
                 ring.resize(geometry)
         stream.placed(backend, reason, geometry)
 
-    # -- its memory ----------------------------------------------------------------------------
+    # -- memory --------------------------------------------------------------------------------
 
     @staticmethod
     def allocate(stream: Stream) -> bool:
-        """Allocate a step of a stream's memory; True once its rings can be used."""
+        """Allocate a step of a stream's memory; returns True once all its rings can be used."""
         if not stream.rings[0].allocated_bytes:
             shared_memory.check_room(stream.ring_bytes)
         source = next(source for source in stream.sources if source.ring is None)

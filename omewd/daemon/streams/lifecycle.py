@@ -1,7 +1,7 @@
-"""The life of a stream: how it begins, what each turn of the loop leads to, and how it ends.
+"""The life of a stream: its start, its step in each turn of the loop, and its end.
 
-What is to be done when is in :mod:`omewd.daemon.streams.transitions`; here it is done. What follows from a job's end is
-in :mod:`omewd.daemon.streams.stream_jobs`.
+:mod:`omewd.daemon.streams.transitions` decides which actions follow; this module performs them.
+:mod:`omewd.daemon.streams.stream_jobs` handles the ends of jobs.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class Lifecycle:
         }
 
     def do(self, stream: Stream, actions: Sequence[Action], now_ns: int) -> None:
-        """Do what a transition of a stream asks for."""
+        """Perform the actions of a stream's transition."""
         for action in actions:
             self._doing[action](stream, now_ns)
 
     # -- starting ------------------------------------------------------------------------------
 
     def begin(self, fields: Any, details: bytes, starter: Peer, now_ns: int, after: int = 0) -> None:
-        """STARTING: check the place on disk; allocate the ring; make the dataset; ACTIVE."""
+        """Start a stream: it checks the place on disk, allocates the rings, creates the dataset, and becomes ACTIVE."""
         if self._streams.is_closed:
             raise OmewdError("stopping", "the daemon is stopping and takes no new streams")
         if self._delivery.is_broken:
@@ -83,19 +83,19 @@ class Lifecycle:
         self._delivery.submit(stream, check_job(stream))
 
     def add(self, stream: Stream) -> None:
-        """A new stream, or one that is taken over from the last daemon."""
+        """Add a stream that is new, or that was taken over from the last daemon."""
         stream.owned_by(StreamJobs(stream, self))
         self._streams.add(stream)
         self._datasets.add(stream.dataset)
 
     def placed(self, stream: Stream, place: Path, backend: str, reason: str) -> None:
-        """A writer has looked at the disk: see :meth:`Admission.placed`."""
+        """Accept a writer's answer about the disk: see :meth:`Admission.placed`."""
         self._admission.placed(stream, place, backend, reason)
 
     def try_next_name(self, stream: Stream, now_ns: int) -> None:
-        """The name that was chosen for a stream is taken on disk."""
+        """Start the stream under the next free name, because a dataset has the chosen one."""
         starter = self._replies.take_starter(stream)
-        stream.name_taken(OmewdError("output_exists", f"{stream.dataset.path} is already there"))
+        stream.name_taken(OmewdError("output_exists", f"{stream.dataset.path} already exists"))
         self._replies.tell(stream)
         self._datasets.never_made(stream.dataset)
         self._streams.discard(stream)
@@ -120,19 +120,19 @@ class Lifecycle:
     # -- ending --------------------------------------------------------------------------------
 
     def stop(self, stream: Stream, why: str, now_ns: int, source: Source | None = None) -> None:
-        """No more frames are taken, or none of one source."""
+        """Let a stream, or one of its sources, take no more frames."""
         with self.failing(stream, now_ns):
             stream.stop(why, now_ns, source)
         stream.ring_producers()
 
     def stop_asked(self, stream: Stream, now_ns: int) -> None:
-        """A client wants it to end."""
+        """Stop a stream because a client asked for it."""
         if stream.state is State.STARTING:
             self.fail(stream, OmewdError("stream_stopped", "the stream was stopped while it started"), now_ns)
         self.stop(stream, "stop-stream", now_ns)
 
     def stop_all(self, now_ns: int) -> None:
-        """The daemon is stopping: no stream takes any more frames."""
+        """Stop all streams because the daemon is stopping."""
         self._streams.close()
         for stream in list(self._streams.open.values()):
             if stream.state is State.STARTING:
@@ -140,7 +140,7 @@ class Lifecycle:
             self.stop(stream, "the daemon was stopped", now_ns)
 
     def producer_lost(self, stream: Stream, source: Source, now_ns: int) -> None:
-        """The producer of a source has ended without closing it."""
+        """Handle a producer that has ended without closing its source."""
         producers.lost(stream, source)
         if not stream.spec.waits_for_producer:
             self.stop(stream, "the producer was lost", now_ns, source)
@@ -152,7 +152,7 @@ class Lifecycle:
         self.do(stream, actions, now_ns)
 
     def give_up_all(self, error: OmewdError, now_ns: int) -> None:
-        """Nothing can be written any more: end every stream, saying which frames are missing."""
+        """End every stream and report the missing frames, because nothing can be written any more."""
         for stream in list(self._streams.open.values()):
             self.fail(stream, error, now_ns)
             if stream.has_rings:
@@ -161,17 +161,17 @@ class Lifecycle:
 
     @contextlib.contextmanager
     def failing(self, stream: Stream, now_ns: int) -> Iterator[None]:
-        """An error in the block fails the stream."""
+        """Fail the stream if the block raises an error."""
         try:
             yield
         except OmewdError as error:
             self.fail(stream, error, now_ns)
         except Exception as error:
             log.exception("a stream can't go on: this is a bug", stream=stream.name)
-            self.fail(stream, OmewdError("internal", f"the daemon can't go on with it: {error!r}", "Report it"), now_ns)
+            self.fail(stream, OmewdError("internal", f"the daemon can't continue it: {error!r}", "Report it"), now_ns)
 
     def drop_jobs(self, stream: Stream) -> None:
-        """Nothing that waits is to be done for a stream."""
+        """Drop all waiting jobs of a stream."""
         self._delivery.drop(stream)
         self._datasets.withdraw(stream.dataset)
 
@@ -188,17 +188,17 @@ class Lifecycle:
         log.error("stream failed", stream=stream.name, reason=str(stream.error))
 
     def _settle(self, stream: Stream, _: int) -> None:
-        """Answer those who wait for the end, and let go of the stream's memory."""
+        """Answer the clients that wait for the end, and release the stream's memory."""
         producers.let_go(stream)
         self._delivery.close(stream)
-        # Before memory is given back: for a ring of 512 MiB that takes up to 0.1 s.
+        # Before the memory is released, which takes up to 0.1 s for a ring of 512 MiB.
         stream.settle()
         self._replies.started(stream)
         self._replies.tell(stream)
-        if not stream.was_active:  # it never was one: whoever asked for it has been told
+        if not stream.was_active:  # it never started, and its client has been told
             self._datasets.never_made(stream.dataset)
             self._streams.discard(stream)
-        elif not stream.has_kept_frames:  # else until somebody says what to do with them
+        elif not stream.has_kept_frames:  # kept frames wait for resume-stream or stop-stream
             self._streams.release(stream)
         frames = {"received": stream.received, "written": stream.written, "gaps": stream.gaps}
         log.info("stream ended", stream=stream.name, state=stream.state.value, **frames, ended_by=stream.ended_by)
@@ -211,8 +211,8 @@ class Lifecycle:
     # -- the turn of the loop --------------------------------------------------------------------
 
     def step(self, stream: Stream, now_ns: int) -> None:
-        """Take a stream as far as it has come. What goes wrong in one stream ends that one."""
-        if stream.settled:  # failed, and its ring is kept until it is told what to do
+        """Step a stream. An error in one stream ends only that stream."""
+        if stream.settled:  # it has failed, and its ring is kept for resume-stream or stop-stream
             return
         with self.failing(stream, now_ns):
             if stream.wants_memory and self._admission.allocate(stream):
@@ -235,18 +235,18 @@ class Lifecycle:
         self._datasets.step(stream.dataset)
 
     def _is_busy(self, stream: Stream) -> bool:
-        """Whether a job of it waits or is out, or its memory is being allocated."""
+        """Whether the stream has waiting or running jobs, or its memory is being allocated."""
         return self._delivery.is_busy(stream) or self._datasets.is_busy(stream.dataset) or stream.wants_memory
 
     def _maintain(self, stream: Stream, now_ns: int) -> None:
-        """Have done what the dataset needs beside its write units."""
+        """Submit the maintenance jobs that the dataset needs beside its write units."""
         for job in stream.maintenance_due(now_ns):
             self._delivery.submit(stream, job)
         if (windows := stream.take_contrast(now_ns)) is not None:
             self._datasets.put_contrast(stream.dataset, windows)
 
     def listen(self, stream: Stream, now_ns: int) -> bool:
-        """Have the producers ring when there is something to do; returns whether there is already."""
+        """Ask the producers to ring when there is work; returns whether there is some already."""
         rung: list[bool] = []
         with self.failing(stream, now_ns):
             rung += [source.listen() for source in stream.sources]

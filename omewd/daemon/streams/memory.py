@@ -1,4 +1,4 @@
-"""The memory budget: what rings and writers take of it, and how many slots a new ring can get."""
+"""The memory budget: what rings and writers take of it, and how many slots a new ring gets."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from omewd.model.spec.spec import StreamSpec
 from omewd.protocol.status import MemoryStatus
 from omewd.ring.layout import PAGE, slot_header_stride, slot_stride
 
-# Header pages of a ring, and what rounding to pages adds.
+# A ring's header pages, and the rounding to pages.
 _FIXED_BYTES = 4 * PAGE
 
 
 class MemoryBudget:
-    """All figures are in bytes. Kept rings count as those of open streams do."""
+    """The memory budget, in bytes. Kept rings count like those of open streams."""
 
     def __init__(self, config: ServeConfig, streams: Streams) -> None:
         self._config, self._streams = config, streams
@@ -30,15 +30,16 @@ class MemoryBudget:
         return kept + sum(stream.ring_bytes for stream in self._streams.open.values() if stream is not without)
 
     def writer_bytes(self, of_one_more: int = 0, without: Stream | None = None) -> int:
-        """What the writers may hold beside the rings: each one unit at a time, in a few copies."""
+        """What the writers may hold beside the rings: each holds one write unit at a time, in a few copies."""
         streams = (stream for stream in self._streams.open.values() if stream is not without)
         needs = (writer_need_bytes(stream.spec, stream.backend) for stream in streams)
         return self._config.writers * max([of_one_more, *needs])
 
     def capacity(self, spec: StreamSpec, backend: str, without: Stream | None = None) -> int:
-        """How many slots each ring of a stream gets: all of them are alike.
+        """How many slots each ring of a stream gets; all its rings are alike.
 
-        ``without``: the stream itself, if it counts already. Raises OmewdError with the numbers and a remedy.
+        ``without``: the stream itself, if its memory is counted already. Raises OmewdError with the numbers and a
+        remedy.
         """
         rings = spec.sources
         slot_bytes = rings * (slot_stride(spec.frame_bytes) + slot_header_stride(spec.frame_bytes))

@@ -1,4 +1,4 @@
-"""Producers: a camera's program gets the ring of its source, comes back to it, or is gone."""
+"""Producers: they attach to the ring of their source, reattach, or are lost."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ log = structlog.get_logger("streams")
 
 
 class Producers:
-    """Gives each source's ring to one producer at a time, with a doorbell. The caller closes what it gets."""
+    """Gives each source's ring to one producer at a time, with a doorbell. The caller closes the descriptors."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
 
     def attach(self, stream: Stream, source: Source, peer: Peer) -> tuple[int, socket.socket]:
-        """A descriptor of a source's ring, with the lock that says that its producer lives, and the doorbell's end.
+        """A descriptor of a source's ring, which holds the producer's lock, and the producer's end of the doorbell.
 
         Raises OmewdError ``producer_exists``.
         """
@@ -31,22 +31,22 @@ class Producers:
             of_source = f" for source {source.name!r}" if source.name else ""
             raise OmewdError(
                 "producer_exists",
-                f"stream {stream.name!r} has a producer already{of_source} (process {source.producer_pid})",
-                "A source takes one camera; connect to another source, or start another stream for another camera",
+                f"stream {stream.name!r} already has a producer{of_source} (process {source.producer_pid})",
+                "Each source takes one producer: connect to another source, or start another stream",
             )
         bell = self._came(stream, source, peer)
         log.info("producer attached", stream=stream.name, source=source.name, pid=peer.pid)
         return descriptor, bell
 
     def reattach(self, stream: Stream, source: Source, peer: Peer) -> socket.socket:
-        """A new doorbell for a producer that has its ring already: it was there before the daemon was started again.
+        """A new doorbell for a producer that attached to an earlier daemon and has its ring already.
 
         Raises OmewdError ``producer_exists``.
         """
         before = stream.rings[source.number].producer
         if source.ring is None or source.ring.producer != peer.pid:
             raise OmewdError("producer_exists", f"process {peer.pid} is not the producer of this stream")
-        if before is not None:  # it has hung up, and its new connection is heard before the end of the old one
+        if before is not None:  # it has reconnected, but the end of its old connection is not handled yet
             before.detach()
         bell = self._came(stream, source, peer)
         log.info("producer is back", stream=stream.name, source=source.name, pid=peer.pid)
@@ -61,7 +61,7 @@ class Producers:
 
 
 def lost(stream: Stream, source: Source) -> None:
-    """The producer of a source has ended without closing it."""
+    """Note that a producer has ended without closing its source."""
     log.warning(
         "producer lost: it ended without closing its stream",
         stream=stream.name,
@@ -73,7 +73,7 @@ def lost(stream: Stream, source: Source) -> None:
 
 
 def orphans(stream: Stream) -> list[Source]:
-    """Sources whose producer was there before this daemon, and has died since."""
+    """The sources whose producer attached to an earlier daemon and has died since."""
     return [
         source
         for source, ring in zip(stream.sources, stream.rings, strict=True)
@@ -86,7 +86,7 @@ def orphans(stream: Stream) -> list[Source]:
 
 
 def let_go(stream: Stream) -> None:
-    """The stream has ended: its producers have no more doorbells, and their connections are free for another one."""
+    """Release the producers of a stream that has ended: close their doorbells and free their connections."""
     for number, ring in enumerate(stream.rings):
         ring.take_bell_down()
         if ring.producer is not None and ring.producer.attached == (stream.id, number):

@@ -1,7 +1,4 @@
-"""One source of a stream as the daemon sees it: its ring, and which units are done.
-
-No I/O but the ring's.
-"""
+"""One source of a stream in the daemon: its ring, and which write units are done. Its only I/O is the ring's."""
 
 from __future__ import annotations
 
@@ -24,16 +21,16 @@ from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_OPEN, UNSET, Geometry
 from omewd.ring.progress import Progress
 
-# Which frames are lost follows from the ledger too; this many runs of them are told.
+# The most runs of lost frames in the totals; the ledger shows all of them.
 _LOST_RUNS = 1000
 _JOB_UNITS = 1024
-# What keeps a job within a message; a unit with more changes than this has the last kind to its end.
+# Keeps a job within a message. A unit with more changes of kind than this keeps the last kind to its end.
 _KINDS_IN_JOB = 500
 
 
 @dataclass
 class Source:
-    """``is_open``: it takes frames; ``ended_by``: why it does not any more."""
+    """One source. ``is_open``: whether it takes frames. ``ended_by``: why it no longer does."""
 
     stream_id: int
     number: int
@@ -56,42 +53,42 @@ class Source:
     next_unit: int = 0
     incomplete_unit: int = 0
     done_below: int = 0
-    # Of jobs that are done beyond that, by their first unit: the unit after the last one, and the bytes on disk.
+    # Jobs done beyond ``done_below``, by their first unit: the unit after their last one, and the bytes on disk.
     done: dict[int, tuple[int, int]] = field(default_factory=dict)
     _stored_below: int = 0
 
     @cached_property
     def name(self) -> str:
-        """What it is called; nothing where it is the only one."""
+        """The source's name; empty if it is the only one."""
         return self.spec.source_names[self.number]
 
     @cached_property
     def plan(self) -> Plan:
-        """Its write units."""
+        """The source's write units."""
         return Plan.of(self.spec, BACKENDS[self.backend].encodes, self.number)
 
     @cached_property
     def shards(self) -> Plan | None:
-        """Its shards, where they are more than a write unit."""
+        """The source's shards, if they are larger than its write units."""
         fills_shards = BACKENDS[self.backend].fills_shards(sharded=self.spec.sharded)
         return Plan.of(self.spec, source=self.number) if fills_shards else None
 
     def write_with(self, backend: str, geometry: Geometry) -> None:
-        """Take another backend, before anything is made."""
+        """Change the backend, before anything is created."""
         self.backend, self.geometry = backend, geometry
         for fact in ("plan", "shards"):
             self.__dict__.pop(fact, None)
 
     def use_ring(self, ring: DaemonRing) -> None:
-        """Take frames out of a new ring."""
+        """Take frames from a new ring."""
         self.ring = ring
 
     def leave_ring(self) -> None:
-        """Look at its ring no more: it is let go."""
+        """Stop using the ring, which is released."""
         self.ring = None
 
     def resume(self, ring: DaemonRing, now_ns: int) -> None:
-        """Go on where another daemon was, or after a failure; ``ring`` has been resumed."""
+        """Continue from another daemon, or after a failure. ``ring`` must have been resumed."""
         progress = ring.progress
         self.ring = ring
         if self.spec.durability == "fsync":
@@ -112,7 +109,7 @@ class Source:
             self._close("it was stopped")
 
     def _done_above(self, progress: Progress) -> int:
-        """Frames of units that are done beyond the first frame of one that is not: units interleave."""
+        """The frames of finished units beyond the first frame of an unfinished one: units interleave."""
         if not progress.units:
             return 0
         assert self.ring is not None
@@ -120,7 +117,7 @@ class Source:
         frames = (frame for piece in pieces for frame in range(piece.frame, piece.frame + piece.count))
         return sum(self.plan.unit_of(frame) < progress.units for frame in frames)
 
-    # -- its producer ---------------------------------------------------------------------------
+    # -- producer ------------------------------------------------------------------------------
 
     def producer_came(self, pid: int) -> None:
         self.producer_pid = pid
@@ -133,19 +130,19 @@ class Source:
             self.ring.note_producer(0)
 
     def finish(self) -> None:
-        """The dataset is complete: its producer can see it."""
+        """Show the producer that the dataset is complete."""
         assert self.ring is not None
         self.ring.finish()
 
     def tell(self, error: OmewdError, loss: Loss) -> None:
-        """Leave a reason for a failure, and what is lost, where the producer finds it at its next call."""
+        """Leave the reason of a failure, and the loss, in the ring for the producer's next call."""
         if self.ring is not None:
             self.ring.fail(error, loss)
 
     # -- frames in ------------------------------------------------------------------------------
 
     def poll(self, now_ns: int) -> None:
-        """Take note of new frames; with the last declared one it ends. Raises OmewdError ``bad_ring``."""
+        """Take in new frames; the last declared one ends the source. Raises OmewdError ``bad_ring``."""
         if self.ring is None or not self.is_open:
             return
         self.ring.poll()
@@ -154,10 +151,10 @@ class Source:
             self.stop("", now_ns)
 
     def listen(self) -> bool:
-        """Say at which frame the producer is to ring, once jobs are given out; returns whether it is there already.
+        """Ask for the doorbell at the frame that completes the next unit; returns whether it is there already.
 
-        Where units wait for a writer, that one's answer is what is waited for: a wake-up for each frame would only
-        take time from it.
+        While units wait for a writer, the producer need not ring: the writer's answer wakes the daemon, and a wake-up
+        for each frame would only cost time.
         """
         if self.ring is None or not self.is_open:
             return False
@@ -170,7 +167,7 @@ class Source:
             return
         total = self.plan.frames_total
         if total is not None and self.ring.frontier > total:
-            raise OmewdError("bad_ring", f"{self.ring.frontier} frames in the ring, {total} were declared")
+            raise OmewdError("bad_ring", f"{self.ring.frontier} frames in the ring, but {total} were declared")
         if self.first_frame_ns is None:
             self.first_frame_ns = now_ns
         for _, count, kind in self.ring.gaps(self.received, self.ring.frontier):
@@ -180,7 +177,7 @@ class Source:
             self.incomplete_unit = self.plan.units_complete(self.received)
 
     def stop(self, why: str, now_ns: int) -> None:
-        """Take no more frames; what has been published by now is written."""
+        """Take no more frames. Those published by now are written."""
         if not self.is_open or self.ring is None:
             return
         self.ring.stop()
@@ -190,15 +187,15 @@ class Source:
 
     def _close(self, why: str) -> None:
         self.is_open = False
-        self.incomplete_unit = self.plan.units_with(self.received)  # the last ones may stay short
+        self.incomplete_unit = self.plan.units_with(self.received)  # the last units may be incomplete
         self.ended_by = "all frames received" if self.received == self.plan.frames_total else why
 
     def fail(self, error: OmewdError, now_ns: int) -> None:
-        """Leave the reason where the producer finds it at its next call, and take no more frames."""
+        """Take no more frames, and leave the error for the producer's next call."""
         if self.ring is None:
             return
         if self.is_open:
-            with contextlib.suppress(OmewdError):  # a damaged ring must not hide the first reason
+            with contextlib.suppress(OmewdError):  # a damaged ring must not hide the first error
                 self.ring.stop()
                 self._count(now_ns)
         self.ring.fail(error)
@@ -208,13 +205,13 @@ class Source:
 
     @property
     def in_flight(self) -> int:
-        """Frames that were handed over and are neither on disk nor given up."""
+        """Frames that were received and are neither on disk nor lost."""
         return self.received - self.written - sum(self.gaps.values()) - self.lost_frames
 
     def take_job(self, writers: int) -> WriteUnits | None:
-        """The next write units that are complete (or will not get more), as a job.
+        """The next job: write units that are complete, or that will get no more frames.
 
-        One unit; of small ones this writer's share of what is ready, so that they share the disk's latency.
+        It is one unit, or several small ones (one writer's share of those that are ready) to share the disk's latency.
         """
         ready = self.incomplete_unit - self.next_unit
         if ready <= 0:
@@ -228,7 +225,7 @@ class Source:
         self.next_unit += units
         last = self.plan.last_frame(unit + units - 1)
         gaps = self.ring.gaps(first, min(last + 1, self.received))
-        runs = groupby(gaps, key=itemgetter(2))  # a kind is named where it changes
+        runs = groupby(gaps, key=itemgetter(2))  # a kind is only listed where it changes
         kinds = tuple((next(run)[0], kind) for kind, run in islice(runs, _KINDS_IN_JOB))
         return WriteUnits(
             stream=self.stream_id,
@@ -243,9 +240,9 @@ class Source:
         )
 
     def _empty_units(self, unit: int) -> int:
-        """How many units from ``unit`` on hold no frame, and make up frame indexes without a hole.
+        """How many units from ``unit`` on hold no frames and cover consecutive frame indexes.
 
-        However long a gap is, it takes one job.
+        They make one job, however long the gap is.
         """
         assert self.ring is not None
         round_units = self.plan.group_units
@@ -258,7 +255,7 @@ class Source:
         return min(self.plan.units_complete(end), self.incomplete_unit) // round_units * round_units - unit
 
     def written_to_disk(self, job: WriteUnits, frames: int, stored_bytes: int) -> bool:
-        """A job's units are on disk; returns whether slots were given back to the producer."""
+        """Note that a job's units are on disk; returns whether slots were released to the producer."""
         assert self.ring is not None
         self.written += frames
         self.stored_bytes += stored_bytes
@@ -275,7 +272,7 @@ class Source:
 
     @property
     def safe_below(self) -> int:
-        """All frame indexes below are in units that are done."""
+        """All frame indexes below this one are in finished units."""
         total = self.plan.units_total
         if total is not None and self.done_below >= total:
             return self.received
@@ -283,11 +280,11 @@ class Source:
 
     @property
     def drained(self) -> bool:
-        """It takes no more frames, and nothing of it is left to write."""
+        """Whether the source takes no more frames and all its units are written."""
         return not self.is_open and self.done_below == self.next_unit == self.incomplete_unit
 
     def find_lost(self) -> None:
-        """Of a failed stream: the frames in units that did not get done."""
+        """Find a failed stream's lost frames: those in unfinished units."""
         if self.ring is None:
             return
         runs: list[tuple[int, int]] = []
@@ -303,10 +300,10 @@ class Source:
         self.lost, self.lost_frames = tuple(runs), sum(count for _, count in runs)
 
     def count_by(self, ledger: Totals) -> None:
-        """Of a failed stream: what became of its frames, by its ledger; lines follow pixels that are on disk.
+        """Count a failed stream's frames by its ledger, whose lines are only written once the pixels are on disk.
 
-        A writer may have died when it had put frames on record, and before it could say so. Gaps that are only in the
-        ring are gaps all the same.
+        A writer may have died after it wrote the lines and before it could report. Gaps that are only known to the ring
+        count, too.
         """
         if self.ring is None:
             return

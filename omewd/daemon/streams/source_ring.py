@@ -1,4 +1,4 @@
-"""A source's ring as the daemon has it: the segment, the doorbell, the producer's connection."""
+"""A source's ring in the daemon: the segment, the doorbell, the producer's connection."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from omewd.process.locks import is_locked, try_lock
 from omewd.ring.layout import Geometry
 from omewd.ring.segment import PRODUCER_BYTE, Segment
 
-# All rings of a producer that was faster than the loop are one.
+# Rings of the doorbell that came since the last turn of the loop count as one.
 _RINGS_AT_ONCE = 4096
 
 
 class Doorbell:
-    """This end of a producer's doorbell. A socket: each end has flags of its own, so that nobody can make the daemon
-    wait for it.
+    """The daemon's end of a producer's doorbell.
+
+    It is a socket, because each end has its own flags: so no producer can make the daemon block.
     """
 
     def __init__(self, loop: Loop, end: socket.socket) -> None:
@@ -29,7 +30,7 @@ class Doorbell:
         loop.watch(end.fileno(), self._rung)
 
     def _rung(self) -> None:
-        """Take note of the producer's doorbell; the turn of the loop that follows does the rest."""
+        """Empty the doorbell; the turn of the loop that follows does the rest."""
         try:
             if not self._end.recv(_RINGS_AT_ONCE, socket.MSG_DONTWAIT):
                 self.take_down()  # the producer is gone
@@ -41,7 +42,7 @@ class Doorbell:
     def ring(self) -> None:
         """Wake the producer."""
         if self.is_up:
-            with contextlib.suppress(BlockingIOError, ConnectionError):  # it rings already; it is gone
+            with contextlib.suppress(BlockingIOError, ConnectionError):  # it has enough rings; the producer is gone
                 self._end.send(b"!", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def take_down(self) -> None:
@@ -53,7 +54,7 @@ class Doorbell:
 
 @dataclass
 class SourceRing:
-    """``shared_memory``: the segment's name. ``bell``: None before there is a producer."""
+    """A source's ring. ``shared_memory``: the segment's name. ``bell``: None before there is a producer."""
 
     shared_memory: str
     descriptor: int
@@ -66,12 +67,12 @@ class SourceRing:
 
     @classmethod
     def create(cls, name: str, geometry: Geometry) -> SourceRing:
-        """A segment that has its size and no memory yet. Raises OmewdError, OSError."""
+        """Create a segment that has its size but no memory yet. Raises OmewdError, OSError."""
         return cls(name, shared_memory.create(name, geometry))
 
     @classmethod
     def reopen(cls, name: str) -> SourceRing:
-        """A segment that another daemon has made. Raises FileNotFoundError, OmewdError ``bad_ring``."""
+        """Open a segment that another daemon created. Raises FileNotFoundError, OmewdError ``bad_ring``."""
         descriptor = shared_memory.reopen(name)
         try:
             segment = Segment.open(os.dup(descriptor), owner=os.geteuid(), writable=True, guarded=True)
@@ -82,15 +83,15 @@ class SourceRing:
 
     @property
     def epoch(self) -> int | None:
-        """Of which stream it says that it is; None before it has memory."""
+        """The epoch in the ring's header, which identifies its stream; None before it has memory."""
         return None if self.segment is None else self.segment.geometry.epoch
 
     def resize(self, geometry: Geometry) -> None:
-        """Take another size, before anything is allocated. Raises OSError."""
+        """Change the size, before anything is allocated. Raises OSError."""
         os.ftruncate(self.descriptor, geometry.total_bytes)
 
     def allocate(self, geometry: Geometry) -> Segment | None:
-        """Allocate a step of the memory; the mapped segment once all of it is there.
+        """Allocate a step of the memory; returns the mapped segment once all of it is allocated, else None.
 
         Raises OmewdError ``no_shared_memory``.
         """
@@ -101,7 +102,7 @@ class SourceRing:
         return self.segment
 
     def close(self) -> None:
-        """Let go of it; the segment stays."""
+        """Close the ring. The segment stays."""
         if self.segment is not None:
             self.segment.close()
         self.take_bell_down()
@@ -112,13 +113,13 @@ class SourceRing:
         shared_memory.unlink(self.shared_memory)
 
     def open_to_look(self) -> int:
-        """A descriptor with which nothing can be written. Raises OSError."""
+        """A read-only descriptor. Raises OSError."""
         return os.open(f"/dev/shm{self.shared_memory}", os.O_RDONLY | os.O_CLOEXEC)
 
-    # -- its producer --------------------------------------------------------------------------
+    # -- producer ------------------------------------------------------------------------------
 
     def lock_for_producer(self) -> int | None:
-        """A descriptor for the one producer: it carries the lock that says that it lives. None if there is one."""
+        """A descriptor for the producer, which holds the lock that shows that it lives; None if there is a producer."""
         descriptor = shared_memory.reopen(self.shared_memory)
         if try_lock(descriptor, PRODUCER_BYTE):
             return descriptor
@@ -126,20 +127,20 @@ class SourceRing:
         return None
 
     def take_producer(self, peer: Peer) -> None:
-        """The producer talks to the daemon by this connection."""
+        """Set the producer's connection."""
         self.producer = peer
 
     def leave_producer(self) -> None:
-        """The producer's connection is no more."""
+        """Note that the producer's connection is closed."""
         self.producer = None
 
     @property
     def producer_lives(self) -> bool:
-        """Whether there is a producer, also one of before this daemon: it holds a lock on its ring."""
+        """Whether a producer holds the lock on the ring, even one that attached to an earlier daemon."""
         return is_locked(self.descriptor, PRODUCER_BYTE)
 
     def hang_bell(self, loop: Loop) -> socket.socket:
-        """Take a new doorbell in the place of the last producer's; returns the end that is for the new one."""
+        """Replace the doorbell; returns the new producer's end."""
         self.take_bell_down()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.bell = Doorbell(loop, ours)
@@ -150,6 +151,6 @@ class SourceRing:
             self.bell.take_down()
 
     def ring_producer(self) -> None:
-        """Wake a producer that waits for room, or for the end."""
+        """Wake a producer that waits for free slots or for the end."""
         if self.bell is not None:
             self.bell.ring()

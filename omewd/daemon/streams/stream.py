@@ -1,7 +1,7 @@
-"""One stream as the daemon sees it: its sources, its rings, its state. No I/O but the rings'.
+"""One stream in the daemon: its sources, its rings, its state. Its only I/O is the rings'.
 
-What leads from one state to the next is in :mod:`omewd.daemon.streams.transitions`. Where that says that something is
-to be done, a method here returns it, and its caller does it.
+:mod:`omewd.daemon.streams.transitions` decides the states. Methods that change the state return the actions that
+follow, and the caller performs them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from omewd.protocol.jobs.frames import GrowShape, SealShards, WriteUnits, Writte
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_FAILED, Geometry
 
-# Which frames are lost follows from the ledger too; an error tells this many runs of each source.
+# The most runs of lost frames of each source in an error; the ledger shows all of them.
 _LOST_RUNS = 1000
 _SHOW_CONTRAST_NS = 1_000_000_000
-# Each takes a file that is synced; of more images the end is early enough.
+# Each image costs a synced file. With more images, the end of the stream is early enough.
 _MOST_IMAGES_SHOWN = 64
 _PHASES = {
     State.STARTING: Phase.MAKING,
@@ -41,19 +41,19 @@ _PHASES = {
 
 @dataclass
 class Stream:
-    """``spec`` is an outline; ``fields`` are what it was made of, and ``details`` are its details (see
-    :mod:`omewd.model.spec.outline`). ``auto_name``: the number in a name that the daemon chose, 0 if it did not.
+    """One stream.
 
-    ``rings``: what each source's ring is in, in the order of the sources. ``wants_memory``: they are being allocated.
-    ``owner``: whoever is told what becomes of its jobs.
+    ``spec``: the outline of the specification. ``fields``: the fields that it was made from. ``details``: the
+    specification's details (see :mod:`omewd.model.spec.outline`). ``auto_name``: the number in a name that the daemon
+    chose, else 0.
 
-    ``settled``: nothing more will happen to it, the last metadata is written (or could not be).
+    ``rings``: the sources' rings, in their order. ``wants_memory``: the rings are being allocated. ``owner``: told of
+    the ends of its jobs. ``settled``: nothing more will happen; the final metadata are written, or could not be.
 
-    ``backend``: of spec "auto" the one that is hoped for, until a writer has looked at the disk; ``backend_reason``:
-    why not that one. ``disk_io``: how bytes get to the disk. ``was_active``: its dataset was made. ``error``: why
-    it has failed; ``loss``: what is lost by that, None as long as that is not known. ``paused``: why no
-    new jobs are given out, until one that waits has succeeded. ``contrast``: of what was written since the daemon is
-    there; ``contrast_shown``: whether it has been put into the dataset while frames come.
+    ``backend``: for "auto", the first choice until a writer has looked at the disk. ``backend_reason``: why it is not
+    the first choice. ``disk_io``: how bytes are written. ``was_active``: its dataset was created. ``error``: why it has
+    failed. ``loss``: what is lost, None until that is known. ``paused``: why no new jobs are given out, until a waiting
+    one succeeds. ``contrast``: of the frames written under this daemon. ``contrast_shown``: the dataset has it already.
     """
 
     id: int
@@ -99,7 +99,7 @@ class Stream:
         auto_name: int = 0,
         rings: Sequence[SourceRing] = (),
     ) -> Stream:
-        """A stream with its sources; all of them have a ring of the same ``geometry``."""
+        """A stream with its sources, whose rings all have the same ``geometry``."""
         sources = [Source(number, source, spec, backend, geometry) for source in range(spec.sources)]
         return cls(number, spec, backend, dataset, started_ns, sources, fields or {}, details, auto_name, rings)
 
@@ -109,7 +109,7 @@ class Stream:
 
     @property
     def may_change_name(self) -> bool:
-        """Whether the daemon chose its name, and nobody knows of it yet."""
+        """Whether the daemon chose the name and nobody knows it yet."""
         return self.state is State.STARTING and bool(self.auto_name) and not self.fields.get("output")
 
     @property
@@ -118,17 +118,17 @@ class Stream:
 
     @property
     def ring_bytes(self) -> int:
-        """Bytes of all its rings."""
+        """The bytes of all rings together."""
         return sum(source.geometry.total_bytes for source in self.sources)
 
     @property
     def has_rings(self) -> bool:
         return all(source.ring is not None for source in self.sources)
 
-    # -- from state to state -------------------------------------------------------------------
+    # -- transitions ---------------------------------------------------------------------------
 
     def _take(self, event: Event) -> tuple[Action, ...]:
-        """Go to the state that follows an event; returns what is to be done."""
+        """Go to the state that follows an event; returns the actions to perform."""
         facts = Facts(
             drained=self.drained,
             complete=self.in_flight == 0,
@@ -141,52 +141,52 @@ class Stream:
         return actions
 
     def owned_by(self, owner: Owner) -> None:
-        """Whoever is told of its jobs' ends."""
+        """Set the owner, which is told of the ends of its jobs."""
         self.owner = owner
 
     def placed(self, backend: str, reason: str, geometry: Geometry) -> None:
-        """A writer has looked at the disk: this backend serves. Its write units may want a ring of another geometry."""
+        """Accept a writer's choice of backend, whose write units may need another geometry of the rings."""
         self.backend, self.backend_reason = backend, reason
         for source in self.sources:
             source.write_with(backend, geometry)
         self.wants_memory = True
 
     def allocated(self) -> tuple[Action, ...]:
-        """Its rings can be used."""
+        """Note that the rings can be used."""
         self.wants_memory = False
         return self._take(Event.ALLOCATED)
 
     def made(self, leftovers: bool) -> tuple[Action, ...]:
-        """Its dataset is on disk; ``leftovers``: it has replaced another one."""
+        """Note that the dataset is created. ``leftovers``: it has replaced another one, which is still on disk."""
         if self.state is State.STARTING:
             self.was_active = True
             self.dataset.note_leftovers(leftovers)
         return self._take(Event.MADE)
 
     def making_lost(self) -> tuple[Action, ...]:
-        """The writer that made its dataset has died with that half done."""
+        """Note that the writer that was creating the dataset has died."""
         return self._take(Event.MAKING_LOST)
 
     def idle(self, now_ns: int) -> tuple[Action, ...]:
-        """No job of it waits or is out."""
+        """Note that the stream has no waiting or running jobs."""
         actions = self._take(Event.IDLE)
         if self.state is State.FAILED and self.ended_ns is None:
             self.ended_ns = now_ns
         return actions
 
     def finalized(self, by_ledger: Sequence[Totals], now_ns: int) -> tuple[Action, ...]:
-        """The last metadata is on disk; ``by_ledger``: what became of each source's frames, by the ledger."""
+        """Note that the final metadata are on disk. ``by_ledger``: each source's totals, counted by the ledger."""
         self.dataset.finalized(by_ledger)
         if self.state is State.FINALIZING:
             self.ended_ns = now_ns
         return self._take(Event.FINALIZED)
 
     def not_finalized(self) -> tuple[Action, ...]:
-        """The last metadata of a failed stream can't be written."""
+        """Note that a failed stream's final metadata can't be written."""
         return self._take(Event.NOT_FINALIZED)
 
     def fail(self, error: OmewdError, now_ns: int) -> tuple[Action, ...]:
-        """End in failure; the reason is left where the producers find it at their next call."""
+        """Fail the stream, and leave the error for the producers' next calls."""
         if self.state not in (State.DONE, State.FAILED):
             self.wants_memory = False
             self._leave_reason(error, now_ns)
@@ -199,7 +199,7 @@ class Stream:
         self.ended_by = self.ended_by or "failure"
 
     def tell_unaccounted(self, now_ns: int) -> None:
-        """All jobs are done, and not all frames are accounted for."""
+        """Record the error that all jobs are done but some frames are unaccounted for."""
         error = OmewdError(
             "frames_unaccounted",
             f"{self.in_flight} of {self.received} frames are unaccounted for after writing all units",
@@ -207,22 +207,22 @@ class Stream:
         self._leave_reason(error, now_ns)
 
     def finish_rings(self) -> None:
-        """The dataset is complete: the producers see it in their rings."""
+        """Mark the dataset as complete in the rings, where the producers see it."""
         for source in self.sources:
             source.finish()
 
     def settle(self) -> None:
-        """Nothing more will happen to it."""
+        """Note that nothing more will happen to the stream."""
         self.settled = True
         self.dataset.enter(Phase.AT_REST)
 
     def name_taken(self, error: OmewdError) -> None:
-        """The name that the daemon chose is taken on disk: it never was a stream."""
+        """End a stream that never started, because a dataset has the name that the daemon chose."""
         self.error = error
         self.settle()
 
     def resume(self, rings: list[DaemonRing], now_ns: int) -> None:
-        """Go on where another daemon was, or after a failure; ``rings`` have been resumed."""
+        """Continue from another daemon, or after a failure. ``rings`` must have been resumed."""
         for source, ring in zip(self.sources, rings, strict=True):
             source.resume(ring, now_ns)
         self.settled, self.error, self.loss, self.ended_ns, self.paused = False, None, None, None, None
@@ -236,32 +236,32 @@ class Stream:
             lost = OmewdError("reason_lost", "it failed, and the reason was lost with the last daemon")
             self.error, self.loss = (failure.reason, failure.loss) if failure else (lost, None)
             self.ended_by = "failure"
-            for source in self.sources:  # the last daemon may have died before it had told all of them
+            for source in self.sources:  # the last daemon may have died before it told all of them
                 if source.is_open:
                     source.fail(self.error, now_ns)
             self._take(Event.FAILS)
 
     def close_rings(self) -> None:
-        """Let go of its rings; the segments stay."""
+        """Close the rings. The segments stay."""
         for source, ring in zip(self.sources, self.rings, strict=True):
             source.leave_ring()
             ring.close()
 
     def ring_producers(self) -> None:
-        """Wake the producers that wait for room, or for the end."""
+        """Wake the producers that wait for free slots or for the end."""
         for ring in self.rings:
             ring.ring_producer()
 
     @property
     def failure(self) -> StreamFailedError | None:
-        """Why it has failed and what is lost by that, as producers and waiting clients get it."""
+        """The error for producers and waiting clients: why the stream has failed, and what is lost."""
         return StreamFailedError.of(self.error, self.loss) if self.error is not None else None
 
     @property
     def has_kept_frames(self) -> bool:
-        """It has failed, and what is in its rings may still be wanted: frames that are not on disk.
+        """Whether the stream has failed and its rings may still be needed.
 
-        Or all are, in a dataset that is not in its place, and has no last metadata yet.
+        They may hold frames that are not on disk. Or the dataset was moved, and its final metadata are missing.
         """
         if self.state is not State.FAILED or not self.has_rings:
             return False
@@ -275,14 +275,14 @@ class Stream:
         return self.state is State.ACTIVE
 
     def poll(self, now_ns: int) -> None:
-        """Take note of new frames; with the last declared ones the stream drains. Raises OmewdError ``bad_ring``."""
+        """Take in new frames; after the last declared ones the stream drains. Raises OmewdError ``bad_ring``."""
         if self.takes_frames:
             for source in self.sources:
                 source.poll(now_ns)
             self._drain_if_ended()
 
     def stop(self, why: str, now_ns: int, source: Source | None = None) -> None:
-        """Take no more frames, or none of one source; what has been published by now is written."""
+        """Take no more frames, or none from one source. Those published by now are written."""
         if not self.takes_frames:
             return
         for each in self.sources if source is None else [source]:
@@ -303,29 +303,29 @@ class Stream:
         return self.state in (State.ACTIVE, State.DRAINING) and self.paused is None
 
     def pause(self, error: OmewdError) -> None:
-        """Give out no new jobs: there is no space for them."""
+        """Give out no new jobs, because the disk is full."""
         self.paused = error
 
     def go_on(self) -> None:
-        """There is space again."""
+        """Give out jobs again, because there is space."""
         self.paused = None
 
     def note_retry(self) -> None:
-        """A job of it is done once more."""
+        """Count a job that is run again."""
         self._retries += 1
 
     @property
     def retries(self) -> int:
-        """How many jobs had to be done once more, those for the dataset's metadata among them."""
+        """How many jobs had to be run again, including those for the dataset's metadata."""
         return self._retries + self.dataset.retries
 
     @property
     def waits_for_space(self) -> bool:
-        """Whether its jobs wait while the disk is full."""
+        """Whether jobs wait while the disk is full, instead of failing the stream."""
         return self.spec.on_disk_full == "wait"
 
     def written_to_disk(self, job: WriteUnits, result: Written, now_ns: int) -> bool:
-        """A job's units are on disk; returns whether a producer waits for the slots that were given back."""
+        """Note that a job's units are on disk; returns whether a producer waits for the released slots."""
         source = self.sources[job.source]
         released = source.written_to_disk(job, result.frames, result.stored_bytes)
         report = Histogram()
@@ -336,15 +336,15 @@ class Stream:
         return released and source.ring is not None and source.ring.producer_waits
 
     def maintenance_due(self, now_ns: int) -> Iterable[GrowShape | SealShards]:
-        """The jobs that its dataset needs now beside its write units."""
+        """The jobs that the dataset needs now beside its write units."""
         if self.state is not State.ACTIVE or self.paused is not None:
             return ()
         return self.dataset.maintenance.due(self.id, self.sources, now_ns)
 
     def take_contrast(self, now_ns: int) -> tuple[Window, ...] | None:
-        """The windows to put into the dataset, once frames of all channels have come; None before, and afterwards.
+        """The windows to put into the dataset, once all channels have frames; None before, and later on.
 
-        Not in the first second: a short stream has them in its last metadata, and no sync more for it.
+        None in the first second: a short stream gets them with its final metadata, without another sync.
         """
         if self.contrast_shown or not self.contrast or now_ns - self.started_ns < _SHOW_CONTRAST_NS:
             return None
@@ -355,7 +355,7 @@ class Stream:
 
     @property
     def drained(self) -> bool:
-        """Nothing is left to write of a stream that takes no more frames."""
+        """Whether the stream takes no more frames and everything is written."""
         return self.state is State.DRAINING and all(source.drained for source in self.sources)
 
     @property
@@ -372,18 +372,18 @@ class Stream:
 
     @property
     def in_flight(self) -> int:
-        """Frames that were handed over and are neither on disk nor given up."""
+        """Frames that were received and are neither on disk nor lost."""
         return sum(source.in_flight for source in self.sources)
 
     @property
     def safe_below(self) -> tuple[int, ...]:
-        """For each source: all frame indexes below are in units that are done."""
+        """For each source, all frame indexes below this one are in finished units."""
         return tuple(source.safe_below for source in self.sources)
 
     def tell_loss(self) -> None:
-        """Find what is lost of a failed stream, and say so, also to the producers.
+        """Find the loss of a failed stream and report it, also in the rings.
 
-        That is what its ledger says of each source, if that is known, else what no writer has reported.
+        The ledger's totals decide, if they are known; otherwise frames count as lost that no writer has reported.
         """
         assert self.error is not None
         for source in self.sources:

@@ -1,4 +1,4 @@
-"""What follows for a stream when a job of it has ended, well or not."""
+"""Handles the ends of a stream's jobs, both successes and failures."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class StreamJobs:
             self._done(self._stream, task, result, now_ns)
 
     def _done(self, stream: Stream, task: Task, result: Result, now_ns: int) -> None:
-        if stream.paused is not None and task.was_postponed:  # others may have found the last of the space
-            log.info("there is space again", stream=stream.name)
+        if stream.paused is not None and task.was_postponed:  # other jobs may have used the last free space
+            log.info("there is space on the disk again", stream=stream.name)
             stream.go_on()
         match task.job, result:
             case WriteUnits() as job, Written():
@@ -63,7 +63,7 @@ class StreamJobs:
 
     def job_put_back(self, task: Task, error: OmewdError, now_ns: int) -> None:
         stream = self._stream
-        if stream.state is State.FAILED and isinstance(task.job, CreateDataset):  # nobody wants it any more
+        if stream.state is State.FAILED and isinstance(task.job, CreateDataset):  # no longer needed
             self._lifecycle.do(stream, stream.making_lost(), now_ns)
         elif stream.state is State.FAILED and isinstance(task.job, WriteUnits) and error.code != "writer_died":
             self._lifecycle.drop_jobs(stream)
@@ -89,14 +89,19 @@ class StreamJobs:
                 pass
             case GrowShape() | SealShards() as job if error.code != "dataset_replaced":
                 stream.dataset.maintenance.done(job, now_ns)
-                if task.was_postponed:  # nothing waits for space any more
+                if task.was_postponed:  # no job waits for space any more
                     stream.go_on()
-                log.warning("the dataset on disk lags behind", stream=stream.name, kind=job.kind, reason=error.message)
+                log.warning(
+                    "the dataset's metadata on disk are out of date",
+                    stream=stream.name,
+                    kind=job.kind,
+                    reason=error.message,
+                )
             case FinalizeDataset() if stream.state is State.FAILED:
                 log.error("the failed dataset could not be finalized", stream=stream.name, reason=error.message)
                 self._lifecycle.do(stream, stream.not_finalized(), now_ns)
             case _ if error.code == "dataset_replaced":
                 self._lifecycle.fail(stream, error, now_ns)
             case job:
-                message = f"{job.what} could not be written in {task.tries} tries: {error.message}"
+                message = f"{job.what} could not be written in {task.tries} attempts: {error.message}"
                 self._lifecycle.fail(stream, error.with_text(message, error.remedy), now_ns)

@@ -1,4 +1,4 @@
-"""The daemon's streams: those that are open, those that have ended, and letting go of what they hold."""
+"""The daemon's streams: the open ones, the ended ones, and the release of what they hold."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ KEPT_ENDED_STREAMS = 64
 
 
 class Streams:
-    """``open``: streams that still do something, by id; ``ended``: the last ones that ended, by name.
+    """All streams. ``open``: by id. ``ended``: the last ones that ended, by name.
 
-    ``kept``: what could not be taken over of the last daemon's streams, by name. It counts in the memory budget, and
-    no other stream may replace its dataset. ``is_closed``: the daemon is stopping, and takes no new streams.
+    ``kept``: by name, the rings of the last daemon that could not be taken over. They count in the memory budget, and
+    no other stream may replace their datasets. ``is_closed``: the daemon is stopping and takes no new streams.
     """
 
     def __init__(self, journal: Journal, datasets: Datasets) -> None:
@@ -34,7 +34,7 @@ class Streams:
     # -- looking up ----------------------------------------------------------------------------
 
     def named(self, name: object, number: object = None) -> Stream:
-        """The open stream of that name, else the last ended one; with ``number`` the one of that id.
+        """The open stream with this name, else the last ended one; with ``number``, the stream with that id.
 
         Raises OmewdError ``unknown_stream``.
         """
@@ -54,14 +54,14 @@ class Streams:
         return next((stream for stream in self.open.values() if stream.name == name), None)
 
     def close(self) -> None:
-        """Take no new streams: the daemon is stopping."""
+        """Take no new streams, because the daemon is stopping."""
         self.is_closed = True
 
     def is_open(self, stream: Stream) -> bool:
         return stream.id in self.open
 
     def free_name(self, after: int = 0) -> tuple[str, int]:
-        """The first of stream1, stream2, … with a number above ``after`` that is not in use, and its number."""
+        """The first unused name of stream1, stream2, … with a number above ``after``, and its number."""
         taken = {stream.name for stream in self.open.values()} | set(self.ended) | set(self.kept)
         number = after + 1
         while f"stream{number}" in taken:
@@ -75,40 +75,40 @@ class Streams:
         return self._last_id
 
     def count_from(self, number: int) -> None:
-        """Give no id again up to a number: a new ring must not get the name of an old one."""
+        """Use no ids up to ``number``, so that no new ring gets the name of an old one."""
         self._last_id = max(self._last_id, number)
 
     def add(self, stream: Stream) -> None:
         self.open[stream.id] = stream
 
     def keep(self, kept: KeptRing) -> None:
-        """Note rings of the last daemon that can't be taken over."""
+        """Keep rings of the last daemon that can't be taken over."""
         self.kept[kept.name] = kept
 
     def forget_kept(self, name: str) -> KeptRing:
         return self.kept.pop(name)
 
     def leave(self, stream: Stream) -> None:
-        """Let go of an open stream, but leave its rings and its journal to the next daemon."""
+        """Close an open stream, but leave its rings and its journal entry to the next daemon."""
         del self.open[stream.id]
         stream.close_rings()
 
     def discard(self, stream: Stream) -> None:
-        """Let go of all that an open stream holds, and forget it."""
+        """Release everything that an open stream holds, and forget it."""
         self.leave(stream)
         for ring in stream.rings:
             ring.unlink()
         point("daemon: ring removed")
         try:
-            if stream.dataset.has_leftovers:  # until they are swept away
+            if stream.dataset.has_leftovers:  # the entry stays until they are removed
                 self._journal.set_apart(stream.name, SWEEP, stream.epoch)
             else:
                 self._journal.remove(stream.name, stream.epoch)
         except OSError as error:
-            log.error("the journal keeps a stream that has ended", stream=stream.name, error=str(error))
+            log.error("an ended stream could not be removed from the journal", stream=stream.name, error=str(error))
 
     def release(self, stream: Stream) -> None:
-        """Let go of an ended stream's rings, and keep the stream for status."""
+        """Release an ended stream's rings, and keep the stream for the status."""
         self.discard(stream)
         stream.settle()
         self._forget_ended(stream.name)

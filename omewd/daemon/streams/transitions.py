@@ -1,4 +1,4 @@
-"""The states of a stream and what leads from one to the next: one table. Pure.
+"""The states of a stream and its transitions, as one table. Pure.
 
     STARTING ──► ACTIVE ──► DRAINING ──► FINALIZING ──► DONE
         │           │           │             │
@@ -6,13 +6,13 @@
 
     FAILED ──► ACTIVE (resumed)
 
-STARTING: the place on disk is checked, memory is allocated, the dataset is made. ACTIVE: a source takes frames.
-DRAINING: none does any more, and the units that are there get written. FINALIZING: the last metadata is written.
-A stream that has FAILED gets its last metadata too, if it has a dataset. It can be resumed while its rings are kept. A
-daemon that takes over a stream of the last one resumes it, too, from STARTING.
+STARTING: the place on disk is checked, memory is allocated, the dataset is created. ACTIVE: a source takes frames.
+DRAINING: no source takes frames, and the remaining units are written. FINALIZING: the final metadata are written.
+A FAILED stream gets its final metadata, too, if it has a dataset. It can be resumed while its rings are kept. A daemon
+that takes over a stream of the last one also resumes it, from STARTING.
 
-:func:`decide` says which state follows an event and which actions are to be done. Whoever reports the event does
-them, in their order, once the stream is in its new state.
+:func:`decide` returns the state that follows an event, and the actions. Whoever reports the event performs them, in
+order, once the stream is in its new state.
 """
 
 from __future__ import annotations
@@ -33,35 +33,35 @@ class State(StrEnum):
 class Event(StrEnum):
     ALLOCATED = "allocated"  # the rings can be used
     MADE = "made"  # the dataset is on disk
-    MAKING_LOST = "making lost"  # the writer that made it has died, and may have left a part
+    MAKING_LOST = "making lost"  # the writer that was creating it has died, and may have left a part of it
     CLOSED = "closed"  # no source takes frames any more
-    IDLE = "idle"  # no job of it waits or is out, nothing is being allocated
+    IDLE = "idle"  # it has no waiting or running jobs, and nothing is being allocated
     FINALIZED = "finalized"  # the last metadata is on disk
     NOT_FINALIZED = "not finalized"  # the last metadata can't be written
     FAILS = "fails"
-    RESUMED = "resumed"  # its rings have been taken up again
+    RESUMED = "resumed"  # its rings are in use again
 
 
 class Action(StrEnum):
-    MAKE_DATASET = "have the dataset made"
-    NOTE_ACTIVE = "put on record that it takes frames"
-    ANSWER_STARTER = "answer whoever started it"
-    DROP_JOBS = "drop the jobs that wait, and stop the one that makes the dataset"
-    WAKE_PRODUCERS = "ring the doorbells of its producers"
-    UNDO = "have the dataset taken away again"
-    FINALIZE = "have the last metadata written"
-    FINISH_RINGS = "say in the rings that the dataset is complete"
-    TELL_UNACCOUNTED = "fail for frames that are neither on disk nor gaps, which is a bug"
-    TELL_LOSS = "say which frames are lost"
-    SETTLE = "answer those who wait for the end, and let go of its memory"
+    MAKE_DATASET = "create the dataset"
+    NOTE_ACTIVE = "record that it takes frames"
+    ANSWER_STARTER = "answer the client that started it"
+    DROP_JOBS = "drop the waiting jobs, and stop the one that creates the dataset"
+    WAKE_PRODUCERS = "ring its producers' doorbells"
+    UNDO = "remove the dataset again"
+    FINALIZE = "write the final metadata"
+    FINISH_RINGS = "mark the dataset as complete in the rings"
+    TELL_UNACCOUNTED = "fail because frames are neither on disk nor gaps, which is a bug"
+    TELL_LOSS = "report which frames are lost"
+    SETTLE = "answer the clients that wait for the end, and release its memory"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What decides between rows of the table.
+    """Facts that choose between rows of the table.
 
     ``drained``: nothing is left to write. ``complete``: every frame is on disk or a gap. ``has_dataset``: the dataset
-    was made, and the rings are there. ``is_ending``: its last metadata has been asked for.
+    was created, and the rings exist. ``is_ending``: the job for the final metadata was submitted.
     """
 
     drained: bool = False
@@ -72,7 +72,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Row:
-    """``guard``: the facts that must be so for the row to apply; the others don't matter."""
+    """One transition. ``guard``: the facts that the row requires; others don't matter."""
 
     state: State
     event: Event
@@ -100,7 +100,7 @@ TABLE: tuple[Row, ...] = (
     Row(_S.FAILED, _E.MAKING_LOST, _S.FAILED, (_A.DROP_JOBS, _A.UNDO)),
     Row(_S.FAILED, _E.IDLE, _S.FAILED, (_A.SETTLE,), guard=(("has_dataset", False),)),
     Row(_S.FAILED, _E.IDLE, _S.FAILED, (_A.FINALIZE,), guard=(("has_dataset", True), ("is_ending", False))),
-    # What was to settle it has failed itself.
+    # The job for the final metadata has failed itself.
     Row(_S.FAILED, _E.IDLE, _S.FAILED, (_A.SETTLE,), guard=(("has_dataset", True), ("is_ending", True))),
     Row(_S.DONE, _E.IDLE, _S.DONE, (_A.SETTLE,)),
     Row(_S.FAILED, _E.FINALIZED, _S.FAILED, (_A.TELL_LOSS, _A.SETTLE)),
@@ -116,7 +116,7 @@ _ROWS: dict[tuple[State, Event], tuple[Row, ...]] = {
 
 
 def decide(state: State, event: Event, facts: Facts) -> tuple[State, tuple[Action, ...]]:
-    """The state that follows, and what is to be done then. An event without a row changes nothing."""
+    """The next state and the actions that follow an event. An event without a row changes nothing."""
     for row in _ROWS[state, event]:
         if row.applies(facts):
             return row.to, row.actions

@@ -168,7 +168,7 @@ class LedgerIndex:
         gaps = sum(stop - first for first, stop, _ in self._long_runs[source])
         if gaps > _MOST_GAPS:
             message = f"{self._path} has {gaps} frame indexes in long gaps: too many to have a row each"
-            raise OmewdError("no_memory", message, "Read the file itself: each gap is a line of it")
+            raise OmewdError("no_memory", message, "Read the file itself: each gap is one line of it")
         for first, stop, line in self._long_runs[source]:
             frames.append(np.arange(first, stop))
             lines.append(np.full(stop - first, line))

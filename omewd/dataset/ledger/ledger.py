@@ -179,14 +179,14 @@ def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
         totals = json.loads(path.read_text())["attributes"]["omewd"]
         spec, each = stored_spec(totals["stream"]), totals_in(totals)
         if not isinstance(totals["state"], str) or not isinstance(totals["ended_by"], str):
-            raise TypeError("state and ended_by are texts")
+            raise TypeError("state and ended_by must be strings")
         if len(each) != spec.sources or min(of.received for of in each) < 0:
-            raise ValueError(f"totals of {len(each)} sources, the stream has {spec.sources}")
+            raise ValueError(f"totals of {len(each)} sources, but the stream has {spec.sources}")
         bytearray(max(of.received for of in each))  # what is made of its ledger: a MemoryError if that can't be
         return totals, spec
     except (*UNREADABLE, OmewdError) as error:
         raise OmewdError(
-            "not_a_dataset", f"{dataset} is no dataset of omewd: {path.name} of its ledger can't be read ({error})"
+            "not_a_dataset", f"{dataset} is not a dataset of omewd: {path.name} of its ledger can't be read ({error})"
         ) from error
 
 

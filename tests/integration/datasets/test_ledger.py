@@ -250,7 +250,7 @@ def test_wrong_use(omewd_daemon: DaemonProcess) -> None:
         (["cam.ome.zarr", "--csv", "--json"], 2, "exclude each other"),
         (["cam.ome.zarr", "--output", "x"], 2, "--output needs --csv or --json"),
         (["cam.ome.zarr", "--csv", "--output", "no/x"], 2, "no/x can't be written: No such file"),
-        (["cam.ome.zarr/0"], 1, "no dataset of omewd"),
+        (["cam.ome.zarr/0"], 1, "not a dataset of omewd"),
         (["nothing"], 2, "does not exist"),
     ]:
         done = omewd_daemon.omewd("ledger", *arguments)

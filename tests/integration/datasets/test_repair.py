@@ -62,7 +62,7 @@ def test_a_dataset_that_was_never_finalized_gets_its_true_shape(tmp_path: Path, 
     dataset = process.data / "cam.ome.zarr"
     received = json.loads((dataset / "omewd/zarr.json").read_text())["attributes"]["omewd"]["received"]
     assert durable <= received <= 10  # as far as the ledger knew when the last unit was written
-    assert f"wrote shape and totals for {received} frames" in done.stdout
+    assert f"wrote the shape and the totals for {received} frames" in done.stdout
     assert done.returncode == (5 if received > durable else 0), done.stdout + done.stderr
     assert process.omewd("verify", "cam.ome.zarr").returncode == done.returncode
     array = read_zarr(dataset)
@@ -141,7 +141,7 @@ def test_what_writers_left_is_removed_and_foreign_files_stay(omewd_daemon: Daemo
     (dataset / "omewd/staging/unit3/0/0").write_bytes(b"half")
     (dataset / "notes.txt").write_text("mine")
     done = omewd_daemon.omewd("repair", "cam.ome.zarr")
-    assert "removed what writers had left over" in done.stdout
+    assert "removed leftovers of writers" in done.stdout
     assert "can't be repaired: notes.txt does not belong there" in done.stdout
     assert done.returncode == 5
     assert not (dataset / "omewd/staging").exists()
@@ -180,7 +180,7 @@ def test_smaller_resolutions_are_made_again(omewd_daemon: DaemonProcess, dims: s
     assert report.bad_units == {}
     assert {level for _, _, level in report.bad_levels} <= {1, 2}
     done = repair(dataset)
-    assert any("smaller resolutions again" in line for line in done.mended)
+    assert any("lower resolutions again" in line for line in done.mended)
     assert done.after.problems == []
     check_acquisition(dataset, spec, [arrivals])
 

@@ -232,7 +232,7 @@ def test_no_doorbell_while_units_wait_for_a_writer() -> None:
 def test_more_frames_than_declared_are_a_damaged_ring() -> None:
     with camera_of("t:3,y:2,x:3") as it:
         it.ends.producer.add_gap(4, GAP_SKIPPED)
-        with pytest.raises(OmewdError, match="4 frames in the ring, 3 were declared"):
+        with pytest.raises(OmewdError, match="4 frames in the ring, but 3 were declared"):
             it.poll()
 
 

@@ -174,8 +174,8 @@ def test_a_dataset_of_another_is_not_taken_up(failed: Path, there: str, state: s
     with pytest.raises(OmewdError) as caught:
         dataset.reopen(GOES_ON, failed, epoch=7)
     assert caught.value.code == "dataset_replaced"
-    assert ("not there any more" in caught.value.message) == (there == "nothing")
-    assert ("another stream ('cam')" in caught.value.message) == (there == "another stream's")
+    assert ("no longer exists" in caught.value.message) == (there == "nothing")
+    assert ("the dataset of stream 'cam' is in its place" in caught.value.message) == (there == "another stream's")
     assert listing(failed.parent) == before
 
 

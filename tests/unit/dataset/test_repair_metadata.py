@@ -107,7 +107,7 @@ def test_the_shape_that_is_wrong_is_told(tmp_path: Path) -> None:
     spec = make_spec("cam", DIMS["plain"], backend="tensorstore", durability="none")
     folder = written(tmp_path, spec)
     DAMAGES["rank too low"](folder / "0/zarr.json", json.loads((folder / "0/zarr.json").read_text()))
-    wrong = "0/zarr.json is not what the stream makes: its shape is [10, 480], the frames make [10, 20, 24]"
+    wrong = "0/zarr.json is not what the stream would write: its shape is [10, 480], but the frames make [10, 20, 24]"
     assert wrong in verify(folder).problems
 
 

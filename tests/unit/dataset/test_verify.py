@@ -62,7 +62,7 @@ def test_a_chunk_that_is_missing_from_a_shard_is_found(tmp_path: Path, dims: str
 def test_a_chunk_without_a_written_frame_may_be_missing(tmp_path: Path) -> None:
     spec = make_spec("cam", "t:8:1:4,y:8,x:8", backend="direct", durability="none")
     folder = written(tmp_path, spec, gaps=[5])
-    totals = ["the totals say written: 8, the ledger has 7", "the totals say gaps: 0, the ledger has 1"]
+    totals = ["the totals have written 8, but the ledger has 7", "the totals have gaps 0, but the ledger has 1"]
     assert len(verify.verify(folder).problems) == len([*totals, "it holds pixels"])
     take_out(folder / "0/c/1/0/0", 1, 4)
     report = verify.verify(folder)
@@ -78,7 +78,7 @@ def test_a_torn_line_is_no_problem_where_every_frame_has_another(tmp_path: Path)
     path.write_bytes(whole[:100] + b"\n" + whole)
     report = verify.verify(folder)
     assert report.problems == []
-    assert report.notes == ["1 line of the ledger can't be read, as a writer that is killed leaves one"]
+    assert report.notes == ["1 line of the ledger can't be read; a killed writer leaves such a line"]
     path.write_bytes(whole[:-20])
     report = verify.verify(folder)
     assert "1 received frames are not in the ledger: 7" in report.problems
