@@ -16,6 +16,7 @@ from typing import Any
 from omewd.dataset import metadata, omero
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.appending import append_to
+from omewd.dataset.made_by import MadeBy
 from omewd.dataset.strays import remove_strays
 from omewd.errors import OmewdError
 from omewd.model.contrast import Window
@@ -81,11 +82,11 @@ def check(spec: StreamSpec, dataset: Path, root: Path) -> Path:
     return dataset.resolve()
 
 
-def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
+def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int, made_by: MadeBy | None = None) -> None:
     """Make a dataset's metadata, whole or not at all: it is made aside and renamed to its place.
 
-    ``epoch`` marks it as this stream's: running this again leaves it as it is. Raises what :func:`check`
-    raises; OSError.
+    ``epoch`` marks it as this stream's: running this again leaves it as it is. ``made_by``: what encodes its pixels.
+    Raises what :func:`check` raises; OSError.
     """
     if _epoch(dataset) == epoch:
         return
@@ -100,7 +101,8 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
         frames = [Plan.of(spec, source=source).frames_total or 0 for source in range(spec.sources)]
         publisher = _publisher(aside, spec)
         documents = metadata.documents(spec, frames)
-        documents[f"{ledger.FOLDER}/zarr.json"] = ledger.summary_json(spec, state="writing", epoch=epoch)
+        summary = ledger.summary_json(spec, state="writing", epoch=epoch, made_by=made_by)
+        documents[f"{ledger.FOLDER}/zarr.json"] = summary
         append_to(aside, b"", durable=publisher.durable)
         _publish(publisher, documents, "create")
         point("writer: dataset made aside")
@@ -133,7 +135,9 @@ def reopen(spec: StreamSpec, dataset: Path, epoch: int) -> None:
         staging.mkdir(exist_ok=True)
         sync_folder(staging.parent)
     if _epoch(dataset) != epoch:
-        document = {f"{ledger.FOLDER}/zarr.json": ledger.summary_json(spec, state="writing", epoch=epoch)}
+        made_by = MadeBy.of(summary_of(dataset))
+        summary = ledger.summary_json(spec, state="writing", epoch=epoch, made_by=made_by)
+        document = {f"{ledger.FOLDER}/zarr.json": summary}
         _publish(_publisher(dataset, spec), document, f"reopen-{os.getpid()}")
 
 
@@ -281,8 +285,15 @@ def finalize(
     documents = metadata.documents(spec, frames)
     _keep_what_is_set(spec, dataset, documents, windows)
     state = "failed" if failed else "complete"
-    epoch = summary_of(dataset).get("epoch", 0)
-    summary = ledger.summary_json(spec, state=state, epoch=epoch, totals=totals, ended_by=ended_by)
+    before = summary_of(dataset)
+    summary = ledger.summary_json(
+        spec,
+        state=state,
+        epoch=before.get("epoch", 0),
+        totals=totals,
+        ended_by=ended_by,
+        made_by=MadeBy.of(before),
+    )
     documents[f"{ledger.FOLDER}/zarr.json"] = summary
     _publish(publisher, _changed(dataset, documents), "finalize")
     point("writer: finalized")

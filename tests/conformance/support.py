@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from omewd.dataset import dataset
+from omewd.dataset.made_by import MadeBy
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.backend import BACKENDS, Backend
 from omewd.model.spec.spec import StreamSpec
@@ -108,7 +109,7 @@ def write_dataset(spec: StreamSpec, root: Path, frame: Frames, *, scratch: Path)
     """Write a whole acquisition as a writer process does, the units' memory in a different layout each."""
     backend = BACKENDS[spec.backend]
     plan, folder = Plan.of(spec, backend.encodes), root / spec.output
-    dataset.create(spec, folder, root, epoch=1)
+    dataset.create(spec, folder, root, epoch=1, made_by=MadeBy(backend.name, "1.2"))
     assert plan.frames_total is not None
     with closing(Tools(2, scratch)) as tools:
         publisher = Publisher(folder, folder / STAGING, durable=spec.durability == "fsync", pool=tools.files)

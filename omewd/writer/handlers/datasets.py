@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from omewd import __version__
 from omewd.dataset import dataset
+from omewd.dataset.made_by import MadeBy
 from omewd.model.spec.outline import join
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.spec.stored import stored_spec
@@ -35,7 +37,8 @@ def check_place(job: CheckPlace, _: OpenStreams) -> PlaceChecked:
 def create(job: CreateDataset, streams: OpenStreams) -> Leftovers:
     stream = streams.get(job.stream)
     stream.open_encoders()  # first, so that a library that fails does so before anything is created
-    dataset.create(stream.spec, stream.folder, Path(job.root), stream.epoch)
+    made_by = MadeBy(stream.backend.name, __version__)
+    dataset.create(stream.spec, stream.folder, Path(job.root), stream.epoch, made_by)
     stream.hold_dataset()
     return Leftovers(dataset.has_leftovers(stream.folder, stream.epoch))
 
