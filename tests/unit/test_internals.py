@@ -14,6 +14,7 @@ from omewd.daemon.control import requests
 from omewd.daemon.state import recovery
 from omewd.model.dtypes import MAX_FRAMES
 from omewd.protocol import messages
+from omewd.protocol.hello import FEATURES
 from omewd.protocol.jobs.job import FINAL_ERRORS
 from omewd.ring import layout
 from omewd.ring.layout import Geometry
@@ -128,7 +129,8 @@ def test_the_operations() -> None:
         for pattern in cases
         if isinstance(pattern, ast.MatchValue) and isinstance(pattern.value, ast.Constant)
     }
-    assert {row["op"] for row in table("control-protocol.md", "operations")} == known
+    assert {row["op"] for row in table("control-protocol.md", "operations")} == known | {"hello"}
+    assert set(FEATURES) == known
 
 
 def test_an_entry_of_the_journal() -> None:
