@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import re
 import struct
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from omewd.daemon.control import requests
+from omewd.daemon.control.dataset_requests import DatasetRequests
+from omewd.daemon.control.requests import Group
+from omewd.daemon.control.ring_requests import RingRequests
+from omewd.daemon.control.status_requests import StatusRequests
+from omewd.daemon.control.stream_requests import StreamRequests
 from omewd.daemon.state import recovery
+from omewd.daemon.streams.transitions import TABLE, Action
 from omewd.model.dtypes import MAX_FRAMES
-from omewd.protocol import messages
+from omewd.protocol import messages, versions
 from omewd.protocol.hello import FEATURES
 from omewd.protocol.jobs.job import FINAL_ERRORS
 from omewd.ring import layout
@@ -120,22 +124,23 @@ def test_the_limits_of_messages() -> None:
 
 
 def test_the_operations() -> None:
-    """Those that the daemon's requests are matched against, and the fields that are read of each."""
-    tree = ast.parse(Path(requests.__file__).read_text())
-    matches = [node for node in ast.walk(tree) if isinstance(node, ast.Match)]
-    cases = [case.pattern for match in matches for case in match.cases]
-    known = {
-        str(pattern.value.value)
-        for pattern in cases
-        if isinstance(pattern, ast.MatchValue) and isinstance(pattern.value, ast.Constant)
-    }
+    """Those that the daemon has handlers for."""
+    absent: Any = None
+    groups: list[Group] = [
+        StatusRequests(absent, absent, absent, absent, absent),
+        StreamRequests(absent, absent, absent, absent),
+        RingRequests(absent, absent, absent, absent),
+        DatasetRequests(absent, absent),
+    ]
+    known = {name for group in groups for name in group.operations}
     assert {row["op"] for row in table("control-protocol.md", "operations")} == known | {"hello"}
     assert set(FEATURES) == known
 
 
 def test_an_entry_of_the_journal() -> None:
-    described = {row["field"] for row in table("journal.md", "entry")}
-    assert described - {"details"} == recovery._ENTRY
+    rows = {row["field"]: row["meaning"] for row in table("journal.md", "entry")}
+    assert set(rows) - {"details", "version"} == recovery._ENTRY
+    assert f"`{versions.JOURNAL}`" in rows["version"]
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in INTERNALS.glob("*.md")))
@@ -146,3 +151,28 @@ def test_constants_that_are_named_are_in_the_code(page: str) -> None:
     named = set(re.findall(r"`([A-Z][A-Z_]+[A-Z])(?: [^`]*)?`", (INTERNALS / page).read_text()))
     others = {"F_OFD_SETLK", "EAGAIN", "MSG_DONTWAIT", "MSG_NOSIGNAL", "OMEWDRNG"}
     assert all(hasattr(layout, name) for name in named - others), named
+
+
+def code(text: str) -> list[str]:
+    """The words of a cell that are marked as code; the first and the last mark may be taken off."""
+    return [word.strip("`") for word in text.split(", ") if word]
+
+
+def test_the_transitions_of_a_stream() -> None:
+    """Row by row, in the order of the code."""
+    described = [
+        (row["state"], row["event"], row["if"].replace("`", ""), row["next state"], code(row["actions"]))
+        for row in table("streams.md", "transitions")
+    ]
+    assert described == [
+        (
+            row.state.value,
+            row.event.name.lower(),
+            " and ".join(fact if wanted else f"not {fact}" for fact, wanted in row.guard),
+            row.to.value,
+            [action.name.lower() for action in row.actions],
+        )
+        for row in TABLE
+    ]
+    actions = {row["action"]: row["what is done"] for row in table("streams.md", "actions")}
+    assert actions == {action.name.lower(): action.value for action in Action}

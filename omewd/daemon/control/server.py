@@ -51,6 +51,14 @@ class Peer:
         self.open = True
         self.refused: OmewdError | None = None
 
+    def attach(self, stream: int, source: int) -> None:
+        """It is the producer of that source."""
+        self.attached = stream, source
+
+    def detach(self) -> None:
+        """It is no producer any more."""
+        self.attached = None
+
     @property
     def has_read_all(self) -> bool:
         """Whether no reply is left in its socket (unix(7), SIOCOUTQ)."""
@@ -178,13 +186,17 @@ class ControlServer:
             return
         message, descriptors = received
         close_all(descriptors)  # no request carries any
+        self.answer(peer, lambda: self._result(peer, message), op=str(message.get("op"))[:40])
+
+    def answer(self, peer: Peer, answer: Callable[[], Message | None], *, op: str) -> None:
+        """Reply with what ``answer`` returns, unless that is None, or with the error that it raises."""
         try:
-            result = self._greet(peer, message) if message.get("op") == "hello" else self._answer(peer, message)
+            result = answer()
         except OmewdError as error:
-            log.info("refused a request", op=str(message.get("op"))[:40], code=error.code, reason=error.message)
+            log.info("refused a request", op=op, code=error.code, reason=error.message)
             self.reply_error(peer, error)
         except Exception as error:
-            log.exception("a request failed: this is a bug", op=str(message.get("op"))[:40])
+            log.exception("a request failed: this is a bug", op=op)
             self.reply_error(peer, OmewdError("internal", f"the daemon could not handle this: {error!r}", "Report it"))
         else:
             if result is not None:
@@ -204,7 +216,9 @@ class ControlServer:
             raise
         return Welcome(str(CONTROL), __version__, FEATURES).to_json()
 
-    def _answer(self, peer: Peer, message: Message) -> Message | None:
+    def _result(self, peer: Peer, message: Message) -> Message | None:
+        if message.get("op") == "hello":
+            return self._greet(peer, message)
         if peer.refused is not None:
             raise peer.refused
         return self._handle(peer, message)
@@ -261,7 +275,7 @@ class ControlServer:
         self._listener.close()
         self._path.unlink(missing_ok=True)
         for peer in list(self._peers):
-            peer.attached = None
+            peer.detach()
             self.drop(peer)
 
 

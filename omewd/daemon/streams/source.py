@@ -12,10 +12,11 @@ from functools import cached_property
 from itertools import groupby, islice
 from operator import itemgetter
 
-from omewd.errors import OmewdError
+from omewd.errors import Loss, OmewdError
 from omewd.model.plan.memory import JOB_BYTES, unit_bytes
 from omewd.model.plan.plan import Plan
-from omewd.model.spec.spec import DIRECT, StreamSpec
+from omewd.model.spec.backend import BACKENDS
+from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.process.faultpoints import point
 from omewd.protocol.jobs.frames import WriteUnits
@@ -67,19 +68,27 @@ class Source:
     @cached_property
     def plan(self) -> Plan:
         """Its write units."""
-        return Plan.of(self.spec, self.backend, self.number)
+        return Plan.of(self.spec, BACKENDS[self.backend].encodes, self.number)
 
     @cached_property
     def shards(self) -> Plan | None:
         """Its shards, where they are more than a write unit."""
-        is_shards = self.backend == DIRECT and self.spec.sharded
-        return Plan.of(self.spec, source=self.number) if is_shards else None
+        fills_shards = BACKENDS[self.backend].fills_shards(sharded=self.spec.sharded)
+        return Plan.of(self.spec, source=self.number) if fills_shards else None
 
     def write_with(self, backend: str, geometry: Geometry) -> None:
         """Take another backend, before anything is made."""
         self.backend, self.geometry = backend, geometry
         for fact in ("plan", "shards"):
             self.__dict__.pop(fact, None)
+
+    def use_ring(self, ring: DaemonRing) -> None:
+        """Take frames out of a new ring."""
+        self.ring = ring
+
+    def leave_ring(self) -> None:
+        """Look at its ring no more: it is let go."""
+        self.ring = None
 
     def resume(self, ring: DaemonRing, now_ns: int) -> None:
         """Go on where another daemon was, or after a failure; ``ring`` has been resumed."""
@@ -110,6 +119,28 @@ class Source:
         pieces = self.ring.map.pieces(progress.frames, self.plan.last_frame(progress.units - 1) + 1)
         frames = (frame for piece in pieces for frame in range(piece.frame, piece.frame + piece.count))
         return sum(self.plan.unit_of(frame) < progress.units for frame in frames)
+
+    # -- its producer ---------------------------------------------------------------------------
+
+    def producer_came(self, pid: int) -> None:
+        self.producer_pid = pid
+        if self.ring is not None:
+            self.ring.note_producer(pid)
+
+    def producer_left(self) -> None:
+        self.producer_pid = None
+        if self.ring is not None:
+            self.ring.note_producer(0)
+
+    def finish(self) -> None:
+        """The dataset is complete: its producer can see it."""
+        assert self.ring is not None
+        self.ring.finish()
+
+    def tell(self, error: OmewdError, loss: Loss) -> None:
+        """Leave a reason for a failure, and what is lost, where the producer finds it at its next call."""
+        if self.ring is not None:
+            self.ring.fail(error, loss)
 
     # -- frames in ------------------------------------------------------------------------------
 
