@@ -110,7 +110,7 @@ class StoredFrames:
         try:
             summary = json.loads((self._dataset / FOLDER / "zarr.json").read_text())["attributes"]["omewd"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise self._unreadable("it is not there any more") from error
+            raise self._unreadable("it no longer exists") from error
         if summary.get("epoch") != self._epoch:
             raise self._unreadable("another stream has replaced it")
 

@@ -84,7 +84,7 @@ def test_a_stream_takes_no_other_dataset(tmp_path: Path, when: str, what: str) -
         with contextlib.suppress(omewd.OmewdError):
             producer.close(timeout=30)
         assert caught.value.code == "stream_failed"
-        gone = "is not there any more" if what == "nothing" else "is no longer the dataset of this stream"
+        gone = "no longer exists" if what == "nothing" else "is no longer the dataset of this stream"
         assert gone in str(caught.value)
         assert "resume-stream" in caught.value.remedy
         wait_for(lambda: process.client.status("cam")["settled"])

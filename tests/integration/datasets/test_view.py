@@ -179,5 +179,5 @@ def test_what_is_not_there_is_not_black(omewd_daemon: DaemonProcess) -> None:
         omewd_daemon.client.stop_stream("again")
         omewd_daemon.client.wait("again", timeout=20)
         dataset.rename(dataset.with_name("moved.ome.zarr"))
-        with pytest.raises(omewd.OmewdError, match="not there any more"):
+        with pytest.raises(omewd.OmewdError, match="no longer exists"):
             viewed.latest()
