@@ -194,6 +194,10 @@ class Daemon:
 
     def _finished(self) -> bool:
         now = time.monotonic_ns()
+        if self._supervisor.must_restart:
+            log.error("stopping, as omewd was upgraded on disk: rings are kept, and the next daemon goes on with them")
+            self._exit_status = EXIT_ERROR
+            return True
         if self._supervisor.broken:
             log.error("no more writers can be started: giving up")
             self._lifecycle.give_up_all(OmewdError("no_writers", "no more writer processes can be started"), now)

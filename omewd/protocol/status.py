@@ -174,13 +174,17 @@ class MemoryStatus(Record):
 
 @dataclass(frozen=True)
 class KeptRingStatus(Record):
-    """Rings of an earlier daemon's stream that could not be taken over. ``rings``: their paths in /dev/shm."""
+    """Rings of an earlier daemon's stream that could not be taken over. ``rings``: their paths in /dev/shm.
+
+    ``reason``: why, as text. ``code``: the error's code.
+    """
 
     name: str = ""
     rings: tuple[str, ...] = ()
     bytes: int = 0
     dataset: str | None = None
     reason: str = ""
+    code: str = "error"
 
 
 @dataclass(frozen=True)

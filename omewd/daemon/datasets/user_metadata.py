@@ -77,8 +77,8 @@ class UserMetadata:
         return bool(self._values) and self._values[0].task is not None
 
     def add(self, value: Value) -> None:
-        """Add a value; raises OmewdError ``busy``."""
-        if len(self._values) >= _MOST_WAITING:
+        """Add a value. Raises OmewdError ``busy`` if too many wait; the daemon's own one is always taken."""
+        if value.peer is not None and len(self._values) >= _MOST_WAITING:
             raise OmewdError("busy", f"{len(self._values)} values already wait for this dataset", "Try again later")
         self._values.append(value)
 

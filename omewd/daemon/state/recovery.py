@@ -21,7 +21,6 @@ from omewd.daemon.streams.source_ring import SourceRing
 from omewd.daemon.streams.stream import Stream
 from omewd.daemon.streams.streams import Streams
 from omewd.errors import OmewdError
-from omewd.model.spec.outline import split
 from omewd.model.spec.stored import stored_spec
 from omewd.process.faultpoints import point
 from omewd.ring.daemon_ring import DaemonRing
@@ -226,8 +225,7 @@ def _reopen(entry: dict[str, Any], undo: contextlib.ExitStack) -> list[SourceRin
     Raises FileNotFoundError if the first one is gone, OmewdError ``bad_ring``.
     """
     rings: list[SourceRing] = []
-    names = entry["shared_memory"]
-    for name in [names] if isinstance(names, str) else names:  # a string in entries of versions without sources
+    for name in entry["shared_memory"]:
         try:
             ring = SourceRing.reopen(name)
         except FileNotFoundError as error:
@@ -253,8 +251,7 @@ def dataset_of(entry: dict[str, Any]) -> Dataset:
 
 def details_of(entry: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """The outline and the details of the spec in a journal entry."""
-    fields, inside = split(entry["spec"])  # entries of earlier versions don't separate them
-    return fields, inside or entry.get("details", "").encode()
+    return entry["spec"], entry.get("details", "").encode()
 
 
 def resume_failed(stream: Stream, now_ns: int) -> None:
