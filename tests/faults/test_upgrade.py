@@ -176,6 +176,7 @@ def test_row_31_a_newer_major_version_is_kept_aside(left: Left) -> None:
         kept = {ring.name: ring for ring in process.client.daemon_status().kept_rings}
         assert set(kept) == {"cam", "cams"}
         assert "journal is of version 2.0, and this omewd reads version 1" in kept["cam"].reason
+        assert (kept["cam"].code, kept["cams"].code) == ("other_version", "bad_ring")
         assert "it has version 3.0, and this omewd reads version 2" in kept["cams"].reason
         assert all("Start the omewd that made it" in ring.reason for ring in kept.values())
         assert {name: path.read_bytes() for name, path in left.rings.items()} == before
