@@ -137,6 +137,13 @@ def test_the_operations() -> None:
     assert set(FEATURES) == known
 
 
+def test_codes_that_are_named_exist() -> None:
+    known = {code.name for codes in error_codes.SECTIONS.values() for code in codes}
+    named = {code for row in table("control-protocol.md", "codes") for code in row["code"].split("`, `")}
+    assert len(named) > 10
+    assert named <= known
+
+
 def test_an_entry_of_the_journal() -> None:
     rows = {row["field"]: row["meaning"] for row in table("journal.md", "entry")}
     assert set(rows) - {"details", "version"} == recovery._ENTRY
