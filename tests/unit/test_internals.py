@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from omewd import error_codes
 from omewd.daemon.control.dataset_requests import DatasetRequests
 from omewd.daemon.control.requests import Group
 from omewd.daemon.control.ring_requests import RingRequests
