@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from omewd import error_codes
 from omewd.daemon.control.dataset_requests import DatasetRequests
 from omewd.daemon.control.requests import Group
 from omewd.daemon.control.ring_requests import RingRequests
@@ -18,6 +19,7 @@ from omewd.daemon.state import recovery
 from omewd.daemon.streams.transitions import TABLE, Action
 from omewd.model.dtypes import MAX_FRAMES
 from omewd.protocol import messages, versions
+from omewd.protocol.hello import FEATURES
 from omewd.protocol.jobs.job import FINAL_ERRORS
 from omewd.ring import layout
 from omewd.ring.layout import Geometry
@@ -132,7 +134,15 @@ def test_the_operations() -> None:
         DatasetRequests(absent, absent),
     ]
     known = {name for group in groups for name in group.operations}
-    assert {row["op"] for row in table("control-protocol.md", "operations")} == known
+    assert {row["op"] for row in table("control-protocol.md", "operations")} == known | {"hello"}
+    assert set(FEATURES) == known
+
+
+def test_codes_that_are_named_exist() -> None:
+    known = {code.name for codes in error_codes.SECTIONS.values() for code in codes}
+    named = {code for row in table("control-protocol.md", "codes") for code in row["code"].split("`, `")}
+    assert len(named) > 10
+    assert named <= known
 
 
 def test_an_entry_of_the_journal() -> None:
