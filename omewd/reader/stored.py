@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from omewd.dataset.ledger.index import LedgerIndex, Row
+from omewd.dataset.ledger.index import FRAME, LedgerIndex, Row
 from omewd.dataset.ledger.ledger import FOLDER, LEAVE_ZEROS_OUT
 from omewd.errors import OmewdError
 from omewd.model.plan.shards import ShardLayout, ShardPlace
@@ -73,12 +73,12 @@ class StoredFrames:
         """The last frame index below ``below`` that holds a frame; None if there is none."""
         self._require_dataset()
         self._read_on()
-        return self._index.last_frame(self._source, below)
+        return self._index.marks[self._source].last(FRAME, below)
 
     def said(self, index: int) -> Said:
         """The metadata and the wall-clock time (ns) of a frame; None each where the ledger has none.
 
-        The first time, the whole ledger is read. Raises OmewdError ``not_stored`` if that can't be.
+        The first time, the ledger's record of runs is read. Raises OmewdError ``not_stored`` if that can't be.
         """
         self._require_dataset()
         row = self._row(index) or {}
@@ -91,11 +91,7 @@ class StoredFrames:
     def _row(self, index: int) -> Row | None:
         """What the ledger says of a frame index; None if nothing."""
         self._read_on()
-        if not (line := self._index.line(self._source, index)):
-            return None
-        file = self._index.file
-        with file.opened() as descriptor:
-            return file.row(descriptor, self._source, index, line)
+        return self._index.row(self._source, index)
 
     def _read_on(self) -> None:
         try:

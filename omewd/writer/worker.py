@@ -180,9 +180,8 @@ class Worker:
                 lines = gap_lines(job, source)
             else:
                 lines = ledger_lines(ring, units, job, stream.lines[job.source], source)
-            append_to(
-                stream.folder, ledger.batch(lines, job.frontier), durable=stream.publisher.durable, clock=self._clock
-            )
+            durable = stream.publisher.durable
+            append_to(stream.folder, lines.text, lines.runs, durable=durable, clock=self._clock)
         point("writer: ledger appended")
         waits = _waits(ring, units, started_ns)
         for stage, spent_ns in self._clock.take().items():

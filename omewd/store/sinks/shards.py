@@ -14,7 +14,7 @@ import numpy as np
 
 from omewd.model.plan.levels import Level
 from omewd.model.plan.memory import INDEXES_AT_ONCE_BYTES, PIECE_BYTES, PIECES_AT_ONCE
-from omewd.model.plan.shards import Flags, ShardLayout, ShardPlace
+from omewd.model.plan.shards import ShardLayout, ShardPlace, Written
 from omewd.model.spec.spec import StreamSpec
 from omewd.process.faultpoints import point
 from omewd.store.aligned import (
@@ -198,11 +198,11 @@ class Shards:
 
     # -- shards -----------------------------------------------------------------------------------
 
-    def seal(self, below: int | None = None, written: Flags | None = None) -> None:
+    def seal(self, below: int | None = None, written: Written | None = None) -> None:
         """Put shards that get no more frames in place: those that only have frame indexes below ``below``, or all.
 
-        Nobody may be writing into them. ``written``: a flag a frame index; chunks without a frame that is written are
-        left out then. Running it again, after it was cut off anywhere, does the rest.
+        Nobody may be writing into them. With ``written``, chunks without a frame that is written are left out. Running
+        it again, after it was cut off anywhere, does the rest.
         """
         layout, publisher = self.layout, self._publisher
         places = [
