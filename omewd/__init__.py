@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from omewd.model.spec.spec import StreamSpec
     from omewd.producer.producer import Producer, connect
     from omewd.producer.slot import Slot
+    from omewd.protocol.status import DaemonStatus, StreamStatus
     from omewd.reader.view import View, view
 
 _HOMES = {
     "Channel": "omewd.model.spec.dimensions",
     "Client": "omewd.client.client",
+    "DaemonStatus": "omewd.protocol.status",
     "Dimension": "omewd.model.spec.dimensions",
     "FrameLedger": "omewd.dataset.ledger.frames",
     "OmewdError": "omewd.errors",
@@ -32,6 +34,7 @@ _HOMES = {
     "Slot": "omewd.producer.slot",
     "StreamFailedError": "omewd.errors",
     "StreamSpec": "omewd.model.spec.spec",
+    "StreamStatus": "omewd.protocol.status",
     "StreamStoppedError": "omewd.errors",
     "connect": "omewd.producer.producer",
     "open_ledger": "omewd.dataset.ledger.frames",
@@ -44,6 +47,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Channel",
     "Client",
+    "DaemonStatus",
     "Dimension",
     "FrameLedger",
     "OmewdError",
@@ -54,6 +58,7 @@ __all__ = [
     "Slot",
     "StreamFailedError",
     "StreamSpec",
+    "StreamStatus",
     "StreamStoppedError",
     "View",
     "__version__",

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import DaemonProcess, children, daemon, shared_memory_names, started_instances
+from tests.support.daemons import DaemonProcess, daemon
+from tests.support.processes import children
+from tests.support.shared_memory import shared_memory_names, started_instances
 
 # Commands that the tests start write into pipes as users' do, also where this is set.
 os.environ.pop("PYTHONUNBUFFERED", None)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from omewd.daemon.config import JOB_TIMEOUT_S, SLOWEST_DISK_BYTES_PER_S
 from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import StreamSpec
+from omewd.model.waits import StageWaits
+from omewd.protocol.status import StreamStatus
 
 # Room for datasets: metadata, and the disk's own needs, come on top of the pixels.
 _ROOM = 1.1
@@ -149,7 +151,7 @@ class Bench:
         """What the processes at work are, by process id."""
         roles = {camera.pid: "producer" for camera in self._cameras.values()}
         for daemon in self._daemons.values():
-            roles |= processes.roles_of(daemon.client.status())
+            roles |= processes.roles_of(daemon.client.daemon_status())
         return roles
 
     def iterate(self, geometry: Geometry, column: Column) -> Sample:
@@ -233,7 +235,7 @@ class Bench:
     ) -> Sample:
         options, frames = self.options, Plan.of(spec).frames_total or 0
         volume_bytes = len(cameras) * frames * spec.frame_bytes
-        before = processes.roles_of(daemon.client.status()) if daemon else {}
+        before = processes.roles_of(daemon.client.daemon_status()) if daemon else {}
         shared_before = shared_bytes()
         names = [f"{spec.name}{number}" for number in range(1, len(cameras) + 1)]
         create_s = 0.0
@@ -259,12 +261,12 @@ class Bench:
                 fps=options.fps,
                 sync=options.durability == "fsync" and daemon is None,
             )
-        if daemon and processes.roles_of(daemon.client.status()) != before:
+        if daemon and processes.roles_of(daemon.client.daemon_status()) != before:
             raise OmewdError("writer_died", "a writer process died, and its work was done again: no figure to rely on")
         cpu_s: dict[str, float] = {}
         for pid, role in pids.items():
             cpu_s[role] = cpu_s.get(role, 0.0) + processes.cpu_seconds(pid) - used[pid]
-        waits = _longest([_waits(daemon.client.status(name), frames) for name in names] if daemon else [])
+        waits = _longest([_waits(daemon.client.stream_status(name), frames) for name in names] if daemon else [])
         files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
         if spec.compression is None and sum(files) < volume_bytes:
             raise OmewdError("incomplete", f"{sum(files)} bytes were written of {volume_bytes}")
@@ -306,24 +308,27 @@ def _camera_keys(column: Column) -> list[tuple[str, str, int]]:
     return [(column.kind, backend, number) for number in range(column.cameras)]
 
 
-def _waits(status: dict[str, Any], frames: int) -> dict[str, dict[str, int]]:
+def _waits(status: StreamStatus, frames: int) -> dict[str, StageWaits]:
     """Where a stream's frames waited; raises OmewdError if it was not written in one go."""
-    written, retries = status["frames"]["written"], status["retries"]
+    written, retries = status.frames.written, status.retries
     if written != frames:
         raise OmewdError("incomplete", f"{written} of {frames} frames were written")
     if retries:
         raise OmewdError("error", f"{retries} jobs failed and were run again: no figure to rely on")
-    waits: dict[str, dict[str, int]] = status["waits"]
-    return waits
+    return status.waits
 
 
-def _longest(of_cameras: list[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+def _longest(of_cameras: list[dict[str, StageWaits]]) -> dict[str, StageWaits]:
     """The waits of all cameras: of each figure the longest."""
-    longest: dict[str, dict[str, int]] = {}
+    longest: dict[str, StageWaits] = {}
     for waits in of_cameras:
         for stage, figures in waits.items():
-            so_far = longest.setdefault(stage, dict(figures))
-            so_far.update({key: max(so_far[key], ns) for key, ns in figures.items()})
+            so_far = longest.get(stage, figures)
+            longest[stage] = StageWaits(
+                max(so_far.p50_ns, figures.p50_ns),
+                max(so_far.p99_ns, figures.p99_ns),
+                max(so_far.max_ns, figures.max_ns),
+            )
     return longest
 
 

@@ -14,6 +14,7 @@ from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.dimensions import Dimension
 from omewd.model.spec.spec import DIRECT, StreamSpec
+from omewd.model.waits import StageWaits
 
 OMEWD, IN_PROCESS, OME_WRITERS = "omewd", "in-process", "ome-writers"
 
@@ -196,7 +197,7 @@ class Sample:
     stored_bytes: int
     files: int
     appends_ns: list[int]
-    waits: dict[str, dict[str, int]]
+    waits: dict[str, StageWaits]
 
 
 @dataclass

@@ -13,6 +13,7 @@ from omewd.errors import OmewdError
 from omewd.model.plain import json_of, numbers_in
 from omewd.model.spec.outline import require_small, split
 from omewd.protocol.messages import MAX_MESSAGE_BYTES, decode, encode
+from omewd.protocol.status import DaemonStatus, StreamStatus, read_status
 
 if TYPE_CHECKING:
     from omewd.model.spec.spec import StreamSpec
@@ -63,8 +64,19 @@ class Client:
         return self._request("resume_stream", name=name)
 
     def status(self, name: str | None = None) -> dict[str, Any]:
-        """The status of the daemon with all its streams, or of one stream."""
+        """The status of the daemon with all its streams, or of one stream, as JSON has it.
+
+        Its fields are those of :class:`omewd.DaemonStatus` and :class:`omewd.StreamStatus`.
+        """
         return self._request("status", **({} if name is None else {"name": name}))
+
+    def daemon_status(self) -> DaemonStatus:
+        """The status of the daemon with all its streams; raises OmewdError ``other_version``, too."""
+        return read_status(DaemonStatus, self.status())
+
+    def stream_status(self, name: str) -> StreamStatus:
+        """The status of one stream; raises OmewdError ``other_version``, too."""
+        return read_status(StreamStatus, self.status(name))
 
     def set_metadata(
         self,

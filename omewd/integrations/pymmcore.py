@@ -27,6 +27,7 @@ from omewd.integrations.useq import endless_fields, event_grid, stream_fields
 from omewd.integrations.useq_grid import EventGrid
 from omewd.model.spec.spec import StreamSpec
 from omewd.producer.producer import Producer, connect
+from omewd.protocol.status import StreamStatus, read_status
 
 _log = logging.getLogger("omewd.pymmcore")
 NAMESPACE = "pymmcore_plus"
@@ -217,17 +218,17 @@ class OmewdHandler:
             fields = _in_color(fields, colors[key], cameras)
         spec = StreamSpec.parse({"name": "unnamed", **fields, **self._fields})
         chosen = {"name", "output"} - {name for name in self._fields if self._fields[name]}
-        status = self._client.start_stream(spec.model_dump(mode="json", exclude=chosen))
-        self.name, self.path = status["name"], status["path"]
-        self.spec = spec.model_copy(update={"name": status["name"], "output": status["path"]})
+        status = read_status(StreamStatus, self._client.start_stream(spec.model_dump(mode="json", exclude=chosen)))
+        self.name, self.path = status.name, status.path
+        self.spec = spec.model_copy(update={"name": status.name, "output": status.path})
         try:
-            self._producer = connect(status["name"], socket=self._socket)
+            self._producer = connect(status.name, socket=self._socket)
         except BaseException:
-            self._client.stop_stream(status["name"])  # nobody else knows of it
+            self._client.stop_stream(status.name)  # nobody else knows of it
             raise
         if self._summary:
             try:
-                self._client.set_metadata(status["name"], NAMESPACE, {"summary_metadata": plain(self._summary)})
+                self._client.set_metadata(status.name, NAMESPACE, {"summary_metadata": plain(self._summary)})
             except OmewdError as error:  # the frames are worth more
                 _log.warning("stream %s is without its summary: %s", self.name, error)
 

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from omewd.model.record import Record
+
 # In the order in which a frame passes them. All but "report" are measured where the frame is:
 # by the time stamps in its slot, and by the writer's clock.
 STAGES = {
@@ -102,10 +104,12 @@ class RecentWaits:
 
     def recent(self, now_ns: int) -> Waits:
         """What came in during the last 5 to 10 seconds."""
-        self._turn(now_ns)
+        age_ns = now_ns - self._window_began_ns
         waits: Waits = {}
-        for window in (self._before, self._window):
-            merge(waits, window)
+        if age_ns < self._WINDOW_NS:
+            merge(waits, self._before)
+        if age_ns < 2 * self._WINDOW_NS:
+            merge(waits, self._window)
         return waits
 
     def _turn(self, now_ns: int) -> None:
@@ -116,14 +120,23 @@ class RecentWaits:
         self._window_began_ns = now_ns
 
 
-def summary(waits: Waits) -> dict[str, dict[str, int]]:
-    """p50, p99 and max of each stage in nanoseconds, in the order of the stages."""
+@dataclass(frozen=True)
+class StageWaits(Record):
+    """How long frames waited in one stage: half of them no longer than ``p50_ns``, 99 % no longer than ``p99_ns``."""
+
+    p50_ns: int = 0
+    p99_ns: int = 0
+    max_ns: int = 0
+
+
+def summary(waits: Waits) -> dict[str, StageWaits]:
+    """The waits of each stage, in the order of the stages."""
     return {
-        stage: {
-            "p50_ns": waits[stage].quantile_ns(0.5),
-            "p99_ns": waits[stage].quantile_ns(0.99),
-            "max_ns": waits[stage].longest_ns,
-        }
+        stage: StageWaits(
+            waits[stage].quantile_ns(0.5),
+            waits[stage].quantile_ns(0.99),
+            waits[stage].longest_ns,
+        )
         for stage in STAGES
         if stage in waits
     }

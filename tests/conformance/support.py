@@ -23,7 +23,8 @@ from omewd.store.sinks.batch import Batch
 from omewd.store.sinks.publish import SMALL_FILE_BYTES, SMALL_FILES_AT_ONCE, Folder, Publisher
 from omewd.store.sinks.shards import ShardPool, Shards
 from omewd.store.stopwatch import Stopwatch
-from tests.support import Array, make_frame, make_spec, read_tensorstore, read_zarr
+from tests.support.datasets import read_tensorstore, read_zarr
+from tests.support.frames import Array, make_frame, make_spec
 
 # Who reads what a backend has written: never the library itself.
 OTHER_READER: dict[str, Callable[[Path], Array]] = {

@@ -34,7 +34,7 @@ from tests.conformance.support import (
     usual_frames,
     write_dataset,
 )
-from tests.support import Array, make_frame, make_spec
+from tests.support.frames import Array, make_frame, make_spec
 
 COMPRESSIONS = (None, "blosc-lz4", "blosc-zstd", "zstd")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from omewd.store.encoders import BACKENDS
-from tests.support import DaemonProcess, check_dataset, make_frame, make_spec
+from tests.support.daemons import DaemonProcess
+from tests.support.datasets import check_dataset
+from tests.support.frames import make_frame, make_spec
 
 STREAMS = {
     "sharded": ("t:40:1:4,c:2,y:30:16:2,x:45:16:3", "blosc-lz4"),

@@ -13,6 +13,7 @@ import pytest
 from omewd.daemon.processes.supervisor import _ALLOCATOR
 from omewd.model.plan.memory import WRITER_COPIES
 from omewd.store.encoders import BACKENDS
+from tests.support.places import REPOSITORY
 
 # Threads that run at a time, on average, when a writer may use one core; with two: 1.7 to 1.9, 1.5, 2.1, 2.4.
 # zarr-python copies chunks in its event loop beside the one thread that encodes; acquire-zarr has a pool of
@@ -28,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from omewd.store.encoders.base import UnitArray
 from tests.conformance.support import open_sink
-from tests.support import make_spec
+from tests.support.frames import make_spec
 
 backend, compression, threads, scratch = sys.argv[1], sys.argv[2] or None, int(sys.argv[3]), Path(sys.argv[4])
 spec = make_spec("cam", "t:8:1:8,y:1024:256:4,x:2048:256:8", compression=compression)
@@ -96,7 +97,7 @@ def test_one_core_and_a_bounded_memory(backend: str, compression: str) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", _WRITER, backend, compression, "1", str(scratch)],
         env={**os.environ, **_ALLOCATOR, **caps},
-        cwd=Path(__file__).parents[2],
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         timeout=100,

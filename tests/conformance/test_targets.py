@@ -11,7 +11,8 @@ from omewd.bench.run.targets import open_target, sync_tree
 from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import StreamSpec
-from tests.support import make_frame, make_spec, read_tensorstore, read_zarr
+from tests.support.datasets import read_tensorstore, read_zarr
+from tests.support.frames import make_frame, make_spec
 
 BACKENDS = ("tensorstore", "acquire-zarr", "zarr-python", "zarrs-python")
 DIMS = ("t:6,y:32:16,x:48:16", "t:7:1:4,y:32:16:2,x:48:16:3", "t:3,c:2,z:5:1:2,y:30:16:2,x:40:16:3")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.support import Daemons
-from tests.support import shared_memory_names
+from tests.support.shared_memory import shared_memory_names
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 
 import omewd
 from omewd.model.spec.spec import StreamSpec
-from tests.support import DaemonProcess, make_frame
+from tests.support.daemons import DaemonProcess
+from tests.support.frames import make_frame
 
 OPTIONS = ("--writers", "2", "--memory", "512MiB")
 

@@ -14,7 +14,9 @@ import omewd
 from omewd.producer.producer import Producer
 from omewd.ring import layout
 from omewd.ring.layout import FRAME_INDEX, FRONTIER, GAP_KINDS, GAP_TABLE, METADATA_BYTES, PUBLISHED, SLOT_HEADERS
-from tests.support import DaemonProcess, check_dataset, make_frame, make_spec
+from tests.support.daemons import DaemonProcess
+from tests.support.datasets import check_dataset
+from tests.support.frames import make_frame, make_spec
 
 Damage = Callable[[Producer], object]
 

@@ -15,7 +15,10 @@ import pytest
 
 import omewd
 from omewd.protocol.messages import encode
-from tests.support import DaemonProcess, check_dataset, daemon, make_frame, make_spec, wait_for
+from tests.support.daemons import DaemonProcess, daemon
+from tests.support.datasets import check_dataset
+from tests.support.frames import make_frame, make_spec
+from tests.support.processes import wait_for
 
 
 def test_two_names_of_one_place_do_not_meet(omewd_daemon: DaemonProcess) -> None:

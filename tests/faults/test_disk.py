@@ -13,7 +13,9 @@ import pytest
 
 import omewd
 from omewd.model.spec.spec import StreamSpec
-from tests.support import DaemonProcess, check_dataset, daemon, make_frame, make_spec
+from tests.support.daemons import DaemonProcess, daemon
+from tests.support.datasets import check_dataset
+from tests.support.frames import make_frame, make_spec
 
 OPTIONS = ("--writers", "2", "--memory", "512MiB")
 # Units of 2 MiB: each is a job of its own, written by the writer's own thread.

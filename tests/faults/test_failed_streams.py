@@ -19,7 +19,10 @@ from omewd.dataset.ledger import ledger
 from omewd.process.faultpoints import VARIABLE
 from omewd.ring.layout import PUBLISHED
 from tests.faults.support import abandon, append
-from tests.support import check_dataset, daemon, make_spec, wait_for
+from tests.support.daemons import daemon
+from tests.support.datasets import check_dataset
+from tests.support.frames import make_spec
+from tests.support.processes import wait_for
 
 
 def damage(ring: str) -> None:

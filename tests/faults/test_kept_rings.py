@@ -13,7 +13,10 @@ import omewd
 from omewd.model.spec.spec import StreamSpec
 from omewd.process.faultpoints import VARIABLE
 from tests.faults.support import OPTIONS, Daemons, abandon, append, entries
-from tests.support import DaemonProcess, check_dataset, make_spec, read_zarr, wait_for
+from tests.support.daemons import DaemonProcess
+from tests.support.datasets import check_dataset, read_zarr
+from tests.support.frames import make_spec
+from tests.support.processes import wait_for
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

@@ -20,11 +20,14 @@ from omewd.dataset.verify import verify
 from omewd.errors import RingFullError
 from omewd.process.faultpoints import VARIABLE
 from omewd.store.encoders import BACKENDS
-from tests.support import Array, DaemonProcess, check_dataset, daemon, make_frame, make_spec, start_python, wait_for
+from tests.support.daemons import DaemonProcess, daemon
+from tests.support.datasets import check_dataset
+from tests.support.frames import Array, make_frame, make_spec
+from tests.support.processes import start_python, wait_for
 
 CAMERA = """
 import sys, omewd
-from tests.support import make_frame
+from tests.support.frames import make_frame
 socket, name, frames, then = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 producer = omewd.connect(name, socket=socket)
 for index in range(frames):

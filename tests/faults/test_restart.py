@@ -20,23 +20,18 @@ from omewd.dataset.verify import verify
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import StreamSpec
 from omewd.process.faultpoints import VARIABLE
-from tests.acquisitions import check_acquisition
 from tests.faults.support import OPTIONS, Daemons, abandon, append, entries
-from tests.support import (
-    DaemonProcess,
-    KeptDaemon,
-    check_dataset,
-    make_frame,
-    make_spec,
-    read_zarr,
-    wait_for,
-)
+from tests.support.acquisitions import check_acquisition
+from tests.support.daemons import DaemonProcess, KeptDaemon
+from tests.support.datasets import check_dataset, read_zarr
+from tests.support.frames import make_frame, make_spec
+from tests.support.processes import wait_for
 
 FRAMES = 96
 
 CAMERA = """
 import sys, omewd
-from tests.support import make_frame
+from tests.support.frames import make_frame
 socket, name, frames = sys.argv[1], sys.argv[2], int(sys.argv[3])
 producer = omewd.connect(name, socket=socket)
 for index in range(producer.next_index, frames):

@@ -14,14 +14,16 @@ import pytest
 
 import omewd
 from omewd.process.faultpoints import VARIABLE
-from tests.support import DaemonProcess, check_dataset, make_frame, make_spec
+from tests.support.daemons import DaemonProcess
+from tests.support.datasets import check_dataset
+from tests.support.frames import make_frame, make_spec
 
 # Those of power cuts, upgrades, copies and the web come with these.
 ROWS = {*range(1, 30), 32}
 
 CAMERA = """
 import sys, omewd
-from tests.support import make_frame
+from tests.support.frames import make_frame
 producer = omewd.connect("cam", socket=sys.argv[1])
 for index in range(40):
     producer.append(make_frame(index, producer.shape, str(producer.dtype)))

@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 
 from omewd.store.encoders import BACKENDS
-from tests.acquisitions import check_acquisition
-from tests.support import DaemonProcess, KeptDaemon, make_frame, make_spec, wait_for
+from tests.support.acquisitions import check_acquisition
+from tests.support.daemons import DaemonProcess, KeptDaemon
+from tests.support.frames import make_frame, make_spec
+from tests.support.processes import wait_for
 
 KILLS = int(os.environ.get("OMEWD_KILLS", "32"))
 SEED = int(os.environ.get("OMEWD_SEED", "20261122"))
@@ -29,7 +31,7 @@ KILLS_A_STREAM = 8
 # It goes on at the next frame index, whoever was before it, until the file "stop" is there.
 CAMERA = """
 import pathlib, sys, time, omewd
-from tests.support import make_frame
+from tests.support.frames import make_frame
 socket, log, stop = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
 while True:
     try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import psutil
 
-from tests.support import DaemonProcess, frame_index, make_frame, make_spec, read_tensorstore
+from tests.support.daemons import DaemonProcess
+from tests.support.datasets import read_tensorstore
+from tests.support.frames import frame_index, make_frame, make_spec
 
 FRAMES = 20_000
 # What Python and its libraries may still pick up after the first tenth of the run.

@@ -172,7 +172,7 @@ def to_dict(outcome: Outcome, options: Options) -> dict[str, Any]:
                         "peak_bytes": s.peak_bytes,
                         "stored_bytes": s.stored_bytes,
                         "files": s.files,
-                        "waits": s.waits,
+                        "waits": {stage: waits.to_json() for stage, waits in s.waits.items()},
                     }
                     for s in timed.samples
                 ],

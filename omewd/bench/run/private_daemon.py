@@ -64,8 +64,8 @@ class PrivateDaemon:
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while True:
             try:
-                writers = self.client.status()["writers"]
-                if writers and all(writer["ready"] for writer in writers):
+                writers = self.client.daemon_status().writers
+                if writers and all(writer.ready for writer in writers):
                     return
             except OmewdError:
                 if self._process.poll() is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+
+from omewd.protocol.status import DaemonStatus
 
 # Linux, clock_getcpuclockid(3): the clock that counts the CPU time of all threads of a process.
 _CPUCLOCK_SCHED = 2
@@ -15,9 +16,9 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
 
 
-def roles_of(status: dict[str, Any]) -> dict[int, str]:
+def roles_of(status: DaemonStatus) -> dict[int, str]:
     """What the processes of a daemon are, by process id, out of its status."""
-    return {status["pid"]: "daemon", **{writer["pid"]: "writers" for writer in status["writers"]}}
+    return {status.pid: "daemon", **{writer.pid: "writers" for writer in status.writers}}
 
 
 def own_bytes(pid: int) -> int:

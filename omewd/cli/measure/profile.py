@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 from omewd.cli.options import client, socket_option
 from omewd.errors import OmewdError
 from omewd.model.spec.compression import HELP as COMPRESSIONS
+from omewd.model.waits import StageWaits
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -211,7 +213,7 @@ def _plain(text: str, colour: str | None) -> Any:
     return Text(text, style=colour or "")
 
 
-def _print_waits(console: Console, waits: dict[str, dict[str, int]], when: str) -> None:
+def _print_waits(console: Console, waits: Mapping[str, StageWaits], when: str) -> None:
     from omewd.cli.show.waits import waits_table
 
     console.print(f"\n[bold]Where frames waited[/], by the time stamps {when}")
@@ -226,26 +228,26 @@ def _look_at(
     from omewd.bench.run.processes import roles_of
 
     daemon = client(socket)
-    before = daemon.status(stream)
-    if before["settled"]:
+    before = daemon.stream_status(stream)
+    if before.settled:
         raise OmewdError("stream_stopped", f"stream {stream!r} has ended: there is nothing to look at")
-    status = daemon.status()
+    status = daemon.daemon_status()
     roles = roles_of(status)
     console.print(f"[bold]Sampling[/] the daemon of {stream} and {len(roles) - 1} writers for {seconds:g} s")
     for form, path in pictures.items():
-        sample_daemon(status["pid"], path, form, seconds)
+        sample_daemon(status.pid, path, form, seconds)
         name_processes(path, roles)
         console.print(f"{form}: {path}", highlight=False)
     if not pictures:
         with tempfile.TemporaryDirectory(prefix="omewd-profile-") as folder:
             raw = Path(folder) / "raw"
-            sample_daemon(status["pid"], raw, "raw", seconds)
+            sample_daemon(status.pid, raw, "raw", seconds)
             for process, functions in sampled_functions(raw, roles).items():
                 _print_samples(console, process, functions, top)
-    after = daemon.status(stream)
-    arrived = after["frames"]["received"] - before["frames"]["received"]
+    after = daemon.stream_status(stream)
+    arrived = after.frames.received - before.frames.received
     console.print(f"\n{arrived} frames arrived meanwhile", highlight=False)
-    _print_waits(console, after["recent_waits"] or after["waits"], "of the last seconds")
+    _print_waits(console, after.recent_waits or after.waits, "of the last seconds")
 
 
 def _print_samples(console: Console, process: str, functions: list[tuple[int, str]], top: int) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from omewd.cli.show.recent_rates import RecentRates
 from omewd.cli.show.units import byte_rate, frame_rate, volume
 from omewd.client.client import Client
 from omewd.errors import OmewdError
+from omewd.protocol.status import StreamStatus, read_status
 
 _LOOK_EVERY_S = 0.25
 
 
-def follow(daemon: Client, name: str, *, quiet: bool) -> dict[str, Any]:
+def follow(daemon: Client, name: str, *, quiet: bool) -> StreamStatus:
     """Show a stream's progress until it has ended; returns its last status, raises StreamFailedError."""
     if quiet:
-        return daemon.wait(name)
+        return read_status(StreamStatus, daemon.wait(name))
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -33,43 +33,41 @@ def follow(daemon: Client, name: str, *, quiet: bool) -> dict[str, Any]:
         task = progress.add_task(name, rate="", total=None)
         while True:
             try:
-                final = daemon.wait(name, timeout=_LOOK_EVERY_S)
+                status = read_status(StreamStatus, daemon.wait(name, timeout=_LOOK_EVERY_S))
             except OmewdError as error:
                 if error.code != "timeout":
                     raise
-                status = daemon.status(name)
-            else:
-                status = final
-            frames = status["frames"]
-            done = frames["written"] + frames["gaps"]
-            known = frames["declared"] if status["state"] == "ACTIVE" else frames["received"]
+                status = daemon.stream_status(name)
+            frames = status.frames
+            done = frames.written + frames.gaps
+            known = frames.declared if status.state == "ACTIVE" else frames.received
             recent = rates.note(status, time.monotonic())
             progress.update(
-                task, completed=done, total=known, rate=rate(status, recent), description=f"{name} {status['state']}"
+                task, completed=done, total=known, rate=rate(status, recent), description=f"{name} {status.state}"
             )
-            if status["settled"]:
+            if status.settled:
                 break
     print(summary(status))
     return status
 
 
-def rate(status: dict[str, Any], recent: tuple[float, float] | None = None) -> str:
+def rate(status: StreamStatus, recent: tuple[float, float] | None = None) -> str:
     """The recent (frames, bytes) a second, or else those since the first frame."""
-    average = status["throughput"]["frames_per_s"], status["throughput"]["bytes_per_s"]
+    average = status.throughput.frames_per_s, status.throughput.bytes_per_s
     frames_per_s, bytes_per_s = recent or average
     return f"{byte_rate(bytes_per_s)}, {frame_rate(frames_per_s)}"
 
 
-def summary(status: dict[str, Any]) -> str:
+def summary(status: StreamStatus) -> str:
     """One line: what came of the stream."""
-    frames, throughput = status["frames"], status["throughput"]
-    text = f"{status['name']}: {status['state']}, {frames['written']} frames written"
-    if frames["gaps"]:
-        text += f", {frames['gaps']} gaps ({frames['dropped']} dropped, {frames['skipped']} skipped)"
-    if frames["lost"]:
-        text += f", {frames['lost']} lost"
-    stored, raw = throughput["stored_bytes"], throughput["written_bytes"]
-    text += f", {volume(raw)} in {throughput['seconds']:.2f} s = {rate(status)}"
-    if status["compression"] and stored:
+    frames, throughput = status.frames, status.throughput
+    text = f"{status.name}: {status.state}, {frames.written} frames written"
+    if frames.gaps:
+        text += f", {frames.gaps} gaps ({frames.dropped} dropped, {frames.skipped} skipped)"
+    if frames.lost:
+        text += f", {frames.lost} lost"
+    stored, raw = throughput.stored_bytes, throughput.written_bytes
+    text += f", {volume(raw)} in {throughput.seconds:.2f} s = {rate(status)}"
+    if status.compression and stored:
         text += f", compressed {raw / stored:.2f}×"
-    return f"{text}, {status['path']} ({status['ended_by']})"
+    return f"{text}, {status.path} ({status.ended_by})"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+
+from omewd.protocol.status import StreamStatus
 
 _WINDOW_S = 5.0
 # Of a slow camera the window holds so many frames, as far as that does not take ages.
@@ -19,13 +19,13 @@ class RecentRates:
     def __init__(self) -> None:
         self._seen: dict[int, deque[tuple[float, int]]] = {}
 
-    def note(self, stream: Mapping[str, Any], now_s: float) -> tuple[float, float] | None:
+    def note(self, stream: StreamStatus, now_s: float) -> tuple[float, float] | None:
         """Take a stream's status in; returns its recent (frames, bytes) a second, None as long as that is not known."""
-        frames = stream["frames"]
-        arrived = frames["received"] - frames["gaps"]
-        seen = self._seen.setdefault(stream["id"], deque())
+        frames = stream.frames
+        arrived = frames.received - frames.gaps
+        seen = self._seen.setdefault(stream.id, deque())
         seen.append((now_s, arrived))
-        average = stream["throughput"]["frames_per_s"]
+        average = stream.throughput.frames_per_s
         window_s = min(max(_WINDOW_S, _FRAMES / average if average else 0.0), _LONGEST_WINDOW_S)
         while len(seen) > 2 and now_s - seen[1][0] >= window_s:
             seen.popleft()
@@ -33,4 +33,4 @@ class RecentRates:
         if now_s - since_s < _LEAST_S:
             return None
         frames_per_s = max(arrived - before, 0) / (now_s - since_s)
-        return frames_per_s, frames_per_s * stream["frame_bytes"]
+        return frames_per_s, frames_per_s * stream.frame_bytes

@@ -10,12 +10,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 from omewd.cli.errors import with_options
 from omewd.cli.show.text import padded, shortened, text_width
 from omewd.cli.show.units import byte_rate, duration, frame_rate, long_duration, volume
 from omewd.cli.show.waits import slowest_stage, waits_rows
+from omewd.protocol.status import DaemonStatus, KeptRingStatus, SourceStatus, StreamStatus
 
 # More ended streams are shown on request.
 ENDED_SHOWN = 5
@@ -29,7 +29,6 @@ _GAP = "  "
 _SOON_S = 86400.0
 _STYLES = {"FAILED": "red", "PAUSED": "yellow"}
 
-Stream = Mapping[str, Any]
 Rate = tuple[float, float]
 
 
@@ -42,7 +41,7 @@ class Line:
 
 
 def render(
-    status: Mapping[str, Any],
+    status: DaemonStatus | StreamStatus,
     *,
     width: int,
     height: int | None = None,
@@ -55,9 +54,9 @@ def render(
     second by the streams' ids, where they are not to be those since the first frame.
     """
     rates = rates or {}
-    if "streams" not in status:
+    if isinstance(status, StreamStatus):
         return _one_stream(status, width, rates)[:height]
-    ended = len(status["streams"]) if every else ENDED_SHOWN
+    ended = len(status.streams) if every else ENDED_SHOWN
     lines = _all_streams(status, width, rates, ended=ended)
     if height is None or len(lines) <= height:
         return lines
@@ -67,7 +66,7 @@ def render(
             lines = _all_streams(status, width, rates, ended=fewer, detailed=detailed)
             if len(lines) <= height:
                 return lines
-    for most in range(len(status["streams"]) - 1, 0, -1):
+    for most in range(len(status.streams) - 1, 0, -1):
         lines = _all_streams(status, width, rates, ended=0, detailed=False, most=most)
         if len(lines) <= height:
             return lines
@@ -75,7 +74,7 @@ def render(
 
 
 def _all_streams(
-    status: Mapping[str, Any],
+    status: DaemonStatus,
     width: int,
     rates: Mapping[int, Rate],
     *,
@@ -84,37 +83,37 @@ def _all_streams(
     most: int | None = None,
 ) -> list[Line]:
     """``most``: how many streams at most; ``detailed``: with what is no trouble."""
-    everything = status["streams"]
-    hidden = {stream["id"] for stream in [s for s in everything if _is_over(s)][ended:]}  # the latest come first
-    shown = [stream for stream in everything if stream["id"] not in hidden][:most]
+    everything = status.streams
+    hidden = {stream.id for stream in [s for s in everything if _is_over(s)][ended:]}  # the latest come first
+    shown = [stream for stream in everything if stream.id not in hidden][:most]
     lines = _wrapped(_daemon(status), width)
     lines += _table(shown, width, rates) if shown else [] if everything else [Line("no streams")]
     for stream in shown:
         for note in _notes(stream, detailed=detailed):
-            lines += _wrapped(f"{stream['name']}{note}", width)
-    for kept in status.get("kept_rings", ()):
+            lines += _wrapped(f"{stream.name}{note}", width)
+    for kept in status.kept_rings:
         lines += _wrapped(_kept(kept), width)
     beyond = len(everything) - len(hidden) - len(shown)
     if beyond:
         lines += _wrapped(f"and {beyond} more; name one to see it", width)
     if hidden:
         lines += _wrapped(f"not shown: {len(hidden)} that ended before (omewd status --all)", width)
-    if status.get("streams_not_shown"):
-        lines += _wrapped(f"and {status['streams_not_shown']} more; name one to see it", width)
+    if status.streams_not_shown:
+        lines += _wrapped(f"and {status.streams_not_shown} more; name one to see it", width)
     return lines
 
 
-def _one_stream(stream: Stream, width: int, rates: Mapping[int, Rate]) -> list[Line]:
+def _one_stream(stream: StreamStatus, width: int, rates: Mapping[int, Rate]) -> list[Line]:
     lines = _table([stream], width, rates)
-    notes = [f"{stream['name']}{note}" for note in _notes(stream, detailed=False, alone=True)]
-    if not stream["error"]:
-        through = f"{stream['backend']}, {stream['disk']['io']}" if stream["disk"]["io"] else stream["backend"]
-        notes.append(f"{stream['path']} ({through}, {stream['ended_by'] or 'open'})")
-        if stream["backend_reason"]:
-            notes.append(f"not the first choice of backend: {stream['backend_reason']}")
+    notes = [f"{stream.name}{note}" for note in _notes(stream, detailed=False, alone=True)]
+    if not stream.error:
+        through = f"{stream.backend}, {stream.disk.io}" if stream.disk.io else stream.backend
+        notes.append(f"{stream.path} ({through}, {stream.ended_by or 'open'})")
+        if stream.backend_reason:
+            notes.append(f"not the first choice of backend: {stream.backend_reason}")
     lines += [line for note in notes for line in _wrapped(note, width)]
-    recent = not stream["settled"] and stream["recent_waits"]
-    if waits := recent or stream["waits"]:
+    recent = not stream.settled and stream.recent_waits
+    if waits := recent or stream.waits:
         lines += [Line(""), Line(f"where frames waited {'in the last seconds' if recent else 'on their way'}:")]
         slowest = slowest_stage(waits)
         titles, *rows = _aligned(waits_rows(waits), left=1)
@@ -123,65 +122,65 @@ def _one_stream(stream: Stream, width: int, rates: Mapping[int, Rate]) -> list[L
     return lines
 
 
-def _daemon(status: Mapping[str, Any]) -> str:
-    memory = status["memory"]
-    used = memory["ring_bytes"] + memory["writer_bytes"]
-    writers = [writer for writer in status["writers"] if not writer.get("aside")]
-    ready = sum(writer["ready"] for writer in writers)
+def _daemon(status: DaemonStatus) -> str:
+    memory = status.memory
+    used = memory.ring_bytes + memory.writer_bytes
+    writers = [writer for writer in status.writers if not writer.aside]
+    ready = sum(writer.ready for writer in writers)
     return (
-        f"omewd {status['version']}, process {status['pid']}, up {long_duration(status['uptime_s'])}; "
+        f"omewd {status.version}, process {status.pid}, up {long_duration(status.uptime_s)}; "
         f"{ready} of {len(writers)} writers ready; "
-        f"memory {used / 2**20:.0f} of {memory['budget_bytes'] / 2**20:.0f} MiB"
-        + ("; stopping" if status["stopping"] else "")
+        f"memory {used / 2**20:.0f} of {memory.budget_bytes / 2**20:.0f} MiB"
+        + ("; stopping" if status.stopping else "")
     )
 
 
-def _notes(stream: Stream, *, detailed: bool, alone: bool = False) -> list[str]:
+def _notes(stream: StreamStatus, *, detailed: bool, alone: bool = False) -> list[str]:
     """What there is to say of a stream, to follow its name; ``alone``: no other is shown."""
     notes = []
-    if stream["error"]:
-        notes.append(f": {with_options(stream['error']['message'], {})}")
-        if stream["kept_in_ring"]:
+    if stream.error:
+        notes.append(f": {with_options(stream.error.message, {})}")
+        if stream.kept_in_ring:
             notes.append(" has frames in its ring: omewd resume-stream, or stop-stream to let them go")
-    elif stream["paused"]:
-        why = f"{stream['paused']['message'].rstrip('.')}. {stream['paused']['remedy']}"
+    elif stream.paused:
+        why = f"{stream.paused.message.rstrip('.')}. {stream.paused.remedy}"
         notes.append(f" waits: {with_options(why, {})}")
-    if stream["settled"]:
+    if stream.settled:
         return notes
-    disk = stream["disk"]
-    if disk["lasts_s"] is not None and (alone or disk["lasts_s"] < _SOON_S):
-        notes.append(f": {volume(disk['free_bytes'])} free, {long_duration(disk['lasts_s'])} at this rate")
-    if detailed and (stage := slowest_stage(stream["recent_waits"])):
-        notes.append(f": frames wait longest in {stage}, {duration(stream['recent_waits'][stage]['p50_ns'])}")
+    disk = stream.disk
+    if disk.free_bytes is not None and disk.lasts_s is not None and (alone or disk.lasts_s < _SOON_S):
+        notes.append(f": {volume(disk.free_bytes)} free, {long_duration(disk.lasts_s)} at this rate")
+    if detailed and (stage := slowest_stage(stream.recent_waits)):
+        notes.append(f": frames wait longest in {stage}, {duration(stream.recent_waits[stage].p50_ns)}")
     return notes
 
 
-def _kept(ring: Mapping[str, Any]) -> str:
+def _kept(ring: KeptRingStatus) -> str:
     """What there is of a ring that the daemon could not take over, and what to do with it."""
-    where = ", ".join(ring["rings"]) or "gone"
+    where = ", ".join(ring.rings) or "gone"
     return (
-        f"{ring['name']}: its ring of {ring['bytes'] / 2**20:.1f} MiB ({where}) is kept, as it could not be taken "
-        f"over: {ring['reason'].rstrip('.')}. omewd resume-stream {ring['name']} tries it again, "
+        f"{ring.name}: its ring of {ring.bytes / 2**20:.1f} MiB ({where}) is kept, as it could not be taken "
+        f"over: {ring.reason.rstrip('.')}. omewd resume-stream {ring.name} tries it again, "
         "stop-stream lets it go with its frames"
     )
 
 
-def _is_over(stream: Stream) -> bool:
+def _is_over(stream: StreamStatus) -> bool:
     """Whether nothing more will come of it, and nothing has to be done about it."""
-    return bool(stream["settled"] and not stream["kept_in_ring"])
+    return bool(stream.settled and not stream.kept_in_ring)
 
 
 # -- the table -------------------------------------------------------------------------------------
 
 
-def _table(streams: Sequence[Stream], width: int, rates: Mapping[int, Rate]) -> list[Line]:
+def _table(streams: Sequence[StreamStatus], width: int, rates: Mapping[int, Rate]) -> list[Line]:
     """A line for each stream, and for each of its sources, if they fit; else several for each."""
     rows = []
     for stream in streams:
-        cells = _cells(stream, rates.get(stream["id"]))
+        cells = _cells(stream, rates.get(stream.id))
         rows.append((cells, _STYLES.get(cells["state"], "")))
-        if len(stream["sources"]) > 1:
-            rows += [(_source_cells(source, stream["durability"]), "") for source in stream["sources"]]
+        if len(stream.sources) > 1:
+            rows += [(_source_cells(source, stream.durability), "") for source in stream.sources]
     titles = {title: title for title in rows[0][0]}
     columns = _columns([titles, *(cells for cells, _ in rows)], width)
     if columns is None:
@@ -189,37 +188,37 @@ def _table(streams: Sequence[Stream], width: int, rates: Mapping[int, Rate]) -> 
     return [_line(titles, "bold", columns), *(_line(cells, style, columns) for cells, style in rows)]
 
 
-def _cells(stream: Stream, recent: Rate | None) -> dict[str, str]:
-    average = stream["throughput"]["frames_per_s"], stream["throughput"]["bytes_per_s"]
-    frames_per_s, bytes_per_s = recent if recent and not stream["settled"] else average
-    state = "PAUSED" if stream["paused"] and not stream["settled"] else stream["state"]
+def _cells(stream: StreamStatus, recent: Rate | None) -> dict[str, str]:
+    average = stream.throughput.frames_per_s, stream.throughput.bytes_per_s
+    frames_per_s, bytes_per_s = recent if recent and not stream.settled else average
+    state = "PAUSED" if stream.paused and not stream.settled else stream.state
     return {
-        "stream": stream["name"],
+        "stream": stream.name,
         "state": state,
-        **_counts(stream, stream["durability"]),
+        **_counts(stream, stream.durability),
         "rate": byte_rate(bytes_per_s),
         "fps": frame_rate(frames_per_s).removesuffix(" fps"),
     }
 
 
-def _source_cells(source: Mapping[str, Any], durability: str) -> dict[str, str]:
+def _source_cells(source: SourceStatus, durability: str) -> dict[str, str]:
     """One source of a stream that has several, below its stream."""
-    state = "ended" if source["ended_by"] else "connected" if source["producer"] else "no camera"
-    return {"stream": f"{_GAP}{source['name']}", "state": state, **_counts(source, durability), "rate": "", "fps": ""}
+    state = "ended" if source.ended_by else "connected" if source.producer else "no camera"
+    return {"stream": f"{_GAP}{source.name}", "state": state, **_counts(source, durability), "rate": "", "fps": ""}
 
 
-def _counts(of: Mapping[str, Any], durability: str) -> dict[str, str]:
+def _counts(of: StreamStatus | SourceStatus, durability: str) -> dict[str, str]:
     """The figures of a stream or a source; without fsync nothing is known to be durable."""
-    frames, ring = of["frames"], of["ring"]
-    declared = f"/{frames['declared']}" if frames["declared"] is not None else ""
+    frames, ring = of.frames, of.ring
+    declared = f"/{frames.declared}" if frames.declared is not None else ""
     return {
-        "received": f"{frames['received']}{declared}",
-        "written": str(frames["written"]),
-        "gaps": str(frames["gaps"]),
-        "in flight": str(frames["in_flight"]),
-        "durable": str(frames["durable"]) if durability == "fsync" else "–",
-        "lag": str(max(frames["received"] - frames["durable"], 0)) if durability == "fsync" else "–",
-        "ring": f"{ring['used']}/{ring['slots']}",
+        "received": f"{frames.received}{declared}",
+        "written": str(frames.written),
+        "gaps": str(frames.gaps),
+        "in flight": str(frames.in_flight),
+        "durable": str(frames.durable) if durability == "fsync" else "–",
+        "lag": str(max(frames.received - frames.durable, 0)) if durability == "fsync" else "–",
+        "ring": f"{ring.used}/{ring.slots}",
     }
 
 

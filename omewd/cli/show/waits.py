@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from omewd.cli.show.units import duration
-from omewd.model.waits import STAGES
+from omewd.model.waits import STAGES, StageWaits
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-WaitSummary = dict[str, dict[str, int]]
+Waits = Mapping[str, StageWaits]
 
 
-def waits_rows(waits: WaitSummary) -> list[list[str]]:
+def waits_rows(waits: Waits) -> list[list[str]]:
     """The titles, then a row for each stage of ``waits``, which are as in a stream's status."""
-    figures = ("p50", "p99", "max")
-    return [
-        ["stage", *figures],
-        *([stage, *(duration(wait[f"{which}_ns"]) for which in figures)] for stage, wait in waits.items()),
-    ]
+    rows = [[stage, *map(duration, (wait.p50_ns, wait.p99_ns, wait.max_ns))] for stage, wait in waits.items()]
+    return [["stage", "p50", "p99", "max"], *rows]
 
 
-def waits_table(waits: WaitSummary) -> Table:
+def waits_table(waits: Waits) -> Table:
     """The rows, each with what its stage is."""
     from rich.table import Table
 
@@ -37,6 +35,6 @@ def waits_table(waits: WaitSummary) -> Table:
     return table
 
 
-def slowest_stage(waits: WaitSummary) -> str | None:
+def slowest_stage(waits: Waits) -> str | None:
     """The stage that a frame usually waits longest in; None without any."""
-    return max(waits, key=lambda stage: waits[stage]["p50_ns"], default=None)
+    return max(waits, key=lambda stage: waits[stage].p50_ns, default=None)

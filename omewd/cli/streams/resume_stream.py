@@ -22,4 +22,4 @@ def command(name: str, as_json: bool, socket: Path | None) -> None:
     daemon.resume_stream(name)
     final = follow(daemon, name, quiet=as_json)
     if as_json:
-        print(json.dumps(final, indent=2))
+        print(json.dumps(final.to_json(), indent=2))

@@ -13,6 +13,7 @@ from omewd.cli.options import client, json_option, socket_option
 from omewd.cli.settings_file import read_settings
 from omewd.errors import OmewdError
 from omewd.model.spec.compression import HELP as COMPRESSIONS
+from omewd.protocol.status import StreamStatus, read_status
 
 
 @click.command("start-stream")
@@ -78,18 +79,19 @@ def command(
     _describe(fields, scales, channels=channels, positions=positions)
     if plate or wells:
         _put_in_wells(fields, plate, wells)
-    status = daemon.start_stream(fields)
+    reply = daemon.start_stream(fields)
+    status = read_status(StreamStatus, reply)
     if as_json and not wait:
-        print(json.dumps(status, indent=2))
+        print(json.dumps(reply, indent=2))
     elif not as_json:
         _print_started(status, socket)
     if wait:
         from omewd.cli.show.progress import follow
 
-        final = follow(daemon, status["name"], quiet=as_json)
+        final = follow(daemon, status.name, quiet=as_json)
         _check_complete(final)
         if as_json:
-            print(json.dumps(final, indent=2))
+            print(json.dumps(final.to_json(), indent=2))
 
 
 def _fields(
@@ -182,27 +184,27 @@ def _put_in_wells(fields: dict[str, Any], plate: str | None, wells: str | None) 
     ]
 
 
-def _print_started(status: dict[str, Any], socket: Path | None) -> None:
-    ring, name = status["ring"], status["name"]
+def _print_started(status: StreamStatus, socket: Path | None) -> None:
+    ring, name = status.ring, status.name
     where = f", socket={str(socket)!r}" if socket else ""
     print(f"stream  {name}")
-    print(f"path    {status['path']}")
-    sources = status["sources"]
+    print(f"path    {status.path}")
+    sources = status.sources
     of_each = f" in {len(sources)} rings" if len(sources) > 1 else ""
-    print(f"ring    {ring['slots']} slots{of_each}, {ring['bytes'] / 2**20:.1f} MiB; backend {status['backend']}")
-    if status["backend_reason"]:
-        print(f"        not the first choice: {status['backend_reason']}")
+    print(f"ring    {ring.slots} slots{of_each}, {ring.bytes / 2**20:.1f} MiB; backend {status.backend}")
+    if status.backend_reason:
+        print(f"        not the first choice: {status.backend_reason}")
     for source in sources:
-        which = f", source={source['name']!r}" if source["name"] else ""
+        which = f", source={source.name!r}" if source.name else ""
         print(f"connect python: producer = omewd.connect({name!r}{which}{where})")
 
 
-def _check_complete(status: dict[str, Any]) -> None:
-    frames = status["frames"]
-    declared = frames["declared"]
-    if declared is not None and frames["received"] < declared and "the producer was lost" in status["ended_by"]:
+def _check_complete(status: StreamStatus) -> None:
+    frames = status.frames
+    declared = frames.declared
+    if declared is not None and frames.received < declared and "the producer was lost" in status.ended_by:
         raise OmewdError(
             "incomplete",
-            f"stream {status['name']!r} has {frames['received']} of {declared} frames: {status['ended_by']}",
+            f"stream {status.name!r} has {frames.received} of {declared} frames: {status.ended_by}",
             "What was handed over is in the dataset",
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from omewd.cli.options import client, json_option, socket_option
+from omewd.protocol.status import DaemonStatus, StreamStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,16 +45,19 @@ def command(name: str | None, as_json: bool, watch: bool, every: bool, socket: P
 
     from rich.console import Console
 
+    def look() -> DaemonStatus | StreamStatus:
+        return daemon.daemon_status() if name is None else daemon.stream_status(name)
+
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PIPE_WIDTH)  # who reads a pipe wants all of it
     if watch:
-        _watch(console, lambda: daemon.status(name), every=every)
+        _watch(console, look, every=every)
     else:
-        console.print(_text(daemon.status(name), console.width, every=every), soft_wrap=True)
+        console.print(_text(look(), console.width, every=every), soft_wrap=True)
 
 
-def _watch(console: Console, look: Callable[[], dict[str, Any]], *, every: bool) -> None:
+def _watch(console: Console, look: Callable[[], DaemonStatus | StreamStatus], *, every: bool) -> None:
     """Show it again and again: on a screen of its own, or one after the other in a pipe."""
     from rich.live import Live
 
@@ -65,7 +69,8 @@ def _watch(console: Console, look: Callable[[], dict[str, Any]], *, every: bool)
     def next_text() -> Text:
         status = look()
         now_s = time.monotonic()
-        noted = {stream["id"]: rates.note(stream, now_s) for stream in status.get("streams", [status])}
+        streams = status.streams if isinstance(status, DaemonStatus) else (status,)
+        noted = {stream.id: rates.note(stream, now_s) for stream in streams}
         known = {number: rate for number, rate in noted.items() if rate is not None}
         return _text(status, console.width, height=console.height if on_screen else None, every=every, rates=known)
 
@@ -86,7 +91,7 @@ def _watch(console: Console, look: Callable[[], dict[str, Any]], *, every: bool)
         console.print(text, soft_wrap=True)
 
 
-def _text(status: dict[str, Any], width: int, **options: Any) -> Text:
+def _text(status: DaemonStatus | StreamStatus, width: int, **options: Any) -> Text:
     from rich.text import Text
 
     from omewd.cli.show.status_lines import render

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from omewd.cli.options import client, json_option, socket_option
+from omewd.protocol.status import KeptRingStatus
 
 
 @click.command("stop-stream")
@@ -23,11 +24,10 @@ def command(name: str, as_json: bool, socket: Path | None) -> None:
 
     daemon = client(socket)
     reply = daemon.stop_stream(name)
-    if kept := reply.get("let_go"):
-        print(
-            json.dumps(reply, indent=2) if as_json else f"{name}: its ring of {kept['bytes'] / 2**20:.1f} MiB is let go"
-        )
+    if "let_go" in reply:
+        kept = KeptRingStatus.from_json(reply["let_go"])
+        print(json.dumps(reply, indent=2) if as_json else f"{name}: its ring of {kept.bytes / 2**20:.1f} MiB is let go")
         return
     final = follow(daemon, name, quiet=as_json)
     if as_json:
-        print(json.dumps(final, indent=2))
+        print(json.dumps(final.to_json(), indent=2))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from omewd.daemon.control.server import ControlServer, Peer
+from omewd.daemon.control.status import stream_status
 from omewd.daemon.streams.stream import Stream
 from omewd.errors import OmewdError, stream_failed
 from omewd.protocol.messages import Message
@@ -80,4 +81,4 @@ class Waiters:
         if stream.error is not None:
             self._server.reply_error(peer, stream_failed(stream.error.message, stream.error.remedy))
         else:
-            self._server.reply(peer, stream.status(time.monotonic_ns()))
+            self._server.reply(peer, stream_status(stream, time.monotonic_ns()).to_json())

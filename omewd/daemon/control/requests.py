@@ -12,6 +12,7 @@ from omewd import __version__
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.control.pending_replies import Waiters
 from omewd.daemon.control.server import ControlServer, Peer
+from omewd.daemon.control.status import stream_status
 from omewd.daemon.datasets.user_metadata import Annotations
 from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.processes.supervisor import Supervisor
@@ -22,6 +23,7 @@ from omewd.daemon.streams.stream import State, Stream
 from omewd.daemon.streams.streams import Streams
 from omewd.errors import OmewdError
 from omewd.protocol.messages import MAX_MESSAGE_BYTES, Message
+from omewd.protocol.status import DaemonStatus, StreamStatus, WriterStatus
 
 log = structlog.get_logger("requests")
 
@@ -94,45 +96,40 @@ class Requests:
 
     def _status(self, name: object, now_ns: int) -> Message:
         if name is not None:
-            return self._fresh(self._streams.named(name), now_ns)
+            return self._fresh(self._streams.named(name), now_ns).to_json()
         live = [holding.stream for holding in self._streams.open.values()]
-        shown: list[Message] = []
+        shown: list[StreamStatus] = []
         size = 0
         for stream in (*live, *reversed(self._streams.ended.values())):
             entry = self._fresh(stream, now_ns)
-            size += len(json.dumps(entry))
+            size += len(json.dumps(entry.to_json()))
             if size > _STATUS_BYTES:
                 break
             shown.append(entry)
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "uptime_s": round((now_ns - self._started_ns) / 1e9, 1),
-            "stopping": self._lifecycle.stopping,
-            "data_roots": [str(root) for root in self._config.data_roots],
-            "memory": self._streams.memory(),
-            "backends": self._supervisor.backends,
-            "writers": [
-                {
-                    "id": w.id,
-                    "pid": w.process.pid,
-                    "ready": w.ready,
-                    "jobs": self._dispatcher.jobs_of(w.id),
-                    "aside": w.aside,
-                }
+        known = len(live) + len(self._streams.ended)
+        return DaemonStatus(
+            version=__version__,
+            pid=os.getpid(),
+            uptime_s=round((now_ns - self._started_ns) / 1e9, 1),
+            stopping=self._lifecycle.stopping,
+            data_roots=tuple(map(str, self._config.data_roots)),
+            memory=self._streams.memory(),
+            backends=self._supervisor.backends,
+            writers=tuple(
+                WriterStatus(w.id, w.process.pid, w.ready, self._dispatcher.jobs_of(w.id), w.aside)
                 for w in self._supervisor.writers.values()
                 if not w.leaving
-            ],
-            "kept_rings": [kept.to_dict() for kept in self._streams.kept.values()],
-            "streams": shown,
-            "streams_not_shown": len(live) + len(self._streams.ended) - len(shown),
-        }
+            ),
+            kept_rings=tuple(kept.status() for kept in self._streams.kept.values()),
+            streams=tuple(shown),
+            streams_not_shown=known - len(shown),
+        ).to_json()
 
-    def _fresh(self, stream: Stream, now_ns: int) -> Message:
+    def _fresh(self, stream: Stream, now_ns: int) -> StreamStatus:
         holding = self._streams.open.get(stream.id)
         if holding is not None:
             self._lifecycle.step(holding, now_ns)
-        return stream.status(now_ns)
+        return stream_status(stream, now_ns)
 
     def _start_stream(self, peer: Peer, fields: object, details: bytes, now_ns: int) -> None:
         if self._lifecycle.stopping:
@@ -144,7 +141,7 @@ class Requests:
     def _stop_stream(self, name: object, now_ns: int) -> Message:
         if (kept := self._streams.kept.get(str(name))) is not None:
             self._recovery.let_go(kept)
-            return {"let_go": kept.to_dict()}
+            return {"let_go": kept.status().to_json()}
         stream = self._streams.named(name)
         holding = self._streams.open.get(stream.id)
         if holding is not None and stream.settled:
@@ -160,7 +157,7 @@ class Requests:
                     holding, OmewdError("stream_stopped", "the stream was stopped while it started"), now_ns
                 )
             self._lifecycle.stop(holding, "stop-stream", now_ns)
-        return stream.status(now_ns)
+        return stream_status(stream, now_ns).to_json()
 
     def _resume_stream(self, peer: Peer, name: object, now_ns: int) -> Message | None:
         if str(name) in self._streams.kept:
@@ -171,7 +168,7 @@ class Requests:
                     f"there is no ring of stream {str(name)[:80]!r} to go on with",
                     "Its dataset is finalized to what its ledger has: see omewd verify",
                 )
-            return self._streams.named(name).status(now_ns)
+            return stream_status(self._streams.named(name), now_ns).to_json()
         stream = self._streams.named(name)
         holding = self._streams.open.get(stream.id)
         if holding is not None and stream.state is State.FAILED and not stream.settled:
@@ -190,7 +187,7 @@ class Requests:
                 "Only a stream that has FAILED, with frames in its ring, can be resumed",
             )
         resume_failed(holding, now_ns)
-        return stream.status(now_ns)
+        return stream_status(stream, now_ns).to_json()
 
     @staticmethod
     def _source(stream: Stream, wish: object) -> Source:
@@ -228,7 +225,7 @@ class Requests:
             )
         descriptor = self._streams.attach(holding, source.number, peer)
         try:
-            reply = {**stream.status(time.monotonic_ns()), "source": source.number}
+            reply = {**stream_status(stream, time.monotonic_ns()).to_json(), "source": source.number}
             with self._lifecycle.hang_bell(holding, source.number) as bell:
                 self._server.reply(peer, reply, (descriptor, bell.fileno()))
         finally:
@@ -244,7 +241,7 @@ class Requests:
             raise OmewdError("stream_stopped", f"stream {stream.spec.name!r} has ended, or it is another one now")
         self._streams.reattach(holding, source.number, peer)
         with self._lifecycle.hang_bell(holding, source.number) as bell:
-            self._server.reply(peer, stream.status(time.monotonic_ns()), (bell.fileno(),))
+            self._server.reply(peer, stream_status(stream, time.monotonic_ns()).to_json(), (bell.fileno(),))
         log.info("producer is back", stream=stream.spec.name, source=source.name, pid=peer.pid)
 
     def _view(self, peer: Peer, name: object, wish: object) -> None:
@@ -255,7 +252,7 @@ class Requests:
         if stream.state is State.STARTING:
             raise OmewdError("no_frame", f"stream {stream.spec.name!r} is just starting", "Try again")
         reply = {
-            **stream.status(time.monotonic_ns()),
+            **stream_status(stream, time.monotonic_ns()).to_json(),
             "source": source.number,
             "epoch": stream.epoch,
             "spec": stream.fields,
@@ -276,7 +273,7 @@ class Requests:
         if holding is None:
             return {}
         self._lifecycle.stop(holding, "the producer closed the stream", now_ns, number)
-        return holding.stream.status(now_ns)
+        return stream_status(holding.stream, now_ns).to_json()
 
     def peer_gone(self, peer: Peer) -> None:
         self._waiters.forget(peer)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omewd.errors import OmewdError
+from omewd.protocol.status import KeptRingStatus
 
 _SHARED_MEMORY = Path("/dev/shm")
 
@@ -45,14 +46,14 @@ class KeptRing:
         known = all(isinstance(self.entry.get(key), int) for key in numbers)
         return known and all(self.entry.get(key) for key in texts) and isinstance(self.entry.get("spec"), dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "rings": [str(_SHARED_MEMORY / segment[1:]) for segment in self.shared_memory],
-            "bytes": self.ring_bytes,
-            "dataset": str(self.dataset) if self.dataset else None,
-            "reason": str(self.error),
-        }
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where its segments are."""
+        return tuple(str(_SHARED_MEMORY / segment[1:]) for segment in self.shared_memory)
+
+    def status(self) -> KeptRingStatus:
+        dataset = str(self.dataset) if self.dataset else None
+        return KeptRingStatus(self.name, self.paths, self.ring_bytes, dataset, str(self.error))
 
 
 def _path(entry: dict[str, Any], key: str) -> Path | None:

@@ -86,7 +86,7 @@ class Recovery:
             "a stream of the last daemon can't be taken over; its ring and its journal are kept",
             stream=name,
             reason=str(kept.error),
-            rings=kept.to_dict()["rings"],
+            rings=list(kept.paths),
             dataset=str(kept.dataset),
         )
 
@@ -129,7 +129,7 @@ class Recovery:
         del self._streams.kept[kept.name]
         for name in kept.shared_memory:
             shared_memory.unlink(name)
-        log.warning("a ring that could not be taken over is let go", stream=kept.name, rings=kept.to_dict()["rings"])
+        log.warning("a ring that could not be taken over is let go", stream=kept.name, rings=list(kept.paths))
         if apart is not None:
             self._submit(apart, kept.entry, RECOVER)
 

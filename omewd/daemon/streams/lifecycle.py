@@ -15,6 +15,7 @@ import structlog
 
 from omewd.daemon.control.pending_replies import Waiters
 from omewd.daemon.control.server import ControlServer, Peer
+from omewd.daemon.control.status import stream_status
 from omewd.daemon.datasets.user_metadata import Annotations
 from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.jobs import check_job, finalize_job, patience_s
@@ -119,7 +120,7 @@ class Lifecycle:
         if holding.stream.error is not None:
             self._server.reply_error(peer, holding.stream.error)
         else:
-            self._server.reply(peer, holding.stream.status(time.monotonic_ns()))
+            self._server.reply(peer, stream_status(holding.stream, time.monotonic_ns()).to_json())
 
     def fail(self, holding: Holding, error: OmewdError, now_ns: int) -> None:
         stream = holding.stream

@@ -1,4 +1,4 @@
-"""One source of a stream as the daemon sees it: its ring, which units are done, and what it says of itself.
+"""One source of a stream as the daemon sees it: its ring, and which units are done.
 
 No I/O but the ring's.
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby, islice
 from operator import itemgetter
-from typing import Any
 
 from omewd.errors import OmewdError
 from omewd.model.plan.memory import JOB_BYTES, unit_bytes
@@ -24,7 +23,6 @@ from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_OPEN, UNSET, Geometry
 from omewd.ring.progress import Progress
 
-_RUNS_IN_STATUS = 50
 # Which frames are lost follows from the ledger too; this many runs of them are told.
 _LOST_RUNS = 1000
 _JOB_UNITS = 1024
@@ -304,41 +302,7 @@ class Source:
     def unit_bytes(self) -> int:
         return unit_bytes(self.spec, self.plan)
 
-    # -- what it says of itself -----------------------------------------------------------------
-
     @property
     def totals(self) -> Totals:
         gaps = sum(self.gaps.values())
         return Totals(self.received, self.written, gaps, self.lost[:_LOST_RUNS], self.lost_frames)
-
-    def frames_status(self) -> dict[str, Any]:
-        return {
-            "declared": self.plan.frames_total,
-            "received": self.received,
-            "written": self.written,
-            "gaps": sum(self.gaps.values()),
-            **self.gaps,
-            "lost": self.lost_frames,
-            "in_flight": self.in_flight,
-            "durable": self.safe_below if self.spec.durability == "fsync" else 0,
-        }
-
-    def ring_status(self) -> dict[str, int]:
-        return {
-            "slots": self.geometry.capacity,
-            "used": self.ring.map.published - self.ring.released if self.ring is not None else 0,
-            "bytes": self.geometry.total_bytes,
-            "window": self.plan.window_frames,
-        }
-
-    def status(self) -> dict[str, Any]:
-        return {
-            "source": self.number,
-            "name": self.name,
-            "open": self.is_open,
-            "frames": self.frames_status(),
-            "lost": [list(run) for run in self.lost[:_RUNS_IN_STATUS]],
-            "ring": self.ring_status(),
-            "producer": self.producer_pid,
-            "ended_by": self.ended_by,
-        }

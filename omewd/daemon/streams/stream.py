@@ -1,4 +1,4 @@
-"""One open stream as the daemon sees it: its sources, its state, and what it says of itself.
+"""One open stream as the daemon sees it: its sources and its state.
 
     STARTING ──► ACTIVE ──► DRAINING ──► FINALIZING ──► DONE
         │           │           │             │
@@ -11,7 +11,6 @@ more, the units that are there get written. FINALIZING: true shape and metadata.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,7 +22,7 @@ from omewd.errors import OmewdError, stream_failed
 from omewd.model.contrast import MOST_CHANNELS, Contrast
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
-from omewd.model.waits import Histogram, RecentWaits, Waits, summary
+from omewd.model.waits import Histogram, RecentWaits, Waits
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_FAILED, Geometry
 
@@ -263,67 +262,3 @@ class Stream:
         for source in self.sources:
             if source.ring is not None:
                 source.ring.fail(self.error)
-
-    # -- what it says of itself -----------------------------------------------------------------
-
-    def status(self, now_ns: int) -> dict[str, Any]:
-        end = self.ended_ns or now_ns
-        first = min((s.first_frame_ns for s in self.sources if s.first_frame_ns is not None), default=None)
-        seconds = (end - first) / 1e9 if first is not None else 0.0
-        written_bytes = self.written * self.spec.frame_bytes
-        sources = [source.status() for source in self.sources]
-        frames: Counter[str] = Counter()
-        ring: Counter[str] = Counter()
-        for source in sources:
-            frames.update({name: count for name, count in source["frames"].items() if count is not None})
-            ring.update(source["ring"])
-        endless = any(source["frames"]["declared"] is None for source in sources)
-        stored_bytes = sum(source.stored_bytes for source in self.sources)
-        return {
-            "id": self.id,
-            "name": self.spec.name,
-            "state": self.state.value,
-            "settled": self.settled,
-            "path": str(self.dataset),
-            "dtype": self.spec.dtype,
-            "frame_shape": list(self.spec.frame_shape),
-            "frame_bytes": self.spec.frame_bytes,
-            "samples": self.spec.samples,
-            "images": self.spec.images,
-            "levels": self.spec.levels,
-            "backend": self.backend,
-            "backend_reason": self.backend_reason,
-            "compression": self.spec.compression,
-            "backpressure": self.spec.backpressure,
-            "durability": self.spec.durability,
-            "frames": {**frames, "declared": None if endless else frames["declared"]},
-            "lost": [run for source in sources for run in source["lost"]],
-            "kept_in_ring": self.has_kept_frames,
-            "ring": dict(ring),
-            "sources": sources,
-            "throughput": {
-                "seconds": round(seconds, 3),
-                "frames_per_s": round(self.written / seconds, 1) if seconds > 0 else 0.0,
-                "bytes_per_s": round(written_bytes / seconds) if seconds > 0 else 0,
-                "written_bytes": written_bytes,
-                "stored_bytes": stored_bytes,
-            },
-            "paused": self.paused.to_dict() if self.paused else None,
-            "disk": {
-                "free_bytes": self.disk_free_bytes,
-                "lasts_s": self._disk_lasts_s(stored_bytes, seconds),
-                "io": self.disk_io,
-            },
-            "waits": summary(self.waits.all),
-            "recent_waits": summary(self.waits.recent(now_ns)),
-            "retries": self.retries,
-            "producer": next((source["producer"] for source in sources if source["producer"]), None),
-            "ended_by": self.ended_by,
-            "error": self.error.to_dict() if self.error else None,
-        }
-
-    def _disk_lasts_s(self, stored_bytes: int, seconds: float) -> float | None:
-        """How long the disk lasts at the rate of this stream so far."""
-        if self.disk_free_bytes is None or not stored_bytes or seconds <= 0:
-            return None
-        return round(self.disk_free_bytes / (stored_bytes / seconds), 1)

@@ -25,6 +25,7 @@ from omewd.model.spec.outline import MAX_SPEC_BYTES, require_small, split
 from omewd.model.spec.spec import DIRECT, StreamSpec
 from omewd.process.faultpoints import point
 from omewd.process.locks import try_lock
+from omewd.protocol.status import MemoryStatus
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import PAGE, Geometry, slot_header_stride, slot_stride
 from omewd.ring.segment import PRODUCER_BYTE, Segment
@@ -94,12 +95,8 @@ class Streams:
         needs = (writer_need_bytes(h.stream.spec, h.stream.backend) for h in self.open.values() if h is not without)
         return self._config.writers * max([of_one_more, *needs])
 
-    def memory(self) -> dict[str, int]:
-        return {
-            "budget_bytes": self._config.memory_bytes,
-            "ring_bytes": self.ring_bytes(),
-            "writer_bytes": self.writer_bytes(),
-        }
+    def memory(self) -> MemoryStatus:
+        return MemoryStatus(self._config.memory_bytes, self.ring_bytes(), self.writer_bytes())
 
     # -- opening and closing -------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ from omewd.bench.run.camera import Camera, feed
 from omewd.bench.run.frames import make_pool
 from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
-from tests.support import wait_for
+from tests.support.processes import wait_for
 
 DIMS = "t:20:1:4,y:64:16:4,x:64:16:4"
 

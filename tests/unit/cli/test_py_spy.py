@@ -15,7 +15,7 @@ from omewd.bench import profile
 from omewd.bench.plan import OMEWD, Column, Geometry, Options
 from omewd.bench.profile import SpyTimeoutError, sample_daemon, sampled
 from omewd.errors import OmewdError
-from tests.support import wait_for
+from tests.support.processes import wait_for
 
 # Writes what it was asked for when it is interrupted, as py-spy does. Arguments: its options; $output after --output.
 _WELL = """

@@ -12,6 +12,7 @@ from rich.console import Console
 from omewd.cli.show.recent_rates import RecentRates
 from omewd.cli.show.status_lines import ENDED_SHOWN, Line, render
 from omewd.cli.show.units import byte_rate, duration, frame_rate, long_duration, volume
+from omewd.protocol.status import DaemonStatus, StreamStatus
 
 WIDTHS = (40, 60, 80, 100, 160, 200)
 LONG = "camera-left-of-the-dichroic-mirror-of-the-second-microscope-0001"
@@ -78,10 +79,11 @@ ENDED = [stream(200 - n, f"old{n}", counts(4321, 4321), "DONE", ended_by="all fr
 EVERY = [FAST, SMALL, HUGE, ENDLESS, NAMED, PAUSED, FAILED, SEVERAL, NO_FSYNC]
 
 
-def status(*streams: dict[str, Any], **fields: Any) -> dict[str, Any]:
+def status(*streams: dict[str, Any], **fields: Any) -> DaemonStatus:
     memory = {"ring_bytes": 100 << 20, "writer_bytes": 20 << 20, "budget_bytes": 4 << 30}
     known: dict[str, Any] = {"version": "1.0", "pid": 4711, "uptime_s": 93_784.0, "stopping": False, "memory": memory}
-    return {**known, "writers": [{"ready": True}], "streams": list(streams), "streams_not_shown": 0, **fields}
+    known |= {"writers": [{"ready": True}], "streams": list(streams), "streams_not_shown": 0}
+    return DaemonStatus.from_json({**known, **fields})
 
 
 def texts(lines: list[Line]) -> list[str]:
@@ -220,7 +222,7 @@ def test_in_little_room_troubles_are_told_before_what_is_good_to_know() -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_one_stream_has_its_path_and_where_frames_waited(width: int) -> None:
-    lines = texts(render({**FAST, "backend_reason": "no O_DIRECT on this drive"}, width=width))
+    lines = texts(render(StreamStatus.from_json({**FAST, "backend_reason": "no O_DIRECT on this drive"}), width=width))
     assert "/data/fast.ome.zarr (direct, O_DIRECT, open)" in " ".join(line.strip() for line in lines)
     assert all(len(line) <= width for line in lines)
     assert "where frames waited in the last seconds:" in lines
@@ -232,7 +234,7 @@ def test_a_disk_that_is_full_soon_is_told() -> None:
     told = "fast: 50.0 GB free, 66.7 minutes at this rate"
     assert told in texts(render(status(FAST), width=100))
     assert not any("at this rate" in line for line in texts(render(status(later), width=100)))
-    assert "fast: 50.0 GB free, 10.4 days at this rate" in texts(render(later, width=100))
+    assert "fast: 50.0 GB free, 10.4 days at this rate" in texts(render(StreamStatus.from_json(later), width=100))
 
 
 def test_no_streams() -> None:
@@ -251,7 +253,7 @@ def test_recent_rates_are_shown_of_what_goes_on_only() -> None:
 def noted(rates: RecentRates, received: int, now_s: float, average: float, gaps: int = 0) -> tuple[float, float] | None:
     of = stream(1, "cam", counts(received, None, gaps=gaps))
     of["throughput"] = {"frames_per_s": average, "bytes_per_s": 0}
-    return rates.note(of, now_s)
+    return rates.note(StreamStatus.from_json(of), now_s)
 
 
 def test_the_rate_is_that_of_the_last_seconds() -> None:

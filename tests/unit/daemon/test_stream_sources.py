@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omewd.daemon.control.status import stream_status
 from omewd.daemon.jobs.jobs import finalize_job
 from omewd.daemon.streams.stream import State, Stream
 from omewd.errors import OmewdError
@@ -31,7 +32,7 @@ def check_sums(stream: Stream) -> None:
     assert stream.received == sum(source.received for source in sources)
     assert stream.received == stream.written + stream.gaps + stream.in_flight + lost
     assert stream.safe_below == tuple(source.safe_below for source in sources)
-    status = json.loads(json.dumps(stream.status(10)))
+    status = json.loads(json.dumps(stream_status(stream, 10).to_json()))
     frames = status["frames"]
     assert frames["received"] == frames["written"] + frames["gaps"] + frames["in_flight"] + frames["lost"]
     assert frames["gaps"] == frames["skipped"] + frames["dropped"] == stream.gaps
@@ -176,7 +177,7 @@ def test_a_failure_tells_the_losses_by_source() -> None:
             for _ in range(units):
                 its[number].take()
                 its[number].finish()
-        assert stream.status(2)["kept_in_ring"] is False
+        assert stream_status(stream, 2).kept_in_ring is False
         stream.fail(OmewdError("disk_full", "no space", "Make room"), 3)
         for _ in range(2):  # also of one that has been told
             stream.tell_loss()
@@ -192,7 +193,7 @@ def test_a_failure_tells_the_losses_by_source() -> None:
         assert job.failed
         assert [totals.lost for totals in job.totals] == [((4, 1),), ((2, 2), (5, 1)), ()]
         assert [totals.lost_frames for totals in job.totals] == [1, 3, 0]
-        status = stream.status(4)
+        status = stream_status(stream, 4).to_json()
         assert status["lost"] == [[4, 1], [2, 2], [5, 1]]
         assert [source["lost"] for source in status["sources"]] == [[[4, 1]], [[2, 2], [5, 1]], []]
         assert (status["kept_in_ring"], status["frames"]["lost"]) == (True, 4)
@@ -249,7 +250,7 @@ def test_many_lost_runs_of_the_most_sources_still_fit_in_the_last_job() -> None:
         source.received = 2**40
         source.lost = tuple((2**40 - 2 * n, 1) for n in range(15_000))
     assert len(json.dumps({"do": "job", "job": finalize_job(stream, 1).to_dict()})) < MAX_MESSAGE_BYTES
-    assert len(json.dumps({"ok": stream.status(1)})) < MAX_MESSAGE_BYTES
+    assert len(json.dumps({"ok": stream_status(stream, 1).to_json()})) < MAX_MESSAGE_BYTES
 
 
 def test_the_status_of_a_stream_says_what_each_source_does() -> None:
@@ -262,7 +263,7 @@ def test_the_status_of_a_stream_says_what_each_source_does() -> None:
         stream.poll(5)
         its[0].take()
         its[0].finish()
-        status = json.loads(json.dumps(stream.status(5 + 10**9)))
+        status = json.loads(json.dumps(stream_status(stream, 5 + 10**9).to_json()))
         told = [(source["source"], source["name"], source["open"]) for source in status["sources"]]
         assert told == [(0, "left", False), (1, "right", True)]
         assert [s["ended_by"] for s in status["sources"]] == ["all frames received", ""]
@@ -278,7 +279,7 @@ def test_the_status_of_a_stream_says_what_each_source_does() -> None:
 
 def test_of_a_stream_without_an_end_none_is_declared() -> None:
     with cameras("t:inf,v:2,y:2,x:3", "a", "b") as its:
-        assert its[0].stream.status(0)["frames"]["declared"] is None
+        assert stream_status(its[0].stream, 0).frames.declared is None
 
 
 def test_another_backend_changes_the_units_of_all_sources() -> None:
@@ -396,7 +397,7 @@ def test_a_failed_stream_that_goes_on_writes_what_its_rings_kept() -> None:
             ring.revive()
         stream.resume(rings, 3)
         assert (stream.state, stream.settled) == (State.DRAINING, False)
-        assert stream.status(4)["error"] is None
+        assert stream_status(stream, 4).error is None
         assert [source.lost for source in stream.sources] == [(), ()]
         check_sums(stream)
         for it in its:

@@ -23,7 +23,8 @@ from omewd.store.sinks.publish import Publisher
 from omewd.store.sinks.shards import ShardPool, Shards
 from omewd.store.stopwatch import Stopwatch
 from tests.conformance.support import store as store_chunks
-from tests.support import check_dataset, frame_line, make_frame, make_spec, read_zarr
+from tests.support.datasets import check_dataset, read_zarr
+from tests.support.frames import frame_line, make_frame, make_spec
 
 
 def listing(folder: Path) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from omewd.dataset.ledger.ledger import DROPPED, SKIPPED, UNACCOUNTED, WRITTEN, 
 from omewd.model.spec.dimensions import Dimension, parse_dims
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
-from tests.support import frame_line
+from tests.support.frames import frame_line
 
 
 @pytest.fixture

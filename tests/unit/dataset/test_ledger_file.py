@@ -13,7 +13,7 @@ import pytest
 
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.appending import append_to, mend
-from tests.support import frame_line
+from tests.support.frames import frame_line
 
 PATH = f"{ledger.FOLDER}/{ledger.FILE}"
 

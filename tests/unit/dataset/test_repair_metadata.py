@@ -13,7 +13,8 @@ import pytest
 from omewd.dataset.repair import repair
 from omewd.dataset.verify import verify
 from omewd.errors import OmewdError
-from tests.support import check_dataset, make_spec
+from tests.support.datasets import check_dataset
+from tests.support.frames import make_spec
 from tests.unit.dataset.test_verify import written
 
 DIMS = {

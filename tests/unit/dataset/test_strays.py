@@ -16,7 +16,7 @@ from omewd.dataset.verify import keys_of
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Plan
 from omewd.model.plan.shards import ShardLayout
-from tests.support import make_spec
+from tests.support.frames import make_spec
 
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("t:6,c:2,y:20:10,x:24:7", {}),

@@ -17,7 +17,7 @@ from omewd.model.plan.shards import ShardLayout
 from omewd.model.spec.spec import StreamSpec
 from omewd.store.format.shard_index import ABSENT, ENTRY_BYTES, entries_at_end, index_bytes
 from tests.conformance.support import usual_frames, write_dataset
-from tests.support import frame_line, make_spec
+from tests.support.frames import frame_line, make_spec
 
 
 def written(root: Path, spec: StreamSpec, gaps: Iterable[int] = ()) -> Path:

@@ -9,7 +9,7 @@ from omewd.integrations.ome_writers import stream_fields
 from omewd.model.spec.compression import CODECS, SHUFFLES, Compression, canonical
 from omewd.model.spec.dimensions import parse_dims
 from omewd.model.spec.spec import StreamSpec
-from tests.support import make_spec
+from tests.support.frames import make_spec
 
 
 def compression_of(given: object) -> object:

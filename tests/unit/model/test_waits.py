@@ -67,4 +67,4 @@ def test_recent_waits_forget_and_all_do_not() -> None:
 def test_the_summary_is_in_the_order_of_the_stages() -> None:
     waits = {stage: one_by_one([1000]) for stage in reversed(STAGES)}
     assert list(summary(waits)) == list(STAGES)
-    assert summary(waits)["fsync"]["max_ns"] == 1000
+    assert summary(waits)["fsync"].max_ns == 1000

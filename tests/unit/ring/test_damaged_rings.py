@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omewd.daemon.control.status import stream_status
 from omewd.daemon.loop import Loop
 from omewd.daemon.streams.rings import HeldRing
 from omewd.daemon.streams.stream import Stream
@@ -55,11 +56,11 @@ def drive(it: Camera) -> None:
             if job is None:
                 break
             source.written_to_disk(job, 0, 1)
-        stream.status(2)
+        stream_status(stream, 2)
     except OmewdError as error:
         stream.fail(error, 3)
         stream.tell_loss()
-        stream.status(4)
+        stream_status(stream, 4)
 
 
 @given(
@@ -142,7 +143,9 @@ def test_a_segment_that_is_cut_short_is_an_error(left: int) -> None:
             daemon.poll()
         stream.fail(error.value, 1)
         stream.tell_loss()
-        assert stream.status(2)["error"]["code"] == "bad_ring"
+        told = stream_status(stream, 2).error
+        assert told is not None
+        assert told.code == "bad_ring"
         assert not segment.is_whole
     finally:
         segment.close()

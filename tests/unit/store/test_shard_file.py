@@ -23,7 +23,7 @@ from omewd.store.format.shard_index import ABSENT, ENTRY_BYTES, index_bytes, rea
 from omewd.store.format.shard_table import in_staging, name_of
 from omewd.store.sinks import shard_file
 from omewd.store.sinks.shard_file import ShardFile
-from tests.support import make_spec
+from tests.support.frames import make_spec
 
 CHUNKS = 4
 ROOM_BYTES = 1 << 20

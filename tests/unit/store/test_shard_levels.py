@@ -32,7 +32,7 @@ from omewd.store.sinks.batch import Batch
 from omewd.store.sinks.publish import Publisher
 from omewd.store.sinks.shards import ShardPool, Shards
 from omewd.store.stopwatch import Stopwatch
-from tests.support import Array, make_frame, make_spec
+from tests.support.frames import Array, make_frame, make_spec
 
 Chunk = tuple[str, int]
 Frame = tuple[int, int]  # (source, frame index)

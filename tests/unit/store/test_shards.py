@@ -35,7 +35,8 @@ from omewd.store.sinks.shard_file import ShardFile
 from omewd.store.sinks.shards import ShardPool, Shards
 from omewd.store.stopwatch import Stopwatch
 from tests.conformance.support import LAYOUTS, store
-from tests.support import Array, make_frame, make_spec, read_tensorstore, read_zarr
+from tests.support.datasets import read_tensorstore, read_zarr
+from tests.support.frames import Array, make_frame, make_spec
 
 COMPRESSIONS = ("none", "blosc-lz4", "blosc-zstd", "zstd")
 # Stored as t, c, z, y, x, acquired in another order; ragged, and deep chunks.

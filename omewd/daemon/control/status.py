@@ -1,0 +1,137 @@
+"""What the daemon says of its streams, as the types of :mod:`omewd.protocol.status`. Pure: nothing is changed by it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from omewd.model.waits import summary
+from omewd.protocol.status import (
+    DiskStatus,
+    ErrorStatus,
+    FramesStatus,
+    RingStatus,
+    SourceStatus,
+    StreamStatus,
+    Throughput,
+)
+
+if TYPE_CHECKING:
+    from omewd.daemon.streams.source import Source
+    from omewd.daemon.streams.stream import Stream
+
+_RUNS_IN_STATUS = 50
+
+
+def source_status(source: Source) -> SourceStatus:
+    gaps = source.gaps
+    return SourceStatus(
+        source=source.number,
+        name=source.name,
+        open=source.is_open,
+        frames=FramesStatus(
+            declared=source.plan.frames_total,
+            received=source.received,
+            written=source.written,
+            gaps=sum(gaps.values()),
+            skipped=gaps["skipped"],
+            dropped=gaps["dropped"],
+            lost=source.lost_frames,
+            in_flight=source.in_flight,
+            durable=source.safe_below if source.spec.durability == "fsync" else 0,
+        ),
+        lost=source.lost[:_RUNS_IN_STATUS],
+        ring=RingStatus(
+            slots=source.geometry.capacity,
+            used=source.ring.map.published - source.ring.released if source.ring is not None else 0,
+            bytes=source.geometry.total_bytes,
+            window=source.plan.window_frames,
+        ),
+        producer=source.producer_pid,
+        ended_by=source.ended_by,
+    )
+
+
+def stream_status(stream: Stream, now_ns: int) -> StreamStatus:
+    """``now_ns``: the monotonic time that rates are told for."""
+    spec = stream.spec
+    sources = tuple(source_status(source) for source in stream.sources)
+    throughput = _throughput(stream, now_ns)
+    return StreamStatus(
+        id=stream.id,
+        name=spec.name,
+        state=stream.state.value,
+        settled=stream.settled,
+        path=str(stream.dataset),
+        dtype=spec.dtype,
+        frame_shape=spec.frame_shape,
+        frame_bytes=spec.frame_bytes,
+        samples=spec.samples,
+        images=spec.images,
+        levels=spec.levels,
+        backend=stream.backend,
+        backend_reason=stream.backend_reason,
+        compression=spec.compression,
+        backpressure=spec.backpressure,
+        durability=spec.durability,
+        frames=_frames(sources),
+        lost=tuple(run for source in sources for run in source.lost),
+        kept_in_ring=stream.has_kept_frames,
+        ring=_rings(sources),
+        sources=sources,
+        throughput=throughput,
+        paused=ErrorStatus.of(stream.paused) if stream.paused else None,
+        disk=DiskStatus(stream.disk_free_bytes, _disk_lasts_s(stream.disk_free_bytes, throughput), stream.disk_io),
+        waits=summary(stream.waits.all),
+        recent_waits=summary(stream.waits.recent(now_ns)),
+        retries=stream.retries,
+        producer=next((source.producer for source in sources if source.producer), None),
+        ended_by=stream.ended_by,
+        error=ErrorStatus.of(stream.error) if stream.error else None,
+    )
+
+
+def _frames(sources: Sequence[SourceStatus]) -> FramesStatus:
+    of_each = [source.frames for source in sources]
+    declared = [frames.declared for frames in of_each if frames.declared is not None]
+    return FramesStatus(
+        declared=sum(declared) if len(declared) == len(of_each) else None,
+        received=sum(frames.received for frames in of_each),
+        written=sum(frames.written for frames in of_each),
+        gaps=sum(frames.gaps for frames in of_each),
+        skipped=sum(frames.skipped for frames in of_each),
+        dropped=sum(frames.dropped for frames in of_each),
+        lost=sum(frames.lost for frames in of_each),
+        in_flight=sum(frames.in_flight for frames in of_each),
+        durable=sum(frames.durable for frames in of_each),
+    )
+
+
+def _rings(sources: Sequence[SourceStatus]) -> RingStatus:
+    return RingStatus(
+        slots=sum(source.ring.slots for source in sources),
+        used=sum(source.ring.used for source in sources),
+        bytes=sum(source.ring.bytes for source in sources),
+        window=sum(source.ring.window for source in sources),
+    )
+
+
+def _throughput(stream: Stream, now_ns: int) -> Throughput:
+    end_ns = stream.ended_ns or now_ns
+    first_ns = min((s.first_frame_ns for s in stream.sources if s.first_frame_ns is not None), default=end_ns)
+    seconds = (end_ns - first_ns) / 1e9
+    written_bytes = stream.written * stream.spec.frame_bytes
+    return Throughput(
+        seconds=round(seconds, 3),
+        frames_per_s=round(stream.written / seconds, 1) if seconds > 0 else 0.0,
+        bytes_per_s=round(written_bytes / seconds) if seconds > 0 else 0,
+        written_bytes=written_bytes,
+        stored_bytes=sum(source.stored_bytes for source in stream.sources),
+    )
+
+
+def _disk_lasts_s(free_bytes: int | None, throughput: Throughput) -> float | None:
+    """How long the disk lasts at the rate of the stream so far."""
+    if free_bytes is None or not throughput.stored_bytes or throughput.seconds <= 0:
+        return None
+    return round(free_bytes / (throughput.stored_bytes / throughput.seconds), 1)

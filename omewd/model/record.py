@@ -1,0 +1,94 @@
+"""Frozen dataclasses as JSON objects and back. Reading is tolerant, so that versions that only add go together.
+
+A field that the class does not have is ignored; one that is missing has its default, so every field needs one.
+Types of fields: what JSON has, other records, and ``tuple[X, ...]``,
+``tuple[X, Y]``, ``dict[str, X]`` and ``X | None`` of these.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Self
+
+Reader = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """Base of what crosses process borders as a JSON object."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, as what :mod:`json` takes."""
+        return {name: _plain(getattr(self, name)) for name in _names(type(self))}
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """From what :meth:`to_json` gave, perhaps in another minor version; raises ValueError for another shape."""
+        if not isinstance(value, dict):
+            raise ValueError(f"{cls.__name__} is a JSON object, not a {type(value).__name__}")
+        known = {}
+        for name, read in _readers(cls):
+            if name in value:
+                known[name] = read(value[name])
+        return cls(**known)
+
+
+# By class: what looks at annotations is slow, and a status has many records.
+_NAMES: dict[type[Record], tuple[str, ...]] = {}
+_READERS: dict[type[Record], tuple[tuple[str, Reader], ...]] = {}
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Record):
+        return value.to_json()
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return value
+
+
+def _names(kind: type[Record]) -> tuple[str, ...]:
+    if kind not in _NAMES:
+        _NAMES[kind] = tuple(field.name for field in fields(kind))
+    return _NAMES[kind]
+
+
+def _readers(kind: type[Record]) -> tuple[tuple[str, Reader], ...]:
+    if kind not in _READERS:
+        hints = typing.get_type_hints(kind)
+        _READERS[kind] = tuple((name, _reader(hints[name])) for name in _names(kind))
+    return _READERS[kind]
+
+
+def _reader(kind: Any) -> Reader:
+    """What reads a value of a type."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        [some] = [_reader(each) for each in inner if each is not types.NoneType]
+        return lambda value: None if value is None else some(value)
+    if origin is tuple and inner[-1] is Ellipsis:
+        each = _reader(inner[0])
+        return lambda value: tuple(each(item) for item in _of(list, value))
+    if origin is tuple:
+        readers = [_reader(one) for one in inner]
+        return lambda value: tuple(read(item) for read, item in zip(readers, _of(list, value), strict=True))
+    if origin is dict:
+        of_value = _reader(inner[1])
+        return lambda value: {key: of_value(item) for key, item in _of(dict, value).items()}
+    if isinstance(kind, type) and is_dataclass(kind) and issubclass(kind, Record):
+        return kind.from_json
+    if kind is float:
+        return lambda value: float(_of((int, float), value))
+    if kind in (int, str, bool):
+        return lambda value: _of(kind, value)
+    return lambda value: value
+
+
+def _of(kind: type | tuple[type, ...], value: Any) -> Any:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{value!r:.80} is no {kind}")
+    return value

@@ -1,0 +1,38 @@
+"""The version of everything that outlives a process or is read by another one.
+
+A reader takes every minor version of its own major version. A new minor version only adds: a field that older readers
+ignore, and without which newer readers use a default. Whatever an older reader would get wrong is a new major version,
+which it refuses with a clear error.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_TEXT = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})")
+
+
+@dataclass(frozen=True, order=True)
+class Version:
+    """A format's version; ``str(version)`` is "major.minor", which is how JSON has it."""
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+    @classmethod
+    def parse(cls, text: object) -> Version | None:
+        """The version that a text names; None for anything that is not one."""
+        match = _TEXT.fullmatch(text) if isinstance(text, str) else None
+        return cls(int(match[1]), int(match[2])) if match else None
+
+    def reads(self, other: Version) -> bool:
+        """Whether a reader of this version understands what has the ``other`` one."""
+        return self.major == other.major
+
+
+# What ``omewd status --json`` and ``Client.status`` return.
+STATUS = Version(1, 0)

@@ -1,0 +1,29 @@
+"""Processes that a test starts, and waiting for what they do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import psutil
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+def start_python(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """A Python process of its own, such as a camera."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    """Look until a condition holds; as long as a loaded machine may take."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.01)

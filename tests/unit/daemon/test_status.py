@@ -1,0 +1,112 @@
+"""The status as JSON: its fields are what scripts rely on, and older and newer programs can read it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from omewd.daemon.control.status import stream_status
+from omewd.errors import OmewdError
+from omewd.protocol.status import DaemonStatus, KeptRingStatus, MemoryStatus, StreamStatus, WriterStatus, read_status
+from omewd.protocol.versions import STATUS, Version
+from tests.unit.cameras import camera_of, cameras
+
+STREAM_FIELDS = {
+    "id", "name", "state", "settled", "path", "dtype", "frame_shape", "frame_bytes", "samples", "images", "levels",
+    "backend", "backend_reason", "compression", "backpressure", "durability", "frames", "lost", "kept_in_ring", "ring",
+    "sources", "throughput", "paused", "disk", "waits", "recent_waits", "retries", "producer", "ended_by", "error",
+    "status_version",
+}  # fmt: skip
+DAEMON_FIELDS = {
+    "version", "pid", "uptime_s", "stopping", "data_roots", "memory", "backends", "writers", "kept_rings", "streams",
+    "streams_not_shown", "status_version",
+}  # fmt: skip
+FRAMES = {"declared", "received", "written", "gaps", "skipped", "dropped", "lost", "in_flight", "durable"}
+RING = {"slots", "used", "bytes", "window"}
+
+
+def test_fields_that_scripts_rely_on_are_there() -> None:
+    with cameras("t:4:2,v:2,y:2,x:3", "left", "right", capacity=8) as its:
+        stream = its[0].stream
+        its[0].publish(4)
+        stream.poll(5)
+        its[0].take()
+        its[0].finish()
+        stream.fail(OmewdError("disk_full", "no space", "Free some"), 6)
+        stream.tell_loss()
+        status = json.loads(json.dumps(stream_status(stream, 10**9).to_json()))
+    assert set(status) == STREAM_FIELDS
+    assert set(status["frames"]) == FRAMES
+    assert set(status["ring"]) == RING
+    source = status["sources"][1]
+    assert set(source) == {"source", "name", "open", "frames", "lost", "ring", "producer", "ended_by"}
+    assert (set(source["frames"]), set(source["ring"])) == (FRAMES, RING)
+    throughput = {"seconds", "frames_per_s", "bytes_per_s", "written_bytes", "stored_bytes"}
+    assert set(status["throughput"]) == throughput
+    assert set(status["disk"]) == {"free_bytes", "lasts_s", "io"}
+    assert set(status["error"]) == {"code", "message", "remedy"}
+    assert status["frame_shape"] == [2, 3]
+    assert status["status_version"] == str(STATUS)
+
+
+def test_the_daemons_fields_are_there() -> None:
+    kept = KeptRingStatus("cam", ("/dev/shm/x",), 3, None, "it is damaged")
+    status = DaemonStatus(writers=(WriterStatus(),), memory=MemoryStatus(), kept_rings=(kept,)).to_json()
+    assert set(status) == DAEMON_FIELDS
+    assert set(status["memory"]) == {"budget_bytes", "ring_bytes", "writer_bytes"}
+    assert set(status["writers"][0]) == {"id", "pid", "ready", "jobs", "aside"}
+    assert set(status["kept_rings"][0]) == {"name", "rings", "bytes", "dataset", "reason"}
+
+
+def test_a_status_is_read_as_it_was_written_also_with_fields_of_a_newer_omewd() -> None:
+    with camera_of("t:inf:2,y:2,x:3") as it:
+        it.publish(5)
+        it.poll()
+        it.take()
+        it.finish()
+        status = stream_status(it.stream, 5 + 10**9)
+    value = json.loads(json.dumps(status.to_json()))
+    assert StreamStatus.from_json(value) == status
+    assert StreamStatus.from_json({**value, "new": 1, "frames": {**value["frames"], "copied": 3}}) == status
+    daemon = DaemonStatus(version="0.1.0", pid=3, streams=(status,))
+    assert DaemonStatus.from_json(json.loads(json.dumps(daemon.to_json()))) == daemon
+
+
+@pytest.mark.parametrize("told", ["2.0", None, "new", 1.0])
+def test_a_status_of_another_major_version_is_refused(told: object) -> None:
+    with pytest.raises(OmewdError, match="version") as refusal:
+        read_status(StreamStatus, {**StreamStatus().to_json(), "status_version": told})
+    assert refusal.value.code == "other_version"
+    assert "estart the daemon" in refusal.value.remedy
+
+
+def test_a_status_of_another_minor_version_is_read() -> None:
+    newer = {**StreamStatus(name="cam").to_json(), "status_version": f"{STATUS.major}.99", "new": True}
+    assert read_status(StreamStatus, newer).name == "cam"
+
+
+def test_a_status_of_another_shape_is_refused() -> None:
+    with pytest.raises(OmewdError, match="FramesStatus") as refusal:
+        read_status(StreamStatus, {**StreamStatus().to_json(), "frames": "frames"})
+    assert refusal.value.code == "other_version"
+
+
+def test_to_say_the_status_changes_nothing() -> None:
+    with camera_of("t:inf:2,y:2,x:3") as it:
+        it.publish(5)
+        it.poll()
+        first = stream_status(it.stream, 10**9)
+        late = stream_status(it.stream, 10**13)
+        assert stream_status(it.stream, 10**9) == first
+        assert late.frames == first.frames
+
+
+def test_versions() -> None:
+    assert Version.parse("12.3") == Version(12, 3)
+    assert Version.parse(str(Version(2, 10))) == Version(2, 10)
+    for text in ("1", "1.", "1.2.3", "-1.2", "1.2 ", 1.2, None, [1, 2], "².1"):
+        assert Version.parse(text) is None
+    assert Version(2, 0).reads(Version(2, 9))
+    assert Version(2, 9).reads(Version(2, 0))
+    assert not Version(2, 0).reads(Version(3, 0))
