@@ -170,19 +170,34 @@ def _check_pixels(
     for source, plan in enumerate(plans):
         layouts = [ShardLayout(spec, level, source) for level in levels]
         written = partial(_received_and_written, accounts[source], report.received[source])
-        for unit in range(units[source]):
+        for unit in _units_with_frames(plan, accounts[source], report.received[source]):
             if written(frame_indexes(plan, unit)).any():
                 expected_keys.update(key for layout in layouts for key in keys_of(layout, unit))
                 images = [arrays[plan.image_of(unit), level.number] for level in levels]
                 _check_levels(dataset, spec, layouts, images, unit, written, report)
-            done += 1
             if progress is not None:
-                progress(done, sum(units))
+                progress(done + unit + 1, sum(units))
+        done += units[source]
+        if progress is not None:
+            progress(done, sum(units))
     found = {str(path.relative_to(dataset)) for path in dataset.rglob("*") if path.is_file()}
     expected_files = _OWN_FILES | set(documents)
     for stray in sorted(found - expected_keys - expected_files):
         report.strays.append(stray)
         report.problems.append(f"{stray} does not belong there")
+
+
+def _units_with_frames(plan: Plan, account: Account, received: int) -> Iterator[int]:
+    """The units that may have written frames: all but those in long gaps."""
+    unit = 0
+    while unit < plan.units_with(received):
+        first = plan.first_frame(unit)
+        written = next(account.marks.intervals({ledger.WRITTEN}, received, first), None)
+        if written is None:
+            return
+        first_unit = max(unit, plan.units_complete(written[0]))
+        unit = max(plan.units_with(written[1]), first_unit + 1)
+        yield from range(first_unit, unit)
 
 
 def _received_and_written(account: Account, received: int, frames: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 
 import omewd
 from omewd.dataset.ledger.ledger import FrameLines
+from omewd.model.plan.shards import Written
 from omewd.model.spec.spec import StreamSpec
 
 Array = np.ndarray[Any, Any]
@@ -42,5 +43,16 @@ def _frame_lines(source: int | None) -> FrameLines:
 
 def frame_line(frame: int, wall_ns: int, monotonic_ns: int, metadata: bytes, source: int | None = None) -> str:
     """The ledger's line of a frame along t, of a single camera, or of one of three."""
-    [line] = _frame_lines(source).make(np.array([frame]), [wall_ns], [monotonic_ns], [metadata])
-    return line
+    return _frame_lines(source).text(np.array([frame]), [wall_ns], [monotonic_ns], [metadata])
+
+
+def among(flags: np.ndarray[Any, Any]) -> Written:
+    """Frames are written as flags say, a flag each; those beyond are not."""
+
+    def written(frames: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        known = frames < len(flags)
+        found = np.zeros(frames.shape, bool)
+        found[known] = flags[frames[known]]
+        return found
+
+    return written

@@ -61,8 +61,8 @@ VERSION = 2
 # What became of a frame index. A frame that is lost is one that nothing is known of.
 UNACCOUNTED, WRITTEN, SKIPPED, DROPPED = range(4)
 KINDS = {"lost": UNACCOUNTED, "skipped": SKIPPED, "dropped": DROPPED}
-# One past the highest number of a frame that makes sense.
-_MOST_FRAMES = 1 << 62
+# More frames than these make no sense.
+_MOST_FRAMES = 1 << 48
 # Bytes of the ledger that are locked: by all who write the dataset, by who appends a line, and by who appends to the
 # record of runs. They are far apart from what flock(2) could mean: over NFS that locks all bytes, and an append would
 # wait for its own process.
@@ -195,7 +195,7 @@ def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
         spec, each = StreamSpec.parse(totals["stream"]), totals_in(totals)
         if not isinstance(totals["state"], str) or not isinstance(totals["ended_by"], str):
             raise TypeError("state and ended_by are texts")
-        if len(each) != spec.sources or not all(0 <= of.received < _MOST_FRAMES for of in each):
+        if len(each) != spec.sources or not all(0 <= of.received <= _MOST_FRAMES for of in each):
             raise ValueError(f"totals of {len(each)} sources, the stream has {spec.sources}")
         return totals, spec
     except (*UNREADABLE, OmewdError) as error:

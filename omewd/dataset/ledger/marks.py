@@ -167,21 +167,24 @@ class Marks:
                     counts[mark] += count
         return counts
 
-    def intervals(self, marks: set[int], stop: int = MOST) -> Iterator[tuple[int, int]]:
-        """The frame indexes below ``stop`` that have one of some marks, as (first, one past the last), in order."""
-        first = end = 0
-        for start, until in self._pieces(marks, stop):
-            if start != end:
+    def intervals(self, marks: set[int], stop: int = MOST, start: int = 0) -> Iterator[tuple[int, int]]:
+        """The frame indexes from ``start`` to below ``stop`` that have one of some marks, in order.
+
+        As (first, one past the last).
+        """
+        first = end = start
+        for piece, until in self._pieces(marks, start, stop):
+            if max(piece, start) != end:
                 if first < end:
                     yield first, end
-                first = start
-            end = until
+                first = piece
+            end = max(until, start)
         if first < end:
             yield first, end
 
-    def _pieces(self, marks: set[int], stop: int) -> Iterator[tuple[int, int]]:
+    def _pieces(self, marks: set[int], start: int, stop: int) -> Iterator[tuple[int, int]]:
         wanted = np.array([mark in marks for mark in range(256)])
-        for first, end, found in self._parts(0, stop):
+        for first, end, found in self._parts(start, stop):
             if isinstance(found, int):
                 if wanted[found]:
                     yield first, end

@@ -37,7 +37,7 @@ _RECORDS_AT_ONCE = 1 << 16
 _LAST_RECORDS = 64
 _MOST_RUN_BYTES = 64 << 20
 # Of what was read before, so much is compared when it is read on.
-_LOOK_BACK_BYTES = 1 << 10
+_LOOK_BACK_BYTES = 1 << 8
 _MOST_SOURCE = (1 << 16) - 1
 
 
