@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger.frame_lines import FrameLines
 from omewd.dataset.ledger.runs import Run, run_starts
 from omewd.protocol.jobs import Job
 from omewd.writer.ring_reader import RingReader, UnitFrames
@@ -32,11 +33,11 @@ class _Part(NamedTuple):
     frames: int
     step: int
     kind: int
-    text: str
+    text: bytes
 
 
 def ledger_lines(
-    ring: RingReader, units: Sequence[UnitFrames], job: Job, lines: ledger.FrameLines, source: int | None
+    ring: RingReader, units: Sequence[UnitFrames], job: Job, lines: FrameLines, source: int | None
 ) -> JobLines:
     """A job's lines, in the order of frame indexes; ``source``: what they say of theirs."""
     indexes = np.concatenate([unit.grid.ravel() for unit in units])
@@ -67,7 +68,7 @@ def ledger_lines(
             b - a,
             int(frames[a + 1] - frames[a]) if b - a > 1 else 1,
             ledger.WRITTEN,
-            lines.text(frames[a:b], wall_ns[a:b].tolist(), monotonic_ns[a:b].tolist(), metadata[a:b]),
+            lines.text(frames[a:b], wall_ns[a:b], monotonic_ns[a:b], metadata[a:b]),
         )
         for a, b in _pairs(starts, len(frames))
     ]
@@ -84,7 +85,7 @@ def gap_lines(job: Job, source: int | None) -> JobLines:
 
 
 def _gap(first: int, count: int, kind: str, source: int | None) -> _Part:
-    return _Part(first, count, 1, ledger.KINDS[kind], ledger.gap_line(first, count, kind, source))
+    return _Part(first, count, 1, ledger.KINDS[kind], ledger.gap_line(first, count, kind, source).encode())
 
 
 def _together(parts: Sequence[_Part], frontier: int, source: int | None) -> JobLines:
@@ -92,13 +93,12 @@ def _together(parts: Sequence[_Part], frontier: int, source: int | None) -> JobL
         return JobLines(b"", [])
     *texts, last = [part.text for part in parts]
     texts.append(ledger.with_received(last, frontier))
-    encoded = [text.encode() for text in texts]
     runs, offset = [], 0
-    for number, (part, text) in enumerate(zip(parts, encoded, strict=True)):
+    for number, (part, text) in enumerate(zip(parts, texts, strict=True)):
         received = frontier if number == len(parts) - 1 else 0
         runs.append(Run(len(text), part.step, source or 0, part.kind, part.first, part.frames, received, offset))
         offset += len(text)
-    return JobLines(b"".join(encoded), runs)
+    return JobLines(b"".join(texts), runs)
 
 
 def _pairs(starts: Sequence[int], end: int) -> Iterator[tuple[int, int]]:

@@ -11,6 +11,7 @@ from typing import cast
 
 from omewd.dataset import dataset
 from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger.frame_lines import FrameLines
 from omewd.errors import OmewdError
 from omewd.model.plan.levels import Level, levels_of
 from omewd.model.plan.plan import Plan
@@ -64,7 +65,7 @@ class OpenStream:
         self.number, self.spec, self.backend, self.folder = number, spec, backend, folder
         self._tools = tools
         self.rings: dict[int, RingReader] = {}
-        self.lines: dict[int, ledger.FrameLines] = {}
+        self.lines: dict[int, FrameLines] = {}
         self.publisher = Publisher(
             folder,
             folder / STAGING,
@@ -90,7 +91,7 @@ class OpenStream:
 
     def add_ring(self, source: int, segment: Segment) -> None:
         self.rings[source] = RingReader(segment, Plan.of(self.spec, self.backend, source))
-        self.lines[source] = ledger.FrameLines.of(self.spec, source)
+        self.lines[source] = FrameLines.of(self.spec, source)
 
     @property
     def epoch(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import omewd
-from omewd.dataset.ledger.ledger import FrameLines
+from omewd.dataset.ledger.frame_lines import FrameLines
 from omewd.model.plan.shards import Written
 from omewd.model.spec.spec import StreamSpec
 
@@ -43,7 +43,8 @@ def _frame_lines(source: int | None) -> FrameLines:
 
 def frame_line(frame: int, wall_ns: int, monotonic_ns: int, metadata: bytes, source: int | None = None) -> str:
     """The ledger's line of a frame along t, of a single camera, or of one of three."""
-    return _frame_lines(source).text(np.array([frame]), [wall_ns], [monotonic_ns], [metadata])
+    index, wall, monotonic = (np.array([number]) for number in (frame, wall_ns, monotonic_ns))
+    return _frame_lines(source).text(index, wall, monotonic, [metadata]).decode()
 
 
 def among(flags: np.ndarray[Any, Any]) -> Written:

@@ -29,17 +29,12 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
 from pydantic_core import from_json
 
 from omewd.errors import OmewdError
-from omewd.model.plan.grid import places
-from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.process.locks import lock, try_lock
@@ -69,67 +64,17 @@ _MOST_FRAMES = 1 << 48
 WRITING_BYTE, APPENDING_BYTE, RECORDING_BYTE = 0, 1, 2
 
 
-@dataclass(frozen=True)
-class FrameLines:
-    """Makes the lines of written frames of one source: a thousand in half a millisecond."""
-
-    plan: Plan
-    format: str
-
-    @classmethod
-    def of(cls, spec: StreamSpec, source: int) -> FrameLines:
-        of_source = _of(source_of(spec, source))
-        index = ",".join(f'"{dim.name}":%d' for dim in spec.disk_dimensions[:-2])
-        line = f'{{"frame":%d{of_source},"image":%d,"index":{{{index}}},"wall_ns":%d,"monotonic_ns":%d%s}}\n'
-        return cls(Plan.of(spec, source=source), line)
-
-    def text(
-        self,
-        frames: np.ndarray[Any, Any],
-        wall_ns: Sequence[int],
-        monotonic_ns: Sequence[int],
-        metadata: Iterable[bytes],
-    ) -> str:
-        """A line for each frame index; ``metadata`` of each is JSON as the producer encoded it, or empty."""
-        images, axes = places(self.plan, frames)
-        where = (column.tolist() for column in (frames, images, *axes))
-        said = (f',"metadata":{_checked(text)}' if text else "" for text in metadata)
-        rows = zip(*where, wall_ns, monotonic_ns, said, strict=True)
-        return self.format * len(frames) % tuple(chain.from_iterable(rows))  # a third less than line by line
-
-
-def _of(source: int | None) -> str:
+def of_source(source: int | None) -> str:
+    """What lines say of their source."""
     return "" if source is None else f',"source":{source}'
 
 
-def _no_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
-
-
-_decoder = json.JSONDecoder(parse_constant=_no_json)
 _read = json.JSONDecoder().raw_decode  # json.loads first finds out in which encoding bytes are, and takes half longer
-
-
-def _checked(metadata: bytes) -> str:
-    """Metadata comes out of shared memory: one that is no JSON must not spoil the line."""
-    try:
-        text = metadata.decode()
-        if text.isascii() and text.isprintable():
-            from_json(metadata, allow_inf_nan=False)  # a quarter of what json takes
-            return text  # as it is: to encode it again costs more by far
-    except ValueError:  # json may still take it
-        pass
-    try:
-        value = _decoder.decode(metadata.decode())
-    except (ValueError, RecursionError):
-        return json.dumps({"omewd_unreadable": metadata.decode(errors="replace")})
-    # A line break in it would be one of the ledger's.
-    return json.dumps(value, separators=(",", ":"))
 
 
 def gap_line(frame: int, count: int, kind: str, source: int | None = None) -> str:
     """The line of ``count`` frame indexes without a frame, from ``frame`` on; kind "skipped", "dropped" or "lost"."""
-    return f'{{"frame":{frame}{_of(source)},"count":{count},"gap":"{kind}"}}\n'
+    return f'{{"frame":{frame}{of_source(source)},"count":{count},"gap":"{kind}"}}\n'
 
 
 def batch(lines: Iterable[str], received: int) -> bytes:
@@ -137,13 +82,13 @@ def batch(lines: Iterable[str], received: int) -> bytes:
 
     ``received``: all frame indexes below (of the source) have been handed over by now, on disk or not.
     """
-    text = "".join(lines)
-    return with_received(text, received).encode() if text else b""
+    text = "".join(lines).encode()
+    return with_received(text, received) if text else b""
 
 
-def with_received(lines: str, received: int) -> str:
+def with_received(lines: bytes, received: int) -> bytes:
     """Lines of which the last one says it."""
-    return f'{lines[:-2]},"received":{received}}}\n'
+    return b'%b,"received":%d}\n' % (lines[:-2], received)
 
 
 def source_of(spec: StreamSpec, number: int) -> int | None:

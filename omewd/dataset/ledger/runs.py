@@ -221,10 +221,12 @@ def run_starts(
 
     ``together``: for each but the last whether the next one may be in the same run.
     """
+    if len(frames) == 1:
+        return [0]
     steps = np.diff(frames)
     if together is not None:
         steps = np.where(together, steps, 0)
-    if not steps.size or (steps[0] == steps.min() == steps.max() and 0 < steps[0] <= MOST_STEP):
+    if steps[0] == steps.min() == steps.max() and 0 < steps[0] <= MOST_STEP:
         return [0]
     edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), len(steps)]
     starts = [0]

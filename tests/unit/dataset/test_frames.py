@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import omewd
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.columns import Column
+from omewd.dataset.ledger.frame_lines import FrameLines
 from omewd.dataset.ledger.frames import LedgerRow
 from omewd.dataset.ledger.index import FRAME, GAP, LedgerIndex
 from omewd.model.plan.plan import Plan
@@ -58,9 +59,9 @@ def put(dataset: Path, lines: Iterable[str]) -> None:
 def frames(spec: StreamSpec, numbers: Sequence[int], metadata: Any = None, source: int = 0) -> list[str]:
     """Lines of frames; their times are their indexes and some."""
     said = b"" if metadata is None else json.dumps(metadata).encode()
-    made = ledger.FrameLines.of(spec, source)
-    stamps = [n + 10**18 for n in numbers], [n + 7 for n in numbers]
-    return made.text(np.array(numbers, np.int64), *stamps, [said] * len(numbers)).splitlines(keepends=True)
+    made = FrameLines.of(spec, source)
+    indexes = np.array(numbers, np.int64)
+    return made.text(indexes, indexes + 10**18, indexes + 7, [said] * len(numbers)).decode().splitlines(keepends=True)
 
 
 # -- rows ---------------------------------------------------------------------------------------------

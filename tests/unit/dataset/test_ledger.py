@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.account import Ledger
-from omewd.dataset.ledger.ledger import DROPPED, SKIPPED, UNACCOUNTED, WRITTEN, FrameLines
+from omewd.dataset.ledger.frame_lines import FrameLines
+from omewd.dataset.ledger.ledger import DROPPED, SKIPPED, UNACCOUNTED, WRITTEN
 from omewd.model.spec.dimensions import Dimension, parse_dims
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
@@ -162,8 +163,7 @@ def test_a_line_says_where_its_frame_is_stored() -> None:
     t, *inner = parse_dims("t:4,z:3,c:2,y:4,x:5")
     spec = StreamSpec(name="s", dimensions=(t, p, *inner))
     frames = np.arange(4 * 2 * 3 * 2)
-    stamps = frames.tolist()
-    lines = FrameLines.of(spec, 0).text(frames, stamps, stamps, [b""] * len(frames)).splitlines()
+    lines = FrameLines.of(spec, 0).text(frames, frames, frames, [b""] * len(frames)).splitlines()
     for frame, row in enumerate(map(json.loads, lines)):
         place = (frame // 12, frame % 2, frame // 2 % 3)
         assert row == {

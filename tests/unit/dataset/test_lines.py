@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omewd.dataset.ledger import ledger
-from omewd.dataset.ledger.ledger import FrameLines
+from omewd.dataset.ledger.frame_lines import FrameLines
 from omewd.model.plan.grid import places
 from omewd.model.plan.plan import Plan
 from omewd.protocol.jobs import Job
@@ -69,7 +69,7 @@ def check_runs(made: JobLines, source: int = 0) -> None:
     assert received
 
 
-LINES_FORMAT = '{"frame":%d,"image":%d,"wall_ns":%d,"monotonic_ns":%d%s}\n'
+LINES_FORMAT = '{"frame":%d,"image":%d,"wall_ns":%d,"monotonic_ns":%d'
 
 
 @given(st.data())

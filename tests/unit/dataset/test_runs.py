@@ -64,7 +64,7 @@ def job(frames: Sequence[int], gaps: Sequence[tuple[int, int, str]] = (), receiv
     texts = ["".join(frame_line(frame, 1, 2, b"") for frame in some) for *_, some in parts]
     texts += [ledger.gap_line(first, count, kind) for first, count, kind in gaps]
     if texts:
-        texts[-1] = ledger.with_received(texts[-1], received)
+        texts[-1] = ledger.with_received(texts[-1].encode(), received).decode()
     told = [part[:4] for part in parts] + [(first, count, 1, ledger.KINDS[kind]) for first, count, kind in gaps]
     runs, offset = [], 0
     for number, (text, (first, count, step, kind)) in enumerate(zip(texts, told, strict=True)):
