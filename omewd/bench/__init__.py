@@ -1,1 +1,1 @@
-"""What ``omewd benchmark`` and ``omewd profile`` run: a daemon and a camera of their own, and who to compare with."""
+"""What ``omewd benchmark`` and ``omewd profile`` run: a daemon and cameras of their own, and other libraries."""

@@ -1,4 +1,4 @@
-"""Runs a benchmark: every column of a geometry in turn, round by round, so that a slow minute hits all alike."""
+"""Runs a benchmark round by round. Each round times every column of a geometry, so a slow minute hits all alike."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from omewd.model.spec.spec import StreamSpec
 from omewd.model.waits import StageWaits
 from omewd.protocol.status import StreamStatus
 
-# Room for datasets: metadata, and the disk's own needs, come on top of the pixels.
-_ROOM = 1.1
-# ext4 gives no inode out again for up to 300 s after its file was deleted (fs/ext4/ialloc.c, recently_deleted), and
-# looks at each of them whenever a file is made: after some hundred deleted files, making one took four times
-# the CPU. So datasets of many files are kept until all is measured, or room is needed.
+# Free space needed for a dataset: metadata and the filesystem's own needs come on top of the pixels.
+_SPACE_FACTOR = 1.1
+# ext4 does not reuse an inode for up to 300 s after its file was deleted (fs/ext4/ialloc.c, recently_deleted), and
+# checks each of these inodes whenever it creates a file. After some hundred deleted files, creating one took four times
+# the CPU. So datasets of many files are kept until everything is measured, or space is needed.
 _FEW_FILES = 64
-# Of the room that is free at the start; others write to the drive too.
+# As a share of the space that is free at the start; others write to the drive, too.
 _KEPT_SHARE = 0.1
 
 # What ends a run early.
@@ -42,16 +42,16 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Watcher(Protocol):
-    """Is told of every turn of every column, warm-ups counted."""
+    """Is told of every turn of every column, including warm-ups."""
 
     def begins(self, timed: Timed) -> None: ...
 
     def ended(self, timed: Timed, sample: Sample | None) -> None:
-        """``sample``: None of one that failed."""
+        """``sample``: None if the turn failed."""
 
 
 class Bench:
-    """What columns run on: a folder on the drive that is tested, camera processes, daemons. A context manager.
+    """What columns run on: a folder on the tested drive, camera processes, daemons. A context manager.
 
     ``environment``: variables for these processes.
     """
@@ -92,9 +92,9 @@ class Bench:
                 signal.signal(number, handler)
 
     def run(self, geometry: Geometry, columns: list[Column], watcher: Watcher) -> Outcome:
-        """Time every column; one that fails has its reason, and the others go on.
+        """Time every column. If one fails, its error is recorded and the others go on.
 
-        Each round begins one column later, so that none always comes after the same other.
+        Each round starts one column later, so that no column always comes first.
         """
         timed = [Timed(column) for column in columns]
         outcome = Outcome(geometry, timed)
@@ -131,12 +131,12 @@ class Bench:
             watcher.ended(turn, sample)
 
     def _time_disk(self, outcome: Outcome, *, kept: bool) -> None:
-        """What the drive takes at best, measured in the same rounds as the columns."""
+        """Time plain writes, the best that the drive can do, in the same rounds as the columns."""
         if outcome.disk_error:
             return
         total_bytes = outcome.geometry.total_bytes
         try:
-            self._make_room(total_bytes)
+            self._free_space(total_bytes)
             _sync()
             seconds = self._disk.seconds(self.folder / "disk", total_bytes, sync=self.options.durability == "fsync")
         except (OSError, OmewdError) as error:
@@ -148,20 +148,17 @@ class Bench:
 
     @property
     def roles(self) -> dict[int, str]:
-        """What the processes at work are, by process id."""
+        """The roles of the running processes, by process id."""
         roles = {camera.pid: "producer" for camera in self._cameras.values()}
         for daemon in self._daemons.values():
             roles |= processes.roles_of(daemon.client.daemon_status())
         return roles
 
     def iterate(self, geometry: Geometry, column: Column) -> Sample:
-        """One iteration of one column: make the datasets, measure, remove them.
-
-        Raises OmewdError with what went wrong.
-        """
+        """Run one iteration of one column: create the datasets, measure, remove them. Raises OmewdError if it fails."""
         spec = geometry.spec(column, self.options)
         try:
-            self._make_room(geometry.volume_bytes(column))
+            self._free_space(geometry.volume_bytes(column))
             daemon = self._daemon(column) if column.kind == OMEWD else None
             cameras = self._cameras_of(geometry, column)
             with self._datasets() as folder:
@@ -175,18 +172,18 @@ class Bench:
             raise OmewdError("error", f"the processes could not be measured: {error}") from error
 
     def _end(self, column: Column) -> None:
-        """What a failed column has open must not go on beside others."""
+        """Close what a failed column has open, so that it does not disturb other columns."""
         if daemon := self._daemons.pop(_daemon_key(column), None):
             daemon.close()
         for key in _camera_keys(column):
             if camera := self._cameras.pop(key, None):
                 camera.close()
 
-    def _make_room(self, total_bytes: int) -> None:
-        """Raises OmewdError ``disk_full`` if there is none for the next datasets."""
-        while (free := shutil.disk_usage(self.folder).free) < total_bytes * _ROOM and self._kept:
+    def _free_space(self, total_bytes: int) -> None:
+        """Make space for the next datasets by removing kept ones; raises OmewdError ``disk_full``."""
+        while (free := shutil.disk_usage(self.folder).free) < total_bytes * _SPACE_FACTOR and self._kept:
             _remove(self._kept.pop(0)[0])
-        _require_room(self.folder.parent, free, total_bytes)
+        _require_space(self.folder.parent, free, total_bytes)
 
     @property
     def _iteration_folder(self) -> Path:
@@ -194,7 +191,7 @@ class Bench:
 
     @contextmanager
     def _datasets(self) -> Iterator[Path]:
-        """A folder for datasets, which is removed after success, or kept for a while."""
+        """A folder for datasets. After success it is removed, or kept for a while if it has many files."""
         self._last_iteration += 1
         path = self._iteration_folder
         path.mkdir()
@@ -208,7 +205,7 @@ class Bench:
             _remove(self._kept.pop(0)[0])
 
     def _daemon(self, column: Column) -> PrivateDaemon:
-        """The daemon of a column: one for each backend, so that no library is in another one's memory."""
+        """The daemon of a column. Each backend has one, so that each library is alone in its processes."""
         key = _daemon_key(column)
         if key not in self._daemons:
             arguments = ["--writers", str(column.writers), "--memory", self.options.memory]
@@ -216,7 +213,7 @@ class Bench:
         return self._daemons[key]
 
     def _cameras_of(self, geometry: Geometry, column: Column) -> list[Camera]:
-        """The processes that hand frames over, with their frames made."""
+        """The column's camera processes, with their frames prepared."""
         wanted = {
             "shape": list(geometry.frame_shape),
             "dtype": geometry.dtype,
@@ -262,14 +259,16 @@ class Bench:
                 sync=options.durability == "fsync" and daemon is None,
             )
         if daemon and processes.roles_of(daemon.client.daemon_status()) != before:
-            raise OmewdError("writer_died", "a writer process died, and its work was done again: no figure to rely on")
+            raise OmewdError(
+                "writer_died", "a writer process died and its work was done again, so the figures are not reliable"
+            )
         cpu_s: dict[str, float] = {}
         for pid, role in pids.items():
             cpu_s[role] = cpu_s.get(role, 0.0) + processes.cpu_seconds(pid) - used[pid]
         waits = _longest([_waits(daemon.client.stream_status(name), frames) for name in names] if daemon else [])
         files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
         if spec.compression is None and sum(files) < volume_bytes:
-            raise OmewdError("incomplete", f"{sum(files)} bytes were written of {volume_bytes}")
+            raise OmewdError("incomplete", f"{sum(files)} of {volume_bytes} bytes were written")
         began_s = min(times["began_s"] for times in fed)
         return Sample(
             create_s=create_s,
@@ -284,17 +283,18 @@ class Bench:
         )
 
 
-def check_room(folder: Path, geometry: Geometry, columns: list[Column]) -> None:
-    """Raise OmewdError ``disk_full`` if the datasets of a column do not fit on the drive of a folder."""
-    _require_room(folder, shutil.disk_usage(folder).free, max(geometry.dataset_bytes(column) for column in columns))
+def check_space(folder: Path, geometry: Geometry, columns: list[Column]) -> None:
+    """Raise OmewdError ``disk_full`` if the datasets of any column do not fit on the drive of a folder."""
+    _require_space(folder, shutil.disk_usage(folder).free, max(geometry.dataset_bytes(column) for column in columns))
 
 
-def _require_room(folder: Path, free_bytes: int, total_bytes: int) -> None:
-    if free_bytes < total_bytes * _ROOM:
+def _require_space(folder: Path, free_bytes: int, total_bytes: int) -> None:
+    needed_bytes = total_bytes * _SPACE_FACTOR
+    if free_bytes < needed_bytes:
         raise OmewdError(
             "disk_full",
-            f"{total_bytes * _ROOM / 1e9:.2f} GB are needed, and {free_bytes / 1e9:.2f} GB are free in {folder}",
-            "Choose fewer frames or cameras, or another --output-dir",
+            f"{needed_bytes / 1e9:.2f} GB are needed, but {free_bytes / 1e9:.2f} GB are free in {folder}",
+            "Use fewer frames or cameras, or another --output-dir",
         )
 
 
@@ -303,23 +303,23 @@ def _daemon_key(column: Column) -> tuple[int, str]:
 
 
 def _camera_keys(column: Column) -> list[tuple[str, str, int]]:
-    """The same cameras for all of omewd; else one with the library in it."""
+    """All columns of omewd share cameras; other columns have a process with their library in it."""
     backend = "" if column.kind == OMEWD else column.backend
     return [(column.kind, backend, number) for number in range(column.cameras)]
 
 
 def _waits(status: StreamStatus, frames: int) -> dict[str, StageWaits]:
-    """Where a stream's frames waited; raises OmewdError if it was not written in one go."""
+    """Where a stream's frames waited; raises OmewdError if a job had to be run again."""
     written, retries = status.frames.written, status.retries
     if written != frames:
         raise OmewdError("incomplete", f"{written} of {frames} frames were written")
     if retries:
-        raise OmewdError("error", f"{retries} jobs failed and were run again: no figure to rely on")
+        raise OmewdError("error", f"{retries} jobs failed and were run again, so the figures are not reliable")
     return status.waits
 
 
 def _longest(of_cameras: list[dict[str, StageWaits]]) -> dict[str, StageWaits]:
-    """The waits of all cameras: of each figure the longest."""
+    """The longest of each figure over all cameras."""
     longest: dict[str, StageWaits] = {}
     for waits in of_cameras:
         for stage, figures in waits.items():
@@ -332,7 +332,7 @@ def _longest(of_cameras: list[dict[str, StageWaits]]) -> dict[str, StageWaits]:
     return longest
 
 
-# Clean-up is done by other programs: they are no part of what a profiler sees of this one.
+# Other programs clean up, so that a profiler of this process does not see it.
 
 
 def _remove(path: Path) -> None:
@@ -340,5 +340,5 @@ def _remove(path: Path) -> None:
 
 
 def _sync() -> None:
-    """What others have left in the page cache must not be written in the time of the next."""
+    """Flush the page cache, so that earlier writes don't take time from the next measurement."""
     subprocess.run(["sync"], check=False)

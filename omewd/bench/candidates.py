@@ -1,4 +1,4 @@
-"""Which settings are worth trying for a camera, and which of those that were tried is the best. Pure."""
+"""Which settings are worth trying for a camera, and which of the tried ones is best. Pure."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from omewd.bench.plan import OMEWD, Column, Geometry
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.spec.dimensions import Dimension
 
-# Tiles that viewers like; the whole frame is tried too.
+# Tiles that suit viewers. The whole frame is tried, too.
 _TILES = (256, 512)
-# Shards: smaller ones cost a file and a sync each, larger ones a larger ring.
+# Sizes of shards. Each smaller one costs a file and a sync; larger ones need a larger ring.
 _SHARD_BYTES = (64 << 20, 256 << 20)
-# Long enough for the ring and the writers to be at work.
+# Long enough for the ring and the writers to reach a steady state.
 _TRIAL_BYTES = 512 << 20
 _TRIAL_SHARDS = 4
-# The camera's rate times this is what a setting should reach: disks have slow minutes.
+# A setting should be this much faster than the camera, because disks have slow minutes.
 COMFORTABLE = 1.5
-# Stored sizes that differ by less are the same.
+# Stored sizes that differ by less count as equal.
 _SAME_SIZE = 1.05
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Settings to try. ``dims``: as for start-stream, with the user's counts; ``trial``: a short acquisition."""
+    """Settings to try. ``dims``: for start-stream, with the user's counts. ``trial``: a short acquisition."""
 
     dims: str
     trial: Geometry
@@ -41,7 +41,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Trial:
-    """What one candidate reached: frames a second, and stored bytes and files a frame."""
+    """The result of one candidate: frames a second, and stored bytes and files a frame."""
 
     candidate: Candidate
     fps: float
@@ -49,20 +49,20 @@ class Trial:
     files_a_frame: float
 
 
-def first_look(
+def first_round(
     dimensions: Sequence[Dimension],
     dtype: str,
     backends: Sequence[str],
     compressions: Sequence[str | None],
     writers: int,
 ) -> list[Candidate]:
-    """Every backend and compression, in one usual shape."""
+    """Every backend and compression, with one common shape."""
     shape = _shapes(dimensions, dtype)[0]
     columns = [Column(OMEWD, b, c, writers) for b, c in product(backends, compressions)]
     return [_candidate(dimensions, dtype, shape, column) for column in columns]
 
 
-def second_look(dimensions: Sequence[Dimension], dtype: str, trials: Sequence[Trial]) -> list[Candidate]:
+def second_round(dimensions: Sequence[Dimension], dtype: str, trials: Sequence[Trial]) -> list[Candidate]:
     """The other shapes, each with the fastest backend of every compression."""
     fastest: dict[str | None, Trial] = {}
     for trial in trials:
@@ -74,7 +74,7 @@ def second_look(dimensions: Sequence[Dimension], dtype: str, trials: Sequence[Tr
 
 
 def _shapes(dimensions: Sequence[Dimension], dtype: str) -> list[tuple[int, int | None]]:
-    """(tile, frames in a shard): tile 0 is the whole frame, None is no sharding."""
+    """Pairs of (tile, frames in a shard); tile 0 stands for the whole frame, None for no sharding."""
     height, width = (d.count or 1 for d in dimensions[-2:])
     frame_bytes = height * width * ITEM_BYTES[dtype]
     tiles = [tile for tile in _TILES if tile < max(height, width)] + [0]
@@ -82,7 +82,7 @@ def _shapes(dimensions: Sequence[Dimension], dtype: str) -> list[tuple[int, int 
     fastest = dimensions[-3].count if len(dimensions) > 2 else 1
     depths = dict.fromkeys(min(depth, fastest or depth) for depth in depths)
     sharded = [(tile, depth) for depth in depths for tile in tiles]
-    # A file of a whole frame is worth trying without shards; of a tile it is not: too many files.
+    # Whole frames are worth trying without shards; tiles would make too many files.
     return [*sharded, (0, None)]
 
 
@@ -106,7 +106,7 @@ def _candidate(dimensions: Sequence[Dimension], dtype: str, shape: tuple[int, in
 
 
 def _trial(dimensions: list[Dimension], dtype: str) -> Geometry:
-    """The same acquisition, cut short to some shards; from the slowest dimension on, as far as that takes."""
+    """The same acquisition, shortened to a few shards."""
     frame_bytes = math.prod(d.count or 1 for d in dimensions[-2:]) * ITEM_BYTES[dtype]
     depth = math.prod(d.shard_size_chunks or 1 for d in dimensions[:-2])
     wanted = max(_TRIAL_SHARDS * depth, _TRIAL_BYTES // frame_bytes)
@@ -121,7 +121,7 @@ def _trial(dimensions: list[Dimension], dtype: str) -> Geometry:
 
 
 def as_dims(dimensions: Sequence[Dimension]) -> str:
-    """Dimensions in the grammar of ``--dims``."""
+    """Write dimensions in the grammar of ``--dims``."""
     parts = []
     for d in dimensions:
         numbers = [str(d.count or "inf"), str(d.chunk_size or ""), str(d.shard_size_chunks or "")]
@@ -132,10 +132,10 @@ def as_dims(dimensions: Sequence[Dimension]) -> str:
 
 
 def best(trials: Sequence[Trial], fps: float) -> Trial:
-    """The settings to recommend for a camera of that rate.
+    """The settings to recommend for a camera of this rate. ``trials`` must not be empty.
 
-    Of those that are comfortably faster than the camera the one that stores the least, then in the fewest files, then
-    the fastest. If none is, the fastest. ``trials`` is not empty.
+    Of the trials that are comfortably faster than the camera, this is the one with the smallest stored size, then the
+    fewest files, then the highest rate. If none is fast enough, it is the fastest of all.
     """
     enough = [trial for trial in trials if trial.fps >= COMFORTABLE * fps]
     if not enough:

@@ -1,4 +1,4 @@
-"""How far a column of a benchmark is, and whether there is time for another round. Pure: time is passed in."""
+"""The progress of a benchmark's column, and whether there is time for another round. Pure: time is passed in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Pace:
-    """A column's own clock, which runs in its turns alone. ``bytes_per_s``: of pixels, in its latest turn."""
+    """A column's own clock, which only runs during its turns. ``bytes_per_s``: pixels in its latest turn."""
 
     rounds: int
     done: int = 0
@@ -19,7 +19,7 @@ class Pace:
         self._began_s = now_s
 
     def end(self, now_s: float, bytes_per_s: float | None) -> None:
-        """A turn is over; ``bytes_per_s`` None: it failed, and there are no more."""
+        """End a turn. ``bytes_per_s``: None if it failed, and the column has no more turns."""
         self.spent_s = self.elapsed_s(now_s)
         self._began_s = None
         if bytes_per_s is None:
@@ -32,7 +32,7 @@ class Pace:
         return self.spent_s + self._in_turn_s(now_s)
 
     def left_s(self, now_s: float) -> float | None:
-        """Of its own time, by the turns so far; None before the first has ended."""
+        """How much longer the column's turns will take, by the turns so far; None before the first one has ended."""
         if self.done == self.rounds:
             return 0.0
         if not self.done:
@@ -45,5 +45,5 @@ class Pace:
 
 
 def is_time_up(elapsed_s: float, rounds_done: int, limit_s: float | None) -> bool:
-    """Whether another round, as long as those before it were, would end past the limit."""
+    """Whether another round, as long as the average one so far, would end past the limit."""
     return limit_s is not None and elapsed_s * (rounds_done + 1) / max(rounds_done, 1) > limit_s

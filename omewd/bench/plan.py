@@ -1,4 +1,4 @@
-"""What a benchmark times: geometries, and for each the columns of its table. Pure."""
+"""What a benchmark times: geometries, and the columns of each one's table. Pure."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ OMEWD, IN_PROCESS, OME_WRITERS = "omewd", "in-process", "ome-writers"
 
 @dataclass(frozen=True)
 class Options:
-    """What is the same for every column. ``fps`` 0: frames come as fast as they are taken.
+    """Settings that all columns share.
 
-    ``time_limit_s``: of one geometry; no round is begun that would end later, but one is always measured.
+    ``fps``: 0 to hand frames over as fast as they are taken. ``time_limit_s``: for one geometry; no round starts that
+    would end later, but one is always measured.
     """
 
     dtype: str = "uint16"
@@ -38,7 +39,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Geometry:
-    """One acquisition that is timed: its dimensions, slowest first."""
+    """One acquisition to time: its dimensions, slowest first."""
 
     dims: str
     dimensions: tuple[Dimension, ...]
@@ -72,15 +73,15 @@ class Geometry:
 
     @property
     def total_bytes(self) -> int:
-        """Of one camera; see :meth:`volume_bytes`."""
+        """The pixels of one camera; see :meth:`volume_bytes`."""
         return self.frames * self.frame_bytes
 
     def volume_bytes(self, column: Column) -> int:
-        """The pixels of a column at full resolution: of all its cameras."""
+        """The pixels of all of a column's cameras, at full resolution."""
         return column.cameras * self.total_bytes
 
     def dataset_bytes(self, column: Column) -> int:
-        """What a column may take on disk; the smaller resolutions together are a third of the full one."""
+        """The disk space that a column may take; all lower resolutions together are a third of the full one."""
         return self.volume_bytes(column) * (4 if column.levels > 1 else 3) // 3
 
     @cached_property
@@ -95,11 +96,11 @@ class Geometry:
         """Raise OmewdError ``bad_spec`` if this can't be timed."""
         if not self.frames:
             raise OmewdError(
-                "bad_spec", f"a benchmark needs a number of frames, and {self.dims!r} is unbounded", "Give a count"
+                "bad_spec", f"a benchmark needs a number of frames, but {self.dims!r} is unbounded", "Give a count"
             )
 
     def conditions(self, options: Options) -> list[tuple[str, str]]:
-        """The test conditions, as (what, value)."""
+        """The test conditions, as pairs of (name, value)."""
         spec = self._any_spec
         chunk_bytes = math.prod(spec.chunk_shape) * ITEM_BYTES[self.dtype]
         lines = [
@@ -123,16 +124,16 @@ class Geometry:
 
 
 _CLOCK = {
-    "fsync": "from the first append until all is on disk; fsync of every file and folder is inside",
-    "none": "from the first append until all files are written; without fsync",
+    "fsync": "from the first append until everything is on disk, including fsync of every file and folder",
+    "none": "from the first append until all files are written, without fsync",
 }
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the table: who writes, through which backend, how compressed, with how many writers.
+    """One column of the table: who writes, with which backend and compression, and how many writers.
 
-    ``cameras``: how many there are at once, each with a dataset of its own. ``levels``: resolutions that are written.
+    ``cameras``: the number of concurrent cameras, each with its own dataset. ``levels``: the number of resolutions.
     """
 
     kind: str
@@ -143,7 +144,7 @@ class Column:
     levels: int = 1
 
     def label(self, others: Sequence[Column]) -> str:
-        """The column's name: what tells it from the others."""
+        """The column's name: what distinguishes it from the others."""
         text = self.backend if self.kind == OMEWD else f"{self.kind}: {self.backend}"
         if len({c.compression for c in others}) > 1:
             text += f" {self.compression or 'none'}"
@@ -164,17 +165,17 @@ def columns(
     cameras: Sequence[int] = (1,),
     levels: Sequence[int] = (1,),
 ) -> list[Column]:
-    """Every combination; what does not run omewd's writers has one column, of one camera and one level.
+    """Every combination. Kinds other than omewd have one column for each backend and compression, with one camera.
 
-    Raises OmewdError ``usage`` if nothing is named that others have too.
+    Raises OmewdError ``usage`` if those kinds have none of the named backends.
     """
     made = [Column(OMEWD, b, c, *rest) for c, b, *rest in product(compressions, backends, writers, cameras, levels)]
     of_others = [b for b in backends if b not in (DIRECT, "auto")]
     if kinds and not of_others:
         raise OmewdError(
             "usage",
-            f"{kinds[0]} has no backend {backends[0]!r}: it is omewd's own",
-            "Name one that it has too, such as --backend tensorstore",
+            f"{kinds[0]} has no backend {backends[0]!r}, which is omewd's own",
+            "Name one that both have, such as --backend tensorstore",
         )
     made += [Column(k, b, c, 0) for k, c, b in product(kinds, compressions, of_others)]
     return made
@@ -182,11 +183,11 @@ def columns(
 
 @dataclass
 class Sample:
-    """What one iteration measured, of all cameras together. Times in seconds; CPU seconds by process.
+    """The measurements of one iteration, of all cameras together. Times are in seconds; CPU seconds are by role.
 
-    ``create_s``: of one dataset after the other. ``closed_s``: until the library said it was done; ``write_s``: until
-    all was synced too, if that was asked for. ``appends_ns``: one a frame. ``waits``: where frames waited, as in a
-    stream's status; of several cameras the longest of each.
+    ``create_s``: for all datasets, one after the other. ``closed_s``: until the library reported the end. ``write_s``:
+    until everything was synced, too, if that was asked for. ``appends_ns``: one value for each frame. ``waits``: where
+    frames waited, as in a stream's status; the longest over all cameras.
     """
 
     create_s: float
@@ -202,7 +203,7 @@ class Sample:
 
 @dataclass
 class Timed:
-    """A column and what came of it: samples, or the reason why there are none."""
+    """A column with its samples, or the error if it has none."""
 
     column: Column
     samples: list[Sample] = field(default_factory=list)
@@ -211,10 +212,10 @@ class Timed:
 
 @dataclass
 class Outcome:
-    """All of one geometry: its columns, and what the disk and memory could do in the same run.
+    """The results of one geometry: its columns, and what the disk and the memory could do in the same run.
 
-    ``iterations``: how many there were, as far as columns did not fail. ``disk_s``: seconds of plain writes of the
-    volume of one camera, one for each of them.
+    ``iterations``: how many there were of each column that did not fail. ``disk_s``: for each iteration, the seconds of
+    plain writes of one camera's volume.
     """
 
     geometry: Geometry

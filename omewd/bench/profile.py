@@ -1,4 +1,4 @@
-"""What ``omewd profile`` runs: one stream with every call profiled in every process, or sampled by py-spy."""
+"""Runs what ``omewd profile`` profiles: one stream, with every call in every process recorded, or sampled by py-spy."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 ROLES = ("producer", "daemon", "writer")
 
-# Often enough for runs of seconds.
+# Enough samples for runs of seconds.
 _RATE_HZ = 200
-# In which py-spy must start, and end: with the symbols of large libraries it takes seconds.
+# For py-spy to start, and to end: it takes seconds for the symbols of large libraries.
 _SPY_TIMEOUT_S = 60.0
-# The exit status of timeout(1) when its time was up.
+# The exit status of timeout(1) when its time is up.
 _INTERRUPTED_BY_TIMEOUT = 124
-# How many times as long as without it a run may take.
-_SLOWED = 3.0
+# How many times as long a run may take when it is sampled.
+_SAMPLING_SLOWDOWN = 3.0
 
 
 @dataclass(frozen=True)
 class Function:
-    """One line of a profile; times in seconds over all calls. ``primitive_calls``: those that are no recursion."""
+    """One line of a profile. Times are in seconds, over all calls. ``primitive_calls``: without recursive ones."""
 
     calls: int
     primitive_calls: int
@@ -54,14 +54,14 @@ class Function:
 
 @dataclass
 class Profile:
-    """The functions of all processes of one role together."""
+    """The functions of all processes of one role, added up."""
 
     role: str
     processes: int
     stats: pstats.Stats
 
     def functions(self, sort: str) -> list[Function]:
-        """All functions, the most by ``sort`` ("time", "cumulative" or "calls") first."""
+        """All functions, in descending order of ``sort`` ("time", "cumulative" or "calls")."""
         rows = [
             Function(calls, primitive, own, cumulative, _location(*where))
             for where, (primitive, calls, own, cumulative, _) in self.stats.stats.items()  # type: ignore[attr-defined]
@@ -73,22 +73,22 @@ class Profile:
 def with_cprofile(
     folder: Path, geometry: Geometry, column: Column, options: Options
 ) -> tuple[list[Sample], list[Profile]]:
-    """Run a stream ``options.iterations`` times with every call of producer, daemon and writers profiled."""
+    """Run a stream ``options.iterations`` times and record every call in the producer, the daemon and the writers."""
     with tempfile.TemporaryDirectory(prefix="omewd-profile-") as stats:
         with Bench(folder, options, {VARIABLE: stats}) as bench:
             samples = [bench.iterate(geometry, column) for _ in range(options.iterations)]
-        return samples, [_collect(Path(stats), role) for role in ROLES]  # each process has left its own at its end
+        return samples, [_collect(Path(stats), role) for role in ROLES]  # each process leaves its profile when it ends
 
 
 def _collect(folder: Path, role: str) -> Profile:
     paths = [str(path) for path in sorted(folder.glob(f"{role}-*.prof"))]
     if not paths:
-        raise OmewdError("error", f"the {role} process left no profile", "It may have been killed; try again")
+        raise OmewdError("error", f"the {role} process left no profile", "It may have been killed. Try again")
     return Profile(role, len({Path(p).name.split("-")[1] for p in paths}), pstats.Stats(*paths))
 
 
 def _location(file: str, line: int, name: str) -> str:
-    if file == "~":  # built in
+    if file == "~":  # a built-in function
         return name
     for prefix, short in _SHORT.items():
         if file.startswith(prefix):
@@ -116,17 +116,17 @@ def spy() -> str:
 def sampled(
     path: Path, form: str, folder: Path, geometry: Geometry, column: Column, options: Options, seconds: float
 ) -> tuple[int, bool]:
-    """Run a stream again and again for ``seconds`` and sample all its processes.
+    """Run a stream repeatedly for ``seconds`` and sample all its processes, without their set-up.
 
-    ``form``: "flamegraph" (SVG), "speedscope" (JSON) or "raw" (a line of text for each stack). Set-up is left out of
-    the picture. Returns how often it ran, and whether the frames of C libraries are in it: where py-spy takes too long
-    with them it is done without.
+    ``form``: "flamegraph" (SVG), "speedscope" (JSON) or "raw" (a line of text for each stack). Returns the number of
+    runs, and whether the result includes the stack frames of C libraries. If py-spy takes too long with them, the runs
+    are repeated without them.
     """
     with Bench(folder, options, {VARIABLE: SAMPLING}) as bench:
         began = time.monotonic()
         bench.iterate(geometry, column)
-        # Sampled it takes longer: py-spy stops the processes. What has not ended by then goes on unsampled.
-        limit_s = _SLOWED * max(seconds, time.monotonic() - began)
+        # A sampled run takes longer, because py-spy stops the processes. After this time it goes on unsampled.
+        limit_s = _SAMPLING_SLOWDOWN * max(seconds, time.monotonic() - began)
 
         def run(native: bool) -> int:
             runs = 0
@@ -154,7 +154,7 @@ def sample_daemon(daemon: int, path: Path, form: str, seconds: float) -> None:
 
 
 class SpyTimeoutError(OmewdError):
-    """py-spy did not start, or did not end, within the time that it has."""
+    """py-spy did not start, or did not end, in time."""
 
     def __init__(self, what: str) -> None:
         super().__init__("error", f"py-spy did not {what} within {_SPY_TIMEOUT_S:.0f} s", "Sample for fewer --seconds")
@@ -162,20 +162,20 @@ class SpyTimeoutError(OmewdError):
 
 @contextmanager
 def _recording(pid: int, path: Path, form: str, limit_s: float, *, native: bool) -> Iterator[None]:
-    """py-spy at work on a process and its descendants during the block, but for ``limit_s`` at most.
+    """Let py-spy sample a process and its descendants during the block, for ``limit_s`` at most.
 
-    ``native``: with the frames of C libraries, for which it has to stop the processes for each sample.
-    Raises OmewdError, SpyTimeoutError where it takes too long; no file is left then.
+    ``native``: include the stack frames of C libraries, for which py-spy stops the processes at each sample.
+    Raises OmewdError, or SpyTimeoutError if py-spy takes too long. No file is left then.
     """
-    # While py-spy has this process stopped, only another one can put an end to it.
+    # While py-spy has stopped this process, only another one can end py-spy.
     command = ["timeout", "--signal=INT", f"--kill-after={_SPY_TIMEOUT_S}", f"{_SPY_TIMEOUT_S + limit_s}"]
     command += [spy(), "record", "--pid", str(pid), "--subprocesses", "--rate", str(_RATE_HZ)]
     command += ["--format", form, "--output", str(path), "--native" if native else "--nonblocking"]
-    with tempfile.TemporaryFile() as said:  # a file: nobody reads a pipe meanwhile
-        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+    with tempfile.TemporaryFile() as output:  # not a pipe, which nobody would read meanwhile
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         enough = threading.Timer(limit_s, process.send_signal, [signal.SIGINT])
         try:
-            _await_start(process, said)
+            _await_start(process, output)
             enough.start()
             yield
             process.send_signal(signal.SIGINT)
@@ -186,7 +186,7 @@ def _recording(pid: int, path: Path, form: str, limit_s: float, *, native: bool)
             if process.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
                 raise SpyTimeoutError("end")
             if process.returncode not in (0, _INTERRUPTED_BY_TIMEOUT) or not path.is_file():
-                raise _spy_failed(_content(said))
+                raise _spy_failed(_content(output))
         except BaseException:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -197,12 +197,12 @@ def _recording(pid: int, path: Path, form: str, limit_s: float, *, native: bool)
             enough.cancel()
 
 
-def _await_start(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
-    """py-spy says when it begins to sample; what it says before it ends is why it can't."""
+def _await_start(process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
+    """Wait for py-spy's message that it samples. If it ends before, its output is the reason."""
     deadline = time.monotonic() + _SPY_TIMEOUT_S
-    while "Sampling process" not in _content(said):
+    while "Sampling process" not in _content(output):
         if process.poll() is not None:
-            raise _spy_failed(_content(said))
+            raise _spy_failed(_content(output))
         if time.monotonic() > deadline:
             raise SpyTimeoutError("start")
         time.sleep(0.01)
@@ -212,14 +212,14 @@ def _content(file: IO[bytes]) -> str:
     return os.pread(file.fileno(), 1 << 16, 0).decode(errors="replace")
 
 
-def _spy_failed(said: str) -> OmewdError:
-    reason = next((line.strip() for line in said.splitlines() if line.strip()), "it said nothing")
-    remedy = "Run the command as root: this kernel lets only root look into other processes"
-    return OmewdError("error", f"py-spy could not record: {reason}", remedy if "ermission" in said else "")
+def _spy_failed(output: str) -> OmewdError:
+    reason = next((line.strip() for line in output.splitlines() if line.strip()), "it printed nothing")
+    remedy = "Run the command as root: this kernel lets only root inspect other processes"
+    return OmewdError("error", f"py-spy could not record: {reason}", remedy if "ermission" in output else "")
 
 
 def name_processes(path: Path, roles: Mapping[int, str]) -> None:
-    """Put names in the place of command lines in what py-spy made: SVG, speedscope JSON or raw."""
+    """Replace command lines with names in py-spy's output: SVG, speedscope JSON or raw."""
     text = path.read_text()
     if not text.startswith("{"):
         path.write_text(_with_names(text, roles))
@@ -231,7 +231,7 @@ def name_processes(path: Path, roles: Mapping[int, str]) -> None:
 
 
 def _with_names(text: str, roles: Mapping[int, str]) -> str:
-    """Without command lines, which py-spy quotes and may cut short."""
+    """Replace command lines, which py-spy quotes and may cut short."""
     return re.sub(r"process (\d+):(&quot;|\").*?(\2|\.\.)", lambda m: _name(m[1], roles), text)
 
 
@@ -240,7 +240,7 @@ def _name(pid: str, roles: Mapping[int, str]) -> str:
 
 
 def sampled_functions(path: Path, roles: Mapping[int, str]) -> dict[str, list[tuple[int, str]]]:
-    """From py-spy's raw output: for each process, (samples, function) by the function's own time, most first."""
+    """For each process in py-spy's raw output: (samples, function) by the function's own time, in descending order."""
     names = {_name(str(pid), roles) for pid in roles}
     found: dict[str, Counter[str]] = {}
     for line in path.read_text().splitlines():
@@ -254,5 +254,5 @@ def sampled_functions(path: Path, roles: Mapping[int, str]) -> dict[str, list[tu
 
 
 def profile_paths(output: Path) -> dict[str, Path]:
-    """Where ``--output`` puts the profile of each role: its name before the suffix."""
+    """The file for the profile of each role: ``output`` with the role before the suffix."""
     return {role: output.with_name(f"{output.stem}.{role}{output.suffix or '.prof'}") for role in ROLES}

@@ -1,4 +1,4 @@
-"""Options of the commands from a TOML file."""
+"""Reads options of the commands from a TOML file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from omewd.errors import OmewdError
 def default_map(
     path: Path, commands: Iterable[str], command: Callable[[str], click.Command]
 ) -> dict[str, dict[str, Any]]:
-    """The defaults of each command: a table for each, top-level keys for all that have such an option.
+    """The defaults of each command. A table is for one command; top-level keys are for all that have the option.
 
-    Keys are long options without the dashes. Raises OmewdError ``usage`` for what is none.
+    Keys are long options without the dashes. Raises OmewdError ``usage`` for unknown commands and options.
     """
     try:
         settings = tomllib.loads(path.read_text())
@@ -29,7 +29,7 @@ def default_map(
     for key in tables:
         if key not in names:
             raise OmewdError(
-                "usage", f"{path} has a table [{key}]; tables are named after commands", did_you_mean(key, names)
+                "usage", f"{path} has a table [{key}], but no command has this name", did_you_mean(key, names)
             )
     common = {key: value for key, value in settings.items() if key not in tables}
     parameters = {name: _by_key(command(name)) for name in names} if common else {}
@@ -37,7 +37,7 @@ def default_map(
         if not any(key.replace("_", "-") in known for known in parameters.values()):
             every = sorted({option for known in parameters.values() for option in known})
             raise OmewdError(
-                "usage", f"{path} has {key!r}, and no command has an option --{key}", did_you_mean(key, every)
+                "usage", f"{path} has {key!r}, but no command has an option --{key}", did_you_mean(key, every)
             )
     defaults: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -56,7 +56,7 @@ def default_map(
 
 
 def _value(path: Path, key: str, option: click.Option, value: Any) -> Any:
-    """A value as if it had been typed, so that click finds out whether the option can have it."""
+    """A value as if it had been typed, so that click checks it."""
     if option.multiple:
         return [_typed(path, key, one) for one in (value if isinstance(value, list) else [value])]
     return _typed(path, key, value)
@@ -68,11 +68,11 @@ def _typed(path: Path, key: str, value: Any) -> str | bool:
     if isinstance(value, str | int | float):
         return str(value)
     kind = "table" if isinstance(value, dict) else type(value).__name__
-    raise OmewdError("usage", f"{path}: {key} can't be a {kind}", "Give a text or a number")
+    raise OmewdError("usage", f"{path}: {key} can't be a {kind}", "Give a string or a number")
 
 
 def _by_key(command: click.Command) -> dict[str, click.Option]:
-    """A command's options by the keys that a file has for them."""
+    """A command's options by their keys in the file."""
     return {
         name.removeprefix("--"): option
         for option in options_of(command).values()

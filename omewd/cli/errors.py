@@ -1,6 +1,6 @@
-"""Errors of the library in the terms of the command line. Pure.
+"""Puts errors of the library into the terms of the command line. Pure.
 
-The library writes settings in backquotes, as Python has them: "Pass `overwrite=True` to replace it".
+The library writes settings in backquotes and in Python: "Pass `overwrite=True` to replace it".
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from omewd.errors import OmewdError
 
 _QUOTED = re.compile(r"`([^`]*)`")
 _SETTING = re.compile(r"([a-z_][a-z0-9_]*)=(.+)", re.DOTALL)
-# What a shell would not take as it is; an ellipsis, which stands for a value, is none.
+# Characters that a shell does not take literally. An ellipsis, which stands for a value, is fine.
 _SPECIAL = re.compile(r"[\s'\"$`\\*?;&|<>()]")
 
 
 def options_of(command: click.Command) -> dict[str, click.Option]:
-    """The options of a command by the names of their parameters."""
+    """The options of a command, by the names of their parameters."""
     return {p.name: p for p in command.params if isinstance(p, click.Option) and p.name}
 
 
 def for_command_line(error: OmewdError, options: Mapping[str, click.Option]) -> OmewdError:
-    """The error with settings as the options of a command, where it has them."""
+    """The error with settings written as options of a command, if it has them."""
     return OmewdError(error.code, with_options(error.message, options), with_options(error.remedy, options))
 
 
 def with_options(text: str, options: Mapping[str, click.Option]) -> str:
-    """``text`` without backquotes: what was a setting in them is an option, if there is one for it."""
+    """``text`` without backquotes, and with the settings in them written as options if the command has them."""
     return _QUOTED.sub(lambda match: _as_option(match[1], options), text)
 
 
@@ -55,7 +55,7 @@ def _as_option(setting: str, options: Mapping[str, click.Option]) -> str:
 
 
 def wants_json(arguments: Iterable[str]) -> bool:
-    """Whether a command line asks for JSON; also one that can't be parsed."""
+    """Whether a command line asks for JSON, even if it can't be parsed."""
     before = ""
     for argument in arguments:
         if argument == "--":
@@ -68,7 +68,7 @@ def wants_json(arguments: Iterable[str]) -> bool:
 
 
 def usage_error(error: click.ClickException) -> OmewdError:
-    """What click says of a command line, in one line, with what was meant or where to look."""
+    """A click error as one line, with the names that may be meant, or where to look."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     help_line = f"See {context.command_path if context else 'omewd'} --help"
     if isinstance(error, click.NoSuchOption):
@@ -80,13 +80,13 @@ def usage_error(error: click.ClickException) -> OmewdError:
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """The names that are meant, perhaps, as a remedy; without any, what names there are."""
+    """A remedy that suggests similar names, or if there are none lists all names."""
     known = list(names)
-    return _did_you_mean(close_to(word, known)) or f"It is one of {', '.join(known)}"
+    return _did_you_mean(close_to(word, known)) or f"Use one of {', '.join(known)}"
 
 
 def close_to(word: str, names: Iterable[str]) -> list[str]:
-    """Up to three of ``names`` that begin with ``word``; if none does, that are nearly it."""
+    """Up to three of ``names`` that start with ``word``, or if none does, that are similar to it."""
     known = {name.replace("_", "-"): name for name in names}
     word = word.replace("_", "-")
     begun = [name for name in known if word.strip("-") and name.startswith(word)]

@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run a command; every error is one line on standard error and an exit status."""
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a program that reads a pipe waits for the lines as people do
+        sys.stdout.reconfigure(line_buffering=True)  # programs that read a pipe wait for lines, too
     try:
         cli(args=arguments, prog_name="omewd", standalone_mode=False)
     except click.exceptions.Exit as done:

@@ -14,7 +14,7 @@ Command = Callable[..., Any]
 
 
 def socket_option(function: Command) -> Command:
-    """``--socket`` after the command; the one before it, or $OMEWD_SOCKET, is the default."""
+    """``--socket`` after the command. The default is the one before the command, then $OMEWD_SOCKET."""
     return click.option(
         "--socket",
         type=click.Path(path_type=Path),

@@ -1,4 +1,4 @@
-"""What ``--settings-file`` names."""
+"""Reads the file that ``--settings-file`` names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omewd.errors import OmewdError
 
 
 def read_settings(path: Path | None) -> dict[str, Any]:
-    """The JSON object in a file, {} without one; raises OmewdError ``usage`` if there is none in it."""
+    """The JSON object in a file, {} without a file; raises OmewdError ``usage`` if the file holds none."""
     if path is None:
         return {}
     try:

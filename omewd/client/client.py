@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omewd.client.connection import Connection
 from omewd.errors import OmewdError
-from omewd.model.plain import json_of, numbers_in
+from omewd.model.jsonable import to_json, without_numpy
 from omewd.model.spec.outline import require_small, split
 from omewd.protocol.messages import MAX_MESSAGE_BYTES, decode, encode
 from omewd.protocol.status import DaemonStatus, StreamStatus, read_status
@@ -100,14 +100,14 @@ class Client:
 
         Raises OmewdError ``bad_metadata``.
         """
-        text = json_of(value)
+        text = to_json(value)
         if len(text) > MAX_MESSAGE_BYTES:
             raise OmewdError(
                 "bad_metadata",
                 f"metadata of {len(text)} bytes is over the limit of {MAX_MESSAGE_BYTES}",
                 "Keep less of it, or put it into a file beside the dataset",
             )
-        where = {"position": numbers_in(position), "well": well}
+        where = {"position": without_numpy(position), "well": well}
         self._request("set_metadata", name=name, namespace=namespace, **where, attachment=text, timeout=None)
 
     def wait(self, name: str, timeout: float | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The zarr.json files of a dataset: Zarr v3 core spec for arrays and groups, OME-Zarr 0.5 for their meaning.
+"""The zarr.json files of a dataset: arrays and groups by the Zarr v3 core specification, metadata by OME-Zarr 0.5.
 
 Sources: Zarr v3 core specification ("Array metadata", "Group metadata"), the sharding codec
 (ZEP 2, "sharding_indexed"), https://ngff.openmicroscopy.org/0.5 ("axes", "multiscales", "omero", "plate", "well",
@@ -24,7 +24,7 @@ Documents = dict[str, dict[str, Any]]
 
 
 def documents(spec: StreamSpec, frames: Sequence[int]) -> Documents:
-    """All zarr.json of a dataset but omewd's own group's, by path, for the first so many frames of each source."""
+    """All zarr.json files of a dataset by path, except omewd's own, once it has ``frames[source]`` of each source."""
     found: Documents = {}
     paths = image_paths(spec)
     levels = levels_of(spec)
@@ -42,7 +42,7 @@ def documents(spec: StreamSpec, frames: Sequence[int]) -> Documents:
 
 
 def array_json(spec: StreamSpec, frames: Sequence[int], image: int = 0, level: Level | None = None) -> dict[str, Any]:
-    """The zarr.json of an image's array, claiming the first so many frames of each source."""
+    """The zarr.json of an image's array, with the shape for the first ``frames[source]`` frames of each source."""
     level = level or levels_of(spec)[0]
     return array_document(
         shape=shape_on_disk(spec, frames, image, level),
@@ -58,7 +58,7 @@ def array_json(spec: StreamSpec, frames: Sequence[int], image: int = 0, level: L
 def image_group_json(
     spec: StreamSpec, frames: Sequence[int], image: int = 0, position: Position | None = None
 ) -> dict[str, Any]:
-    """The zarr.json of an image's group: one multiscale with axes, units, scales, translations; and channels."""
+    """The zarr.json of an image's group: one multiscale (axes, units, scales, translations) and the channels."""
     origin = _origin(spec, position)
     multiscale = v05.Multiscale(
         name=position.name if position else spec.name,
@@ -82,7 +82,7 @@ def _group(ome: Any) -> dict[str, Any]:
 
 
 def _plate_documents(spec: StreamSpec, plate: Plate, paths: Sequence[str]) -> Documents:
-    """OME-Zarr 0.5, "plate" and "well": the wells that there are images of, with their fields."""
+    """The plate and its wells that have images, with their fields (OME-Zarr 0.5, "plate" and "well")."""
     fields: dict[tuple[str, str], list[str]] = {}
     for path in paths:
         row, column, field = path.split("/")
@@ -109,7 +109,7 @@ def _plate_documents(spec: StreamSpec, plate: Plate, paths: Sequence[str]) -> Do
 
 
 def _origin(spec: StreamSpec, position: Position | None) -> tuple[float, ...]:
-    """Where the first pixel of an image is: the stage's place is that of the image's corner."""
+    """The coordinates of an image's first pixel: the stage position is the image's corner."""
     stage: dict[int, float] = {}
     if position is not None:
         axes = len(spec.disk_order)
@@ -122,7 +122,7 @@ def _origin(spec: StreamSpec, position: Position | None) -> tuple[float, ...]:
 
 def _dataset(spec: StreamSpec, level: Level, origin: tuple[float, ...]) -> v05.Dataset:
     scale = [d.scale * factor for d, factor in zip(spec.disk_dimensions, level.factors, strict=True)]
-    # The nearest stands for the pixel that it is, all others for the middle of those they are made of.
+    # A "nearest" pixel keeps its place; with other methods, a pixel is at the centre of those that it combines.
     shift = [0.0 if spec.downsample == "nearest" else (factor - 1) / 2 for factor in level.factors]
     translation = [o + s * d.scale for o, s, d in zip(origin, shift, spec.disk_dimensions, strict=True)]
     transformations: list[Any] = [v05.ScaleTransformation(scale=scale)]
@@ -132,7 +132,7 @@ def _dataset(spec: StreamSpec, level: Level, origin: tuple[float, ...]) -> v05.D
 
 
 def _axes(spec: StreamSpec) -> list[Any]:
-    """The axes; one that another storage order puts where there is no place for its type goes without it."""
+    """The axes. One that can't have its type where the storage order puts it has none."""
     axes: list[Any] = []
     for dim, kind in zip(spec.disk_dimensions, spec.disk_types, strict=True):
         match kind:

@@ -1,7 +1,7 @@
-"""How viewers show an image: the "omero" part of OME-Zarr 0.5, of what is declared, measured and set by users. Pure.
+"""How viewers show an image: the "omero" metadata of OME-Zarr 0.5, declared, measured, or set by users. Pure.
 
-What a user has set is also kept apart, under ``omewd`` → ``omero`` of the image group's attributes, so that it is told
-from what omewd writes: the next window that is measured leaves it alone.
+What a user has set is also stored under ``omewd`` → ``omero`` of the image group's attributes. That tells it from what
+omewd writes, so that later measured windows don't replace it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from omewd.model.spec.spec import StreamSpec
 
 Attributes = dict[str, Any]
 NAMESPACE = "ome.omero"
-_OF_CHANNEL = ("label", "color", "active", "window", "inverted", "family", "coefficient")
-# Of channels without a colour of their own: a single one is grey.
+_CHANNEL_FIELDS = ("label", "color", "active", "window", "inverted", "family", "coefficient")
+# For channels without a colour of their own; a single channel is grey.
 _COLORS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")
 
 
 def declared(spec: StreamSpec, shape: tuple[int, ...]) -> list[dict[str, Any]]:
-    """The channels that an array of ``shape`` has, as the stream's spec says; one for an image without channels."""
+    """The channels of an array of ``shape``, as the spec declares them; one if the image has no channel axis."""
     for axis, dimension in enumerate(spec.disk_dimensions[:-2]):
         if dimension.type != "channel":
             continue
@@ -43,7 +43,7 @@ def declared(spec: StreamSpec, shape: tuple[int, ...]) -> list[dict[str, Any]]:
 
 
 def full_range(dtype: str) -> tuple[float, float]:
-    """What pixels can be; of floats usually from 0 to 1."""
+    """The lowest and highest value of a pixel; 0 and 1 for floats, as is usual."""
     bits = int("".join(filter(str.isdigit, dtype)))
     if dtype.startswith("float"):
         return 0.0, 1.0
@@ -53,7 +53,7 @@ def full_range(dtype: str) -> tuple[float, float]:
 
 
 def _channel(channel: Channel, dtype: str) -> dict[str, Any]:
-    """Wavelengths in nm, called as OMERO's web gateway does."""
+    """One channel's metadata; wavelengths are in nm, under the names that OMERO's web gateway uses."""
     low, high = full_range(dtype)
     start, end = channel.window or (low, high)
     window = v05.OmeroWindow(start=start, min=min(low, start), end=end, max=max(high, end))
@@ -68,7 +68,7 @@ def _channel(channel: Channel, dtype: str) -> dict[str, Any]:
 
 
 def measured(window: Window, dtype: str) -> dict[str, float]:
-    """An omero window for what was measured: start is below end, whatever the pixels are."""
+    """The omero window for a measured one; its start is below its end, whatever the pixels are."""
     _, start, end, lowest, highest = window
     low, high = full_range(dtype)
     if dtype.startswith("float"):
@@ -86,10 +86,10 @@ def measured(window: Window, dtype: str) -> dict[str, float]:
 def with_windows(
     attributes: Attributes, on_disk: Attributes, spec: StreamSpec, windows: Sequence[Window]
 ) -> Attributes:
-    """Attributes of an image's group as they are to be written.
+    """The attributes to write for an image's group.
 
-    ``attributes``: as the spec declares them; ``on_disk``: as they are: attributes of other names stay, windows stay
-    that are not measured anew, and what users have set.
+    ``attributes``: those that the spec declares. ``on_disk``: the present ones, of which other names, windows without a
+    new measurement, and what users have set are kept.
     """
     merged = {**on_disk, **attributes}
     own = [part["omewd"] for part in (on_disk, attributes) if isinstance(part.get("omewd"), dict)]
@@ -110,7 +110,7 @@ def with_windows(
 
 
 def _given(spec: StreamSpec) -> set[int]:
-    """The channels whose window the spec says."""
+    """The channels whose window the spec gives."""
     coords = next((d.coords or () for d in spec.dimensions[:-2] if d.type == "channel"), ())
     return {n for n, channel in enumerate(coords) if isinstance(channel, Channel) and channel.window is not None}
 
@@ -130,7 +130,7 @@ def _edits(attributes: Attributes) -> dict[str, Any]:
 
 
 def _with_edits(attributes: Attributes) -> Attributes:
-    """With what users have set."""
+    """Apply what users have set."""
     edits, ome = _edits(attributes), attributes["ome"]
     channels = ome.get("omero", {}).get("channels", [])
     for number, fields in edits.get("channels", {}).items():
@@ -142,30 +142,30 @@ def _with_edits(attributes: Attributes) -> Attributes:
 
 
 def edited(attributes: Attributes, edit: Any) -> Attributes:
-    """Attributes of an image's group with what a user sets of ``omero``: channels merged one by one, and ``rdefs``.
+    """The attributes of an image's group with a user's edit of ``omero``, which is merged channel by channel.
 
     ``edit``: {"channels": [{…}, …] or {number or label: {…}}, "rdefs": {…}}. Raises OmewdError ``bad_metadata``.
     """
     shown = _channels_in(attributes)
     if not isinstance(edit, dict) or not edit or not set(edit) <= {"channels", "rdefs"}:
-        raise _bad("it is an object with channels or rdefs")
+        raise _bad("the value must be an object with channels or rdefs")
     changes: dict[str, Any] = {number: dict(f) for number, f in _edits(attributes).get("channels", {}).items()}
     channels = edit.get("channels", {})
     if not isinstance(channels, dict | list):
-        raise _bad("channels are a list, or an object by number or label")
+        raise _bad("channels must be a list, or an object by number or label")
     pairs = list(enumerate(channels)) if isinstance(channels, list) else list(channels.items())
     for which, fields in pairs:
         number = _number(which, shown)
         if fields is None:
             continue
-        if not isinstance(fields, dict) or not set(fields) <= set(_OF_CHANNEL):
-            raise _bad(f"of a channel it may have {', '.join(_OF_CHANNEL)}")
+        if not isinstance(fields, dict) or not set(fields) <= set(_CHANNEL_FIELDS):
+            raise _bad(f"a channel can only have {', '.join(_CHANNEL_FIELDS)}")
         fields = dict(fields)
         if isinstance(fields.get("window"), dict):
             fields["window"] = {**shown[number].get("window", {}), **fields["window"]}
             window = fields["window"]
             if not window.get("start", 0) < window.get("end", 0):
-                raise _bad(f"the window of channel {number} has to start below its end")
+                raise _bad(f"the window of channel {number} must start below its end")
         changes.setdefault(str(number), {}).update(fields)
     edits = {"channels": changes}
     rdefs = edit.get("rdefs", _edits(attributes).get("rdefs"))
@@ -181,17 +181,19 @@ def edited(attributes: Attributes, edit: Any) -> Attributes:
 
 
 def _number(which: Any, shown: Sequence[dict[str, Any]]) -> int:
-    """The channel of a number or a label."""
+    """The number of a channel, given by number or label; raises OmewdError ``bad_metadata``."""
     labels = [channel.get("label") for channel in shown]
     if which in labels:
         return labels.index(which)
     number = int(which) if isinstance(which, int) or (isinstance(which, str) and which.isdecimal()) else -1
     if not 0 <= number < len(shown):
-        raise _bad(f"there is no channel {which!r:.80}; there are {', '.join(map(str, labels)) or 'none'}")
+        raise _bad(f"there is no channel {which!r:.80}; the channels are {', '.join(map(str, labels)) or 'none'}")
     return number
 
 
 def _bad(message: str) -> OmewdError:
     return OmewdError(
-        "bad_metadata", f"{NAMESPACE}: {message}", 'Such as {"channels": [{"window": {"start": 0, "end": 4000}}]}'
+        "bad_metadata",
+        f"{NAMESPACE}: {message}",
+        'Write it as in {"channels": [{"window": {"start": 0, "end": 4000}}]}',
     )

@@ -1,4 +1,4 @@
-"""A smaller resolution of a write unit, made again from the one before it: for verify and repair."""
+"""Computes a lower resolution of a write unit from the one before it, for verify and repair."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Region = list[tuple[int, int]]  # (start, stop) along each outer axis
 
 
 def region_before(part: Region, level: Level, shape_before: tuple[int, ...]) -> Region:
-    """What a part of a resolution is made of, in the one before, whose array has ``shape_before``."""
+    """The region of the resolution before (with ``shape_before``) from which a part of a resolution is computed."""
     return [
         (2 * start, min(2 * stop, length)) if axis in level.halved else (start, stop)
         for axis, ((start, stop), length) in enumerate(zip(part, shape_before, strict=False))
@@ -22,10 +22,10 @@ def region_before(part: Region, level: Level, shape_before: tuple[int, ...]) -> 
 
 
 def made_of(before: Any, part: Region, level: Level, method: str, present: Array, origin: Region) -> Array:
-    """The pixels of a part of a resolution, by ``before``, the (tensorstore) array of the one before.
+    """Compute the pixels of a part of a resolution from ``before``, the (tensorstore) array of the one before it.
 
-    ``present``: which frames of the unit are there in that one; ``origin``: the unit's region in it.
-    Raises ValueError or OSError if that can't be read.
+    ``present``: which of the unit's frames that array has. ``origin``: the unit's region in it.
+    Raises ValueError or OSError if the array can't be read.
     """
     region = region_before(part, level, before.shape)
     view = before[tuple(slice(a, b) for a, b in region)] if region else before
@@ -34,7 +34,7 @@ def made_of(before: Any, part: Region, level: Level, method: str, present: Array
 
 
 def present_in(level: Level, method: str, present: Array) -> Array:
-    """Which frames of a unit are there in a resolution, by those of the one before."""
+    """Which frames of a unit a resolution has, given those of the one before it."""
     outer = [axis for axis in level.halved if axis < present.ndim]
     smaller, kept = halve(np.zeros((*present.shape, 1, 1), np.uint8), outer, method, present)
     return np.ones(smaller.shape[:-2], bool) if kept is None else kept

@@ -1,4 +1,4 @@
-"""Attributes of a dataset's groups that come while it is written, or later: what users give, and measured windows."""
+"""Attributes that are added to a dataset's groups during the stream or later: users' metadata and measured windows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from omewd.store.sinks.publish import Publisher
 
 
 def put(dataset: Path, epoch: int, namespace: str, value: Any, position: object, well: object) -> None:
-    """Put a value into the attributes of a position, a well or the dataset; nobody else may be writing those now.
+    """Put a value into the attributes of a position, a well or the dataset. Only one process may do so at a time.
 
-    Raises OmewdError ``not_a_dataset`` if it is not that of the stream of that epoch any more, ``bad_metadata``;
-    OSError.
+    Raises OmewdError ``not_a_dataset`` if the dataset is no longer the one of the stream with that epoch,
+    ``bad_metadata``; OSError.
     """
     spec = _spec(dataset, epoch)
     group = group_of(spec, position, well, images=namespace == omero.NAMESPACE)
@@ -38,7 +38,7 @@ def put(dataset: Path, epoch: int, namespace: str, value: Any, position: object,
 
 
 def put_windows(dataset: Path, epoch: int, windows: Sequence[Window]) -> None:
-    """Let the images of a dataset be shown in what was measured; raises as :func:`put`."""
+    """Set the measured windows of a dataset's images; raises the errors of :func:`put`."""
     spec = _spec(dataset, epoch)
     changed = {}
     for path, document in _documents(dataset, image_paths(spec)).items():
@@ -53,7 +53,7 @@ def _spec(dataset: Path, epoch: int) -> StreamSpec:
     summary = summary_of(dataset)
     if summary.get("epoch") != epoch:
         raise OmewdError(
-            "not_a_dataset", f"{dataset} is not the dataset of that stream any more", "Was it moved or replaced?"
+            "not_a_dataset", f"{dataset} is no longer the dataset of that stream", "Was it moved or replaced?"
         )
     return StreamSpec.parse(summary["stream"])
 
@@ -71,7 +71,7 @@ def _documents(dataset: Path, groups: Sequence[str]) -> dict[str, dict[str, Any]
 
 def _publish(dataset: Path, documents: dict[str, dict[str, Any]]) -> None:
     files = [(path, [json.dumps(document, indent=2).encode()]) for path, document in documents.items()]
-    aside = dataset / ledger.FOLDER  # also of one that is complete, and has no staging folder any more
+    aside = dataset / ledger.FOLDER  # a complete dataset has no staging folder any more
     try:
         Publisher(dataset, aside, durable=True).publish(files, label=ANNOTATE)
     finally:

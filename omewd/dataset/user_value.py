@@ -1,4 +1,4 @@
-"""What a client gives as metadata of a dataset, checked: whoever reads it must get through it."""
+"""Checks users' metadata for a dataset, so that every reader can parse them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _MAX_DEPTH = 64
 
 
 def annotation(text: bytes) -> Any:
-    """The value that JSON text is; raises OmewdError ``bad_metadata``."""
+    """Parse JSON text; raises OmewdError ``bad_metadata``."""
     try:
         value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise OmewdError("bad_metadata", f"metadata has to be JSON: {error}") from error
+        raise OmewdError("bad_metadata", f"metadata must be JSON: {error}") from error
     if _depth(value) > _MAX_DEPTH:
-        raise OmewdError("bad_metadata", f"metadata is nested up to {_MAX_DEPTH} deep, this is deeper")
+        raise OmewdError("bad_metadata", f"the metadata are nested more than {_MAX_DEPTH} deep", "Flatten them")
     return value
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number that JSON has")
+    raise ValueError(f"JSON has no number {constant}")
 
 
 def _depth(value: object) -> int:
-    """How deeply a JSON value is nested; it may be deeper than Python would recurse."""
+    """How deeply a JSON value is nested, without recursion: it may be deeper than Python recurses."""
     depth, level = 0, [value]
     while level := [
         inner

@@ -1,1 +1,1 @@
-"""What other programs describe and acquire, as streams of omewd; each module is for one of them."""
+"""Turns what other programs describe and acquire into streams. Each module serves one program."""

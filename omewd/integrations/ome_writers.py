@@ -1,7 +1,7 @@
-"""The settings of ome-writers (its AcquisitionSettings, as JSON) as the fields of a stream. Pure; needs no ome-writers.
+"""Converts ome-writers' AcquisitionSettings (as JSON) to the fields of a stream. Pure; does not need ome-writers.
 
-Taken is what ``settings.model_dump(mode="json")`` of ome-writers 0.3 gives, and what people write by hand for its
-constructor: coords as names, units as abbreviations, colours in any spelling of CSS, the format as a name.
+Takes what ``settings.model_dump(mode="json")`` of ome-writers 0.3 returns, and what people pass to its constructor:
+coords as names, abbreviated units, any CSS colour, the format as a name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic.color import parse_str
 from omewd.errors import OmewdError
 from omewd.model.spec.compression import NAMES, SHUFFLES
 from omewd.model.spec.dimensions import Position
-from omewd.model.spec.folders import unsuited
+from omewd.model.spec.folders import folder_problem
 
 FIELDS = {
     "root_path",
@@ -42,9 +42,9 @@ _BACKENDS = {"auto", "tensorstore", "acquire-zarr", "zarrs-python", "zarr-python
 _SUFFIXES = (".tiff", ".tif", ".zarr")
 _MAX_NAME = 64
 _USUAL = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space", "p": "position"}
-_ONLY_OF_POSITIONS = {"plate_row", "plate_column", "grid_row", "grid_column", "x_coord", "y_coord", "z_coord"}
+_POSITION_FIELDS = {"plate_row", "plate_column", "grid_row", "grid_column", "x_coord", "y_coord", "z_coord"}
 
-# The abbreviations of OME-XML (UnitsLength, UnitsTime), as OME-Zarr 0.5 names the units.
+# From the abbreviations of OME-XML (UnitsLength, UnitsTime) to OME-Zarr 0.5's unit names.
 _PREFIXES = {
     "y": "yocto",
     "z": "zepto",
@@ -92,23 +92,23 @@ _TIMES = {f"{short}s": f"{long}second" for short, long in _PREFIXES.items()} | {
 
 
 def stream_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a StreamSpec that mean the same; ``name`` and ``output`` are left out without a root_path.
+    """Convert settings to fields of a StreamSpec; without a root_path there are no ``name`` and ``output``.
 
-    ``root_path`` gives the output, relative paths in the daemon's data root, and, without its suffix, the name.
-    Raises OmewdError ``bad_spec`` for what can't be written: another format, fields that are unknown.
+    ``root_path`` becomes the output, in the daemon's data root if it is relative. The name is its last part without the
+    suffix. Raises OmewdError ``bad_spec`` for another format than OME-Zarr and for unknown fields.
     """
     if "backend" in settings:
-        raise _bad("ome-writers takes no field 'backend' here", "Name the backend in 'format'")
+        raise _bad("settings of ome-writers have no field 'backend'", "Name the backend in 'format'")
     _only_known(settings, FIELDS, "settings of ome-writers")
     root = str(settings.get("root_path") or "")
     backend, suffix = _format(settings.get("format"), root)
     fields: dict[str, Any] = {"backend": backend}
     if root:
-        fields |= _place(root, suffix)
+        fields |= _name_and_output(root, suffix)
     names: dict[str, str] = {}
     dimensions = settings.get("dimensions") or ()
     if not _is_list(dimensions):
-        raise _bad(f"'dimensions' is a list, not {dimensions!r:.80}")
+        raise _bad(f"'dimensions' must be a list, not {dimensions!r:.80}")
     if dimensions:
         last = len(dimensions) - 2
         fields["dimensions"] = [_dimension(d, names, in_frame=i >= last) for i, d in enumerate(dimensions)]
@@ -126,7 +126,7 @@ def stream_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _folders(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Folders of positions by name, as ome-writers has them, where the names can be those of folders."""
+    """Name the folders of positions as ome-writers does, if their names can be folder names."""
     dimensions = fields.get("dimensions", ())
     coords = next((d["coords"] for d in dimensions if d["type"] == "position" and d.get("coords")), None)
     if coords is None:
@@ -134,8 +134,8 @@ def _folders(fields: Mapping[str, Any]) -> dict[str, str]:
     try:
         positions = [Position.parse(c) for c in coords]
     except OmewdError:
-        return {}  # the stream's own check names it
-    return {} if unsuited(positions, in_wells=fields.get("plate") is not None) else {"position_folders": "names"}
+        return {}  # validating the stream reports it
+    return {} if folder_problem(positions, in_wells=fields.get("plate") is not None) else {"position_folders": "names"}
 
 
 def _bad(message: str, remedy: str = "") -> OmewdError:
@@ -148,24 +148,24 @@ def _is_list(value: Any) -> bool:
 
 def _only_known(given: Any, known: set[str], what: str) -> None:
     if not isinstance(given, Mapping):
-        raise _bad(f"{what} are an object, not {given!r:.80}")
+        raise _bad(f"{what} must be an object, not {given!r:.80}")
     strange = sorted(str(key) for key in given if key not in known)
     if strange:
-        raise _bad(f"{what} have no field {strange[0]!r}", f"They are: {', '.join(sorted(known))}")
+        raise _bad(f"{what} have no field {strange[0]!r}", f"The fields are {', '.join(sorted(known))}")
 
 
-# What ome-writers writes under these names; of blosc-lz4 it is omewd's level, too.
-_ITS_LEVELS = {"blosc-zstd": "blosc-zstd:3", "zstd": "zstd:3"}
-_OF_ACQUIRE_ZARR = {"compressor", "codec", "level", "shuffle"}
+# The levels that ome-writers means by these names. For blosc-lz4 it is omewd's default, too.
+_DEFAULT_LEVELS = {"blosc-zstd": "blosc-zstd:3", "zstd": "zstd:3"}
+_ACQUIRE_ZARR_FIELDS = {"compressor", "codec", "level", "shuffle"}
 
 
 def _compression(given: Any) -> Any:
-    """A compression as ome-writers or omewd names it, or as an object with the fields of acquire-zarr's settings."""
+    """Convert a compression: a name of ome-writers or omewd, or an object with acquire-zarr's settings."""
     if given == "lzw":
-        raise _bad("compression 'lzw' is for TIFF", f"Use one of {', '.join(NAMES)}")
+        raise _bad("compression 'lzw' is only for TIFF", f"Use one of {', '.join(NAMES)}")
     if not isinstance(given, Mapping):
-        return None if given == "none" else _ITS_LEVELS.get(given, given) if isinstance(given, str) else given
-    _only_known(given, _OF_ACQUIRE_ZARR, "compressions")
+        return None if given == "none" else _DEFAULT_LEVELS.get(given, given) if isinstance(given, str) else given
+    _only_known(given, _ACQUIRE_ZARR_FIELDS, "compressions")
     codec = str(given.get("codec") or "none").rpartition(".")[2].lower().replace("_", "-")
     if codec == "none":
         return None
@@ -179,11 +179,11 @@ def _compression(given: Any) -> Any:
     return text
 
 
-# -- where to ----------------------------------------------------------------------------------
+# -- format and output -------------------------------------------------------------------------
 
 
 def _stem_and_suffix(root: str) -> tuple[str, str]:
-    """A path without its ending, and that: ``.ome.zarr``, ``.zarr``, ``.ome.tiff``, …, or nothing."""
+    """Split a path into its stem and its suffix: ``.ome.zarr``, ``.zarr``, ``.ome.tiff``, … or ""."""
     for ending in _SUFFIXES:
         if root.lower().endswith(ending):
             stem = root[: -len(ending)]
@@ -192,7 +192,7 @@ def _stem_and_suffix(root: str) -> tuple[str, str]:
 
 
 def _format(given: Any, root: str) -> tuple[str, str]:
-    """(backend, suffix of the dataset) of a format: a name, an object, or nothing where the root path tells."""
+    """(backend, suffix of the dataset) for a format: a name, an object, or None to go by the root path."""
     _, suffix = _stem_and_suffix(root)
     if given is None or given == "auto":
         name, backend = ("ome-tiff" if suffix.endswith((".tiff", ".tif")) else "ome-zarr"), "auto"
@@ -207,28 +207,32 @@ def _format(given: Any, root: str) -> tuple[str, str]:
         name, backend = str(given.get("name", "ome-zarr")), str(given.get("backend") or "auto")
         suffix = str(given.get("suffix") or suffix)
     else:
-        raise _bad(f"'format' is a name or an object, not {given!r:.80}")
+        raise _bad(f"'format' must be a name or an object, not {given!r:.80}")
     if name == "ome-tiff":
         raise _bad(
-            "format ome-tiff: omewd writes OME-Zarr only", 'Use "format": "ome-zarr", and a root_path in .ome.zarr'
+            "format ome-tiff: omewd only writes OME-Zarr",
+            'Use "format": "ome-zarr" and a root_path that ends in .ome.zarr',
         )
     if name == "scratch":
         raise _bad(
-            "format scratch keeps frames in memory, and omewd writes them to disk",
-            'Give a root_path that ends in .ome.zarr, and "format": "ome-zarr"',
+            "format scratch keeps frames in memory, but omewd writes them to disk",
+            'Use "format": "ome-zarr" and a root_path that ends in .ome.zarr',
         )
     if name != "ome-zarr" or backend not in _BACKENDS:
-        raise _bad(f"format {name!r} with backend {backend!r} is unknown", f"Backends: {', '.join(sorted(_BACKENDS))}")
+        raise _bad(
+            f"format {name!r} with backend {backend!r} is unknown",
+            f"Use ome-zarr, with a backend of {', '.join(sorted(_BACKENDS))}",
+        )
     return backend, suffix if suffix.endswith(".zarr") else ".ome.zarr"
 
 
-def _place(root: str, suffix: str) -> dict[str, str]:
+def _name_and_output(root: str, suffix: str) -> dict[str, str]:
     if "://" in root:
-        raise _bad(f"root_path {root!r:.200}: omewd writes to disks of this machine", "Give a path in a data root")
+        raise _bad(f"root_path {root!r:.200}: omewd only writes to local paths", "Give a path in a data root")
     stem, _ = _stem_and_suffix(root.rstrip("/"))
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem.rsplit("/", 1)[-1]).strip("-")[:_MAX_NAME]
     if not name:
-        raise _bad(f"root_path {root!r:.200} has no name that a stream could have", "Use letters and digits")
+        raise _bad(f"root_path {root!r:.200} makes no name for a stream", "Use letters and digits")
     return {"name": name, "output": stem + suffix}
 
 
@@ -236,13 +240,13 @@ def _place(root: str, suffix: str) -> dict[str, str]:
 
 
 def _dimension(given: Any, names: dict[str, str], *, in_frame: bool) -> dict[str, Any]:
-    """One dimension; notes in ``names`` what its name has become: omewd's are words."""
+    """Convert one dimension. Its new name goes into ``names``: omewd's names are letters, digits and _."""
     _only_known(given, _DIMENSION_FIELDS, "dimensions of ome-writers")
     name = str(given.get("name", ""))
     names[name] = re.sub(r"^(?=[^A-Za-z])", "d", re.sub(r"[^A-Za-z0-9_]", "_", name))[:32]
     coords = given.get("coords")
     if coords is not None and not _is_list(coords):
-        raise _bad(f"coords of dimension {name!r} are a list, not {coords!r:.80}")
+        raise _bad(f"the coords of dimension {name!r} must be a list, not {coords!r:.80}")
     kind = "space" if in_frame else given.get("type") or _kind(name, coords, given.get("unit"))
     unit = given.get("unit")
     dimension: dict[str, Any] = {
@@ -251,10 +255,10 @@ def _dimension(given: Any, names: dict[str, str], *, in_frame: bool) -> dict[str
         "type": kind,
         "unit": _unit(unit, kind) if isinstance(unit, str) else unit,
         "translation": given.get("translation"),
-        # 0 is what Micro-Manager says of a pixel size that nobody has measured.
+        # Micro-Manager gives 0 for an unknown pixel size.
         "scale": given.get("scale") or None,
     }
-    if kind != "position":  # each position is an image of its own, there as here
+    if kind != "position":  # each position is an image of its own, as in ome-writers
         dimension |= {key: given.get(key) for key in ("chunk_size", "shard_size_chunks")}
     if coords is not None:
         dimension["coords"] = [_coordinate(c, str(kind)) for c in coords]
@@ -262,10 +266,10 @@ def _dimension(given: Any, names: dict[str, str], *, in_frame: bool) -> dict[str
 
 
 def _kind(name: str, coords: Sequence[Any] | None, unit: Any) -> str:
-    """What a dimension without a type is: what its coords say, or its unit, or its name."""
+    """The type of a dimension that gives none, by its coords, else its unit, else its name."""
     keys = {key for c in coords or () if isinstance(c, Mapping) for key in c}
     if keys:
-        positions = keys & _ONLY_OF_POSITIONS or (keys == {"name"} and name == "p")
+        positions = keys & _POSITION_FIELDS or (keys == {"name"} and name == "p")
         return "position" if positions else "channel"
     if isinstance(unit, str):
         for kind, table in (("space", _LENGTHS), ("time", _TIMES)):
@@ -290,22 +294,24 @@ def _coordinate(given: Any, kind: str) -> Any:
         try:
             return float(given)
         except ValueError:
-            return given  # the stream's own check names it
+            return given  # validating the stream reports it
     return given
 
 
 def hex_color(given: Any) -> str:
-    """Any spelling of a colour in CSS, or (r, g, b[, a]) in 0 to 255, as six hex digits; transparency is left out."""
+    """Convert a CSS colour, or (r, g, b[, a]) from 0 to 255, to six hex digits. Transparency is ignored."""
     if _is_list(given) and len(given) in (3, 4) and all(isinstance(v, int | float) for v in given):
         parts = [float(v) / 255 for v in given[:3]]
     elif isinstance(given, str):
         try:
             color = parse_str(given)
         except ValueError as error:
-            raise _bad(f"{given!r:.80} is no colour: {error}", "Such as red, #ff0000 or rgb(255, 0, 0)") from error
+            raise _bad(
+                f"{given!r:.80} is not a colour: {error}", "Write it as red, #ff0000 or rgb(255, 0, 0)"
+            ) from error
         parts = [color.r, color.g, color.b]
     else:
-        raise _bad(f"{given!r:.80} is no colour", "Such as red, #ff0000 or [255, 0, 0]")
+        raise _bad(f"{given!r:.80} is not a colour", "Write it as red, #ff0000 or [255, 0, 0]")
     if any(not 0 <= part <= 1 for part in parts):
-        raise _bad(f"{given!r:.80} is no colour: a part of it is not in 0 to 255")
+        raise _bad(f"{given!r:.80} is not a colour: each component must be from 0 to 255")
     return "".join(f"{round(part * 255):02X}" for part in parts)

@@ -1,11 +1,11 @@
-"""A useq-schema sequence (``useq.MDASequence``) as the fields of a stream: what an engine will acquire, declared.
+"""Converts a useq-schema sequence (``useq.MDASequence``), which an engine will acquire, to the fields of a stream.
 
-``stream_fields`` describes it, ``event_grid`` says which frame index each event has::
+``stream_fields`` returns the fields; ``event_grid`` says which frame index each event has::
 
     fields = stream_fields(sequence, (2048, 2048), pixel_size_um=0.1, chunks={"y": 256, "x": 256})
     grid = event_grid(sequence)
     for event in sequence:
-        index = grid.frame_index(event.index)  # grows; the ones between hold no frame: producer.skip()
+        index = grid.frame_index(event.index)  # always grows; producer.skip() the indexes in between
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ FIELDS = {
     "keep_shutter_open_across",
     "uid",
 }
-# More uneven times than these are not listed; each frame's time is in the ledger anyway.
+# More uneven times than this are not listed; the ledger has each frame's time anyway.
 _MAX_TIMES = 10_000
 
 
 def load_sequence(sequence: Any) -> Any:
-    """A ``useq.MDASequence`` out of itself, its fields, or its JSON; a file's name is none.
+    """Return a ``useq.MDASequence``, given itself, its fields or its JSON (not a file name).
 
-    Raises OmewdError ``bad_spec`` for what is none, ``missing`` without useq-schema.
+    Raises OmewdError ``bad_spec`` for anything else, ``missing`` without useq-schema.
     """
     if hasattr(sequence, "stage_positions") and hasattr(sequence, "axis_order"):
         return sequence
@@ -56,8 +56,8 @@ def load_sequence(sequence: Any) -> Any:
         if isinstance(sequence, Mapping):
             return MDASequence.model_validate({k: v for k, v in sequence.items() if k != "uid"})
     except (ValueError, TypeError) as error:
-        raise OmewdError("bad_spec", f"this is no useq sequence: {' '.join(str(error).split())[:1000]}") from error
-    raise OmewdError("bad_spec", f"a useq sequence, its fields or its JSON are needed, not {sequence!r:.80}")
+        raise OmewdError("bad_spec", f"not a useq sequence: {' '.join(str(error).split())[:1000]}") from error
+    raise OmewdError("bad_spec", f"not a useq sequence: {sequence!r:.80}", "Pass a sequence, its fields or its JSON")
 
 
 def stream_fields(
@@ -71,13 +71,14 @@ def stream_fields(
     cameras: int = 1,
     grid: EventGrid | None = None,
 ) -> dict[str, Any]:
-    """``dimensions``, ``dtype`` and ``plate`` of a stream for all that a sequence acquires.
+    """The fields ``dimensions``, ``dtype`` and ``plate`` of a stream that holds all frames of a sequence.
 
-    ``frame_shape``: (height, width). ``chunks`` (elements) and ``shards`` (chunks) by dimension: t, c, z, y, x.
-    ``cameras``: images of each event, part of the channels. ``grid``: the sequence's :func:`event_grid`, if known.
+    ``frame_shape``: (height, width). ``chunks`` (in elements) and ``shards`` (in chunks): by dimension (t, c, z, y, x).
+    ``cameras``: the number of images of each event, which become channels. ``grid``: the sequence's
+    :func:`event_grid`, if it is known.
 
-    The positions are p and g (stage positions, tiles of a grid) together. With a pixel size, tiles are as far apart as
-    frames of this size are: engines do the same. Raises OmewdError ``bad_spec``, as :func:`event_grid`.
+    Stage positions (p) and the tiles of grids (g) together are the positions. With a pixel size, tiles are spaced by
+    the frame's size, as engines do. Raises the errors of :func:`event_grid`, and OmewdError ``bad_spec``.
     """
     sequence = load_sequence(sequence)
     height, width = frame_shape
@@ -99,7 +100,7 @@ def stream_fields(
         dimensions.append({"name": axis, **dimension})
     scale = {} if pixel is None else {"scale": pixel}
     dimensions += [{"name": "y", "count": height, **scale}, {"name": "x", "count": width, **scale}]
-    _cut(dimensions, chunks or {}, shards or {})
+    _set_sizes(dimensions, chunks or {}, shards or {})
     fields = {"dimensions": dimensions, "dtype": dtype}
     plate = plate_of(sequence) if "p" in grid.axes else None
     return fields if plate is None else {**fields, "plate": plate}
@@ -114,31 +115,31 @@ def endless_fields(
     shards: Mapping[str, int] | None = None,
     cameras: int = 1,
 ) -> dict[str, Any]:
-    """As :func:`stream_fields`, for events of which nobody knows how many come: times without end."""
+    """Like :func:`stream_fields`, for an unknown number of events: the dimension t is unbounded."""
     dimensions: list[dict[str, Any]] = [{"name": "t", "count": None}]
     if cameras > 1:
         dimensions.append({"name": "c", "coords": [{"name": f"camera {n + 1}"} for n in range(cameras)]})
     scale = {"scale": pixel_size_um} if pixel_size_um else {}
     dimensions += [{"name": n, "count": count, **scale} for n, count in zip("yx", frame_shape, strict=True)]
-    _cut(dimensions, chunks or {}, shards or {})
+    _set_sizes(dimensions, chunks or {}, shards or {})
     return {"dimensions": dimensions, "dtype": dtype}
 
 
-def _cut(dimensions: list[dict[str, Any]], chunks: Mapping[str, int], shards: Mapping[str, int]) -> None:
+def _set_sizes(dimensions: list[dict[str, Any]], chunks: Mapping[str, int], shards: Mapping[str, int]) -> None:
     by_name = {d["name"]: d for d in dimensions if d["name"] != "p"}
     for field, sizes in (("chunk_size", chunks), ("shard_size_chunks", shards)):
         for name, size in sizes.items():
             if name == "p":
-                raise OmewdError("bad_spec", "each position is an image of its own: no chunks or shards of 'p'")
-            # Settings are made for a camera, and not each sequence has all dimensions.
+                raise OmewdError("bad_spec", "each position is an image of its own, so 'p' takes no chunks or shards")
+            # Settings are made for a camera; not every sequence has all dimensions.
             if name in by_name:
                 by_name[name][field] = size
             elif name not in "tcz":
-                raise OmewdError("bad_spec", f"chunks and shards are of t, c, z, y, x; there is no {name!r}")
+                raise OmewdError("bad_spec", f"chunks and shards are for t, c, z, y and x, not {name!r}")
 
 
 def _channel_names(grid: EventGrid) -> list[str]:
-    """The configs' names; with the group where two groups have one of that name; with the camera's number."""
+    """The configs' names, with the group if two groups have the same config, and with the camera's number."""
     channels = grid.channels or (("", ""),)
     configs = [config for _, config in channels]
     names: list[str] = []
@@ -152,22 +153,22 @@ def _channel_names(grid: EventGrid) -> list[str]:
 
 
 def _plans(sequence: Any, name: str) -> list[Any]:
-    """A plan of the sequence and of its positions."""
+    """The plans with this name of the sequence and of its positions."""
     owners = [sequence, *(getattr(p, "sequence", None) for p in sequence.stage_positions)]
     return [plan for owner in owners if owner is not None and (plan := getattr(owner, name))]
 
 
 def _time(sequence: Any, count: int | None) -> dict[str, Any]:
-    """The dimension of time: the interval as its scale, the times themselves where they are uneven."""
+    """The time dimension: its scale is the interval; uneven times are listed."""
     plan, *others = _plans(sequence, "time_plan")
-    if any(other != plan for other in others):  # of positions that go at their own paces
+    if any(other != plan for other in others):  # positions have intervals of their own
         return {"count": count}
     phases = list(getattr(plan, "phases", None) or [plan])
     try:
         interval = max(phase.interval.total_seconds() for phase in phases[:1])
         even = all(phase.interval == phases[0].interval for phase in phases)
         times = None if even or count is None or count > _MAX_TIMES else [float(t) for t in plan]
-    except ZeroDivisionError:  # one time point in some duration
+    except ZeroDivisionError:  # a single time point within a duration
         interval, times = 0.0, None
     dimension: dict[str, Any] = {"count": count}
     if times is not None and len(times) == count:
@@ -176,10 +177,10 @@ def _time(sequence: Any, count: int | None) -> dict[str, Any]:
 
 
 def _planes(sequence: Any, count: int | None) -> dict[str, Any]:
-    """The dimension of planes: step and first plane of even ones that go up, else the list of them.
+    """The plane dimension: step and first plane if the planes are evenly spaced and go up, else a list of planes.
 
-    Planes of a relative plan count from the position's own z. Positions with plans of their own may be elsewhere:
-    then only the step is told, if it is one.
+    Planes of a relative plan count from the position's own z. If positions have plans of their own, only a common step
+    is given.
     """
     plans = [[float(z) for z in plan] for plan in _plans(sequence, "z_plan")]
     steps = {round(abs(b - a), 6) for planes in plans for a, b in pairwise(planes)}
@@ -190,6 +191,6 @@ def _planes(sequence: Any, count: int | None) -> dict[str, Any]:
         planes = plans[0]
         even_up = "scale" in dimension and planes[-1] > planes[0]
         dimension |= {"translation": planes[0]} if even_up or len(planes) == 1 else {"coords": planes}
-        if "scale" in dimension and not even_up:  # they go down, and a scale can't: at least the extent is right
+        if "scale" in dimension and not even_up:  # planes go down, but a scale can't; at least the extent is right
             dimension["translation"] = min(planes)
     return dimension

@@ -1,9 +1,9 @@
-"""Where the events of a useq sequence lie in a grid of frames. Nothing moves, nothing is written.
+"""The place of a useq sequence's events in a grid of frames. Pure.
 
-A stream is a grid: its frame indexes grow, the last dimension outside the frame fastest. A sequence may be ragged:
-channels that are not acquired at each time, or in one plane only, positions with plans of their own. The grid has the
-largest extents then, and frame indexes that no event has are to be skipped. useq's axes p (stage positions) and g
-(tiles of a grid) are one dimension here, the positions.
+A stream is a grid: its frame indexes grow, and the last dimension outside the frame runs fastest. A sequence may be
+ragged: some channels are not acquired at every time or in every plane, and positions may have plans of their own. The
+grid then has the largest extents, and frame indexes without an event must be skipped. useq's axes p (stage positions)
+and g (tiles of a grid) are one dimension here, the positions.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from omewd.integrations.useq_order import index_text, no_grid, order_of_events, 
 
 @dataclass(frozen=True)
 class EventGrid:
-    """A sequence's frames: ``axes`` (of t, p, c, z) slowest first, ``counts`` of them, None without end.
+    """The grid of a sequence's frames.
 
-    ``tiles``: (p, g) of each position. ``channels``: (group, config) of each channel. ``channel_numbers``: for each
-    stage position, which of the channels its events mean by their c. ``cameras``: images of an event, the fastest part
-    of c. ``end``: the frame index after the last event's; the frames behind it hold nothing.
+    ``axes``: some of t, p, c and z, slowest first. ``counts``: their lengths, None if unbounded. ``tiles``: (p, g) of
+    each position. ``channels``: (group, config) of each channel. ``channel_numbers``: for each stage position, the
+    channel of each c that its events have. ``cameras``: the number of images of an event, the fastest part of c.
+    ``end``: the frame index after the last event's; later indexes hold no frames.
     """
 
     axes: str
@@ -38,13 +39,13 @@ class EventGrid:
 
     @property
     def frames(self) -> int | None:
-        """All frame indexes of the grid; None without end."""
+        """The number of frame indexes in the grid; None if unbounded."""
         return None if None in self.counts else math.prod(n or 1 for n in self.counts)
 
     def frame_index(self, index: Mapping[str, int]) -> int:
-        """The frame index of an event, by the ``index`` that the event has.
+        """The frame index of an event with this ``index``.
 
-        Raises OmewdError ``bad_frame`` for one that is not in the grid.
+        Raises OmewdError ``bad_frame`` if it is not in the grid.
         """
         places = self._places(index)
         number = 0
@@ -52,8 +53,8 @@ class EventGrid:
             if place is None or place < 0 or (count is not None and place >= count):
                 raise OmewdError(
                     "bad_frame",
-                    f"an event at {index_text(index)} is not in the grid {self._text()} of the sequence",
-                    "Run the sequence that the stream was opened for",
+                    f"the event at {index_text(index)} is not in the grid {self._text()} of the sequence",
+                    "Run the sequence for which the stream was opened",
                 )
             number = number * (count or 1) + place
         return number
@@ -83,14 +84,14 @@ class EventGrid:
 def event_grid(sequence: Any, *, cameras: int = 1) -> EventGrid:
     """The grid of a ``useq.MDASequence``. ``cameras``: how many images each event gives.
 
-    How many tiles a grid between edges has depends on the field of view: see :func:`with_field_of_view`.
-    Raises OmewdError ``bad_spec`` if no order of the dimensions has all events one after the other.
+    The number of tiles in a grid between edges depends on the field of view: see :func:`with_field_of_view`.
+    Raises OmewdError ``bad_spec`` if in no order of the dimensions do the events' frame indexes grow.
     """
     extents = _Extents(sequence)
     axes, endless = extents.axes, extents.times is None
     last: Mapping[str, int] | None = None
     if extents.ragged:
-        times = _times_that_tell(sequence, extents)
+        times = _times_needed(sequence, extents)
         order, last = order_of_events(_events(sequence, times), axes, extents.channel_numbers, endless)
         if last is not None and times is not None and not endless:
             last = {**last, "t": last["t"] + (extents.times or 0) - times}
@@ -119,14 +120,14 @@ def event_grid(sequence: Any, *, cameras: int = 1) -> EventGrid:
 
 
 def lacks_field_of_view(sequence: Any) -> bool:
-    """Whether it has grids that do not say how large a frame is: their tiles would be a micrometre apart."""
+    """Whether the sequence has grids without a field of view, whose tiles would be a micrometre apart."""
     inner = (getattr(stage, "sequence", None) for stage in sequence.stage_positions)
     plans = [sequence.grid_plan, *(own.grid_plan for own in inner if own is not None)]
     return any(plan is not None and None in (plan.fov_width, plan.fov_height) for plan in plans)
 
 
 def with_field_of_view(sequence: Any, width_um: float, height_um: float) -> Any:
-    """A copy of a sequence whose grids are of frames of that size, as an engine makes them before it starts."""
+    """A copy of a sequence whose grids have this field of view, as an engine makes it before it starts."""
     size = {"fov_width": width_um, "fov_height": height_um}
     changes: dict[str, Any] = {}
     if sequence.grid_plan is not None:
@@ -141,11 +142,11 @@ def with_field_of_view(sequence: Any, width_um: float, height_um: float) -> Any:
     return sequence.model_copy(update=changes)
 
 
-# -- how far the plans reach -------------------------------------------------------------------
+# -- extents of the plans ----------------------------------------------------------------------
 
 
 def count_times(plan: Any) -> int | None:
-    """The time points of a plan; None for one without end (an interval of 0 for some duration)."""
+    """The number of time points in a plan; None if unbounded (an interval of 0 within a duration)."""
     phases = getattr(plan, "phases", None)
     try:
         if phases is None:
@@ -192,7 +193,7 @@ class _Extents:
 
 
 def _counts(sequence: Any) -> dict[str, int | None]:
-    """The axes that a sequence goes along, and how far."""
+    """The sequence's axes and their lengths."""
     grid = sequence.grid_plan
     counts: dict[str, int | None] = {
         "t": count_times(sequence.time_plan) if sequence.time_plan else 0,
@@ -205,14 +206,14 @@ def _counts(sequence: Any) -> dict[str, int | None]:
 
 
 def grid_points(plan: Any) -> int:
-    """The points of a grid plan; of random ones as many as were asked for, though not all may find a place."""
+    """The number of points in a grid plan; for random points the number requested, though not all may fit."""
     return int(plan.num_points) if hasattr(plan, "num_points") else sum(1 for _ in plan)
 
 
 def _joined(lists: list[list[tuple[str, str]]]) -> tuple[list[tuple[str, str]], tuple[tuple[int, ...], ...]]:
-    """All channels of several lists, in an order that keeps that of each; and the numbers that each list's have there.
+    """Merge lists of channels, keeping the order of each; returns the channels, and each list's numbers among them.
 
-    A channel that a list has twice is there twice. Lists that contradict each other are joined as they come.
+    A channel that is twice in a list is twice in the result. Lists with contradicting orders are merged as they come.
     """
     counted = [[(channel, channels[:n].count(channel)) for n, channel in enumerate(channels)] for channels in lists]
     before: dict[tuple[tuple[str, str], int], set[tuple[tuple[str, str], int]]] = {}
@@ -226,11 +227,11 @@ def _joined(lists: list[list[tuple[str, str]]]) -> tuple[list[tuple[str, str]], 
     return [channel for channel, _ in joined], tuple(tuple(joined.index(c) for c in channels) for channels in counted)
 
 
-def _times_that_tell(sequence: Any, extents: _Extents) -> int | None:
-    """How many time points are enough to see the order of all events; None: all of them.
+def _times_needed(sequence: Any, extents: _Extents) -> int | None:
+    """How many time points show the order of all events; None for all of them.
 
-    Which channels a time has repeats itself. So the rest of a long sequence is as its first two rounds, and ends as
-    these do if whole rounds are left out.
+    The channels of the time points repeat in rounds. So a long sequence is like its first two rounds, and still ends
+    the same way if whole rounds are left out.
     """
     if extents.times_within or "t" not in extents.outer_counts:
         return None
@@ -242,9 +243,9 @@ def _times_that_tell(sequence: Any, extents: _Extents) -> int | None:
 
 
 def _events(sequence: Any, times: int | None) -> Iterator[Mapping[str, int]]:
-    """The indexes of a sequence's events that give images; of the first ``times`` only, if that is given.
+    """The indexes of a sequence's events that acquire images, of the first ``times`` time points if given.
 
-    Of a copy: useq caches what it has iterated, and the engine still sets the field of view of grid plans.
+    Iterates a copy: useq caches the events of a sequence, and the engine still has to set the field of view.
     """
     fields = sequence.model_dump(exclude={"metadata", "setup"})
     if times is not None:
@@ -259,6 +260,6 @@ def _check_cameras(axes: str, counts: Mapping[str, int | None], order: str) -> N
     behind = [axis for axis in axes[axes.index("c") + 1 :] if counts[axis] != 1]
     if behind:
         raise no_grid(
-            f"several cameras are part of the channels, and {behind[0]} comes after the channels in {axes}",
+            f"several cameras are part of the channels, but {behind[0]} comes after the channels in {axes}",
             f'Put the channels last, as in axis_order "{order.replace("c", "")}c"',
         )

@@ -1,4 +1,4 @@
-"""The stage positions, grids and well plates of a useq sequence as omewd's positions and plate."""
+"""Converts the stage positions, grids and well plates of a useq sequence to positions and a plate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAX_NAME = 256
 
 
 def positions_of(sequence: Any, tiles: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-    """The position of each (p, g), with name, stage coordinates in µm, place in a grid and well."""
+    """The position of each (p, g): its name, stage coordinates in µm, place in a grid, and well."""
     stages = list(sequence.stage_positions) or [None]
     points = [_tiles(sequence, stage) for stage in stages]
     within_well = _points_of_wells(sequence)
@@ -23,7 +23,7 @@ def positions_of(sequence: Any, tiles: Sequence[tuple[int, int]]) -> list[dict[s
         tile = of_stage[g] if g < len(of_stage) else None
         position = _place(stage, tile)
         if _has_absolute_planes(sequence, stage):
-            position.pop("z_coord", None)  # the planes say where they are, and do not count from it
+            position.pop("z_coord", None)  # absolute planes don't count from it
         if within_well and tile is None:
             position |= within_well[p % len(within_well)]
         position["name"] = _new_name(_name(stage, p, g if of_stage else None), names)
@@ -32,7 +32,7 @@ def positions_of(sequence: Any, tiles: Sequence[tuple[int, int]]) -> list[dict[s
 
 
 def plate_of(sequence: Any) -> dict[str, Any] | None:
-    """The plate of a WellPlatePlan, or one as large as the wells that all positions name; None without wells."""
+    """The plate of a WellPlatePlan, or the smallest with the wells that the positions name; None without wells."""
     stages = sequence.stage_positions
     plate = getattr(stages, "plate", None)
     if plate is not None and len(stages):
@@ -52,13 +52,13 @@ def _plate(rows: int, columns: int, name: str | None) -> dict[str, Any]:
 
 
 def _tiles(sequence: Any, stage: Any) -> list[Any]:
-    """The tiles of a stage position: its own grid's, else the sequence's."""
+    """The tiles of a stage position, from its own grid or else the sequence's."""
     own = getattr(stage, "sequence", None)
     plan = (own.grid_plan if own is not None else None) or sequence.grid_plan
     if plan is None:
         return []
     if hasattr(plan, "random_seed") and plan.random_seed is None:
-        # Drawn anew each time they are asked for: these would not be the ones of the run.
+        # Every iteration draws new random points, which would not be those of the run.
         return [None] * int(plan.num_points)
     return [(point, plan.is_relative) for point in plan]
 
@@ -70,7 +70,7 @@ def _has_absolute_planes(sequence: Any, stage: Any) -> bool:
 
 
 def _points_of_wells(sequence: Any) -> list[dict[str, int | None]]:
-    """Where in its well's grid each field is; useq keeps that in the plan, not in the positions."""
+    """The place of each field in its well's grid, which useq keeps in the plan, not in the positions."""
     plan = getattr(sequence.stage_positions, "well_points_plan", None)
     if plan is None or not hasattr(plan, "rows"):
         return []
@@ -100,7 +100,7 @@ def _name(stage: Any, p: int, g: int | None) -> str:
 
 
 def _new_name(name: str, names: set[str]) -> str:
-    """The name, or the first of name_1, name_2, … that no position has."""
+    """The name, or the first of name_1, name_2, … that is not taken."""
     name = re.sub(r"[\0/]", "_", name)[: _MAX_NAME - 8]
     number, new = 0, name
     while new in names:

@@ -1,1 +1,1 @@
-"""What an acquisition is: dimensions, the stream's specification, routing, planning. Pure: no I/O, no clock."""
+"""What an acquisition is: dimensions, specification, routing, planning. Pure: no I/O, no clock."""

@@ -1,7 +1,7 @@
-"""What range of grey values a viewer should show: sketches of frames' values, merged for each channel. Pure.
+"""Which range of grey values a viewer should show, found from sketches of the frames of each channel. Pure.
 
-A sketch is the values of some of a frame's pixels at the fractions :data:`FRACTIONS`. Between two of them the share of
-pixels below a value is taken to rise evenly; that of all frames is the mean of those of the sketches.
+A sketch is the quantiles of a sample of a frame's pixels at :data:`FRACTIONS`. Between two quantiles, the share of
+pixels below a value is assumed to rise linearly. The share over all frames is the mean over the sketches.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Dense at both ends, where the window is cut.
+# Dense at both ends, where the window is taken.
 FRACTIONS = (
     *(0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4),
     *(0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 1.0),
 )
 _LOW, _HIGH = 0.01, 0.999
-_MOST_SKETCHES = 64
+_MAX_SKETCHES = 64
 MOST_CHANNELS = 64
 
 Sketch = Sequence[float]
@@ -27,7 +27,7 @@ Window = tuple[int, float, float, float, float]
 
 @dataclass
 class _Channel:
-    """Every ``stride``-th sketch is kept; ``seen``: how many have come."""
+    """Keeps every ``stride``-th sketch of the ``seen`` ones."""
 
     sketches: list[Sketch] = field(default_factory=list)
     stride: int = 1
@@ -37,30 +37,30 @@ class _Channel:
         if self.seen % self.stride == 0:
             self.sketches.append(sketch)
         self.seen += 1
-        if len(self.sketches) == _MOST_SKETCHES:
+        if len(self.sketches) == _MAX_SKETCHES:
             del self.sketches[1::2]
             self.stride *= 2
 
 
 class Contrast:
-    """The sketches of a stream, by channel; memory is bounded however many come."""
+    """The sketches of a stream, by channel. Memory is bounded, however many are added."""
 
     def __init__(self) -> None:
         self._channels: dict[int, _Channel] = {}
 
     def add(self, sketches: Sequence[tuple[int, Sketch]]) -> None:
-        """Take (channel, sketch) pairs as a writer reports them."""
+        """Add (channel, sketch) pairs as writers report them."""
         for channel, sketch in sketches:
             if channel in self._channels or len(self._channels) < MOST_CHANNELS:
                 self._channels.setdefault(channel, _Channel()).add(sketch)
 
     def __len__(self) -> int:
-        """How many channels have frames."""
+        """The number of channels that have frames."""
         return len(self._channels)
 
     @property
     def windows(self) -> tuple[Window, ...]:
-        """From the 1st to the 99.9th percentile of each channel; start and end may be equal."""
+        """Each channel's window, from its 1st to its 99.9th percentile; start and end may be equal."""
         found = []
         for number, channel in sorted(self._channels.items()):
             sketches = channel.sketches
@@ -70,7 +70,7 @@ class Contrast:
 
 
 def quantile(sketches: Sequence[Sketch], fraction: float) -> float:
-    """The value below which that share of the pixels of all frames is."""
+    """The value with ``fraction`` of the pixels of all frames below it."""
     values = sorted({value for sketch in sketches for value in sketch})
     at = bisect_left(values, fraction, key=lambda value: _share(sketches, value, bisect_right))
     at = min(at, len(values) - 1)
@@ -79,18 +79,18 @@ def quantile(sketches: Sequence[Sketch], fraction: float) -> float:
     before, here = values[at - 1], values[at]
     share = _share(sketches, before, bisect_right)
     rise = _share(sketches, here, bisect_left) - share
-    if share + rise <= fraction or rise <= 0:  # it jumps there: many pixels have this value
+    if share + rise <= fraction or rise <= 0:  # the share jumps here: many pixels have this value
         return here
     return before + (here - before) * max(fraction - share, 0.0) / rise
 
 
 def _share(sketches: Sequence[Sketch], value: float, bisect: Any) -> float:
-    """The mean share of pixels up to a value: with it (``bisect_right``), or without it (``bisect_left``)."""
+    """The mean share of pixels up to a value, including it (``bisect_right``) or excluding it (``bisect_left``)."""
     return sum(_share_of(sketch, value, bisect(sketch, value)) for sketch in sketches) / len(sketches)
 
 
 def _share_of(sketch: Sketch, value: float, after: int) -> float:
-    """``after``: how many of the sketch's values are at or before the place that is meant."""
+    """One sketch's share of pixels up to ``value``; ``after`` of the sketch's quantiles are at or before it."""
     if after == 0:
         return 0.0
     if after == len(sketch):

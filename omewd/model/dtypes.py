@@ -1,6 +1,6 @@
-"""The pixel types that OME-Zarr viewers read, in bytes. Imports nothing: the camera process needs it."""
+"""The pixel types that OME-Zarr viewers read, and their sizes. Imports nothing: the camera process needs it."""
 
-# Frame indexes are kept in 64 bits, signed in numpy.
+# Frame indexes have 64 bits, and are signed in numpy.
 MAX_FRAMES = 2**62
 
 ITEM_BYTES = {

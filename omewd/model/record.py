@@ -1,8 +1,7 @@
-"""Frozen dataclasses as JSON objects and back. Reading is tolerant, so that versions that only add go together.
+"""Converts frozen dataclasses to JSON objects and back. Reading is tolerant, so that minor versions are compatible.
 
-A field that the class does not have is ignored; one that is missing has its default, so every field needs one.
-Types of fields: what JSON has, other records, and ``tuple[X, ...]``,
-``tuple[X, Y]``, ``dict[str, X]`` and ``X | None`` of these.
+Unknown fields are ignored. Missing ones get their default, so every field needs one. A field's type is one that JSON
+has, another record, or ``tuple[X, ...]``, ``tuple[X, Y]``, ``dict[str, X]`` or ``X | None`` of these.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ Reader = Callable[[Any], Any]
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """Base of what crosses process borders as a JSON object."""
+    """The base of values that cross process borders as JSON objects."""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name, as what :mod:`json` takes."""
+        """The fields by name, as values for :mod:`json`."""
         return {name: _plain(getattr(self, name)) for name in _names(type(self))}
 
     @classmethod
     def from_json(cls, value: object) -> Self:
-        """From what :meth:`to_json` gave, perhaps in another minor version; raises ValueError for another shape."""
+        """Read what :meth:`to_json` of any minor version returned; raises ValueError for any other shape."""
         if not isinstance(value, dict):
-            raise ValueError(f"{cls.__name__} is a JSON object, not a {type(value).__name__}")
+            raise ValueError(f"{cls.__name__} must be a JSON object, not a {type(value).__name__}")
         known = {}
         for name, read in _readers(cls):
             if name in value:
@@ -36,7 +35,7 @@ class Record:
         return cls(**known)
 
 
-# By class: what looks at annotations is slow, and a status has many records.
+# Cached by class, because inspecting annotations is slow and a status has many records.
 _NAMES: dict[type[Record], tuple[str, ...]] = {}
 _READERS: dict[type[Record], tuple[tuple[str, Reader], ...]] = {}
 
@@ -65,7 +64,7 @@ def _readers(kind: type[Record]) -> tuple[tuple[str, Reader], ...]:
 
 
 def _reader(kind: Any) -> Reader:
-    """What reads a value of a type."""
+    """The function that reads a value of a type."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         [some] = [_reader(each) for each in inner if each is not types.NoneType]
@@ -90,5 +89,5 @@ def _reader(kind: Any) -> Reader:
 
 def _of(kind: type | tuple[type, ...], value: Any) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{value!r:.80} is no {kind}")
+        raise ValueError(f"{value!r:.80} is not a {kind}")
     return value

@@ -1,4 +1,4 @@
-"""What became of a source's frames. Pure."""
+"""How many frames of a source were received, written and lost. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 class Totals:
     """received = written + gaps + lost_frames.
 
-    ``lost``: the first runs (first frame index, count) of frames that were handed over and are not in the dataset.
+    ``lost``: the first few runs (first frame index, count) of frames that were published but are not in the dataset.
     """
 
     received: int = 0
@@ -24,6 +24,6 @@ class Totals:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Totals:
-        """From what :meth:`to_dict` gives, or anything that has its keys."""
+        """Build totals from a dict with the keys of :meth:`to_dict`; other keys are ignored."""
         numbers = {name: int(fields[name]) for name in ("received", "written", "gaps", "lost_frames")}
         return cls(lost=tuple((int(a), int(b)) for a, b in fields["lost"]), **numbers)

@@ -1,4 +1,4 @@
-"""Where frames wait on their way to disk: the stages, and a histogram of waits that is cheap to add up. Pure."""
+"""Where frames wait on their way to disk: the stages, and a histogram of waits that is cheap to merge. Pure."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 
 from omewd.model.record import Record
 
-# In the order in which a frame passes them. All but "report" are measured where the frame is:
-# by the time stamps in its slot, and by the writer's clock.
+# In the order in which a frame passes them. All but "report" are measured with the frame: by the time stamps in its
+# slot and by the writer's clock.
 STAGES = {
-    "producer": "held by its camera, which waits for room in the ring",
-    "ring": "in the ring, until the last frame of its write unit is too",
-    "dispatch": "in a complete unit that no writer has begun with",
-    "read": "looked up in the ring; gathered, if its unit is not contiguous there",
-    "halve": "made smaller, for the other resolutions",
+    "producer": "held by the camera, which waits for a free slot in the ring",
+    "ring": "in the ring, until its write unit is complete",
+    "dispatch": "in a complete write unit that no writer has started on",
+    "read": "looked up in the ring, and gathered if its unit is not contiguous there",
+    "halve": "downsampled for the lower resolutions",
     "encode": "in the backend",
-    "write": "written to a file aside",
-    "fsync": "synced: file, folders, the ledger's lines",
-    "rename": "renamed to its place in the dataset; folders are made here",
-    "report": "on disk, and the daemon has not moved the cursors yet",
+    "write": "written to a temporary file",
+    "fsync": "synced: the file, its folders, and the ledger's lines",
+    "rename": "renamed to its place in the dataset; folders are created here",
+    "report": "on disk, but the daemon has not moved the cursors yet",
 }
 
-# A bucket is a factor of 2^(1/16): a quantile read from one is within 2.2 % of the true one.
+# Buckets grow by a factor of 2^(1/16), so a quantile read from one is within 2.2 % of the true one.
 _BUCKETS_PER_OCTAVE = 16
 
 
 def bucket_of(wait_ns: int) -> int:
-    """The bucket of a wait; bucket 0 holds what is no wait at all."""
+    """The bucket of a wait; bucket 0 holds waits of no length."""
     return int(math.log2(wait_ns) * _BUCKETS_PER_OCTAVE) + 1 if wait_ns > 1 else 0
 
 
@@ -38,13 +38,13 @@ def _middle_ns(bucket: int) -> float:
 
 @dataclass
 class Histogram:
-    """How many frames waited how long. ``longest_ns`` is exact, quantiles are within 2.2 %."""
+    """Counts of frames by the length of their wait. ``longest_ns`` is exact; quantiles are within 2.2 %."""
 
     counts: dict[int, int] = field(default_factory=dict)
     longest_ns: int = 0
 
     def add(self, wait_ns: int, frames: int) -> None:
-        """Note that so many frames have waited so long; less than nothing counts as nothing."""
+        """Count ``frames`` frames that waited ``wait_ns``; a negative wait counts as none."""
         if frames:
             bucket = bucket_of(wait_ns)
             self.counts[bucket] = self.counts.get(bucket, 0) + frames
@@ -60,7 +60,7 @@ class Histogram:
         return sum(self.counts.values())
 
     def quantile_ns(self, fraction: float) -> int:
-        """The wait that this fraction of the frames did not exceed; 0 without any frames."""
+        """The wait that ``fraction`` of the frames did not exceed; 0 if there are no frames."""
         below, wanted = 0, fraction * self.frames
         for bucket in sorted(self.counts):
             below += self.counts[bucket]
@@ -69,7 +69,7 @@ class Histogram:
         return 0
 
     def pack(self) -> list[Any]:
-        """As it goes into a message: [longest_ns, [bucket, frames], …]."""
+        """The form used in messages: [longest_ns, [bucket, frames], …]."""
         return [self.longest_ns, *([bucket, frames] for bucket, frames in self.counts.items())]
 
     @classmethod
@@ -87,7 +87,7 @@ def merge(into: Waits, other: Waits) -> None:
 
 
 class RecentWaits:
-    """The waits of a whole stream, and those of about the last ten seconds."""
+    """The waits of a whole stream, and of about its last ten seconds."""
 
     _WINDOW_NS = 5_000_000_000
 
@@ -103,7 +103,7 @@ class RecentWaits:
         merge(self._window, waits)
 
     def recent(self, now_ns: int) -> Waits:
-        """What came in during the last 5 to 10 seconds."""
+        """The waits added during the last 5 to 10 seconds."""
         age_ns = now_ns - self._window_began_ns
         waits: Waits = {}
         if age_ns < self._WINDOW_NS:
@@ -143,7 +143,7 @@ def summary(waits: Waits) -> dict[str, StageWaits]:
 
 
 def histogram_of(waits_ns: Any) -> Histogram:
-    """The histogram of an array of single waits; numpy's, so that a writer can look at every frame."""
+    """The histogram of a numpy array of waits; fast enough for a writer to count every frame."""
     import numpy as np
 
     waits_ns = np.clip(waits_ns, 1, 2**62)

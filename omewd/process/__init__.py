@@ -1,1 +1,1 @@
-"""What every process of omewd has: lifeline, locks, fault points, profiling."""
+"""What omewd's processes share: lifeline, locks, fault points, profiling."""

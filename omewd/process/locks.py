@@ -1,7 +1,7 @@
-"""Locks on single bytes of a file that tell who is alive without pids: the kernel drops each with its holder.
+"""Locks on single bytes of a file, which tell who is alive without pids: the kernel drops them with their holder.
 
-They belong to the open file (fcntl(2), "Open file description locks"): a copy of the descriptor in another process
-keeps them, and closing the last copy gives them up.
+They belong to the open file (fcntl(2), "Open file description locks"). A copy of the descriptor in another process
+keeps them; closing the last copy releases them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _request(kind: int, byte: int) -> bytes:
 
 
 def lock(fd: int, byte: int, *, shared: bool = False) -> None:
-    """Wait for the lock on a byte; ``shared``: others may share it (else ``fd`` has to be open for writing)."""
+    """Wait for the lock on a byte. ``shared``: others may share it. Otherwise ``fd`` must be open for writing."""
     fcntl.fcntl(fd, F_OFD_SETLKW, _request(fcntl.F_RDLCK if shared else fcntl.F_WRLCK, byte))
 
 
@@ -28,7 +28,7 @@ def unlock(fd: int, byte: int) -> None:
 
 
 def try_lock(fd: int, byte: int) -> bool:
-    """Take the lock on a byte if nobody has it; ``fd`` has to be open for writing."""
+    """Take the lock on a byte if it is free; returns whether it was. ``fd`` must be open for writing."""
     try:
         fcntl.fcntl(fd, F_OFD_SETLK, _request(fcntl.F_WRLCK, byte))
     except (BlockingIOError, PermissionError):
@@ -37,6 +37,6 @@ def try_lock(fd: int, byte: int) -> bool:
 
 
 def is_locked(fd: int, byte: int) -> bool:
-    """Whether someone else holds the lock on a byte."""
+    """Whether another open file holds the lock on a byte."""
     answer = fcntl.fcntl(fd, F_OFD_GETLK, _request(fcntl.F_WRLCK, byte))
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)

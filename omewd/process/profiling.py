@@ -1,7 +1,7 @@
-"""Profiles of omewd's own processes, switched on by $OMEWD_PROFILE; see ``omewd profile``.
+"""Profiles omewd's own processes, if $OMEWD_PROFILE is set; see ``omewd profile``.
 
-Set to a folder, each process puts a profile of its work there, for pstats. Set to "sampling", it only lets a process of
-the same user look into it, which some kernels refuse otherwise.
+If it is a folder, each process puts a profile of its work there, for pstats. If it is "sampling", each process only
+allows other processes of the user to inspect it, which some kernels refuse by default.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from pathlib import Path
 VARIABLE = "OMEWD_PROFILE"
 SAMPLING = "sampling"
 
-# Linux, "yama" security module: who may attach to this process beside its ancestors.
+# Linux, "yama" security module: which processes may attach to this one, besides its ancestors.
 _PR_SET_PTRACER = 0x59616D61
 _PR_SET_PTRACER_ANY = ctypes.c_ulong(-1)
 
 
 @contextmanager
 def profiled(role: str, *, threads: bool = False) -> Iterator[None]:
-    """Profile the block if asked to; ``role`` names the process, such as "daemon" or "writer".
+    """Profile the block if the environment asks for it. ``role``: the process, such as "daemon" or "writer".
 
-    ``threads``: with the threads that start in it; else it must be the only one.
+    ``threads``: include threads that start in the block; without it, there must be none.
     """
-    wish = os.environ.get(VARIABLE)
-    if not wish:
+    setting = os.environ.get(VARIABLE)
+    if not setting:
         yield
-    elif wish == SAMPLING:
+    elif setting == SAMPLING:
         ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _PR_SET_PTRACER_ANY)
         yield
     else:
-        path = Path(wish) / f"{role}-{os.getpid()}-{time.monotonic_ns()}.prof"
+        path = Path(setting) / f"{role}-{os.getpid()}-{time.monotonic_ns()}.prof"
         yield from _with_threads(path) if threads else _with_cprofile(path)
 
 
@@ -62,7 +62,7 @@ def _with_threads(path: Path) -> Iterator[None]:
         sys.setprofile(profiles[-1])
         return profiles[-1]
 
-    # Called with the first thing that happens in a thread.
+    # Called with the first event in a thread.
     threading.setprofile(lambda *event: begin()(*event))
     begin()
     try:

@@ -1,7 +1,7 @@
-"""A profile of one thread, as cProfile makes it.
+"""A profile of one thread, in the form of cProfile's.
 
-From Python 3.12 on, cProfile has one stack of calls for all threads: what one of them leaves is counted for another,
-and calls go missing. ``sys.setprofile`` is for each thread by itself.
+From Python 3.12 on, cProfile keeps one call stack for all threads, so it attributes calls to the wrong thread and loses
+some. ``sys.setprofile`` is separate for each thread.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections import Counter
 from types import FrameType, ModuleType
 from typing import Any
 
-# As pstats has it: file, line, name; file "~" and line 0 for what is written in C.
+# (file, line, name) as in pstats; functions in C have the file "~" and the line 0.
 Function = tuple[str, int, str]
 
 
 class _Cost:
-    """What all calls of a function took. ``primitive``: those that are no recursion; times in seconds."""
+    """The cost of all calls of a function, in seconds. ``primitive``: the number of calls that are not recursive."""
 
     __slots__ = ("calls", "cumulative_s", "own_s", "primitive")
 
@@ -32,12 +32,12 @@ class _Cost:
 
 
 class ThreadProfile:
-    """Give it to ``sys.setprofile``, and then to ``pstats.Stats``."""
+    """A profiler for ``sys.setprofile``, and later for ``pstats.Stats``."""
 
     def __init__(self) -> None:
         self.stats: dict[Function, Any] = {}
         self._open: list[tuple[Function, float]] = []
-        self._inner_s: list[float] = []  # of each open call, what those that it made took
+        self._inner_s: list[float] = []  # for each open call, the time in calls that it made
         self._depth: Counter[Function] = Counter()
         self._functions: dict[Function, _Cost] = {}
         self._callers: dict[tuple[Function, Function], _Cost] = {}
@@ -49,7 +49,7 @@ class ThreadProfile:
             self._enter((code.co_filename, code.co_firstlineno, code.co_name), now_s)
         elif event == "c_call":
             self._enter(("~", 0, _name(called)), now_s)
-        elif self._open:  # else it was entered before this began
+        elif self._open:  # otherwise the call began before the profile
             self._leave(now_s)
 
     def _enter(self, function: Function, now_s: float) -> None:
@@ -70,7 +70,7 @@ class ThreadProfile:
             self._callers.setdefault(edge, _Cost()).add(own_s, total_s, primitive=primitive)
 
     def create_stats(self) -> None:
-        """Put what has been measured into ``stats``, in the form that pstats takes; the thread may go on."""
+        """Put the measurements so far into ``stats``, in the form of pstats. The thread may go on."""
         callers: dict[Function, dict[Function, tuple[int, int, float, float]]] = {}
         for (function, caller), cost in list(self._callers.items()):
             edge = (cost.calls, cost.primitive, cost.own_s, cost.cumulative_s)
@@ -82,7 +82,7 @@ class ThreadProfile:
 
 
 def _name(called: Any) -> str:
-    """A builtin as cProfile calls it."""
+    """The name of a built-in function, as in cProfile."""
     owner = getattr(called, "__self__", None)
     if owner is None or isinstance(owner, ModuleType):
         module = getattr(called, "__module__", None) or "builtins"

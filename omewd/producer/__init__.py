@@ -1,1 +1,1 @@
-"""Runs in the camera process: puts frames into the ring. Needs numpy and the standard library only."""
+"""Runs in the camera process and puts frames into the ring. Needs only numpy and the standard library."""

@@ -1,4 +1,4 @@
-"""A producer's link to the daemon: the control connection and a doorbell; made anew when the daemon is."""
+"""A producer's link to the daemon: the control connection and the doorbell, renewed when there is a new daemon."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from omewd.client.connection import REPLY_TIMEOUT_S, Connection
 from omewd.errors import OmewdError
 from omewd.ring.layout import Geometry
 
-# A daemon that died is there again within a second, if systemd starts it.
+# systemd restarts a daemon that died within a second.
 _RECONNECT_EVERY_NS = 100_000_000
 _RINGS_AT_ONCE = 4096
-_REATTACH_TIMEOUT_S = 0.5  # the camera waits meanwhile; it is tried again
+_REATTACH_TIMEOUT_S = 0.5  # the camera waits meanwhile; the next try comes soon
 
 
 class Link:
-    """Open connection and doorbell of the one producer of a source. Rings while the daemon is gone go nowhere.
+    """The open connection and the doorbell of a source's producer. Rings get lost while the daemon is gone.
 
-    The doorbell is a pair of sockets: this end rings the daemon's, and hears it.
+    The doorbell is a pair of connected sockets: each end rings the other.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class Link:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the daemon has closed its end, by dying as a rule."""
+        """Whether the daemon has closed its end, usually because it died."""
         return self._connection.is_gone
 
     def ring(self) -> None:
         """Wake the daemon."""
-        with contextlib.suppress(BlockingIOError, ConnectionError):  # it rings already; the daemon is gone
+        with contextlib.suppress(BlockingIOError, ConnectionError):  # enough rings are pending; the daemon is gone
             self._bell.send(b"!", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def wait(self, timeout_ms: int) -> None:
-        """Until the daemon rings, or goes; for ``timeout_ms`` at most."""
+        """Wait until the daemon rings or goes, for ``timeout_ms`` at most."""
         for descriptor, _ in self._poll.poll(timeout_ms):
             if descriptor == self._bell.fileno():
                 with contextlib.suppress(BlockingIOError, ConnectionError):
@@ -62,7 +62,7 @@ class Link:
                         self._poll.unregister(self._bell)
 
     def request(self, op: str, *, timeout: float | None = REPLY_TIMEOUT_S) -> dict[str, Any]:
-        """Ask the daemon something about this stream; errors as :meth:`Connection.request`."""
+        """Send the daemon a request about this stream; raises the errors of :meth:`Connection.request`."""
         if self.is_gone:
             raise OmewdError("unreachable", "the daemon is gone")
         return self._connection.request(op, name=self._name, id=self._stream_id, source=self._source, timeout=timeout)[
@@ -70,11 +70,11 @@ class Link:
         ]
 
     def reconnect(self) -> bool:
-        """Whether the daemon is there again, and goes on with this producer; looks for it now and then.
+        """Look for a new daemon, at intervals; returns whether there is one and it has taken this producer over.
 
-        Raises OmewdError ``daemon_gone`` if there is a daemon that does not.
+        Raises OmewdError ``daemon_gone`` if there is one but it refuses.
         """
-        if self._connection.fileno() >= 0:  # a closed one would wake wait() at once, again and again
+        if self._connection.fileno() >= 0:  # left open, it would wake every wait() at once
             self._poll.unregister(self._connection.fileno())
             self._connection.close()
         now_ns = time.monotonic_ns()
@@ -102,8 +102,8 @@ class Link:
                 return False
             raise OmewdError(
                 "daemon_gone",
-                f"the daemon was started again and does not go on with stream {self._name!r}: {error.message}",
-                "Look at its log",
+                f"the daemon was restarted and does not go on with stream {self._name!r}: {error.message}",
+                "See the daemon's log",
             ) from error
         self._bell.close()
         self._take(connection, *descriptors)

@@ -1,4 +1,4 @@
-"""Producer: how a camera process hands its frames over."""
+"""The producer: how a camera process hands its frames over."""
 
 from __future__ import annotations
 
@@ -15,22 +15,30 @@ from omewd.errors import OmewdError, ring_full, stream_stopped
 from omewd.producer.handover import Handover
 from omewd.producer.link import Link
 from omewd.producer.slot import Claims, Slot
-from omewd.producer.values import Metadata, as_frame, block_metadata, one_metadata, seconds, skip_count, source_of
+from omewd.producer.values import (
+    Metadata,
+    as_frame,
+    block_metadata,
+    one_metadata,
+    skip_count,
+    source_of,
+    timeout_seconds,
+)
 from omewd.protocol.messages import close_all
 from omewd.ring.layout import GAP_SKIPPED
 from omewd.ring.segment import Segment
 
 Frame = np.ndarray[Any, Any]
 
-# A block is made visible in pieces of about this size, so that the writers start before all of it is copied.
+# A block is published in pieces of about this size, so that the writers start before all of it is copied.
 _PIECE_BYTES = 1 << 24
 
 
 def connect(name: str, *, source: str | int | None = None, socket: str | os.PathLike[str] | None = None) -> Producer:
-    """Attach to an open stream as its one producer; the ring is mapped and touched when this returns.
+    """Attach to an open stream as the producer of one source. The ring is mapped and prefaulted when this returns.
 
-    ``source``: name or number of one, for a stream that has several. ``socket``: the daemon's control socket, else
-    $OMEWD_SOCKET, else the default of ``omewd serve``.
+    ``source``: the source's name or number, if the stream has several. ``socket``: the daemon's control socket; the
+    default is $OMEWD_SOCKET, then the default of ``omewd serve``.
     Raises OmewdError: ``unknown_stream``, ``unknown_source``, ``producer_exists``, ``stream_stopped``, ….
     """
     source = source_of(source)
@@ -56,10 +64,10 @@ def connect(name: str, *, source: str | int | None = None, socket: str | os.Path
 
 
 class Producer:
-    """Puts frames into one source's ring. For one thread at a time.
+    """Puts frames into one source's ring. Use it from one thread at a time.
 
-    As a context manager it waits on leaving until the dataset is complete on disk; with other sources still at work,
-    until all frames of this one are.
+    As a context manager, it waits at the end of the block until the dataset is complete on disk, or, while other
+    sources go on, until all frames of this source are.
     """
 
     def __init__(self, segment: Segment, link: Link, *, samples: int = 1) -> None:
@@ -90,30 +98,31 @@ class Producer:
     ) -> int | list[int | None] | None:
         """Copy a frame, or a block of frames, into the ring and publish it.
 
-        ``frame``: array of the stream's dtype, (Y, X), or (N, Y, X) for a block of N frames; another byte order and any
-        strides are converted on the way. In a stream of colour, with S samples a pixel, also (Y, X, S) and
-        (N, Y, X, S): the S planes of a colour frame are S consecutive frames, and are taken all together or not at all.
+        ``frame``: an array of the stream's dtype with shape (Y, X), or (N, Y, X) for a block of N frames. Its byte
+        order and strides may differ; the copy converts them. Colour streams with S samples a pixel also take (Y, X, S)
+        and (N, Y, X, S): the S planes of a colour frame become S consecutive frames, and are taken together or not at
+        all.
 
-        Returns the frame index, None if a full ring dropped the frame (policy ``drop``); for a colour frame that of its
-        first plane; for a block a list with one for each frame.
+        Returns the frame index, or None if a full ring dropped the frame (policy ``drop``). For a colour frame it is
+        the index of the first plane; for a block, a list with one entry for each frame.
 
-        ``metadata``: JSON-able, kept beside the frame, with each plane of it; ``delta_t`` and ``exposure_time`` are in
-        seconds, and ``position_x``, ``position_y`` and ``position_z`` in the units of space. For a block one mapping
-        for all frames, or a sequence with one for each. ``timeout``: how many seconds to wait for room (policy
-        ``block``), None for ever.
+        ``metadata``: a JSON-able mapping that is stored with the frame, for colour frames with each plane. ``delta_t``
+        and ``exposure_time`` are in seconds; ``position_x``, ``position_y`` and ``position_z`` are in the units of the
+        space dimensions. A block takes one mapping for all frames, or a sequence with one for each. ``timeout``: how
+        many seconds to wait for a free slot (policy ``block``); None waits for ever.
 
         Raises before anything is published: OmewdError ``bad_frame``, ``bad_metadata``, ``bad_timeout``; RingFullError;
-        StreamStoppedError; StreamFailedError. Only of a block may some frames have been taken when the time-out passes
-        or the stream ends: the message says how many. A daemon that is killed is no error: the frames go into the ring,
-        and the next daemon finds them; a full ring waits for it.
+        StreamStoppedError; StreamFailedError. Only for a block may some frames have been taken before the time-out
+        passed or the stream ended; the message says how many. A killed daemon is not an error: frames go into the ring
+        until it is full, and the next daemon finds them there.
         """
         if type(frame) is not np.ndarray:
             frame = as_frame(frame)
         if frame.shape != self.shape or (frame.dtype != self.dtype and frame.dtype.newbyteorder() != self.dtype):
-            return self._append_many(frame, metadata, seconds(timeout))
+            return self._append_many(frame, metadata, timeout_seconds(timeout))
         text = b"" if metadata is None else one_metadata(metadata, self._geometry.metadata_max_bytes)
         self._check_open(1)
-        waited_ns = self._handover.room(1, None if timeout is None else seconds(timeout))
+        waited_ns = self._handover.wait_for_slots(1, None if timeout is None else timeout_seconds(timeout))
         if waited_ns is None:
             self._handover.drop(1)
             return None
@@ -125,24 +134,24 @@ class Producer:
         return index
 
     def claim(self, *, timeout: float | None = None) -> Slot:
-        """Reserve the next slot, for the camera to fill itself; several may be claimed at once.
+        """Reserve the next slot, which the camera fills itself. Several slots may be claimed at once.
 
-        ``with producer.claim() as slot:`` publishes it on a clean exit of the block, and gives it back on an exception;
-        :meth:`Slot.publish` and :meth:`Slot.give_back` do so without a block. Slots become visible in the order in
-        which they were claimed. The ring has to hold
-        the claimed ones beside the frames of a write unit. In a stream of colour a slot is one plane.
+        ``with producer.claim() as slot:`` publishes the slot on a clean exit of the block and gives it back on an
+        exception. :meth:`Slot.publish` and :meth:`Slot.give_back` do the same without a block. Slots become visible in
+        the order of their claims. The ring must hold the claimed slots in addition to the frames of a write unit. In a
+        colour stream, a slot is one plane.
 
-        Errors as for :meth:`append`; RingFullError also where all slots of the ring are claimed already.
+        Raises the errors of :meth:`append`; RingFullError also if all slots of the ring are claimed already.
         """
         if self._closed:
             raise self._is_closed()
-        return self._claims.claim(seconds(timeout))
+        return self._claims.claim(timeout_seconds(timeout))
 
     def skip(self, frames: int = 1) -> None:
-        """The next ``frames`` frame indexes hold no frame; they read as the fill value and are on record.
+        """Leave the next ``frames`` frame indexes without a frame. They are on record, and read as the fill value.
 
-        A colour frame is as many frame indexes as it has samples. Raises OmewdError ``bad_frame`` for what is no
-        whole number, or too large a one.
+        A colour frame counts as many frame indexes as it has samples. Raises OmewdError ``bad_frame`` unless
+        ``frames`` is a whole number from 1 to 1,000,000.
         """
         count = skip_count(frames)
         self._check_open(count)
@@ -157,7 +166,7 @@ class Producer:
 
     @property
     def metadata_max_bytes(self) -> int:
-        """How long a frame's metadata may be as JSON."""
+        """The longest metadata that a frame may have, in bytes of JSON."""
         return self._geometry.metadata_max_bytes
 
     @property
@@ -165,25 +174,25 @@ class Producer:
         """The frame index that the next frame will have."""
         return self._ring.next_frame
 
-    # -- the steps of it -----------------------------------------------------------------------
+    # -- the steps -----------------------------------------------------------------------------
 
     def _check_open(self, frames: int) -> None:
         """Raise if the stream does not take ``frames`` more frames."""
         if self._closed:
             raise self._is_closed()
-        if self._claims.slots:
+        if claimed := len(self._claims.slots):
             raise OmewdError(
                 "bad_frame",
-                f"{len(self._claims.slots)} slots are claimed already, and frames keep the order of their claims",
-                "Publish them or give them back first: leave the claim's block",
+                f"{claimed} {'slot is' if claimed == 1 else 'slots are'} claimed, and frames keep the order of claims",
+                "Publish or give back the claimed slots first, for example by leaving the claim's block",
             )
         self._handover.check_open(frames)
 
     def _is_closed(self) -> OmewdError:
-        return stream_stopped(f"the producer of stream {self.name!r} is closed", "Connect again, if the stream is open")
+        return stream_stopped(f"the producer of stream {self.name!r} is closed", "Connect again if the stream is open")
 
     def _append_many(self, frame: Frame, metadata: object, timeout: float | None) -> int | list[int | None] | None:
-        """What is no single plane: a colour frame, or a block of frames."""
+        """Append a colour frame, or a block of frames."""
         planes, is_block = self._planes(frame)
         limit = self._geometry.metadata_max_bytes
         count, samples = planes.shape[:2]
@@ -196,7 +205,7 @@ class Producer:
             self._link.ring()
             raise ring_full(
                 f"the ring of stream {self.name!r} has {capacity} slots, {self._ring.free()} of them are free, "
-                f"and {count * samples} frames came at once",
+                f"but {count * samples} frames came at once",
                 "Use smaller blocks, a larger ring (`ring_slots`), or `backpressure='block'`",
             )
         indexes: list[int | None] = []
@@ -224,19 +233,19 @@ class Producer:
         raise OmewdError(
             "bad_frame",
             f"stream {self.name!r} takes frames of {shape} {self.dtype}{colour} and blocks of them, "
-            f"this one is {frame.shape} {frame.dtype}",
+            f"but this one is {frame.shape} {frame.dtype}",
             "Convert the frame, or start the stream with the camera's shape and dtype",
         )
 
     def _put(self, planes: Frame, texts: list[bytes], timeout: float | None, indexes: list[int | None]) -> None:
-        """Publish (N, S, Y, X) in pieces; ``indexes`` has one more entry for each frame that is done with."""
+        """Publish an array of shape (N, S, Y, X) in pieces; adds an entry to ``indexes`` for each finished frame."""
         deadline = None if timeout is None else time.monotonic() + timeout
         handover, ring, slots, capacity = self._handover, self._ring, self._slots, self._geometry.capacity
         count, samples = planes.shape[:2]
         piece = max(1, _PIECE_BYTES // (samples * self._geometry.frame_bytes))
         while (done := len(indexes)) < count:
             left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-            waited_ns = handover.room(samples, left)
+            waited_ns = handover.wait_for_slots(samples, left)
             if waited_ns is None:
                 handover.drop(samples)
                 indexes.append(None)
@@ -256,20 +265,21 @@ class Producer:
     # -- ending --------------------------------------------------------------------------------
 
     def close(self, *, wait: bool = True, timeout: float | None = None) -> dict[str, Any]:
-        """End the stream, or this source of it: no more frames; returns the stream's status then.
+        """End the stream, or this source of it, and return the stream's final status.
 
-        Called again, it returns or raises what it did first. Slots that are claimed and not published are given back.
+        Slots that are claimed but not published are given back. Further calls return or raise what the first one did.
 
-        With ``wait``, until the dataset is complete on disk, or all of this source is while others go on (``timeout``
-        in seconds, None for ever). A daemon that has gone is waited for, up to ``timeout`` or a minute: what it had not
-        written is in shared memory, and is written when it is started again.
-        Raises StreamFailedError if it failed; OmewdError ``timeout``, ``daemon_gone``.
+        With ``wait``, this waits until the dataset is complete on disk, or, while other sources go on, until all frames
+        of this source are; for ``timeout`` seconds at most, None for ever. If the daemon is gone, this waits for a new
+        one, up to ``timeout`` or a minute: the frames that are not on disk are in shared memory, and a new daemon
+        writes them.
+        Raises StreamFailedError if the stream failed; OmewdError ``timeout``, ``daemon_gone``.
         """
         if self._closed:
             if isinstance(self._end, OmewdError):
                 raise self._end
             return {**self._end} if self._end else {}
-        timeout = seconds(timeout)
+        timeout = timeout_seconds(timeout)
         self._closed = self._handover.closing = True
         try:
             try:
@@ -299,7 +309,7 @@ class Producer:
             raise OmewdError("timeout", f"stream {self.name!r} was not done after {timeout:g} s") from error
 
     def _finish(self, *, wait: bool, deadline: float | None) -> dict[str, Any]:
-        """Ask the daemon to end the stream, and wait for that."""
+        """Ask the daemon to end the stream, and with ``wait`` wait until it has."""
         status = self._link.request("finish")
         if wait:
             left_s = None if deadline is None else max(deadline - time.monotonic(), 0.001)
@@ -322,10 +332,10 @@ class Producer:
         if error is None:
             self.close()
             return
-        # What was handed over is still written; the block's own exception is the one to see.
+        # Published frames are still written. The block's own exception is the one to raise.
         try:
             self.close()
         except OmewdError as second:
             if second is error:
                 return
-            error.add_note(f"and on closing stream {self.name!r}: {second}")
+            error.add_note(f"closing stream {self.name!r} also raised: {second}")

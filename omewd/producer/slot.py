@@ -1,4 +1,4 @@
-"""Claimed slots: places in the ring that a camera fills itself; several at once, published in order."""
+"""Claimed slots, which a camera fills itself. There can be several at once; they are published in order."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ Frame = np.ndarray[Any, Any]
 
 
 class Slot:
-    """A claimed slot: fill ``array``, then :meth:`publish` it, or :meth:`give_back`.
+    """A claimed slot: fill ``array``, then :meth:`publish` it or :meth:`give_back` it.
 
-    As a context manager it is published on a clean exit, and given back on an exception. As long as the slot is held,
-    its memory stays mapped, also after the producer is closed; but once it is published or given back, other frames
-    come to lie in it.
+    As a context manager, it is published on a clean exit and given back on an exception. Its memory stays mapped while
+    this object is held, even after the producer is closed. But once the slot is published or given back, other frames
+    may be written into it.
     """
 
     def __init__(self, claims: Claims, array: Frame, sequence: int | None, waited_ns: int) -> None:
         self._claims = claims
         self._array = array
         self._metadata: Metadata | None = None
-        # Where it lies in the ring; None for one that a full ring dropped.
+        # None for a frame that a full ring dropped.
         self.sequence = sequence
         self.waited_ns = waited_ns
-        # The metadata as JSON once it is to be published.
+        # The metadata as JSON, once publish() was called.
         self.ready: bytes | None = None
         self.index: int | None = None
-        """The frame index, once the frame is visible and the stream has taken it; None before."""
+        """The frame index; None until the frame is visible and the stream has taken it."""
 
     @property
     def dropped(self) -> bool:
-        """Whether a full ring dropped the frame (policy ``drop``); ``array`` is a scratch buffer then."""
+        """Whether a full ring dropped the frame (policy ``drop``). ``array`` is then a scratch buffer."""
         return self.sequence is None
 
     @property
     def array(self) -> Frame:
-        """The (Y, X) view of the shared memory itself; read-only once the slot is published or given back.
+        """The (Y, X) view of the shared memory. It is read-only once the slot is published or given back.
 
-        To assign a frame copies it into the slot; raises OmewdError ``bad_frame`` if it does not fit.
+        Assigning a frame copies it into the slot; raises OmewdError ``bad_frame`` if it does not fit.
         """
         return self._array
 
@@ -58,25 +58,25 @@ class Slot:
             raise OmewdError(
                 "bad_frame",
                 f"the slot takes a frame of {self._array.shape} {self._array.dtype}, "
-                f"this one is {frame.shape} {frame.dtype}",
+                f"but this one is {frame.shape} {frame.dtype}",
                 "Convert the frame, or fill the slot in place: `slot.array[:] = frame`",
             )
         self._array[:] = frame
 
     @property
     def address(self) -> int:
-        """Where the pixels start in this process, for libraries that take a pointer."""
+        """The address of the pixels in this process, for libraries that take a pointer."""
         address: int = self._array.__array_interface__["data"][0]
         return address
 
     @property
     def nbytes(self) -> int:
-        """How many bytes the pixels have, without padding."""
+        """The size of the pixels in bytes, without padding."""
         return self._array.nbytes
 
     @property
     def metadata(self) -> Metadata | None:
-        """Of this frame, JSON-able, as for :meth:`Producer.append`; read when the slot is published."""
+        """The frame's metadata, as for :meth:`Producer.append`. It is read when the slot is published."""
         return self._metadata
 
     @metadata.setter
@@ -85,24 +85,24 @@ class Slot:
         self._metadata = metadata
 
     def publish(self) -> int | None:
-        """Hand the frame over; returns its frame index, None while it waits for a slot that was claimed earlier.
+        """Hand the frame over. Returns its frame index, or None while it waits for a slot that was claimed earlier.
 
-        It becomes visible, and gets its ``index``, when all that were claimed before it are published or given back.
-        None also for a frame that a full ring dropped.
-        Raises OmewdError ``bad_metadata``, after which it is claimed as before; StreamStoppedError, StreamFailedError
-        where the stream has not taken this frame, or one that was waiting for it (``index`` None).
+        The frame becomes visible, and gets its ``index``, once all slots claimed before it are published or given back.
+        A frame that a full ring dropped has no index.
+        Raises OmewdError ``bad_metadata``; the slot is then still claimed. Raises StreamStoppedError or
+        StreamFailedError if the stream has not taken this frame or one that waited for it (their ``index`` is None).
         """
         self._claims.publish(self)
         return self.index
 
     def give_back(self) -> None:
-        """Let go of the slot without a frame. Those that were claimed after it may cost a copy each when published.
+        """Give the slot back without a frame. Publishing slots that were claimed after it may then cost a copy each.
 
-        Raises StreamStoppedError, StreamFailedError where the stream has not taken a frame that was waiting for it.
+        Raises StreamStoppedError or StreamFailedError if the stream has not taken a frame that waited for this slot.
         """
         self._claims.give_back(self)
 
-    def settle(self) -> None:
+    def make_read_only(self) -> None:
         self._array.flags.writeable = False
 
     def __enter__(self) -> Slot:
@@ -116,8 +116,8 @@ class Slot:
         if error is not None:
             try:
                 self.give_back()
-            except OmewdError as second:  # the block's own exception is the one to see
-                error.add_note(f"and on giving the slot back: {second}")
+            except OmewdError as second:  # the block's own exception is the one to raise
+                error.add_note(f"giving the slot back also raised: {second}")
             return
         try:
             self.publish()
@@ -128,7 +128,7 @@ class Slot:
 
 
 class Claims:
-    """The slots that are claimed and not visible yet, in the order of their claims."""
+    """The slots that are claimed but not visible yet, in the order of their claims."""
 
     def __init__(self, handover: Handover) -> None:
         self._handover = handover
@@ -140,25 +140,25 @@ class Claims:
         return any(each is slot for each in self.slots)
 
     def claim(self, timeout: float | None) -> Slot:
-        """The slot after the last one claimed; waits for room by the policy."""
+        """Claim the next slot; waits for it by the stream's policy."""
         handover = self._handover
         handover.check_open(1, len(self.slots))
         ring = handover.ring
-        # Not before the place that it has if no other is given back: none before it moves there, and what has to move
-        # only moves to where a slot was that is done with.
+        # The slot's place is the one that it keeps if no earlier slot is given back. If one is, later frames are copied
+        # to earlier places, and only to places whose slots are finished with.
         taken = {slot.sequence for slot in self.slots if slot.sequence is not None}
         sequence = ring.published + len(taken)
         while sequence in taken:
             sequence += 1
         needed = sequence - ring.published + 1
         if needed > self._capacity and ring.geometry.backpressure != "drop":
-            # Nobody else can make room: to wait for it would be for ever.
+            # Only the caller can free a slot, so waiting would never end.
             raise ring_full(
-                f"the ring of stream {ring.geometry.name!r} has {self._capacity} slots, and the {len(taken)} that are "
-                "claimed leave no place for another",
-                "Publish or give back the earliest ones first, or start the stream with more `ring_slots`",
+                f"the ring of stream {ring.geometry.name!r} has {self._capacity} slots, and {len(taken)} claimed ones "
+                "leave no room for another",
+                "Publish or give back the earliest slots first, or start the stream with more `ring_slots`",
             )
-        waited_ns = handover.room(needed, timeout)
+        waited_ns = handover.wait_for_slots(needed, timeout)
         if waited_ns is None:
             if self._scratch is None:
                 self._scratch = np.empty(handover.slots.shape[1:], handover.slots.dtype)
@@ -173,32 +173,32 @@ class Claims:
         if slot.ready is not None or slot not in self:
             raise OmewdError(
                 "bad_slot",
-                "this slot was published or given back already",
-                "Claim another one: `producer.claim()`",
+                "this slot was already published or given back",
+                "Claim another one with `producer.claim()`",
             )
 
     def publish(self, slot: Slot) -> None:
         self.check_claimed(slot)
         slot.ready = one_metadata(slot.metadata, self._handover.ring.geometry.metadata_max_bytes)
-        slot.settle()
+        slot.make_read_only()
         self._publish_ready()
 
     def give_back(self, slot: Slot) -> None:
         self.check_claimed(slot)
-        slot.settle()
+        slot.make_read_only()
         self.slots = [each for each in self.slots if each is not slot]
         self._publish_ready()
 
     def give_all_back(self) -> None:
-        """Give back what was not published; what was, and waited for one of these, becomes visible now."""
+        """Give back all slots that are not published. Published ones that waited for them become visible."""
         for slot in self.slots:
             if slot.ready is None:
-                slot.settle()
+                slot.make_read_only()
         self.slots = [slot for slot in self.slots if slot.ready is not None]
         self._publish_ready()
 
     def _publish_ready(self) -> None:
-        """Make visible all that wait for no other any more."""
+        """Make visible all published slots that no longer wait for an earlier one."""
         handover = self._handover
         indexes: dict[Slot, int] = {}
         if not self.slots or self.slots[0].ready is None:
@@ -209,7 +209,7 @@ class Claims:
                 handover.drop(1)
                 continue
             place, from_place = handover.ring.slot, slot.sequence % self._capacity
-            if place != from_place:  # one before it was given back
+            if place != from_place:  # an earlier slot was given back
                 handover.slots[place] = handover.slots[from_place]
             indexes[slot] = handover.publish(text, slot.waited_ns)
         taken = handover.announce(len(indexes))

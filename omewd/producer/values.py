@@ -1,4 +1,4 @@
-"""What a camera's program hands in, checked and made what the ring and the messages take."""
+"""Checks and converts what a camera's program passes in: frames, counts, time-outs, metadata."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from omewd.errors import OmewdError
 
 Metadata = Mapping[str, Any]
 
-# Each write unit of gaps is put on record: more at once is a mistake of the program.
+# The ledger records every write unit of gaps; skipping more at once is taken as a bug in the program.
 MAX_SKIP = 1_000_000
-# Seconds since the first frame, seconds, and places in the units of the dimensions in space.
+# In seconds since the first frame, seconds, and the units of the space dimensions.
 _KNOWN_METADATA = frozenset({"delta_t", "exposure_time", "position_x", "position_y", "position_z"})
 
 
 def as_frame(frame: object) -> np.ndarray[Any, Any]:
-    """An array of what may be one; raises OmewdError ``bad_frame``."""
+    """Convert an object to an array; raises OmewdError ``bad_frame``."""
     try:
         return np.asarray(frame)
     except (TypeError, ValueError) as error:
         raise OmewdError(
-            "bad_frame", f"a {type(frame).__name__} that is no frame: {error}", "Pass a numpy array"
+            "bad_frame", f"a {type(frame).__name__} can't be made a frame: {error}", "Pass a numpy array"
         ) from error
 
 
 def skip_count(frames: object) -> int:
-    """A number of frames to leave out, numpy's whole numbers too; raises OmewdError ``bad_frame``."""
+    """The number of frames to skip, from an int of Python or numpy; raises OmewdError ``bad_frame``."""
     count = _whole(frames)
     if count is None or not 1 <= count <= MAX_SKIP:
         raise OmewdError(
@@ -42,15 +42,15 @@ def skip_count(frames: object) -> int:
     return count
 
 
-def seconds(timeout: object) -> float | None:
-    """A time-out, None for ever; raises OmewdError ``bad_timeout``."""
+def timeout_seconds(timeout: object) -> float | None:
+    """A time-out in seconds, None for ever; raises OmewdError ``bad_timeout``."""
     if timeout is None:
         return None
     value = _real(timeout)
     if value is None or math.isnan(value):
         raise OmewdError(
             "bad_timeout",
-            f"a timeout is a number of seconds, not {timeout!r:.80}",
+            f"a time-out is a number of seconds, not {timeout!r:.80}",
             "Pass a number, such as `timeout=5.0`, or None to wait for ever",
         )
     return None if value == math.inf else max(value, 0.0)
@@ -63,7 +63,7 @@ def source_of(source: object) -> str | int | None:
     number = _whole(source)
     if number is None:
         raise OmewdError(
-            "unknown_source", f"{source!r:.80} is no source", "Pass the source's name, or its number as an int"
+            "unknown_source", f"{source!r:.80} is not a source", "Pass the source's name, or its number as an int"
         )
     return number
 
@@ -75,7 +75,11 @@ def one_metadata(metadata: object, limit: int) -> bytes:
 
 
 def block_metadata(metadata: object, count: int, limit: int) -> list[bytes]:
-    """The metadata of ``count`` frames: one mapping for all, or a sequence with one, or None, for each."""
+    """The metadata of ``count`` frames as JSON.
+
+    ``metadata``: one mapping for all frames, or a sequence with a mapping or None for each. Raises OmewdError
+    ``bad_metadata``.
+    """
     if metadata is None or isinstance(metadata, Mapping):
         return [one_metadata(metadata, limit)] * count
     if not isinstance(metadata, Sequence) or isinstance(metadata, str | bytes | bytearray) or len(metadata) != count:
@@ -89,7 +93,7 @@ def block_metadata(metadata: object, count: int, limit: int) -> list[bytes]:
 
 
 def check_mapping(metadata: object) -> None:
-    """Raise OmewdError ``bad_metadata`` for what is neither a mapping nor None."""
+    """Raise OmewdError ``bad_metadata`` unless the metadata are a mapping or None."""
     if metadata is not None and not isinstance(metadata, Mapping):
         raise OmewdError(
             "bad_metadata",
@@ -104,7 +108,7 @@ def _encode(metadata: Metadata, limit: int) -> bytes:
         if number is None or not math.isfinite(number):
             raise OmewdError(
                 "bad_metadata",
-                f"a frame's {key} is a number, this is {metadata[key]!r:.80}",
+                f"a frame's {key} is a number, not {metadata[key]!r:.80}",
                 "Pass a finite int or float, or leave the key out",
             )
     try:
@@ -113,17 +117,19 @@ def _encode(metadata: Metadata, limit: int) -> bytes:
         raise OmewdError(
             "bad_metadata",
             f"a frame's metadata must be JSON-able: {error}",
-            "Use strings as keys, and strings, finite numbers, None, lists and dicts as values",
+            "Use string keys, and strings, finite numbers, booleans, None, lists and dicts as values",
         ) from error
     if len(text) > limit:
         raise OmewdError(
-            "bad_metadata", f"a frame's metadata of {len(text)} bytes is over the limit of {limit}", "Keep less of it"
+            "bad_metadata",
+            f"a frame's metadata of {len(text)} bytes is over the limit of {limit}",
+            "Store less of it with each frame",
         )
     return text
 
 
 def _plain(value: object) -> object:
-    """What JSON does not know of numpy's."""
+    """Convert numpy values for json."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is not JSON-able")
@@ -139,7 +145,7 @@ def _whole(value: object) -> int | None:
 
 
 def _real(value: object) -> float | None:
-    """A real number as a float; None for what is none, or too large for one."""
+    """A real number as a float; None for anything else, and for an int that is too large."""
     if isinstance(value, bool | np.bool_ | np.complexfloating) or not isinstance(value, int | float | np.number):
         return None
     try:

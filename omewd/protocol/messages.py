@@ -18,7 +18,7 @@ import socket
 from typing import Any
 
 from omewd.errors import OmewdError
-from omewd.model.plain import plain
+from omewd.model.jsonable import to_jsonable
 
 # Below the kernel's default send buffer (212,992 bytes), so that one packet always fits.
 MAX_PACKET_BYTES = 128 * 1024
@@ -39,7 +39,7 @@ def encode(message: Message) -> bytes:
     Raises OmewdError ``bad_message`` for what can't be said in JSON, ``too_large`` over the limit.
     """
     try:
-        data = json.dumps(message, separators=(",", ":"), allow_nan=False, default=plain).encode()
+        data = json.dumps(message, separators=(",", ":"), allow_nan=False, default=to_jsonable).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise OmewdError("bad_message", f"this can't be sent to omewd: {error}", "Use what JSON has") from error
     if len(data) > MAX_MESSAGE_BYTES:

@@ -1,4 +1,4 @@
-"""Frames out of a dataset that is being written, or is complete: also those in shards that are not in place yet."""
+"""Frames of a dataset that is complete or still being written, including those in shards in progress."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from omewd.errors import OmewdError
 from omewd.model.plan.shards import ShardLayout, ShardPlace
 from omewd.model.spec.compression import Compression
 from omewd.model.spec.spec import StreamSpec
+from omewd.store.format.libraries import required
 from omewd.store.format.shard_index import ABSENT, read_entries
 from omewd.store.format.shard_table import MAGIC, STAGING, SUFFIX, name_of, read_header, table_entries
 
 Frame = np.ndarray[Any, Any]
-# What is known of a frame: its metadata, and the wall-clock time in ns.
-Said = tuple[dict[str, Any] | None, int | None]
+# What is on record of a frame: its metadata, and its wall-clock time in ns.
+Recorded = tuple[dict[str, Any] | None, int | None]
 
-# A shard can come to its place, or be taken back from there, while it is looked for.
+# A shard may be put in its place, or be moved back from there, while it is being looked for.
 _TRIES = 5
 
 
 class StoredFrames:
-    """The frames of one source of a dataset by index, as far as they are on disk. Reads files, and no more.
+    """The frames of one source of a dataset that are on disk, by index. Reads files and does nothing else.
 
-    ``backend``: which one writes it; ``epoch``: tells the dataset from another one in its place.
+    ``backend``: the one that writes the dataset. ``epoch``: tells the dataset from another one at the same path.
     """
 
     def __init__(self, spec: StreamSpec, dataset: Path, source: int, *, backend: str, epoch: int) -> None:
@@ -41,10 +42,11 @@ class StoredFrames:
         self._index = LedgerIndex(dataset, spec)
 
     def read(self, index: int) -> Frame:
-        """The (Y, X) frame of an index that is on disk, read-only; a gap reads as zeros.
+        """The frame of an index that is on disk: shape (Y, X), read-only. A gap reads as zeros.
 
-        A whole uncompressed frame is a view of the file; others are put together.
-        Raises OmewdError ``not_stored`` if it was lost, or can't be read; OSError.
+        A frame that is one chunk is not copied, and without compression it is a view of the file. Other frames are put
+        together from their chunks.
+        Raises OmewdError ``not_stored`` if the frame is lost or can't be read; OSError.
         """
         self._require_dataset()
         layout = self._layout
@@ -65,20 +67,20 @@ class StoredFrames:
                     part = frame[pixels]
                     part[:] = chunk[inner][: part.shape[0], : part.shape[1]]
         if missing and not self._leaves_zeros_out and not self._is_gap(index):
-            raise self._unreadable(f"frame {index} is not in it")
+            raise self._unreadable(f"it lacks frame {index}")
         frame.flags.writeable = False
         return frame
 
     def last_written(self, below: int) -> int | None:
-        """The last frame index below ``below`` that holds a frame; None if there is none."""
+        """The highest frame index below ``below`` that holds a frame; None if there is none."""
         self._require_dataset()
         self._read_on()
         return self._index.marks[self._source].last(FRAME, below)
 
-    def said(self, index: int) -> Said:
-        """The metadata and the wall-clock time (ns) of a frame; None each where the ledger has none.
+    def recorded(self, index: int) -> Recorded:
+        """The metadata and the wall-clock time (ns) of a frame, each None if the ledger has none.
 
-        The first time, the ledger's record of runs is read. Raises OmewdError ``not_stored`` if that can't be.
+        The first call reads the ledger's record of runs. Raises OmewdError ``not_stored`` if the ledger can't be read.
         """
         self._require_dataset()
         row = self._row(index) or {}
@@ -89,7 +91,7 @@ class StoredFrames:
         return row is not None and row.get("gap", "lost") != "lost"
 
     def _row(self, index: int) -> Row | None:
-        """What the ledger says of a frame index; None if nothing."""
+        """The ledger's row of a frame index; None if there is none."""
         self._read_on()
         return self._index.row(self._source, index)
 
@@ -97,7 +99,7 @@ class StoredFrames:
         try:
             self._index.read_on()
         except OSError as error:
-            raise self._unreadable(f"its ledger: {error.strerror}") from error
+            raise self._unreadable(f"its ledger can't be opened: {error.strerror}") from error
 
     def _require_dataset(self) -> None:
         try:
@@ -111,7 +113,7 @@ class StoredFrames:
         return OmewdError("not_stored", f"{self._dataset} can't be read: {why}", "Run omewd verify on it")
 
     def _chunk(self, place: ShardPlace, number: int) -> Frame | None:
-        """A chunk, of the layout's chunk shape; None if it is not stored."""
+        """A chunk, with the layout's chunk shape; None if it is not stored."""
         for _ in range(_TRIES):
             with ExitStack() as files:
                 found = self._open(place, number, files)
@@ -125,7 +127,7 @@ class StoredFrames:
         return None
 
     def _open(self, place: ShardPlace, number: int, files: ExitStack) -> tuple[int, int, int] | None:
-        """Where a chunk is: (descriptor, offset, length), length 0 if it is not there; None if there is no file."""
+        """Where a chunk is: (descriptor, offset, length), with length 0 if it is absent; None if there is no file."""
         key = self._dataset / self._layout.key(place)
         if not self._spec.sharded:
             descriptor = _opened(key, files)
@@ -151,15 +153,14 @@ class StoredFrames:
         if compression is None:
             with os.fdopen(os.dup(descriptor), "rb") as file:
                 return np.memmap(file, self._dtype, "r", offset, shape)
-        from numcodecs import Blosc, Zstd
-
-        codec: Any = Blosc() if compression.codec.is_blosc else Zstd()
+        numcodecs = required("numcodecs", "read compressed chunks")
+        codec: Any = numcodecs.Blosc() if compression.codec.is_blosc else numcodecs.Zstd()
         decoded: Frame = np.frombuffer(codec.decode(os.pread(descriptor, length, offset)), self._dtype).reshape(shape)
         return decoded
 
 
 def _opened(path: Path, files: ExitStack) -> int | None:
-    """A file for reading until ``files`` is left; None if it is not there."""
+    """Open a file for reading; ``files`` closes it. Returns None if there is no such file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""View: how any process looks at the frames of a stream, without a copy and without being noticed."""
+"""The view: how any process looks at the frames of a stream, without copies and without slowing anything."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from omewd.ring.progress import read_progress
 from omewd.ring.segment import Segment
 
 if TYPE_CHECKING:
-    from omewd.reader.stored import Said, StoredFrames
+    from omewd.reader.stored import Recorded, StoredFrames
 
 Array = np.ndarray[Any, Any]
 
@@ -36,8 +36,9 @@ Array = np.ndarray[Any, Any]
 def view(name: str, *, source: str | int | None = None, socket: str | os.PathLike[str] | None = None) -> View:
     """Look at a stream, open or ended, from any process that may use the daemon.
 
-    ``source``: name or number of one, for a stream that has several. ``socket``: the daemon's control socket, else
-    $OMEWD_SOCKET, else the default of ``omewd serve``. Raises OmewdError: ``unknown_stream``, ``unknown_source``, ….
+    ``source``: the source's name or number, if the stream has several. ``socket``: the daemon's control socket; the
+    default is $OMEWD_SOCKET, then the default of ``omewd serve``.
+    Raises OmewdError: ``unknown_stream``, ``unknown_source``, ….
     """
     connection = Connection(socket)
     try:
@@ -54,47 +55,47 @@ def view(name: str, *, source: str | int | None = None, socket: str | os.PathLik
 
 
 class ViewedFrame:
-    """A frame as it was found. ``array``: (Y, X), read-only.
+    """A frame as it was found. ``array``: shape (Y, X), read-only.
 
-    One out of the ring is a view of its slot, which the producer uses again later: ``is_intact`` tells whether it
-    still held this frame just now. So look at the pixels first, and ask afterwards; or take a :meth:`copy`.
+    A frame from the ring is a view of its slot, which the producer uses again later. So look at the pixels first, and
+    then ask :attr:`is_intact` whether the slot still holds this frame; or take a :meth:`copy`.
     """
 
-    def __init__(self, index: int, array: Array, view: View, sequence: int | None, said: Said | None) -> None:
+    def __init__(self, index: int, array: Array, view: View, sequence: int | None, recorded: Recorded | None) -> None:
         self.index, self.array = index, array
-        self._view, self._sequence, self._said = view, sequence, said
+        self._view, self._sequence, self._recorded = view, sequence, recorded
 
     @property
     def metadata(self) -> dict[str, Any] | None:
-        """What its producer said of it, None if nothing.
+        """The metadata that the producer gave; None if it gave none.
 
-        Of a frame out of the dataset, it is looked up in the ledger when it is asked for; a view reads all of that the
-        first time. Raises OmewdError ``not_stored`` if that can't be.
+        For a frame from the dataset, this looks in the ledger; the first look of a view reads all of it. Raises
+        OmewdError ``not_stored`` if the ledger can't be read.
         """
-        return self._known()[0]
+        return self._record()[0]
 
     @property
     def wall_ns(self) -> int | None:
-        """The wall-clock time at which it was handed over, in ns; None for a gap. Looked up as the metadata is."""
-        return self._known()[1]
+        """The wall-clock time at which the frame was published, in ns; None for a gap. Found as the metadata is."""
+        return self._record()[1]
 
-    def _known(self) -> Said:
-        if self._said is None:
-            self._said = self._view._dataset().said(self.index)
-        return self._said
+    def _record(self) -> Recorded:
+        if self._recorded is None:
+            self._recorded = self._view._dataset().recorded(self.index)
+        return self._recorded
 
     @property
     def in_ring(self) -> bool:
-        """Whether it came out of the ring; else out of the dataset."""
+        """Whether the frame is from the ring; otherwise it is from the dataset."""
         return self._sequence is not None
 
     @property
     def is_intact(self) -> bool:
-        """Whether ``array`` has held this frame up to now."""
+        """Whether ``array`` still holds this frame."""
         return self._sequence is None or self._view._holds(self._sequence, self.index)
 
     def copy(self) -> Array:
-        """The pixels as an array of one's own; raises OmewdError ``overwritten`` if the slot was used again."""
+        """A copy of the pixels; raises OmewdError ``overwritten`` if the slot was used again."""
         pixels = np.array(self.array)
         if not self.is_intact:
             raise OmewdError(
@@ -104,9 +105,9 @@ class ViewedFrame:
 
 
 class View:
-    """The frames of one source of a stream: out of its ring while they are there, and out of the dataset once durable.
+    """The frames of one source of a stream: from its ring while they are there, and from the dataset once durable.
 
-    Goes on after the stream has ended. Nothing here writes, locks, or waits for anybody.
+    A view also works after the stream has ended. It never writes, locks or waits.
     """
 
     def __init__(self, status: dict[str, Any], segment: Segment | None) -> None:
@@ -123,11 +124,11 @@ class View:
         self._ended_with: int = status["sources"][self.source]["frames"]["received"]
         self._stored: StoredFrames | None = None
 
-    # -- what there is -------------------------------------------------------------------------
+    # -- frames --------------------------------------------------------------------------------
 
     @property
     def stored(self) -> int:
-        """All frame indexes below this one are in the dataset; durably, unless the stream has ``durability="none"``."""
+        """All frame indexes below this one are in the dataset, durably unless the stream has ``durability="none"``."""
         if self._segment is None:
             return self._ended_with
         words = self._segment.words
@@ -136,7 +137,7 @@ class View:
         return words[DURABLE] if self._is_durable else read_progress(words)[0].frames
 
     def latest(self) -> ViewedFrame | None:
-        """The newest frame; None if there is none yet. Out of the ring, or, once that is gone, out of the dataset."""
+        """The newest frame, from the ring, or from the dataset once the ring is gone; None if there is none yet."""
         if self._segment is None:
             index = self._dataset().last_written(self.stored)
             return None if index is None else self.frame(index)
@@ -150,10 +151,10 @@ class View:
                 return self._of_slot(sequence, index)
 
     def frame(self, index: int) -> ViewedFrame:
-        """The frame of an index, out of the ring if it is there, else out of the dataset.
+        """The frame of an index, from the ring if it is there, else from the dataset.
 
-        A gap that is in the dataset reads as zeros. Raises OmewdError ``no_frame`` if it is in neither, ``not_stored``
-        if the dataset has lost it, or is not there any more.
+        A gap in the dataset reads as zeros. Raises OmewdError ``no_frame`` if the frame is in neither of them,
+        ``not_stored`` if the dataset has lost it or is gone.
         """
         if self._segment is not None:
             sequence = self._sequence_of(index)
@@ -163,7 +164,7 @@ class View:
             raise OmewdError(
                 "no_frame",
                 f"frame {index} of stream {self.name!r} is neither in the ring nor in the dataset, "
-                f"which has those below {self.stored}",
+                f"which has the frames below {self.stored}",
                 "It is still to come, on its way to the disk, or a gap",
             )
         return ViewedFrame(index, self._dataset().read(index), self, None, None)
@@ -187,14 +188,14 @@ class View:
         return self._segment.words[header + FRAME_INDEX]
 
     def _holds(self, sequence: int, index: int) -> bool:
-        """Whether a slot has held a frame up to now: the producer fills it again only when it is released."""
+        """Whether a slot still holds a frame: the producer only fills it again once it is released."""
         assert self._segment is not None
         words, capacity = self._segment.words, self._segment.geometry.capacity
         same = self._index_at(sequence) == index
         return same and (words[PUBLISHED] < sequence + capacity or words[RELEASED] <= sequence)
 
     def _sequence_of(self, index: int) -> int | None:
-        """The slot use that holds a frame index; frame indexes only grow."""
+        """The sequence that holds a frame index, or None, by bisection: frame indexes only grow."""
         assert self._segment is not None
         words, capacity = self._segment.words, self._segment.geometry.capacity
         while True:
@@ -208,7 +209,7 @@ class View:
                     high = middle
             if low < published and self._index_at(low) == index:
                 return low
-            if words[PUBLISHED] == published:  # else the oldest may have been overwritten meanwhile
+            if words[PUBLISHED] == published:  # else slots may have been overwritten during the search
                 return None
 
     def _of_slot(self, sequence: int, index: int) -> ViewedFrame:
@@ -225,7 +226,7 @@ class View:
     # -- ending --------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Let go of the ring; arrays that are still held keep their memory."""
+        """Release the ring. Arrays that are still held keep their memory."""
         self._slots = None
         if self._segment is not None:
             self._ended_with = self.stored

@@ -1,6 +1,6 @@
-"""The daemon's end of a ring: takes note of what is published, gives slots back, stops and fails.
+"""The daemon's end of a ring.
 
-See :mod:`omewd.ring.ring` for the producer's end, and for how the two agree on which frames count.
+:mod:`omewd.ring.ring` is the producer's end, and says how the two agree on which frames count.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from omewd.ring.ring import Fence, read_failure
 from omewd.ring.segment import Segment
 from omewd.ring.sequences import SequenceMap
 
-# More frame indexes than this are not skipped or dropped between two looks: at a million a second that is 18 minutes.
+# No producer skips or drops more frame indexes than this between two polls: at a million a second it takes 18 minutes.
 MAX_JUMP = 2**30
 _MAGIC_WORD = int.from_bytes(layout.MAGIC, "little")
 
 
 class DaemonRing:
-    """The daemon's end: takes note of what is published, gives slots back, stops and fails.
+    """The daemon's end: takes in what is published, releases slots, and stops or fails the stream.
 
-    A new one goes on where the last daemon was, by what it left in the segment.
+    A new one continues from what the last daemon left in the segment.
     """
 
     def __init__(self, segment: Segment) -> None:
@@ -57,22 +57,22 @@ class DaemonRing:
         self.map = SequenceMap(self.progress.released, self.progress.frames)
         self.frontier = self.progress.frames
         self._kinds: list[tuple[int, int]] = []
-        # What others may write over is not read back: the daemon's own cursors are here, and only shown in the segment.
+        # The daemon keeps its own cursors here and only stores them in the segment, where others may overwrite them.
         self._released = self._words[RELEASED]
         self._kinds_read = self._words[GAP_KINDS_READ]
         self._is_final = self._words[FINAL_PUBLISHED] != UNSET
 
     def resume(self) -> None:
-        """Take over a ring that another daemon had; raises OmewdError ``bad_ring`` if its cursors are damaged."""
+        """Take over another daemon's ring; raises OmewdError ``bad_ring`` if the cursors are damaged."""
         words, progress = self._words, self.progress
         if not progress.released - self.geometry.capacity <= self.released <= progress.released:
             raise OmewdError(
                 "bad_ring", f"the ring's cursors are damaged: released {self.released}, on record {progress.released}"
             )
-        self._released = words[RELEASED] = progress.released  # the record comes first
-        # Entries stay in the table until they are overwritten, whoever has read them; one may be right now.
+        self._released = words[RELEASED] = progress.released  # the record is written first, so it is the newer one
+        # Read the table again: entries that the last daemon has read stay until they are overwritten, maybe just now.
         self._kinds_read = words[GAP_KINDS_READ] = 0
-        while words[GAP_KINDS] - self._kinds_read >= GAP_TABLE_ENTRIES:  # the producer may just be adding some
+        while words[GAP_KINDS] - self._kinds_read >= GAP_TABLE_ENTRIES:  # the producer may be adding entries
             self._kinds_read = words[GAP_KINDS_READ] = words[GAP_KINDS] - GAP_TABLE_ENTRIES + 1
         self._read_gap_kinds()
         final = words[FINAL_PUBLISHED]
@@ -96,7 +96,7 @@ class DaemonRing:
 
     @property
     def producer(self) -> int:
-        """The process id of the producer that is attached, 0 for none."""
+        """The process id of the attached producer, 0 for none."""
         return self._words[PRODUCER]
 
     @producer.setter
@@ -104,7 +104,7 @@ class DaemonRing:
         self._words[PRODUCER] = pid
 
     def format(self) -> None:
-        """Write the first state of a new segment; the geometry is last, and makes it valid."""
+        """Initialise a new segment. The geometry is written last, and makes the segment valid."""
         words = self._words
         words[FINAL_PUBLISHED], self._is_final = UNSET, False
         words[DOORBELL_AT] = 0
@@ -131,8 +131,8 @@ class DaemonRing:
     def poll(self) -> None:
         """Take in what the producer has published or skipped since the last poll.
 
-        The frontier is read before ``published``: whatever is below it and in no slot is a gap for good.
-        Raises OmewdError ``bad_ring`` if the cursors break the ring's rule, or if the segment was cut short.
+        The frontier is read before ``published``, so that every index below it that is in no slot is a gap for good.
+        Raises OmewdError ``bad_ring`` if the cursors break the ring's invariant, or if the segment was truncated.
         """
         if not self._is_final:
             frontier = self._words[FRONTIER]
@@ -142,8 +142,8 @@ class DaemonRing:
         if not self._segment.is_whole or self._words[0] != _MAGIC_WORD:
             raise OmewdError(
                 "bad_ring",
-                "the ring was cut short, or its header written over, by the program that it is shared with",
-                "Mend the camera's program",
+                "the ring was cut short or its header overwritten, by the program that shares it",
+                "Correct the camera's program",
             )
         most = min(self.frontier + MAX_JUMP, MAX_FRAMES)
         if frontier > most or not self.map.published <= published <= self._released + self.geometry.capacity:
@@ -152,12 +152,15 @@ class DaemonRing:
                 f"the ring's cursors are damaged: frontier {frontier}, before {self.frontier}, "
                 f"published {published}, seen {self.map.published}, released {self._released}, "
                 f"capacity {self.geometry.capacity}",
-                "Mend the camera's program",
+                "Correct the camera's program",
             )
         self.map.update(published, self._index_of, most)
-        if frontier > self.map.frontier and not self._words[GAP_KINDS]:  # a gap's kind comes before the gap
+        if frontier > self.map.frontier and not self._words[GAP_KINDS]:  # a gap's kind is stored before the gap
             raise OmewdError(
-                "bad_ring", f"the ring says nothing of frames {self.map.frontier} to {frontier - 1}: it is damaged"
+                "bad_ring",
+                f"the ring is damaged: frames {self.map.frontier} to {frontier - 1} are in no slot, and no gap is "
+                "recorded",
+                "Correct the camera's program",
             )
         self.frontier = max(self.frontier, frontier, self.map.frontier)
         self._read_gap_kinds()
@@ -168,13 +171,14 @@ class DaemonRing:
             return
         if not 0 < written - read <= GAP_TABLE_ENTRIES:
             raise OmewdError(
-                "bad_ring", f"the ring's gap kinds are damaged: {written} of them, {read} read, {GAP_TABLE_ENTRIES} fit"
+                "bad_ring",
+                f"the ring's gap kinds are damaged: {written} written, {read} read, room for {GAP_TABLE_ENTRIES}",
             )
         for number in range(read, written):
             entry = GAP_TABLE + number % GAP_TABLE_ENTRIES * 2
             first, kind = self._words[entry], self._words[entry + 1]
             if first < (self._kinds[-1][0] if self._kinds else 0) or first > MAX_FRAMES:
-                raise OmewdError("bad_ring", f"the ring's gap kinds are damaged: one begins at frame {first}")
+                raise OmewdError("bad_ring", f"the ring's gap kinds are damaged: one starts at frame {first}")
             self._kinds.append((first, kind))
         self._kinds_read = self._words[GAP_KINDS_READ] = written
 
@@ -189,7 +193,7 @@ class DaemonRing:
                 first += run
 
     def _kind_at(self, frame: int) -> tuple[int, int]:
-        """The kind of a gap at a frame index, and the index at which the next kind begins."""
+        """The kind of gap at a frame index, and the index at which the next kind starts."""
         kind, upto = GAP_SKIPPED, UNSET
         for first, candidate in reversed(self._kinds):
             if first <= frame:
@@ -199,9 +203,9 @@ class DaemonRing:
         return kind, upto
 
     def release_below(self, frame: int, *, durable: bool, units: int = 0, stored_bytes: int = 0) -> bool:
-        """Give back the slots of all frames below ``frame``; returns whether any was.
+        """Release the slots of all frames below ``frame``; returns whether there were any.
 
-        ``units`` write units are done by that, which take ``stored_bytes`` on disk.
+        ``units``: how many write units are stored by then. ``stored_bytes``: their size on disk.
         """
         sequence = self.map.released_below(frame)
         before = self.progress
@@ -224,13 +228,13 @@ class DaemonRing:
         return True
 
     def ring_at(self, frame: int) -> bool:
-        """Ask the producer to ring once its frontier gets to ``frame``; returns whether it has got there already."""
+        """Ask for the doorbell once the frontier reaches ``frame``; returns whether it has reached it already."""
         self._words[DOORBELL_AT] = frame
         self._fence()
         return self._words[FRONTIER] >= frame
 
     def stop(self) -> None:
-        """Take no more frames: what is published by now counts, and nothing after it."""
+        """Take no more frames. What is published by now counts; nothing after it does."""
         if self._is_final:
             return
         self._words[STATE] = layout.STATE_STOPPED
@@ -241,21 +245,21 @@ class DaemonRing:
         self._is_final = True
 
     def finish(self) -> None:
-        """The dataset is complete: a producer can see it here even when the daemon has gone since."""
+        """Mark the dataset as complete. A producer sees it here even after the daemon is gone."""
         self._words[STATE] = layout.STATE_DONE
 
     def note_durable(self) -> None:
-        """What is on record is durable: the last daemon may have died before it could say so."""
+        """Move ``durable`` up to the record: the last daemon may have died before it did."""
         self._words[DURABLE] = max(self._words[DURABLE], self.progress.frames)
 
     def revive(self) -> None:
-        """A failed stream goes on with what is in the ring; frames are not taken any more."""
+        """Let a failed stream go on with what is in the ring. It takes no more frames."""
         self._words[layout.FAILURE // 8] = 0
         self._words[STATE] = layout.STATE_STOPPED
         self._fence()
 
     def fail(self, error: OmewdError) -> None:
-        """Leave the reason for the producer and take no more frames."""
+        """Leave the error for the producer, and take no more frames."""
         text = json.dumps(error.to_dict()).encode()
         kept = max(len(error.message), len(error.remedy))
         while len(text) > layout.FAILURE_MAX_BYTES:

@@ -1,8 +1,9 @@
-"""A mapping that somebody else cuts short must not end the process.
+"""Guards the process against mappings that another process truncates.
 
-Whoever may write to shared memory may also truncate it, and a look past its end is a SIGBUS then. Here such a look
-finds zeros: the handler puts anonymous memory in the place of the mapping, notes that it was cut, and the look is made
-again (sigaction(2), SA_SIGINFO; mmap(2), MAP_FIXED). For processes with one thread; others may wait here for the GIL.
+Any process that may write to shared memory may also truncate it. Accesses past the new end then raise SIGBUS. The
+handler here replaces the mapping with anonymous memory and records that it was cut; the access is repeated and reads
+zeros (sigaction(2), SA_SIGINFO; mmap(2), MAP_FIXED). Only for single-threaded processes: the handler needs the GIL, and
+with threads might wait for it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 _SA_SIGINFO = 4
 _MAP_FIXED = 0x10
 _ADDRESS_OFFSET = 16  # si_addr in siginfo_t, on 64-bit Linux
-# PyDLL keeps the GIL: the handler runs in the middle of another operation.
+# PyDLL keeps the GIL: the handler runs in the middle of another operation, which holds it.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
@@ -33,7 +34,7 @@ class _SigAction(ctypes.Structure):
 
 
 class MappingGuard:
-    """The mappings that are guarded, and those of them that were cut short."""
+    """The guarded mappings, and which of them were cut short."""
 
     def __init__(self) -> None:
         self._sizes: dict[int, int] = {}
@@ -41,23 +42,23 @@ class MappingGuard:
         self._action: _SigAction | None = None
 
     def watch(self, memory: mmap.mmap) -> int:
-        """Guard a writable mapping from now on; returns what to call it by. Installs the handler with the first one."""
+        """Guard a writable mapping; returns its handle. The first call installs the signal handler."""
         if self._action is None:
             self._action = _SigAction(handler=_Handler(self._handle), flags=_SA_SIGINFO)
             if _libc.sigaction(signal.SIGBUS, ctypes.byref(self._action), None) != 0:
                 raise OSError(ctypes.get_errno(), "SIGBUS can't be handled")
         first = ctypes.c_char.from_buffer(memory)
         address = ctypes.addressof(first)
-        del first  # it would keep the mapping
+        del first  # it would keep the mapping alive
         self._sizes[address] = len(memory)
         return address
 
     def was_cut(self, address: int) -> bool:
-        """Whether a look at a mapping has found nothing there."""
+        """Whether an access to the mapping ran past its end."""
         return address in self._cut
 
     def forget(self, address: int) -> None:
-        """A mapping is about to be closed."""
+        """Stop guarding a mapping, before it is closed."""
         self._sizes.pop(address, None)
         self._cut.discard(address)
 
@@ -69,7 +70,7 @@ class MappingGuard:
                 if _libc.mmap(address, size, protection, flags, -1, 0) == address:
                     self._cut.add(address)
                     return
-        signal.signal(number, signal.SIG_DFL)  # not ours: it comes again, and ends the process
+        signal.signal(number, signal.SIG_DFL)  # not a guarded mapping: the signal comes again and ends the process
 
 
 GUARD = MappingGuard()

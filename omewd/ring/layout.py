@@ -19,9 +19,9 @@
            │ slots: capacity × slot_stride; a frame, C order, native bytes │ producer, before "published"
            └───────────────────────────────────────────────────────────────┘
 
-The truth is in the cursors. ``0 <= published - released <= capacity`` always; slot = sequence % capacity.
-Each cursor is stored by one process only, with one aligned 8-byte store. x86-64 keeps stores in order,
-so whoever sees ``published`` sees the slot too; other machines are refused (see :func:`require_x86_64`).
+The truth is in the cursors. ``0 <= published - released <= capacity`` always holds; slot = sequence % capacity.
+Each cursor is stored by one process only, with one aligned 8-byte store. x86-64 keeps stores in order, so a process
+that sees ``published`` also sees the slot. Other machines are refused (see :func:`require_x86_64`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VERSION = 2
 PAGE = 4096
 
 # Indexes of 8-byte words, for memoryview(...).cast("Q").
-PUBLISHED = 1024 // 8  # slots made visible so far; the next sequence
+PUBLISHED = 1024 // 8  # slots published so far, which is also the next sequence
 FRONTIER = PUBLISHED + 1  # all frame indexes below are published or gaps
 GAP_KINDS = PUBLISHED + 2  # entries in the gap-kind table so far
 PRODUCER_WAITS = PUBLISHED + 3  # 1: ring the producer's doorbell when "released" moves
@@ -51,8 +51,9 @@ FINAL_PUBLISHED = RELEASED + 3  # sequences from here on were not taken; UNSET u
 DOORBELL_AT = RELEASED + 4  # the producer rings once its frontier gets here
 GAP_KINDS_READ = RELEASED + 5  # entries of the gap-kind table that the daemon is done with
 FINAL_FRONTIER = RELEASED + 6  # the frontier when the stream was stopped; stored before FINAL_PUBLISHED
-PRODUCER = RELEASED + 7  # process id of the producer that is attached, 0 for none
-# Two records, written in turn, so that one is whole whenever the daemon dies: what a new daemon can't see in the slots.
+PRODUCER = RELEASED + 7  # process id of the attached producer, 0 for none
+# Two progress records hold what a new daemon can't see in the slots. They are written in turn, so that one is whole
+# whenever the daemon dies.
 PROGRESS = (RELEASED + 16, RELEASED + 32)
 
 FAILURE = 2048  # u64 length, then JSON
@@ -66,7 +67,7 @@ SLOT_HEADERS = 8192
 FRAME_INDEX, MONOTONIC_NS, WALL_NS, METADATA_BYTES, WAITED_NS = range(5)
 METADATA = 64  # bytes from the start of a slot header to its metadata
 
-PROGRESS_WORDS = 7  # the fields of ring.progress.Progress, and a checksum of them
+PROGRESS_WORDS = 7  # the fields of ring.progress.Progress, and their checksum
 
 UNSET = 2**64 - 1
 
@@ -81,7 +82,7 @@ _CRC = struct.Struct("<I")
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes of one ring. ``frames_total`` None is unbounded."""
+    """The name, sizes and policy of one ring. ``frames_total``: None if unbounded."""
 
     name: str
     epoch: int
@@ -132,7 +133,7 @@ class Geometry:
         return self.slot_header_stride - METADATA
 
     def pack(self) -> bytes:
-        """The geometry as it stands at the start of the segment, checksum included."""
+        """The header at the start of the segment, with its checksum."""
         fields = _GEOMETRY.pack(
             MAGIC,
             VERSION,
@@ -155,7 +156,7 @@ class Geometry:
 
     @classmethod
     def unpack(cls, head: bytes, segment_bytes: int) -> Geometry:
-        """Read and check the start of a segment; raises OmewdError ``bad_ring`` that says what is wrong."""
+        """Read and check the header of a segment; raises OmewdError ``bad_ring`` with the reason."""
         if len(head) < _GEOMETRY.size + _CRC.size:
             raise _bad(f"{len(head)} bytes are too few for a header")
         fields = head[: _GEOMETRY.size]
@@ -165,11 +166,11 @@ class Geometry:
             raise _bad(f"it starts with {magic!r}, not {MAGIC!r}")
         if version != VERSION or size != _GEOMETRY.size:
             raise _bad(
-                f"it is of version {version}, this omewd reads version {VERSION}",
-                "Start the omewd that made it with the same --state-dir: that one goes on with it",
+                f"it has version {version}, and this omewd reads version {VERSION}",
+                "Start the omewd that made it, with the same --state-dir: it continues with the ring",
             )
         if _CRC.unpack_from(head, _GEOMETRY.size)[0] != zlib.crc32(fields):
-            raise _bad("its header's checksum does not fit: the header is damaged")
+            raise _bad("its header is damaged: the checksum is wrong")
         dtype_name = dtype.rstrip(b"\0").decode(errors="replace")
         if dtype_name not in ITEM_BYTES or policy >= len(POLICIES):
             raise _bad(f"dtype {dtype_name!r} or policy {policy} is unknown")
@@ -188,19 +189,19 @@ class Geometry:
         if derived != (frame_bytes, slot, pixels, total) or capacity < 1 or frame_bytes < 1:
             raise _bad(f"its sizes {(frame_bytes, slot, pixels, total)} should be {derived}")
         if stride < METADATA or stride % 8:
-            raise _bad(f"its slot headers of {stride} bytes are too short, or no whole words")
+            raise _bad(f"its slot headers have {stride} bytes, which are too few or not whole words")
         if segment_bytes != total:
-            raise _bad(f"the segment has {segment_bytes} bytes, its header says {total}")
+            raise _bad(f"the segment has {segment_bytes} bytes, but its header says {total}")
         return geometry
 
 
 def slot_stride(frame_bytes: int) -> int:
-    """Bytes from one slot to the next: whole pages, so that O_DIRECT can write straight from a slot."""
+    """Bytes from one slot to the next: whole pages, so that O_DIRECT can write from a slot."""
     return _pages(frame_bytes)
 
 
 def slot_header_stride(frame_bytes: int) -> int:
-    """Bytes of a slot header: room for a camera's tags, but no more than a small frame is worth."""
+    """Bytes of a slot header: room for a camera's metadata, but less for small frames."""
     return 4096 if frame_bytes >= 2**16 else 1024
 
 
@@ -209,14 +210,14 @@ def _pages(size: int) -> int:
 
 
 def _bad(what: str, remedy: str = "") -> OmewdError:
-    return OmewdError("bad_ring", f"not a ring that can be used: {what}", remedy)
+    return OmewdError("bad_ring", f"not a usable ring: {what}", remedy)
 
 
 def require_x86_64() -> None:
-    """Refuse machines whose store order the ring has not been proven on."""
+    """Refuse machines whose memory ordering the ring is not proven for."""
     if platform.machine() not in ("x86_64", "AMD64"):
         raise OmewdError(
             "unsupported_machine",
-            f"omewd's ring relies on the store order of x86-64, and this machine is {platform.machine()}",
+            f"omewd's ring relies on the memory ordering of x86-64, and this machine is {platform.machine()}",
             "Run omewd on an x86-64 machine",
         )

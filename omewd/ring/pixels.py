@@ -11,13 +11,13 @@ from omewd.ring.segment import Segment
 
 
 def slots(segment: Segment) -> np.ndarray[Any, Any]:
-    """All slots as one (capacity, Y, X) view of the shared memory itself; while one is held, the mapping stays."""
+    """All slots as one (capacity, Y, X) view of the shared memory, which stays mapped while the view is held."""
     geometry = segment.geometry
     dtype = np.dtype(geometry.dtype)
     return np.ndarray(
         (geometry.capacity, geometry.height, geometry.width),
         dtype,
-        # ndarray lets go of its buffer at once, and the mapping could be closed under it; frombuffer holds on.
+        # ndarray would release its buffer at once, and the mapping could be closed under it; frombuffer keeps it.
         buffer=np.frombuffer(segment.memory, np.uint8),
         offset=geometry.pixels_offset,
         strides=(geometry.slot_stride, geometry.width * dtype.itemsize, dtype.itemsize),

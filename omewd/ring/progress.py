@@ -1,4 +1,4 @@
-"""How far a stream is: the daemon's record of it in the ring, for a daemon that takes the stream over."""
+"""The daemon's progress records in the ring, for a daemon that takes the stream over."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from omewd.ring.layout import PROGRESS, PROGRESS_WORDS
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stream is, for a daemon that takes it over.
+    """How much of a stream is on disk.
 
-    The first ``units`` write units are on disk, with them the frame indexes below ``frames``; the slots below
-    sequence ``released`` held those of them that are no gaps. ``skipped`` and ``dropped`` are the gaps below
-    ``frames``, ``stored_bytes`` what the units take on disk.
+    The first ``units`` write units are, and so are the frame indexes below ``frames``. Those that are not gaps were in
+    the slots below sequence ``released``. ``skipped`` and ``dropped`` count the gaps below ``frames``;
+    ``stored_bytes`` is the units' size on disk.
     """
 
     units: int = 0
@@ -27,10 +27,7 @@ class Progress:
 
 
 def read_progress(words: memoryview) -> tuple[Progress, int]:
-    """The newest record that is whole, and its number: the next one has to go to the other place.
-
-    Nothing is done if there is none.
-    """
+    """The newest whole record and its number; the next record takes the next number. No progress if there is none."""
     records = []
     for number, place in enumerate(PROGRESS):
         *fields, checksum = words[place : place + PROGRESS_WORDS]
@@ -40,7 +37,7 @@ def read_progress(words: memoryview) -> tuple[Progress, int]:
 
 
 def write_progress(words: memoryview, progress: Progress, number: int) -> None:
-    """Leave a record in the place of the older one; ``number`` counts them. The other one stays whole meanwhile."""
+    """Overwrite the older record; ``number`` counts the records. The other one stays whole meanwhile."""
     place = PROGRESS[number % len(PROGRESS)]
     fields = astuple(progress)
     words[place + len(fields)] = 0
@@ -50,5 +47,5 @@ def write_progress(words: memoryview, progress: Progress, number: int) -> None:
 
 
 def _checksum(fields: Sequence[int]) -> int:
-    """Of a progress record; never 0, so that a record that was never written is none."""
+    """A record's checksum; never 0, so that a place that was never written holds no record."""
     return zlib.crc32(b"".join(value.to_bytes(8, "little") for value in fields)) | 1 << 32

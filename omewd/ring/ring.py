@@ -1,11 +1,11 @@
-"""The producer's end of a ring; the daemon's is in :mod:`omewd.ring.daemon_ring`.
+"""The producer's end of a ring; the daemon's end is in :mod:`omewd.ring.daemon_ring`.
 
-Nothing here waits or makes a system call. See :mod:`omewd.ring.layout` for the picture.
+Nothing here waits or makes a system call. :mod:`omewd.ring.layout` draws the layout.
 
-Stopping a stream and publishing a frame can happen at once. The producer stores ``published``, passes a
-fence and reads ``state``; the daemon stores ``state``, passes a fence and reads ``published``. So at least
-one of them sees the other: either the daemon counts the frame, or the producer learns that it has to
-ask ``FINAL_PUBLISHED`` whether the frame was counted.
+The daemon may stop a stream while the producer publishes a frame. The producer stores ``published``, passes a fence
+and reads ``state``; the daemon stores ``state``, passes a fence and reads ``published``. So at least one of them sees
+the other's store: either the daemon counts the frame, or the producer learns that it has to look at
+``FINAL_PUBLISHED`` to find out whether the frame was counted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from omewd.ring.segment import Segment
 
 
 class Fence:
-    """A full memory barrier: taking and releasing a lock is one (0.3 µs), and Python has no other."""
+    """A full memory barrier. Python has none, but taking and releasing a lock is one (0.3 µs)."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -54,7 +54,7 @@ class Fence:
 
 
 class ProducerRing:
-    """The producer's end. A new one goes on where the cursors stand: after a crash claimed slots are reused."""
+    """The producer's end. A new one continues from the cursors, and reuses slots that a crashed one had claimed."""
 
     def __init__(self, segment: Segment) -> None:
         self.geometry = segment.geometry
@@ -83,11 +83,11 @@ class ProducerRing:
 
     @property
     def slot(self) -> int:
-        """The slot that the next frame goes into."""
+        """The slot for the next frame."""
         return self.published % self._capacity
 
     def free(self, wanted: int = 1) -> int:
-        """How many slots are free; counted anew only where fewer than ``wanted`` were so far."""
+        """How many slots are free. Reads ``released`` again only if fewer than ``wanted`` were free before."""
         free = self._capacity - self.published + self._released
         if free < wanted:
             self._released = self._words[RELEASED]
@@ -112,15 +112,15 @@ class ProducerRing:
 
     @property
     def failure(self) -> OmewdError | None:
-        """The error the daemon left when it failed the stream; None also while it puts a later one in its place."""
+        """The error with which the daemon failed the stream; None if there is none, or while it is being replaced."""
         return read_failure(self._words, self._memory)
 
     def publish(self, monotonic_ns: int, wall_ns: int, metadata: bytes | Sequence[bytes], waited_ns: int = 0) -> int:
-        """Make the next slot visible as the next frame; returns its frame index.
+        """Publish the next slot as the next frame; returns its frame index.
 
-        With a sequence as ``metadata``, the next slots, one for each of it and all at once; returns the first
-        one's frame index. ``waited_ns``: how long the camera waited for the (first) slot. The slots' pixels must
-        be written, and there must be room. Check :attr:`state` afterwards.
+        A sequence as ``metadata`` publishes one slot for each of its elements, all at once; returns the first frame
+        index. ``waited_ns``: how long the camera waited for the (first) slot. The pixels must be written and the slots
+        must be free. Check :attr:`state` afterwards.
         """
         frame = self.next_frame
         if isinstance(metadata, bytes):
@@ -132,7 +132,7 @@ class ProducerRing:
                 waited = 0 if place else waited_ns
                 self._write_header(self.published + place, frame + place, monotonic_ns, wall_ns, text, waited)
         if frame + frames > MAX_FRAMES:
-            raise ValueError(f"frame index {frame} and {frames} more are over the limit of {MAX_FRAMES}")
+            raise ValueError(f"{frames} frames from index {frame} on go over the limit of {MAX_FRAMES}")
         self.published += frames
         self.next_frame = frame + frames
         self._words[PUBLISHED] = self.published
@@ -146,7 +146,7 @@ class ProducerRing:
         words, header = self._words, self._header(sequence)
         if metadata:
             if len(metadata) > self._metadata_max_bytes:
-                raise ValueError(f"{len(metadata)} bytes of metadata, {self._metadata_max_bytes} fit into a slot")
+                raise ValueError(f"{len(metadata)} bytes of metadata, {self._metadata_max_bytes} bytes fit into a slot")
             start = header * 8 + METADATA
             self._memory[start : start + len(metadata)] = metadata
         words[header + FRAME_INDEX] = frame
@@ -156,16 +156,16 @@ class ProducerRing:
         words[header + WAITED_NS] = waited_ns
 
     def add_gap(self, count: int, kind: int) -> None:
-        """The next ``count`` frame indexes hold no frame.
+        """Make the next ``count`` frame indexes a gap.
 
-        What a gap is called goes into a table only when it changes. Should the daemon leave all entries
-        unread, the label of the last one stays; that the indexes are gaps is always exact.
-        Raises TypeError, ValueError before a cursor changes: another kind of number would be carried on in it.
+        The table gets an entry only when the kind of gap changes. If it is full of entries that the daemon has not
+        read, the gap keeps the last kind; that it is a gap is always exact.
+        Raises TypeError or ValueError before a cursor changes, so that no other kind of number gets into it.
         """
         if type(count) is not int:
-            raise TypeError(f"a gap is a whole number of frames, not {type(count).__name__}")
+            raise TypeError(f"a gap is an int of frames, not a {type(count).__name__}")
         if not 0 < count <= MAX_FRAMES - self.next_frame or kind not in GAP_NAMES:
-            raise ValueError(f"a gap of {count} frames of kind {kind}, after frame index {self.next_frame}")
+            raise ValueError(f"invalid gap: {count} frames of kind {kind} at frame index {self.next_frame}")
         words = self._words
         if kind != self._gap_kind:
             number = words[GAP_KINDS]
@@ -180,17 +180,17 @@ class ProducerRing:
         self._fence()
 
     def wait_for_room(self, waits: bool) -> None:
-        """Ask the daemon to ring when slots are released (or no more)."""
+        """Ask the daemon to ring when slots are released, or to stop doing so."""
         self._words[PRODUCER_WAITS] = int(waits)
         self._fence()
 
     def release(self) -> None:
-        """Let go of the memory, so that the segment can be unmapped."""
+        """Release the memory, so that the segment can be unmapped."""
         self._memory.release()
 
 
 def read_failure(words: memoryview, memory: memoryview) -> OmewdError | None:
-    """The error that the daemon left; None if there is none, or if it is just being replaced."""
+    """The error that the daemon left; None if there is none, or while it is being replaced."""
     length = words[layout.FAILURE // 8]
     if not 0 < length <= layout.FAILURE_MAX_BYTES:
         return None

@@ -1,4 +1,4 @@
-"""A mapped ring segment. A lock on its byte PRODUCER_BYTE tells that a producer has it."""
+"""A mapped ring segment. A producer holds a lock on its byte PRODUCER_BYTE."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PRODUCER_BYTE = 0
 class Segment:
     """A mapped segment. The mapping lives as long as this object and every view made from it.
 
-    ``guarded``: a look past its end, where somebody has cut it short, finds zeros (see :mod:`omewd.ring.guard`).
+    ``guarded``: if another process truncates it, accesses past its end read zeros (see :mod:`omewd.ring.guard`).
     """
 
     def __init__(
@@ -34,25 +34,26 @@ class Segment:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nobody has cut it short."""
+        """Whether the segment has not been truncated."""
         cut = self._guard is not None and GUARD.was_cut(self._guard)
         return not cut and os.fstat(self.fd).st_size == self.geometry.total_bytes
 
     @classmethod
     def open(cls, fd: int, *, owner: int, writable: bool, populate: bool = False, guarded: bool = False) -> Segment:
-        """Map a descriptor that came from the daemon, which runs as user ``owner``, after checking what it is.
+        """Check and map a descriptor that came from the daemon, which runs as user ``owner``.
 
-        Takes the descriptor over. Raises OmewdError ``bad_ring``.
+        Takes over the descriptor. Raises OmewdError ``bad_ring``.
         """
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise OmewdError("bad_ring", "the ring's descriptor is not shared memory")
             if info.st_uid != owner:
-                raise OmewdError("bad_ring", f"the ring belongs to user {info.st_uid}, the daemon is user {owner}")
+                raise OmewdError("bad_ring", f"the ring belongs to user {info.st_uid}, but the daemon is user {owner}")
             if info.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise OmewdError(
-                    "bad_ring", f"the ring is open to other users (mode {stat.S_IMODE(info.st_mode):o}), expected 600"
+                    "bad_ring",
+                    f"the ring is open to other users: its mode is {stat.S_IMODE(info.st_mode):o} instead of 600",
                 )
             geometry = Geometry.unpack(os.pread(fd, PAGE, 0), info.st_size)
             return cls(fd, geometry, writable=writable, populate=populate, guarded=guarded)
@@ -61,11 +62,11 @@ class Segment:
             raise
 
     def close(self) -> None:
-        """Unmap if no view is left, and close the descriptor (which gives up a lock held through it)."""
+        """Unmap if no view is left, and close the descriptor, which releases a lock held through it."""
         self.words.release()
         if self._guard is not None:
             GUARD.forget(self._guard)
-        # A view that the user still holds keeps the mapping; it goes when the last of them goes.
+        # Views that the user still holds keep the mapping; it goes with the last one.
         with contextlib.suppress(BufferError):
             self.memory.close()
         os.close(self.fd)

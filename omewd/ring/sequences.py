@@ -12,7 +12,7 @@ from omewd.model.dtypes import MAX_FRAMES
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of frames in consecutive slots: ``count`` frames from ``frame`` on, from sequence ``sequence`` on."""
+    """A run of ``count`` frames in consecutive slots, from frame index ``frame`` and sequence ``sequence`` on."""
 
     frame: int
     sequence: int
@@ -20,29 +20,29 @@ class Piece:
 
 
 class SequenceMap:
-    """The frames of a ring by index, learnt from slot headers.
+    """The frames of a ring by index, read from slot headers.
 
-    Frame indexes grow by at least one a slot, so ``index - sequence`` never falls, and it only changes
-    where there is a gap: without gaps one look at the newest slot is all that an update needs.
+    Frame indexes grow by at least one from slot to slot. So ``index - sequence`` never falls, and rises only at a gap:
+    without gaps, an update only reads the newest slot.
     """
 
     def __init__(self, sequence: int = 0, frame: int = 0) -> None:
-        """Begin at a sequence; all slots from there on hold frame indexes from ``frame`` on."""
+        """Start at a sequence; all slots from there on hold frame indexes from ``frame`` on."""
         self._first_sequences: list[int] = [sequence]
         self._first_frames: list[int] = [frame]
         self.published = sequence
 
     @property
     def frontier(self) -> int:
-        """One past the highest published frame index; where it began, if there is none."""
+        """One past the highest published frame index; the first index if nothing is published."""
         return self.published - self._first_sequences[-1] + self._first_frames[-1]
 
     def update(self, published: int, index_of: Callable[[int], int], most: int = MAX_FRAMES) -> None:
         """Take in the slots up to ``published``; ``index_of(sequence)`` reads a slot's frame index.
 
-        Raises OmewdError ``bad_ring`` if the indexes do not grow, or if one is not below ``most``.
+        Raises OmewdError ``bad_ring`` if the indexes do not grow, or if one reaches ``most``.
         """
-        # As the slots are looked at, not as they may be made to look a moment later.
+        # Read once: the producer could change it between two reads.
         newest = index_of(published - 1) - (published - 1) if published > self.published else 0
         while self.published < published:
             offset = self._first_frames[-1] - self._first_sequences[-1]
@@ -69,11 +69,11 @@ class SequenceMap:
             self.published = low + 1
 
     def next_frame(self, frame: int) -> int | None:
-        """The lowest published frame index from ``frame`` on; None if there is none."""
+        """The lowest published frame index that is at least ``frame``; None if there is none."""
         return next((piece.frame for piece in self.pieces(frame, MAX_FRAMES)), None)
 
     def released_below(self, frame: int) -> int:
-        """How many slots hold frames with an index below ``frame``."""
+        """The sequence of the first slot whose frame index is not below ``frame``."""
         run = bisect_right(self._first_frames, frame) - 1
         if run < 0:
             return self._first_sequences[0]
@@ -81,7 +81,7 @@ class SequenceMap:
         return min(self._first_sequences[run] + frame - self._first_frames[run], end)
 
     def forget_below(self, sequence: int) -> None:
-        """Drop what is only needed for slots below ``sequence``."""
+        """Forget what only concerns slots below ``sequence``."""
         keep = max(bisect_right(self._first_sequences, sequence) - 1, 0)
         del self._first_sequences[:keep]
         del self._first_frames[:keep]
@@ -101,7 +101,7 @@ class SequenceMap:
     def gaps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """The frame indexes in [start, stop) that no slot holds, as (first, count).
 
-        Only right for indexes that have not been forgotten, and below the producer's frontier.
+        Only valid for indexes that have not been forgotten and are below the producer's frontier.
         """
         at = start
         for piece in self.pieces(start, stop):
@@ -115,6 +115,7 @@ class SequenceMap:
 def _damaged(sequence: int, frame: int, least: int, most: int) -> OmewdError:
     return OmewdError(
         "bad_ring",
-        f"slot {sequence} holds frame {frame}: frame indexes must grow, and this one be from {least} to {most - 1}",
-        "The ring was damaged, by the camera's program as a rule",
+        f"the ring is damaged: slot {sequence} holds frame {frame}, but frame indexes must grow, and this one must be "
+        f"from {least} to {most - 1}",
+        "Correct the camera's program",
     )

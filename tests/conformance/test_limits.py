@@ -88,6 +88,7 @@ print(json.dumps({"threads": sum(running) / len(running), "peaks": peaks, "unit"
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("compression", ["", "blosc-zstd"], ids=["raw", "compressed"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_core_and_a_bounded_memory(backend: str, compression: str) -> None:

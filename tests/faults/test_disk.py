@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -89,8 +88,8 @@ def test_row_19_what_was_never_synced_is_never_durable(tmp_path: Path) -> None:
 @pytest.fixture
 def failing_disk(tmp_path: Path) -> Iterator[Path]:
     """ext4 of 24 MiB on a loop device, over a sparse file in a tmpfs of 6 MiB: the filesystem thinks it has room."""
-    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
-        pytest.skip("a loop device takes root and mkfs.ext4")
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("mkfs.ext4 is not installed")
     small, disk = tmp_path / "small", tmp_path / "disk"
     small.mkdir()
     disk.mkdir()
@@ -110,6 +109,7 @@ def failing_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", small], check=True)
 
 
+@pytest.mark.root("mounts a disk of its own")
 def test_row_19_a_disk_that_can_not_keep_what_it_took(tmp_path: Path, failing_disk: Path) -> None:
     """Never counted as durable; the stream fails with the reason, and what is durable reads back."""
     options = ("--data-root", str(failing_disk), "--writers", "1", "--memory", "512MiB")

@@ -173,8 +173,6 @@ def test_row_08_a_writer_that_hangs_before_it_is_ready_is_replaced(tmp_path: Pat
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.getuid() != 0:
-        pytest.skip("only root can mount a small disk")
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True)
@@ -194,6 +192,7 @@ def was_taken(producer: omewd.Producer, frame: Array, is_paused: Callable[[], bo
             return True
 
 
+@pytest.mark.root("mounts a small disk")
 @pytest.mark.parametrize("dims", ["t:40:1:2,y:256,x:256", "t:40,y:256:128,x:256:128"], ids=["sharded", "not sharded"])
 @pytest.mark.parametrize("policy", ["block", "drop"])
 def test_row_18_disk_full_pauses_the_stream(tmp_path: Path, small_disk: Path, dims: str, policy: str) -> None:
@@ -228,6 +227,7 @@ def test_row_18_disk_full_pauses_the_stream(tmp_path: Path, small_disk: Path, di
         check_dataset(small_disk / "cam.ome.zarr", spec, 40, gaps=dropped)
 
 
+@pytest.mark.root("mounts a small disk")
 def test_row_18_disk_full_is_told(tmp_path: Path, small_disk: Path) -> None:
     """A stream that is not to wait fails with the reason; what is on disk reads back; the producer hears of it."""
     with daemon(tmp_path / "d", "--data-root", str(small_disk), "--memory", "512MiB", "--writers", "1") as process:
@@ -326,7 +326,7 @@ def test_row_07_a_failed_stream_s_ring_is_let_go_when_told(omewd_daemon: DaemonP
 SMALL_SHARED_MEMORY = 'mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "$@"'
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a daemon a small /dev/shm")
+@pytest.mark.root("gives a daemon a small /dev/shm")
 def test_row_22_shared_memory_too_small(tmp_path: Path) -> None:
     """Within the budget but not within /dev/shm: a clean refusal, nothing left behind."""
     prefix = ("unshare", "--mount", "sh", "-c", SMALL_SHARED_MEMORY, "sh")

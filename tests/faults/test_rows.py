@@ -1,4 +1,4 @@
-"""The rows of the list of faults that have no file of their own; and that every row has a test."""
+"""The faults of docs/internals/faults.md that have no file of their own; and that each has a test."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from omewd.process.faultpoints import VARIABLE
 from tests.support.daemons import DaemonProcess
 from tests.support.datasets import check_dataset
 from tests.support.frames import make_frame, make_spec
+from tests.support.places import DOCS, REPOSITORY
 
-# Those of power cuts, upgrades, copies and the web come with these.
-ROWS = {*range(1, 30), 32}
+# A section of the page of faults: its number, and what it says, with the tests that hold it.
+SECTION = re.compile(r"^## (\d+)\. .*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
 CAMERA = """
 import sys, omewd
@@ -30,15 +31,19 @@ for index in range(40):
 """
 
 
-def test_every_row_has_a_test() -> None:
-    """A test is named after its row: test_row_07_…, test_rows_14_and_16_…."""
-    found: set[int] = set()
-    for path in Path(__file__).parents[1].rglob("test_*.py"):
+def test_every_fault_on_the_page_has_its_tests() -> None:
+    """A test is named after its section: test_row_07_…, test_rows_14_and_16_…; the section lists it."""
+    found: dict[int, set[str]] = {}
+    for path in (REPOSITORY / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            numbers = re.match(r"test_rows?_(\d\d)(?:_and_(\d\d))?", getattr(node, "name", None) or "")
-            if numbers is not None:
-                found |= {int(number) for number in numbers.groups() if number}
-    assert found == ROWS
+            name = getattr(node, "name", None) or ""
+            numbers = re.match(r"test_rows?_(\d\d)(?:_and_(\d\d))?", name)
+            for number in numbers.groups() if numbers else ():
+                if number:
+                    found.setdefault(int(number), set()).add(name)
+    page = (DOCS / "internals" / "faults.md").read_text()
+    listed = {int(section[1]): set(re.findall(r"`(test_rows?_\w+)`", section[0])) for section in SECTION.finditer(page)}
+    assert listed == found
 
 
 def test_row_03_a_producer_killed_before_the_doorbell(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
@@ -64,7 +69,7 @@ def memory_group() -> tuple[Path, str]:
     pytest.skip("no control group of memory here")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can limit a process's memory")
+@pytest.mark.root("limits the memory of a process")
 def test_row_09_a_writer_killed_by_the_kernel_for_memory(omewd_daemon: DaemonProcess) -> None:
     """In a control group with next to no memory: its job is run again, and the daemon lives."""
     root, limit = memory_group()

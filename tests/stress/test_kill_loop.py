@@ -75,6 +75,7 @@ def victims(chance: random.Random, daemon: DaemonProcess, camera: subprocess.Pop
     return chance.choice([[daemon.process.pid], [camera.pid], writers[:1], writers, everyone])
 
 
+@pytest.mark.stress
 @pytest.mark.timeout(60 + 10 * KILLS)
 def test_no_published_frame_is_lost(tmp_path: Path) -> None:
     chance = random.Random(SEED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psutil
+import pytest
 
 from tests.support.daemons import DaemonProcess
 from tests.support.datasets import read_tensorstore
@@ -18,6 +19,8 @@ def memory_of(pids: list[int]) -> dict[int, int]:
     return {pid: psutil.Process(pid).memory_full_info().uss for pid in pids}
 
 
+@pytest.mark.alone
+@pytest.mark.stress
 def test_20000_small_frames_through_64_slots(omewd_daemon: DaemonProcess) -> None:
     spec = make_spec("cam", f"t:{FRAMES}:1:16,y:64:32:2,x:64:32:2", ring_slots=64)
     status = omewd_daemon.client.start_stream(spec)

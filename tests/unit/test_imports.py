@@ -51,7 +51,7 @@ PRODUCER_MAY_IMPORT = {
     "omewd.errors",
     "omewd.process",
     "omewd.model.dtypes",
-    "omewd.model.plain",
+    "omewd.model.jsonable",
     "omewd.protocol",
     "omewd.ring",
     "omewd.client",

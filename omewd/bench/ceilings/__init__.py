@@ -1,1 +1,1 @@
-"""What the machine can do without omewd."""
+"""Measures what the machine can do without omewd."""

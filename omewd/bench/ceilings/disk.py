@@ -1,4 +1,4 @@
-"""What the disk can take: plain, aligned writes round the page cache, with nothing else to do."""
+"""Measures what the disk can take: plain, aligned writes that bypass the page cache."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# Any block from 4 to 16 MiB and any depth from 1 to 8 came to the same on the disks measured, within their noise.
+# On the disks measured, all blocks from 4 to 16 MiB and depths from 1 to 8 were equally fast within their noise.
 _BLOCK_BYTES = 8 << 20
 _DEPTH = 4
 
 
 class DiskProbe:
-    """Writes a volume as fast as the drive takes it; page-aligned buffers are made and touched beforehand."""
+    """Writes a volume as fast as the drive takes it, from page-aligned buffers that are touched beforehand."""
 
     def __init__(self) -> None:
         self._buffers = [mmap.mmap(-1, _BLOCK_BYTES) for _ in range(_DEPTH)]
@@ -27,9 +27,9 @@ class DiskProbe:
         self.direct = True
 
     def seconds(self, path: Path, total_bytes: int, *, sync: bool) -> float:
-        """Write ``total_bytes`` (rounded up to pages) to a new file and remove it; the writes alone are timed.
+        """Write ``total_bytes`` (rounded up to pages) to a new file, remove it, and return the time of the writes.
 
-        ``sync``: with fdatasync. O_DIRECT where the filesystem takes it; see :attr:`direct`. Raises OSError.
+        ``sync``: include an fdatasync. Uses O_DIRECT if the filesystem has it; see :attr:`direct`. Raises OSError.
         """
         pages = -(-total_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         descriptor = self._open(path)
@@ -70,7 +70,7 @@ class DiskProbe:
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                path.unlink(missing_ok=True)  # some filesystems make the file before they refuse
+                path.unlink(missing_ok=True)  # some filesystems create the file before they refuse
                 self.direct = False
         return os.open(path, flags, 0o600)
 

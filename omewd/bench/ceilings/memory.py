@@ -1,4 +1,4 @@
-"""The most memory that processes use together while something runs."""
+"""Measures the most memory that processes use together while something runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _EVERY_S = 0.02
 
 
 class MemoryPeak:
-    """Looks at processes now and then during a block; :attr:`bytes` is the most they had together.
+    """Samples the memory of processes during a block; :attr:`bytes` is the most that they had together.
 
-    Counted are their own memory (RssAnon) beyond ``base_bytes``, and by how much all of /dev/shm has grown since
-    ``shared_before``, which is where rings and scratch files are.
+    It counts their own memory (RssAnon) beyond ``base_bytes``, and the growth of /dev/shm beyond ``shared_before``: it
+    holds rings and scratch files.
     """
 
     def __init__(self, pids: Sequence[int], base_bytes: int, shared_before: int) -> None:
@@ -24,16 +24,16 @@ class MemoryPeak:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.bytes = 0
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         own = sum(processes.own_bytes(pid) for pid in self._pids) - self._base_bytes
         self.bytes = max(self.bytes, own + max(0, shared_bytes() - self._shared_before))
 
     def _run(self) -> None:
         while not self._ended.wait(_EVERY_S):
-            self._look()
+            self._measure()
 
     def __enter__(self) -> MemoryPeak:
-        self._look()
+        self._measure()
         self._thread.start()
         return self
 
@@ -43,6 +43,6 @@ class MemoryPeak:
 
 
 def shared_bytes() -> int:
-    """What is in /dev/shm, of everybody."""
+    """The bytes in use in /dev/shm, by all processes."""
     room = os.statvfs("/dev/shm")
     return (room.f_blocks - room.f_bfree) * room.f_frsize

@@ -1,1 +1,1 @@
-"""What a benchmark found, as tables, JSON and plots."""
+"""Reports a benchmark's results as tables, JSON and plots."""

@@ -1,4 +1,4 @@
-"""The picture of a benchmark: how much of the disk each column reaches, how long appends take, what CPU it costs."""
+"""Plots a benchmark: each column's share of the disk's bandwidth, its append times, and its CPU time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PARTS = {
 
 
 def draw(outcomes: list[Outcome], options: Options, path: Path) -> None:
-    """Draw all geometries, one a row, to a PNG file."""
+    """Draw all geometries to a PNG file, one in each row."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -71,7 +71,7 @@ def _title(axis: Axes, text: str) -> None:
 
 
 def _draw_bandwidth(axis: Any, outcome: Outcome, names: list[str], options: Options) -> None:
-    """Bars of the median, a dot for every iteration, and the disk as a line."""
+    """Draw the median as a bar, each iteration as a dot, and the disk as a line."""
     disk = disk_bandwidth(outcome)
     total_gb = outcome.geometry.total_bytes / 1e9
     for row, timed in enumerate(outcome.timed):
@@ -90,13 +90,13 @@ def _draw_bandwidth(axis: Any, outcome: Outcome, names: list[str], options: Opti
         axis.text(disk, -0.58, f" the disk, {disk:.2f} ", color=_DISK, fontsize=8, va="bottom", ha="center")
         axis.set_xlim(0, max(axis.get_xlim()[1], disk) * 1.28)
     axis.set_yticks(range(len(names)), names)
-    axis.set_xlabel("GB/s, " + ("fsync inside" if options.durability == "fsync" else "without fsync"))
+    axis.set_xlabel("GB/s, " + ("including fsync" if options.durability == "fsync" else "without fsync"))
     shape = f"{outcome.geometry.dims}   {total_gb:.2f} GB {outcome.geometry.dtype}, {options.data} pixels\n"
     _title(axis, shape)
 
 
 def _draw_appends(axis: Any, outcome: Outcome) -> None:
-    """p50 to p99 as a bar on a log scale, the longest as a mark; the memcpy of a frame as a line."""
+    """Draw p50 to p99 as a bar on a log scale, the maximum as a mark, and the memcpy of a frame as a line."""
     for row, timed in enumerate(outcome.timed):
         figures = values(timed, outcome)
         if not figures:
@@ -115,7 +115,7 @@ def _draw_appends(axis: Any, outcome: Outcome) -> None:
 
 
 def _draw_cpu(axis: Any, outcome: Outcome) -> None:
-    """CPU seconds for a GB, by process."""
+    """Draw the CPU seconds for each GB, by process."""
     seen: dict[str, Any] = {}
     for row, timed in enumerate(outcome.timed):
         left = 0.0
@@ -130,5 +130,5 @@ def _draw_cpu(axis: Any, outcome: Outcome) -> None:
             seen.values(), names.values(), fontsize=7.5, frameon=False, ncols=len(seen), loc="lower left",
             bbox_to_anchor=(-0.02, 0.97), handlelength=0.9, columnspacing=1.0, borderpad=0.1,
         )  # fmt: skip
-    axis.set_xlabel("CPU seconds for a GB")
+    axis.set_xlabel("CPU seconds per GB")
     _title(axis, "\n")

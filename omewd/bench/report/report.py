@@ -1,4 +1,4 @@
-"""Figures as people and programs read them: a table, JSON, CSV, Markdown."""
+"""Formats the figures for people and programs: a table, JSON, CSV, Markdown."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _ANY_WIDTH = 10_000
-# Of a summary what the lines of CSV have; the median of the writes is a figure of its own.
+# The parts of a summary that CSV has; the median of the writes is a metric of its own.
 _SUMMARY = ("mean", "std", "min", "max")
 
 
 def print_configuration(
     console: Console, geometries: list[Geometry], columns: list[Column], options: Options, folder: str
 ) -> None:
-    """What will be run."""
+    """Print what will be run."""
     distinct = {c.backend: None for c in columns}
     lines = [
         ("Backends", ", ".join(distinct)),
@@ -60,7 +60,7 @@ def _print_lines(console: Console, title: str, lines: list[tuple[str, str]]) -> 
 
 
 def print_outcome(console: Console, outcome: Outcome, options: Options) -> None:
-    """The test conditions and the table of one geometry."""
+    """Print the test conditions and the table of one geometry."""
     lines = _conditions(outcome, options)
     _print_lines(console, "Test conditions", lines)
     console.print()
@@ -84,23 +84,23 @@ def _conditions(outcome: Outcome, options: Options) -> list[tuple[str, str]]:
     lines = [*outcome.geometry.conditions(options), *_references(outcome)]
     lines.append(("Compression", ", ".join({c.compression or "none": None for c in columns})))
     if _have_several(columns):
-        what = "each has frames and data as above, figures are of all together"
+        what = "each has the frames and data above; figures are for all together"
         lines.append(("Cameras at once", f"{_camera_counts(columns)}; {what}"))
     return lines
 
 
 def _references(outcome: Outcome) -> list[tuple[str, str]]:
-    """What the disk and the memory did in the same run."""
+    """The speed of the disk and the memory in the same run."""
     disk = disk_bandwidth(outcome)
-    how = "aligned O_DIRECT writes" if outcome.disk_direct else "plain writes (no O_DIRECT here)"
+    how = "aligned O_DIRECT writes" if outcome.disk_direct else "plain writes (without O_DIRECT)"
     lines = []
     if disk is not None:
         volume = "volume of one camera" if _have_several([t.column for t in outcome.timed]) else "same volume"
-        lines.append(("Disk", f"{disk:.3f} GB/s of {how} of the {volume}, in the same run"))
+        lines.append(("Disk", f"{disk:.3f} GB/s with {how} of the {volume}, in the same run"))
     elif outcome.disk_error:
         lines.append(("Disk", outcome.disk_error))
     if outcome.memcpy_ns:
-        lines.append(("memcpy of a frame", f"{outcome.memcpy_ns / 1e6:.3f} ms, into memory that is in no cache"))
+        lines.append(("memcpy of a frame", f"{outcome.memcpy_ns / 1e6:.3f} ms, into memory that is not cached"))
     return lines
 
 
@@ -117,7 +117,7 @@ def _title(metric: Metric) -> str:
 
 
 def _blocks(console: Console, outcome: Outcome) -> list[list[int]]:
-    """The columns, by number, in tables that fit the console."""
+    """Split the columns, by number, into tables that fit the console."""
     from rich.measure import Measurement
 
     everything = list(range(len(outcome.timed)))
@@ -150,7 +150,7 @@ def _table(outcome: Outcome, columns: list[int]) -> Table:
 
 
 def as_markdown(outcomes: list[Outcome], options: Options) -> str:
-    """A section for each geometry: conditions as a list, figures as a pipe table."""
+    """A section for each geometry, with the conditions as a list and the figures as a pipe table."""
     sections = []
     for outcome in outcomes:
         lines = [f"### `{outcome.geometry.dims}`", ""]
@@ -169,7 +169,7 @@ def as_json(outcomes: list[Outcome], options: Options) -> str:
 
 
 def as_csv(outcomes: list[Outcome], options: Options) -> str:
-    """A line for each column of each geometry; base units."""
+    """A line for each column of each geometry, in base units."""
     keys = [
         "dims",
         "dtype",

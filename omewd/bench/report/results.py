@@ -1,4 +1,4 @@
-"""From samples to figures. Pure."""
+"""Computes figures from samples. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from omewd.bench.plan import Options, Outcome, Sample, Timed
 
 @dataclass(frozen=True)
 class Metric:
-    """One row of the table. ``of``: its value(s) for a column, None where it has none; ``show``: as text."""
+    """One row of the table. ``of`` computes a column's value(s), None if it has none; ``show`` formats them."""
 
     key: str
     title: str
@@ -22,7 +22,7 @@ class Metric:
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Mean, population standard deviation (as numpy's default), min, max and median."""
+    """The mean, the population standard deviation (numpy's default), the minimum, the maximum and the median."""
     return {
         "mean": statistics.fmean(values),
         "std": statistics.pstdev(values),
@@ -33,17 +33,17 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def write_s(timed: Timed) -> float:
-    """The median time of an iteration."""
+    """The median write time of an iteration."""
     return statistics.median(sample.write_s for sample in timed.samples)
 
 
 def volume_gb(timed: Timed, outcome: Outcome) -> float:
-    """GB of pixels, uncompressed, of one iteration: of all cameras."""
+    """GB of uncompressed pixels in one iteration, from all cameras."""
     return outcome.geometry.volume_bytes(timed.column) / 1e9
 
 
 def bandwidth(timed: Timed, outcome: Outcome) -> float:
-    """GB/s of pixels, uncompressed, by the median time."""
+    """GB/s of uncompressed pixels, by the median time."""
     return volume_gb(timed, outcome) / write_s(timed)
 
 
@@ -53,7 +53,7 @@ def disk_bandwidth(outcome: Outcome) -> float | None:
 
 
 def quantile_ns(timed: Timed, fraction: float) -> int:
-    """The nearest-rank quantile of all appends of all iterations."""
+    """The nearest-rank quantile over all appends of all iterations."""
     appends = sorted(ns for sample in timed.samples for ns in sample.appends_ns)
     return appends[min(len(appends) - 1, max(0, -int(-fraction * len(appends) // 1) - 1))]
 
@@ -63,7 +63,7 @@ def _over_samples(of: Callable[[Sample], float]) -> Callable[[Timed, Outcome], d
 
 
 def _cpu(*roles: str) -> Callable[[Timed, Outcome], float | None]:
-    """Median CPU seconds per GB of pixels of processes."""
+    """The median CPU seconds per GB of pixels, added up over the roles."""
 
     def of(timed: Timed, outcome: Outcome) -> float | None:
         used = [sum(s.cpu_s[role] for role in roles) for s in timed.samples if all(r in s.cpu_s for r in roles)]
@@ -82,7 +82,7 @@ def _share_of_disk(timed: Timed, outcome: Outcome) -> float | None:
 
 
 def _unsynced_s(timed: Timed, _: Outcome) -> float | None:
-    """How long it took without the fsync that omewd's benchmark adds; None where nothing was added."""
+    """The time without the fsync that the benchmark adds; None if it added none."""
     if all(sample.closed_s == sample.write_s for sample in timed.samples) or "process" not in timed.samples[0].cpu_s:
         return None
     return statistics.median(sample.closed_s for sample in timed.samples)
@@ -128,7 +128,7 @@ METRICS = (
 
 
 def values(timed: Timed, outcome: Outcome) -> dict[str, Any]:
-    """Every metric of a column by key; empty for one that failed."""
+    """Every metric of a column by key; empty if the column failed."""
     return {metric.key: metric.of(timed, outcome) for metric in METRICS} if timed.samples else {}
 
 
@@ -145,9 +145,9 @@ def labels(outcome: Outcome) -> list[str]:
 
 
 def to_dict(outcome: Outcome, options: Options) -> dict[str, Any]:
-    """All figures of a geometry, single samples too (appends as quantiles), in base units.
+    """All figures of a geometry, including single samples (appends as quantiles), in base units.
 
-    ``frames`` and ``total_bytes`` are those of one camera, the figures of a column those of all its cameras.
+    ``frames`` and ``total_bytes`` are for one camera; a column's figures are for all its cameras.
     """
     geometry = outcome.geometry
     columns = []

@@ -1,4 +1,4 @@
-"""The benchmark's end of a feeder process."""
+"""The benchmark's handle of a feeder process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SET_UP_TIMEOUT_S = 300.0
 
 
 class Camera:
-    """A process that makes frames and hands them over; see :mod:`omewd.bench.run.feeder`."""
+    """A process that makes frames and hands them over. See :mod:`omewd.bench.run.feeder`."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -34,14 +34,14 @@ class Camera:
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
             )
-        self.prepared: dict[str, Any] = {}  # what the frames are, and what copying one costs
+        self.prepared: dict[str, Any] = {}  # the settings of the frames, and the time to copy one
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def prepare(self, **settings: Any) -> None:
-        """Have the frames made."""
+        """Let the process make its frames."""
         self.prepared = {**self._ask("prepare", _SET_UP_TIMEOUT_S, **settings), "for": settings}
 
     def open(self, **settings: Any) -> dict[str, Any]:
@@ -49,37 +49,37 @@ class Camera:
         return self._ask("open", _SET_UP_TIMEOUT_S, **settings)
 
     def fileno(self) -> int:
-        """What is readable once there is an answer."""
+        """The descriptor that becomes readable when there is an answer."""
         return self._channel.fileno()
 
     def tell(self, verb: str, **settings: Any) -> None:
-        """Ask for something without waiting for the answer; if the process has ended, the answer says so."""
+        """Send a request without waiting for the answer. If the process has ended, :meth:`answer` reports it."""
         with contextlib.suppress(ConnectionError):
             send(self._channel, {"do": verb, **settings})
 
     def answer(self, verb: str, timeout_s: float) -> dict[str, Any]:
-        """Wait for the answer; raises OmewdError: the process's own, ``camera_died`` or ``timeout``."""
+        """Wait for the answer; raises the OmewdError of the process, or ``camera_died`` or ``timeout``."""
         self._channel.settimeout(timeout_s)
         try:
             received = receive(self._channel)
         except TimeoutError as error:
-            raise self.hangs(verb, timeout_s) from error
+            raise self.kill_hung(verb, timeout_s) from error
         except ConnectionError:
             received = None
         if received is None:
             status = self._process.wait()
             how = signal.Signals(-status).name if status < 0 else f"status {status}"
-            raise OmewdError("camera_died", f"the process that handed frames over ended with {how}")
+            raise OmewdError("camera_died", f"the camera process ended with {how}")
         reply, _ = received
         if "error" in reply:
             raise OmewdError.from_dict(reply["error"])
         result: dict[str, Any] = reply["ok"]
         return result
 
-    def hangs(self, verb: str, timeout_s: float) -> OmewdError:
-        """End the process, which has not answered; the error to raise."""
+    def kill_hung(self, verb: str, timeout_s: float) -> OmewdError:
+        """Kill the process because it has not answered; returns the error to raise."""
         self._process.kill()
-        return OmewdError("timeout", f"it hangs: no answer to {verb} in {timeout_s:.0f} s")
+        return OmewdError("timeout", f"the camera process hangs: no answer to {verb} within {timeout_s:.0f} s")
 
     def _ask(self, verb: str, timeout_s: float, **settings: Any) -> dict[str, Any]:
         self.tell(verb, **settings)
@@ -92,9 +92,9 @@ class Camera:
 
 
 def feed(cameras: Sequence[Camera], appends: Sequence[str], timeout_s: float, **settings: Any) -> list[dict[str, Any]]:
-    """Have all hand their frames over at once, each with its own file of ``appends``; wait until all are done.
+    """Let all cameras hand their frames over at once, each with its file of ``appends``, and wait until all are done.
 
-    Raises the OmewdError of the first that fails; the others may still be at it then, and are for the caller to end.
+    Raises the OmewdError of the first camera that fails. The others may still be running; the caller ends them.
     """
     deadline = time.monotonic() + timeout_s
     for camera, path in zip(cameras, appends, strict=True):
@@ -103,6 +103,6 @@ def feed(cameras: Sequence[Camera], appends: Sequence[str], timeout_s: float, **
     while waiting := [camera for camera in cameras if camera not in answers]:
         ready, _, _ = select.select(waiting, [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
-            raise waiting[0].hangs("feed", timeout_s)
+            raise waiting[0].kill_hung("feed", timeout_s)
         answers |= {camera: camera.answer("feed", timeout_s) for camera in ready}
     return [answers[camera] for camera in cameras]

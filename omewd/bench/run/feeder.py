@@ -1,7 +1,7 @@
 """The camera process of a benchmark: makes frames, hands them over as fast as they are taken, and times it.
 
-One that feeds omewd is a producer process; one that feeds a library has the library in it. Messages, as in
-:mod:`omewd.protocol.messages`, each answered by ``{"ok": …}`` or ``{"error": …}``::
+A feeder of omewd is a producer process; a feeder of a library has the library in it. It takes these messages (see
+:mod:`omewd.protocol.messages`) and answers each with ``{"ok": …}`` or ``{"error": …}``::
 
     {"do": "prepare", "shape", "dtype", "data", "frames"}                 make the frames
     {"do": "open", "kind", "spec", "folder", "socket"}                    open a dataset
@@ -52,7 +52,7 @@ class Feeder:
                 return self._feed(message)
 
     def _prepare(self, message: Message) -> Any:
-        """Frames; what copying one of them costs, and the memory of this process with nothing else in it."""
+        """Make the frames; answers the time to copy one, and the memory of this process with nothing else in it."""
         shape = (message["shape"][0], message["shape"][1])
         self._pool = make_pool(shape, message["dtype"], message["data"], message["frames"])
         times = _copy_times(self._pool)
@@ -66,15 +66,15 @@ class Feeder:
         return {"create_s": time.perf_counter() - began}
 
     def _feed(self, message: Message) -> Any:
-        """Hand over all frames and complete the dataset; ``sync``: then fsync what is there.
+        """Hand over all frames, complete the dataset, and with ``sync`` fsync its files.
 
-        Answers with times of CLOCK_MONOTONIC, which is the same in all processes, in seconds.
+        Answers with times in seconds of CLOCK_MONOTONIC, which is the same in all processes.
         """
         target, self._target = self._target, None
         assert target is not None
         frames, pool = message["frames"], self._pool
         seconds_a_frame = 1 / message["fps"] if message["fps"] else 0.0
-        appends_ns = np.ones(frames, np.int64)  # ones: touched beforehand
+        appends_ns = np.ones(frames, np.int64)  # ones, so that its pages are touched beforehand
         with profiled("producer"):
             began = time.perf_counter()
             for index in range(frames):
@@ -93,7 +93,7 @@ class Feeder:
 
 
 def _copy_times(frames: Frames) -> list[int]:
-    """Nanoseconds of copies of a frame, each to another place: as in a ring, what is written to is in no cache."""
+    """The nanoseconds of copies of a frame, each to another place, so that like a ring the target is not cached."""
     places = np.ones((max(min(_COPIES_BYTES // frames[0].nbytes, _COPIES), 1), *frames[0].shape), frames.dtype)
     times = []
     for number in range(_COPIES):
@@ -111,12 +111,12 @@ def main() -> None:
             reply = {"ok": feeder.handle(received[0])}
         except OmewdError as error:
             reply = {"error": error.to_dict()}
-        except Exception as error:  # noqa: BLE001  libraries raise anything, and that is a result too
+        except Exception as error:  # noqa: BLE001  libraries may raise anything, which is a result, too
             text = " ".join(str(error).split())[:2000]
             reply = {"error": OmewdError("backend_error", f"{type(error).__name__}: {text}").to_dict()}
         with contextlib.suppress(BrokenPipeError):
             send(channel, reply)
-    os._exit(0)  # a library that failed may hang in its own clean-up
+    os._exit(0)  # a library that failed may hang in its clean-up
 
 
 if __name__ == "__main__":

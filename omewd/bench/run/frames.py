@@ -1,4 +1,4 @@
-"""The frames that a benchmark hands over: made beforehand, and used in turn."""
+"""The frames that a benchmark hands over. They are made beforehand and used in turn."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 
 Frames = np.ndarray[Any, Any]
 
-# Enough that no cache holds them, as no cache holds a camera's.
+# More than any cache holds, because a camera's frames are not in a cache.
 _POOL_BYTES = 256 << 20
 _MAX_FRAMES = 2048
 _BLOBS = 40
 
 
 def make_pool(shape: tuple[int, int], dtype: str, data: str, frames: int) -> Frames:
-    """Up to ``frames`` different frames, as one (n, Y, X) array.
+    """Make up to ``frames`` different frames, as one (n, Y, X) array.
 
-    ``random``: every bit of integers is noise, which nothing compresses; floats are in [0, 1).
-    ``camera``: a fluorescence image as an sCMOS camera sees it, which compresses as such images do.
+    ``data="random"``: every bit of integers is noise, which does not compress; floats are in [0, 1).
+    ``data="camera"``: fluorescence images as an sCMOS camera sees them, which compress as such images do.
     """
     kind = np.dtype(dtype)
     frame_bytes = math.prod(shape) * kind.itemsize
@@ -44,12 +44,12 @@ def make_pool(shape: tuple[int, int], dtype: str, data: str, frames: int) -> Fra
     return pool
 
 
-# A usual sCMOS camera: 100 counts of offset, about two counts a photo-electron, 1.6 electrons of read noise.
+# A common sCMOS camera: an offset of 100 counts, 2.2 counts a photo-electron, 1.6 electrons of read noise.
 _OFFSET, _GAIN, _READ_NOISE = 100.0, 2.2, 1.6
 
 
 def _photons(shape: tuple[int, int], noise: np.random.Generator) -> Frames:
-    """Photo-electrons expected at each pixel: a dim background, and cells of various size and brightness in it."""
+    """The expected photo-electrons of each pixel: a dim background with cells of various sizes and brightness."""
     y, x = np.ogrid[0 : shape[0], 0 : shape[1]]
     photons = np.full(shape, 10.0, np.float32)
     scale = max(shape)

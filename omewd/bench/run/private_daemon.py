@@ -19,9 +19,9 @@ _STOP_TIMEOUT_S = 60.0
 
 
 class PrivateDaemon:
-    """``omewd serve`` with a socket and a state of its own, over one data root; its log is shown if it fails.
+    """``omewd serve`` with its own socket and state, over one data root. If it does not start, its log is in the error.
 
-    What is not on disk ``drain_timeout_s`` after it was told to stop is given up.
+    When it is told to stop, it gives up what is not on disk after ``drain_timeout_s``.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class PrivateDaemon:
         return self._process.pid
 
     def _await_writers(self) -> None:
-        """Until every writer is ready: one that still imports its libraries would be in the way of a measurement."""
+        """Wait until every writer is ready: one that still imports its libraries would disturb a measurement."""
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while True:
             try:
@@ -77,7 +77,7 @@ class PrivateDaemon:
         raise OmewdError("start_failed", f"the daemon did not start: {log}")
 
     def close(self) -> None:
-        """End the daemon, and all it has in memory."""
+        """End the daemon, and give up what it has only in memory."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:

@@ -1,4 +1,4 @@
-"""What processes have used: CPU time and memory, as the kernel counts them."""
+"""CPU time and memory of processes, as the kernel counts them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _CPUCLOCK_SCHED = 2
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used, all its threads, those that ended too; raises OSError if there is none."""
+    """The CPU time of a process, including threads that have ended; raises OSError if there is no such process."""
     return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
 
 
 def roles_of(status: DaemonStatus) -> dict[int, str]:
-    """What the processes of a daemon are, by process id, out of its status."""
+    """The roles of a daemon's processes, by process id, from its status."""
     return {status.pid: "daemon", **{writer.pid: "writers" for writer in status.writers}}
 
 
 def own_bytes(pid: int) -> int:
-    """The memory that is a process's own (proc(5), RssAnon): no shared memory, no files; 0 if it is not there."""
+    """A process's own memory (proc(5), RssAnon), without shared memory and files; 0 if there is no such process."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

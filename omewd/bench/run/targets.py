@@ -1,4 +1,4 @@
-"""What frames can be handed to: omewd; a Zarr library in the camera's own process; ome-writers."""
+"""Where a benchmark's frames can go: omewd, a Zarr library in the camera's own process, or ome-writers."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ Frame = np.ndarray[Any, Any]
 
 
 class Target(Protocol):
-    """A dataset in the making."""
+    """A dataset that is being written."""
 
     def append(self, frame: Frame) -> object:
-        """Hand a frame over; it may be changed when this returns (with ome-writers' tensorstore it may not)."""
+        """Hand a frame over. The caller may change it afterwards, except with ome-writers' tensorstore."""
 
     def close(self) -> None:
-        """Return when the dataset is complete, as far as the library says."""
+        """Complete the dataset; returns when the library says that it is complete."""
 
 
 class OmewdTarget:
-    """A stream of a running daemon; complete means on disk."""
+    """A stream of a running daemon. Complete means on disk."""
 
     def __init__(self, spec: StreamSpec, socket: str) -> None:
         Client(socket).start_stream(spec)
@@ -50,9 +50,9 @@ class OmewdTarget:
 
 
 class UnitTarget:
-    """A library that stores arrays: frames are collected, and each write unit is given to it whole.
+    """A library that stores arrays. Frames are collected, and the library gets each write unit as a whole.
 
-    That is the fastest way to use one: frame by frame it would write a shard again and again.
+    That is the fastest way to use such a library: frame by frame, it would write a shard many times.
     """
 
     def __init__(self, spec: StreamSpec, store: Callable[[tuple[slice, ...], Frame], object]) -> None:
@@ -82,7 +82,7 @@ class UnitTarget:
 
     def close(self) -> None:
         for unit in list(self._units):
-            raise OmewdError("error", f"unit {unit} has not had all its frames")
+            raise OmewdError("error", f"write unit {unit} is incomplete")
 
 
 def _make_array(spec: StreamSpec, folder: Path) -> None:
@@ -93,9 +93,9 @@ def _make_array(spec: StreamSpec, folder: Path) -> None:
 
 
 class TensorstoreTarget(UnitTarget):
-    """tensorstore with its own defaults; up to two units on their way while the next is collected."""
+    """tensorstore with its default settings, and up to two pending writes while the next unit is collected."""
 
-    _ON_THEIR_WAY = 2
+    _MAX_PENDING = 2
 
     def __init__(self, spec: StreamSpec, folder: Path) -> None:
         import tensorstore
@@ -110,7 +110,7 @@ class TensorstoreTarget(UnitTarget):
     def _write(self, region: tuple[slice, ...], block: Frame) -> object:
         future = self._array[region].write(block, can_reference_source_data_indefinitely=True)
         self._futures.append((future, block))
-        if len(self._futures) > self._ON_THEIR_WAY:
+        if len(self._futures) > self._MAX_PENDING:
             done, used = self._futures.popleft()
             done.result()
             self._free.append(used)
@@ -123,7 +123,7 @@ class TensorstoreTarget(UnitTarget):
 
 
 class ZarrTarget(UnitTarget):
-    """zarr-python, with its own pipeline or that of zarrs."""
+    """zarr-python, with its own codec pipeline or with that of zarrs."""
 
     def __init__(self, spec: StreamSpec, folder: Path, *, with_zarrs: bool) -> None:
         import zarr
@@ -143,13 +143,13 @@ class ZarrTarget(UnitTarget):
 
 
 class AcquireZarrTarget:
-    """acquire-zarr, which takes frames one by one and stores them in the order in which they come."""
+    """acquire-zarr, which takes single frames and stores them in acquisition order."""
 
     def __init__(self, spec: StreamSpec, folder: Path) -> None:
         import acquire_zarr as aqz
 
         if spec.disk_order != tuple(range(len(spec.dimensions))):
-            raise OmewdError("backend_unusable", "acquire-zarr in process is timed in acquisition order only")
+            raise OmewdError("backend_unusable", "acquire-zarr in process can only be timed in acquisition order")
         kinds = {
             "time": aqz.DimensionType.TIME,
             "channel": aqz.DimensionType.CHANNEL,
@@ -191,7 +191,9 @@ class OmeWritersTarget:
             raise OmewdError("backend_unusable", "ome-writers is not installed", "pip install ome-writers") from error
         compression = Compression.parse(spec.compression)
         if compression is not None and str(compression) != compression.codec.name:
-            raise OmewdError("backend_unusable", f"ome-writers has no levels and shuffles, and so no {compression}")
+            raise OmewdError(
+                "backend_unusable", f"ome-writers has no compression {compression}: it takes no levels and shuffles"
+            )
         dimensions = [
             ome_writers.Dimension(
                 name=d.name,
@@ -219,7 +221,7 @@ class OmeWritersTarget:
 
 
 def open_target(kind: str, spec: StreamSpec, folder: Path, socket: str) -> Target:
-    """Open a dataset at ``folder``; ``kind`` is "omewd", "in-process" or "ome-writers". Raises whatever they raise."""
+    """Open a dataset at ``folder``; ``kind``: "omewd", "in-process" or "ome-writers". Raises whatever they raise."""
     if kind == "omewd":
         return OmewdTarget(spec, socket)
     if kind == "ome-writers":
@@ -236,7 +238,7 @@ def open_target(kind: str, spec: StreamSpec, folder: Path, socket: str) -> Targe
 
 
 def sync_tree(folder: Path) -> None:
-    """fsync every file and folder of a dataset, as its own writer may not have; as many at once as omewd does."""
+    """fsync every file and folder of a dataset, which its writer may not have done; as many at once as omewd does."""
 
     def sync(path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Run a module in a process that ends with the one that started it.
+"""Runs a module in a process that ends with the one that started it.
 
 Usage: python -m omewd.bench.run.tied PARENT_PID MODULE [ARGUMENT …]
 """

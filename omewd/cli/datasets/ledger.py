@@ -21,7 +21,7 @@ from omewd.errors import OmewdError
 if TYPE_CHECKING:
     from omewd.dataset.ledger.frames import FrameLedger, LedgerRow
 
-# The summary names this many runs of gaps.
+# The summary lists this many runs of gaps.
 _RUNS = 8
 
 
@@ -42,7 +42,7 @@ def command(dataset: Path, as_csv: bool, as_json: bool, output: Path | None) -> 
     if as_csv and as_json:
         raise OmewdError("usage", "--csv and --json exclude each other", "Leave one out")
     if output is not None and not (as_csv or as_json):
-        raise OmewdError("usage", "--output is for --csv and --json", "Add one of them")
+        raise OmewdError("usage", "--output needs --csv or --json", "Add one of them")
     ledger = open_ledger(dataset)
     if not (as_csv or as_json):
         print("\n".join(_summary(ledger)))
@@ -64,7 +64,7 @@ def _write_csv(ledger: FrameLedger, file: TextIO) -> None:
 
 
 def _cells(column: Any) -> Iterable[Any]:
-    """The values of a column as CSV has them; what is missing is an empty cell."""
+    """The values of a column for CSV; a missing value is an empty cell."""
     match column.dtype.kind:
         case "O":
             return ("" if value is None else value if isinstance(value, str) else json.dumps(value) for value in column)
@@ -77,7 +77,7 @@ def _cells(column: Any) -> Iterable[Any]:
 
 
 def _write_json(ledger: FrameLedger, file: TextIO) -> None:
-    """One array, a row on each line."""
+    """Write one array, with a row on each line."""
     file.write("[")
     for number, row in enumerate(ledger):
         file.write(",\n" if number else "\n")
@@ -86,7 +86,7 @@ def _write_json(ledger: FrameLedger, file: TextIO) -> None:
 
 
 class _Source:
-    """What the rows of one source come to, but for their metadata."""
+    """Sums up the rows of one source, without their metadata."""
 
     def __init__(self) -> None:
         self.frames = 0
@@ -142,7 +142,7 @@ def _summary(ledger: FrameLedger) -> Iterable[str]:
     yield from _labelled("metadata", [", ".join(metadata) or "none"])
     missing = ledger.totals["received"] - len(ledger)
     if missing > 0:
-        yield f"{_count(missing, 'received frame')} not on record: omewd verify says which"
+        yield f"{_count(missing, 'received frame')} not on record: omewd verify lists them"
 
 
 def _labelled(label: str, lines: Iterable[str]) -> Iterable[str]:
@@ -159,7 +159,7 @@ def _span(span: list[int], value: Any) -> list[int]:
 def _times(first_ns: int, last_ns: int) -> str:
     try:
         first, last = (datetime.fromtimestamp(wall_ns / 1e9).astimezone() for wall_ns in (first_ns, last_ns))
-    except (ValueError, OverflowError, OSError):  # out of a damaged ring
+    except (ValueError, OverflowError, OSError):  # from a damaged ring
         return f"{first_ns} to {last_ns} ns"
     day = "" if first.date() == last.date() else f"{last:%Y-%m-%d} "
     return f"{first:%Y-%m-%d %H:%M:%S} to {day}{last:%H:%M:%S %Z}"

@@ -37,10 +37,10 @@ def command(dataset: Path, as_json: bool) -> None:
             raise SystemExit(OmewdError("incomplete", "").exit_status)
         return
     for line in result.mended:
-        print(f"mended: {line}")
+        print(f"repaired: {line}")
     for problem in problems:
-        print(f"can't be mended: {problem}")
+        print(f"can't be repaired: {problem}")
     if problems:
         count = len(problems)
-        raise OmewdError("incomplete", f"{dataset}: {count} problem{'s' * (count > 1)} can't be mended")
-    print("all is well" if result.mended else "nothing to mend")
+        raise OmewdError("incomplete", f"{dataset}: {count} problem{'s' * (count > 1)} can't be repaired")
+    print("all is well" if result.mended else "nothing to repair")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from omewd.bench.plan import Column, Geometry, Options, Outcome
 
 _ITERATIONS, _TIME_LIMIT_S, _RECOMMEND_LIMIT_S = 10, 300.0, 120.0
-_NO_DIMS = "Such as --dims t:128:1:16,y:2048:256:8,x:2048:256:8"
+_NO_DIMS = "Give it as in --dims t:128:1:16,y:2048:256:8,x:2048:256:8"
 
 
 @click.command("benchmark")
@@ -93,7 +93,7 @@ def command(
     """
     from rich.console import Console
 
-    from omewd.bench.benchmark import check_room
+    from omewd.bench.benchmark import check_space
     from omewd.bench.plan import IN_PROCESS, Options, columns
     from omewd.daemon.config import default_writers, parse_size
 
@@ -133,23 +133,23 @@ def command(
         _check_plot(plot)
     for geometry in geometries:
         geometry.check()
-        check_room(folder, geometry, chosen)
+        check_space(folder, geometry, chosen)
     outcomes = _run(console, geometries, chosen, options, folder, shown=form == "table")
     _print(form, outcomes, options)
     if plot is not None:
         from omewd.bench.report.plot import draw
 
         draw(outcomes, options, plot)
-        console.print(f"drawn: {plot}", highlight=False)
+        console.print(f"plot: {plot}", highlight=False)
     if error := _failure(outcomes):
         if form != "json":
             raise error
         console.print(f"omewd: {error}", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(error.exit_status)  # the document has the reasons: there must not be another one
+        raise SystemExit(error.exit_status)  # the JSON document has the errors; a second document must not follow
 
 
 def clean_up_when_interrupted() -> None:
-    """Have what asks to end raise KeyboardInterrupt, also where a shell has had it ignored."""
+    """Let signals that end the program raise KeyboardInterrupt, even if a shell has set them to be ignored."""
     from omewd.bench.benchmark import INTERRUPTS
 
     for number in INTERRUPTS:
@@ -157,17 +157,19 @@ def clean_up_when_interrupted() -> None:
 
 
 def settings_of(path: Path | None) -> dict[str, Any]:
-    """The fields of a settings file; raises OmewdError ``usage`` for what can't be any."""
+    """The fields of a settings file; raises OmewdError ``usage`` for unknown fields and wrong types."""
     fields = read_settings(path)
     for name, value in fields.items():
         if name not in _SETTINGS:
-            raise OmewdError("usage", f"{path} has {name!r:.80}", f"What a benchmark takes is {', '.join(_SETTINGS)}")
+            raise OmewdError(
+                "usage", f"{path} has an unknown field {name!r:.80}", f"The fields are {', '.join(_SETTINGS)}"
+            )
         if not all(isinstance(item, _SETTINGS[name]) for item in _listed(value)):
             raise OmewdError("usage", f"{path}: {name} can't be {value!r:.80}")
     return fields
 
 
-# What a settings file may have, and of what kind it is, or a list of which.
+# The fields of a settings file and their types; each may also be a list of them.
 _SETTINGS: dict[str, type] = {"dimensions": dict, "dims": str, "dtype": str, "compression": str, "backend": str}
 
 
@@ -184,7 +186,7 @@ def geometries_of(dims: tuple[str, ...], fields: dict[str, Any], dtype: str) -> 
     texts = list(dict.fromkeys((*dims, *_listed(fields.get("dims")))))
     geometries = [Geometry(text, parse_dims(text), dtype) for text in texts]
     if "dimensions" in fields:
-        # Of the dimensions alone, so that what is wrong with them is said as for any stream.
+        # A spec of the dimensions alone, so that errors in them read as for any stream.
         spec = StreamSpec.parse({"name": "benchmark", "dimensions": fields["dimensions"], "dtype": dtype})
         geometries.append(Geometry(as_dims(spec.dimensions), spec.dimensions, dtype))
     if not geometries:
@@ -195,7 +197,7 @@ def geometries_of(dims: tuple[str, ...], fields: dict[str, Any], dtype: str) -> 
 
 
 def _backends(asked: tuple[str, ...]) -> list[str]:
-    """The backends to time: those that were named, usable or not; else every usable one."""
+    """The backends to time: the named ones, usable or not, or every usable one."""
     from omewd.store.encoders import availability
 
     reasons = availability()
@@ -203,7 +205,7 @@ def _backends(asked: tuple[str, ...]) -> list[str]:
         return [name for name, reason in reasons.items() if reason is None]
     unknown = [name for name in asked if name not in reasons]
     if unknown:
-        raise OmewdError("usage", f"there is no backend {unknown[0]!r}", f"It is one of {', '.join(reasons)}, or all")
+        raise OmewdError("usage", f"there is no backend {unknown[0]!r}", f"Use one of {', '.join(reasons)}, or all")
     return list(dict.fromkeys(asked))
 
 
@@ -215,30 +217,30 @@ def _compression(name: str) -> str | None:
     try:
         return canonical(name)
     except ValueError as error:
-        raise OmewdError("usage", f"compression: {error} (given: {name!r:.80})") from error
+        raise OmewdError("usage", f"compression: {error} (got {name!r:.80})") from error
 
 
 def _check_plot(path: Path) -> None:
-    """Find out before the work is done whether a picture can be drawn."""
+    """Check beforehand whether the plot can be drawn."""
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
         raise OmewdError("usage", "--plot needs matplotlib, which is not installed", "pip install 'omewd[plot]'")
     if path.suffix.lower() != ".png":
-        raise OmewdError("usage", f"--plot draws a PNG file, and {path.name!r} is named otherwise", "Name it .png")
+        raise OmewdError("usage", f"--plot writes a PNG file, but the name is {path.name!r}", "Use a name in .png")
     check_folder_of(path)
 
 
 def check_folder_of(path: Path) -> None:
-    """Find out before the work is done whether its result can be written."""
+    """Check beforehand whether the result can be written."""
     if not path.absolute().parent.is_dir():
-        raise OmewdError("usage", f"{path.absolute().parent} is not a folder", "Make it, or choose another")
+        raise OmewdError("usage", f"{path.absolute().parent} is not a folder", "Create it, or choose another")
 
 
 def _run(
     console: Console, geometries: list[Geometry], chosen: list[Column], options: Options, folder: Path, *, shown: bool
 ) -> list[Outcome]:
-    """Time all geometries; of the time that there is, each has its share of what the ones before have left."""
+    """Time all geometries. Each one gets an equal share of the time that is left."""
     from omewd.bench.report.report import print_configuration, print_outcome
 
     print_configuration(console, geometries, chosen, options, str(folder))
@@ -257,7 +259,7 @@ def _run(
 
 
 def _run_one(console: Console, geometry: Geometry, chosen: list[Column], options: Options, folder: Path) -> Outcome:
-    """Time one geometry, with a bar for each column and a line when it is complete."""
+    """Time one geometry, with a bar for each column, and a line when the column is complete."""
     from omewd.bench.benchmark import Bench
     from omewd.cli.measure.benchmark_bars import Bars
 
@@ -269,8 +271,8 @@ def _run_one(console: Console, geometry: Geometry, chosen: list[Column], options
                 bars.complete(timed.column)
     if outcome.iterations < options.iterations and any(timed.samples for timed in outcome.timed):
         console.print(
-            f"  {outcome.iterations} of {options.iterations} iterations: another round would have ended after the "
-            f"{options.time_limit_s:.0f} s that there are; --iterations or --time-limit gives more",
+            f"  {outcome.iterations} of {options.iterations} iterations: another round would have exceeded the time "
+            f"limit of {options.time_limit_s:.0f} s; give --iterations or --time-limit for more",
             style="yellow",
             highlight=False,
             soft_wrap=True,
@@ -291,7 +293,7 @@ def _print(form: str, outcomes: list[Outcome], options: Options) -> None:
 
 
 def _failure(outcomes: list[Outcome]) -> OmewdError | None:
-    """What is to be told at the end: that a column has no figures, or the disk none."""
+    """The error to report at the end: a column failed, or the disk could not be measured."""
     failed = [timed for outcome in outcomes for timed in outcome.timed if timed.error is not None]
     if failed:
         count = sum(len(outcome.timed) for outcome in outcomes)

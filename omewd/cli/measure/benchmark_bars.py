@@ -1,4 +1,4 @@
-"""The bars of ``omewd benchmark``: for each column how far it is, its clock, its rate and the time left."""
+"""The progress bars of ``omewd benchmark``. Each column has one, with its clock, its rate and the time left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NARROW, _SHORT_LABEL = 100, 12
 
 
 class Bars:
-    """Are told of every turn (:class:`omewd.bench.benchmark.Watcher`); a context manager. In a pipe, lines only."""
+    """A :class:`omewd.bench.benchmark.Watcher` that shows bars, or in a pipe only lines. A context manager."""
 
     def __init__(self, console: Console, geometry: Geometry, columns: list[Column], rounds: int) -> None:
         self._console, self._geometry, self._columns = console, geometry, columns
@@ -65,7 +65,7 @@ class Bars:
             self.complete(column)
 
     def complete(self, column: Column) -> None:
-        """Say that a column has all the rounds that it will have; not twice, and not of one that failed."""
+        """Report, once, that a column has finished, unless it has failed."""
         self._paces[column].rounds = self._paces[column].done
         if column not in self._told:
             self._tell(column, f"✓ {column.label(self._columns)} complete", "green")
@@ -85,7 +85,7 @@ class _PaceColumn(ProgressColumn):
 
 
 def pace_text(pace: Pace, now_s: float) -> str:
-    """Such as ``0:12  1.31 GB/s  0:40 left``."""
+    """The text of a bar, such as ``0:12  1.31 GB/s  0:40 left``."""
     parts = [_clock(pace.elapsed_s(now_s))]
     if pace.bytes_per_s is not None:
         parts.append(byte_rate(pace.bytes_per_s))

@@ -96,7 +96,7 @@ def command(
 
         spy()
     if stream is not None:
-        _look_at(console, stream, socket, pictures, seconds, top)
+        _sample_stream(console, stream, socket, pictures, seconds, top)
         return
     from omewd.bench.plan import OMEWD, Column, Options
     from omewd.cli.measure.benchmark import geometries_of, settings_of
@@ -127,15 +127,15 @@ def command(
         runs, native = sampled(path, form, folder, geometry, column, options, seconds)
         how = f"py-spy over {runs} run{'s' if runs > 1 else ''} of the stream"
         if not native:
-            how += ", without the frames of C libraries: with them it took too long"
+            how += ", without the stack frames of C libraries, which took too long"
         console.print(f"\n{form}: {path} ({how})", highlight=False, soft_wrap=True)
 
 
 def _only(name: str, fields: dict[str, Any]) -> str | None:
-    """A setting of the file, which may be a list of one."""
+    """A setting of the file, which may be a list with one element."""
     values = [fields[name]] if isinstance(fields.get(name), str) else fields.get(name) or [None]
     if len(values) > 1:
-        raise OmewdError("usage", f"profile takes one {name}, and the settings file has {len(values)}")
+        raise OmewdError("usage", f"profile takes one {name}, but the settings file has {len(values)}")
     value: str | None = values[0]
     return value
 
@@ -173,7 +173,7 @@ def _with_cprofile(
 
 
 def _print_phases(console: Console, samples: list[Sample], geometry: Geometry) -> None:
-    console.print("\n[bold]Phases[/] (while profiled, which makes Python code slower: use benchmark for speed)")
+    console.print("\n[bold]Phases[/] (profiling slows Python code down: use omewd benchmark to measure speed)")
     for number, sample in enumerate(samples, 1):
         which = f" {number}" if len(samples) > 1 else ""
         cpu = ", ".join(f"{role} {seconds:.3f} s" for role, seconds in sample.cpu_s.items())
@@ -216,21 +216,21 @@ def _plain(text: str, colour: str | None) -> Any:
 def _print_waits(console: Console, waits: Mapping[str, StageWaits], when: str) -> None:
     from omewd.cli.show.waits import waits_table
 
-    console.print(f"\n[bold]Where frames waited[/], by the time stamps {when}")
+    console.print(f"\n[bold]Where frames waited[/], by time stamps {when}")
     console.print(waits_table(waits))
 
 
-def _look_at(
+def _sample_stream(
     console: Console, stream: str, socket: Path | None, pictures: dict[str, Path], seconds: float, top: int
 ) -> None:
-    """Sample the daemon that has a stream, and its writers."""
+    """Sample the daemon of a stream, and its writers."""
     from omewd.bench.profile import name_processes, sample_daemon, sampled_functions
     from omewd.bench.run.processes import roles_of
 
     daemon = client(socket)
     before = daemon.stream_status(stream)
     if before.settled:
-        raise OmewdError("stream_stopped", f"stream {stream!r} has ended: there is nothing to look at")
+        raise OmewdError("stream_stopped", f"stream {stream!r} has ended, so there is nothing to sample")
     status = daemon.daemon_status()
     roles = roles_of(status)
     console.print(f"[bold]Sampling[/] the daemon of {stream} and {len(roles) - 1} writers for {seconds:g} s")
@@ -255,7 +255,7 @@ def _print_samples(console: Console, process: str, functions: list[tuple[int, st
 
     total = sum(count for count, _ in functions)
     table = Table(
-        title=f"{process}: top {top} functions by samples, of {total} when it was at work", title_justify="left"
+        title=f"{process}: top {top} functions, by the {total} samples in which it was busy", title_justify="left"
     )
     table.add_column("Samples", justify="right", style="bold cyan")
     table.add_column("Share", justify="right", style="yellow")

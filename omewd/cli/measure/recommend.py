@@ -1,4 +1,4 @@
-"""``omewd benchmark --recommend``: find the settings that fit a camera and a drive."""
+"""``omewd benchmark --recommend``: find the settings that suit a camera and a drive."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omewd.bench.benchmark import Bench
-from omewd.bench.candidates import COMFORTABLE, Candidate, Trial, best, first_look, second_look
+from omewd.bench.candidates import COMFORTABLE, Candidate, Trial, best, first_round, second_round
 from omewd.bench.plan import Column, Geometry, Options, Sample
 from omewd.errors import OmewdError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-# The time is for trying everything once, and then for the best few again.
-_FIRST_LOOK = 0.6
+# The share of the time in which every setting is tried once; then the best few are tried again.
+_FIRST_SHARE = 0.6
 _FINALISTS = 3
 
 
@@ -33,22 +33,22 @@ def recommend(
     *,
     explicit: bool,
 ) -> None:
-    """Try settings within a time limit and print the best; ``explicit``: only the compressions of ``chosen``.
+    """Try settings within a time limit and print the best. ``explicit``: try only the compressions of ``chosen``.
 
-    Raises OmewdError if none keeps up with the camera.
+    Raises OmewdError if no setting keeps up with the camera.
     """
     if not options.fps:
         raise OmewdError("usage", "--recommend needs the camera's rate", "Give --fps, in frames a second")
     if len(geometries) != 1:
-        raise OmewdError("usage", "--recommend takes one --dims", "Its chunks and shards are what is tried")
+        raise OmewdError("usage", "--recommend takes one --dims", "It tries chunks and shards by itself")
     geometry = geometries[0]
     backends = list(dict.fromkeys(c.backend for c in chosen))
     compressions = list(dict.fromkeys(c.compression for c in chosen)) if explicit else [None, "blosc-lz4", "blosc-zstd"]
-    first = first_look(geometry.dimensions, geometry.dtype, backends, compressions, chosen[0].writers)
+    first = first_round(geometry.dimensions, geometry.dtype, backends, compressions, chosen[0].writers)
     rate = options.fps * geometry.frame_bytes / 1e9
     console.print(
-        f"A camera of {options.fps:g} frames a second, {geometry.frame_shape} {geometry.dtype}: {rate:.3f} GB/s; "
-        f"trying settings on {folder} for {time_limit_s:.0f} s, {options.data} pixels",
+        f"A camera with {options.fps:g} frames a second of {geometry.frame_shape} {geometry.dtype}: {rate:.3f} GB/s; "
+        f"trying settings in {folder} for {time_limit_s:.0f} s with {options.data} pixels",
         highlight=False,
         soft_wrap=True,
     )
@@ -61,7 +61,7 @@ def recommend(
     _show(console, trials, winner, options.fps)
     headroom = winner.fps / options.fps
     if search.left_out:
-        console.print(f"{search.left_out} settings were not tried: the time was up", highlight=False)
+        console.print(f"{search.left_out} settings were not tried, because the time was up", highlight=False)
     console.print(
         f"best: {winner.fps:,.0f} frames a second, {headroom:.2f} times the camera's rate; "
         f"{winner.bytes_a_frame / 1e6:.2f} MB a frame on disk",
@@ -72,7 +72,8 @@ def recommend(
     if headroom < 1:
         raise OmewdError(
             "error",
-            f"nothing keeps up: the camera gives {options.fps:g} frames a second, the best settings {winner.fps:.0f}",
+            f"no settings keep up: the camera gives {options.fps:g} frames a second, the best settings take "
+            f"{winner.fps:.0f}",
             "Use a faster drive, a smaller region of interest, or --backpressure drop",
         )
     if headroom < COMFORTABLE:
@@ -82,7 +83,7 @@ def recommend(
 
 
 class _Search:
-    """Tries settings while there is time; ``left_out``: how many were not tried at all, ``failure``: the first."""
+    """Tries settings while there is time. ``left_out``: how many were not tried; ``failure``: the first error."""
 
     def __init__(self, console: Console, geometry: Geometry, options: Options, time_limit_s: float) -> None:
         self._console, self._geometry, self._options = console, geometry, options
@@ -92,7 +93,7 @@ class _Search:
         self.failure: OmewdError | None = None
 
     def run(self, first: list[Candidate], folder: Path) -> None:
-        """Everything once, as far as the time goes; then the best few in turn until it is up."""
+        """Try every setting once, as far as the time allows, then the best few in turn until the time is up."""
         from rich.progress import Progress
 
         unpaced = replace(self._options, fps=0.0)
@@ -101,10 +102,10 @@ class _Search:
             Progress(console=self._console, disable=not self._console.is_terminal) as progress,
         ):
             task = progress.add_task("backends and compressions", total=1.0)
-            self._look(bench, first, lambda done: progress.update(task, completed=done))
-            second = second_look(self._geometry.dimensions, self._geometry.dtype, self.trials())
+            self._try_all(bench, first, lambda done: progress.update(task, completed=done))
+            second = second_round(self._geometry.dimensions, self._geometry.dtype, self.trials())
             progress.update(task, description="chunks and shards")
-            self._look(bench, second, lambda done: progress.update(task, completed=done))
+            self._try_all(bench, second, lambda done: progress.update(task, completed=done))
             progress.update(task, description="the best again", total=None)
             for candidate in cycle(self._finalists()):
                 if self._is_over(1.0):
@@ -117,9 +118,9 @@ class _Search:
     def _is_over(self, share: float) -> bool:
         return time.monotonic() - self._began > share * self._limit_s
 
-    def _look(self, bench: Bench, candidates: list[Candidate], done: Callable[[float], None]) -> None:
+    def _try_all(self, bench: Bench, candidates: list[Candidate], done: Callable[[float], None]) -> None:
         for number, candidate in enumerate(candidates):
-            if self._is_over(_FIRST_LOOK) and self._samples:
+            if self._is_over(_FIRST_SHARE) and self._samples:
                 self.left_out += len(candidates) - number
                 return
             self._try(bench, candidate)

@@ -1,1 +1,1 @@
-"""Commands that run the daemon, or tell what it has."""
+"""Commands that run a daemon or show what it can do."""

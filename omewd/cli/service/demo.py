@@ -66,7 +66,7 @@ def _free_output() -> Path:
 
 
 def _show_frame(dataset: Path, index: int) -> None:
-    """The last frame in half-block characters, if a terminal is there to see it."""
+    """Show the last frame in half-block characters, if the output is a terminal."""
     if not sys.stdout.isatty():
         return
     import numpy as np

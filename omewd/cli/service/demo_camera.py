@@ -1,4 +1,4 @@
-"""The simulated camera of ``omewd demo``: a process of its own that draws cells under the letters OMEWD.
+"""The simulated camera of ``omewd demo``, a process that draws cells under the letters OMEWD.
 
 Usage: python -m omewd.cli.service.demo_camera STREAM SOCKET FRAMES FPS
 """
@@ -24,7 +24,7 @@ _PREPARED = 25
 
 
 def draw(size: int, phase: float, noise: np.random.Generator) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    """One (size, size) uint16 frame at ``phase`` in [0, 1): drifting nuclei and the letters, with shot noise."""
+    """Draw a (size, size) uint16 frame at ``phase`` in [0, 1): drifting nuclei and the letters, with shot noise."""
     y, x = np.mgrid[0:size, 0:size] / size
     photons = np.full((size, size), 80.0)
     for cell in range(9):

@@ -73,7 +73,7 @@ def command(
     roots = tuple(root.absolute() for root in data_root) or (Path.cwd(),)
     for root in roots:
         if not root.is_dir():
-            raise OmewdError("start_failed", f"the data root {root} is not a folder", "Make it, or name another")
+            raise OmewdError("start_failed", f"the data root {root} is not a folder", "Create it, or name another")
     config = ServeConfig(
         socket=(socket or context.find_root().obj or serve_socket()).absolute(),
         data_roots=tuple(root.resolve() for root in roots),

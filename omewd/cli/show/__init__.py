@@ -1,1 +1,1 @@
-"""How figures are shown."""
+"""Shows figures in the terminal."""

@@ -1,4 +1,4 @@
-"""Live progress of a stream, and the line that sums it up."""
+"""Live progress of a stream, and its summary line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omewd.client.client import Client
 from omewd.errors import OmewdError
 from omewd.protocol.status import StreamStatus, read_status
 
-_LOOK_EVERY_S = 0.25
+_POLL_S = 0.25
 
 
 def follow(daemon: Client, name: str, *, quiet: bool) -> StreamStatus:
@@ -33,7 +33,7 @@ def follow(daemon: Client, name: str, *, quiet: bool) -> StreamStatus:
         task = progress.add_task(name, rate="", total=None)
         while True:
             try:
-                status = read_status(StreamStatus, daemon.wait(name, timeout=_LOOK_EVERY_S))
+                status = read_status(StreamStatus, daemon.wait(name, timeout=_POLL_S))
             except OmewdError as error:
                 if error.code != "timeout":
                     raise
@@ -52,14 +52,14 @@ def follow(daemon: Client, name: str, *, quiet: bool) -> StreamStatus:
 
 
 def rate(status: StreamStatus, recent: tuple[float, float] | None = None) -> str:
-    """The recent (frames, bytes) a second, or else those since the first frame."""
+    """The recent (frames, bytes) a second as text, or the average since the first frame."""
     average = status.throughput.frames_per_s, status.throughput.bytes_per_s
     frames_per_s, bytes_per_s = recent or average
     return f"{byte_rate(bytes_per_s)}, {frame_rate(frames_per_s)}"
 
 
 def summary(status: StreamStatus) -> str:
-    """One line: what came of the stream."""
+    """The result of a stream in one line."""
     frames, throughput = status.frames, status.throughput
     text = f"{status.name}: {status.state}, {frames.written} frames written"
     if frames.gaps:

@@ -1,7 +1,7 @@
-"""What ``omewd status`` shows, as lines of a given width. Pure.
+"""Formats what ``omewd status`` shows as lines of a given width. Pure.
 
-No number is ever cut: names give way first, then columns that can be done without; where even that is too wide, a
-stream takes several lines.
+Numbers are never cut. If space is short, names are shortened first, then optional columns are left out; if that is not
+enough, a stream takes several lines.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from omewd.protocol.status import DaemonStatus, KeptRingStatus, SourceStatus, St
 
 # More ended streams are shown on request.
 ENDED_SHOWN = 5
-# In the order in which they go where there is no room; what is left says how an acquisition is doing.
-_VANISHING = ("written", "in flight", "durable")
-_LAST_TO_VANISH = "rate"
+# Columns in the order in which they are left out; the others say how an acquisition is doing.
+_OPTIONAL = ("written", "in flight", "durable")
+_LAST_OPTIONAL = "rate"
 _LEFT = ("stream", "state")
-_ROOMY_NAME, _SHORT_NAME = 24, 12
+_LONG_NAME, _SHORT_NAME = 24, 12
 _GAP = "  "
-# A disk that lasts longer is no news among other streams.
+# A disk that lasts longer than this is not worth a line among other streams.
 _SOON_S = 86400.0
 _STYLES = {"FAILED": "red", "PAUSED": "yellow"}
 
@@ -34,7 +34,7 @@ Rate = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """One line; ``style`` as rich has it."""
+    """One line; ``style`` is one of rich's."""
 
     text: str
     style: str = ""
@@ -48,10 +48,10 @@ def render(
     every: bool = False,
     rates: Mapping[int, Rate] | None = None,
 ) -> list[Line]:
-    """The lines for a daemon's status or that of one stream.
+    """The lines for the status of a daemon or of one stream.
 
-    ``height``: how many lines there may be. ``every``: ended streams, too, however many. ``rates``: frames and bytes a
-    second by the streams' ids, where they are not to be those since the first frame.
+    ``height``: the most lines. ``every``: show all ended streams. ``rates``: frames and bytes a second by the streams'
+    ids; the default is the average since the first frame.
     """
     rates = rates or {}
     if isinstance(status, StreamStatus):
@@ -60,7 +60,7 @@ def render(
     lines = _all_streams(status, width, rates, ended=ended)
     if height is None or len(lines) <= height:
         return lines
-    # First what has ended goes, then what is good to know, then streams from the end.
+    # Leave out ended streams first, then details, then the last streams.
     for detailed in (True, False):
         for fewer in range(ended, -1, -1):
             lines = _all_streams(status, width, rates, ended=fewer, detailed=detailed)
@@ -82,7 +82,7 @@ def _all_streams(
     detailed: bool = True,
     most: int | None = None,
 ) -> list[Line]:
-    """``most``: how many streams at most; ``detailed``: with what is no trouble."""
+    """``most``: the most streams to show. ``detailed``: include notes that are not problems."""
     everything = status.streams
     hidden = {stream.id for stream in [s for s in everything if _is_over(s)][ended:]}  # the latest come first
     shown = [stream for stream in everything if stream.id not in hidden][:most]
@@ -95,11 +95,11 @@ def _all_streams(
         lines += _wrapped(_kept(kept), width)
     beyond = len(everything) - len(hidden) - len(shown)
     if beyond:
-        lines += _wrapped(f"and {beyond} more; name one to see it", width)
+        lines += _wrapped(f"and {beyond} more; give a stream's name to see it", width)
     if hidden:
-        lines += _wrapped(f"not shown: {len(hidden)} that ended before (omewd status --all)", width)
+        lines += _wrapped(f"not shown: {len(hidden)} that ended earlier (omewd status --all)", width)
     if status.streams_not_shown:
-        lines += _wrapped(f"and {status.streams_not_shown} more; name one to see it", width)
+        lines += _wrapped(f"and {status.streams_not_shown} more; give a stream's name to see it", width)
     return lines
 
 
@@ -136,12 +136,12 @@ def _daemon(status: DaemonStatus) -> str:
 
 
 def _notes(stream: StreamStatus, *, detailed: bool, alone: bool = False) -> list[str]:
-    """What there is to say of a stream, to follow its name; ``alone``: no other is shown."""
+    """Notes about a stream, to be put after its name. ``alone``: no other stream is shown."""
     notes = []
     if stream.error:
         notes.append(f": {with_options(stream.error.message, {})}")
         if stream.kept_in_ring:
-            notes.append(" has frames in its ring: omewd resume-stream, or stop-stream to let them go")
+            notes.append(" has frames in its ring: omewd resume-stream writes them, stop-stream discards them")
     elif stream.paused:
         why = f"{stream.paused.message.rstrip('.')}. {stream.paused.remedy}"
         notes.append(f" waits: {with_options(why, {})}")
@@ -156,17 +156,17 @@ def _notes(stream: StreamStatus, *, detailed: bool, alone: bool = False) -> list
 
 
 def _kept(ring: KeptRingStatus) -> str:
-    """What there is of a ring that the daemon could not take over, and what to do with it."""
+    """Describes a ring that the daemon could not take over, and what to do about it."""
     where = ", ".join(ring.rings) or "gone"
     return (
-        f"{ring.name}: its ring of {ring.bytes / 2**20:.1f} MiB ({where}) is kept, as it could not be taken "
-        f"over: {ring.reason.rstrip('.')}. omewd resume-stream {ring.name} tries it again, "
-        "stop-stream lets it go with its frames"
+        f"{ring.name}: its ring of {ring.bytes / 2**20:.1f} MiB ({where}) is kept, because it could not be taken "
+        f"over: {ring.reason.rstrip('.')}. omewd resume-stream {ring.name} tries again, "
+        "stop-stream discards it with its frames"
     )
 
 
 def _is_over(stream: StreamStatus) -> bool:
-    """Whether nothing more will come of it, and nothing has to be done about it."""
+    """Whether a stream has ended and needs no action."""
     return bool(stream.settled and not stream.kept_in_ring)
 
 
@@ -174,7 +174,7 @@ def _is_over(stream: StreamStatus) -> bool:
 
 
 def _table(streams: Sequence[StreamStatus], width: int, rates: Mapping[int, Rate]) -> list[Line]:
-    """A line for each stream, and for each of its sources, if they fit; else several for each."""
+    """A line for each stream and each of its sources, or several lines for each if one is too narrow."""
     rows = []
     for stream in streams:
         cells = _cells(stream, rates.get(stream.id))
@@ -202,13 +202,13 @@ def _cells(stream: StreamStatus, recent: Rate | None) -> dict[str, str]:
 
 
 def _source_cells(source: SourceStatus, durability: str) -> dict[str, str]:
-    """One source of a stream that has several, below its stream."""
+    """The cells of a source, which is shown below its stream."""
     state = "ended" if source.ended_by else "connected" if source.producer else "no camera"
     return {"stream": f"{_GAP}{source.name}", "state": state, **_counts(source, durability), "rate": "", "fps": ""}
 
 
 def _counts(of: StreamStatus | SourceStatus, durability: str) -> dict[str, str]:
-    """The figures of a stream or a source; without fsync nothing is known to be durable."""
+    """The figures of a stream or a source. Without fsync, nothing is known to be durable."""
     frames, ring = of.frames, of.ring
     declared = f"/{frames.declared}" if frames.declared is not None else ""
     return {
@@ -223,10 +223,10 @@ def _counts(of: StreamStatus | SourceStatus, durability: str) -> dict[str, str]:
 
 
 def _columns(rows: Sequence[Mapping[str, str]], width: int) -> dict[str, int] | None:
-    """The columns that fit, with their widths; None if not even the least of them do."""
+    """The columns that fit, with their widths; None if not even the smallest set fits."""
     needed = {title: max(text_width(row[title]) for row in rows) for title in rows[0]}
-    without = [_VANISHING[:gone] for gone in range(len(_VANISHING) + 1)]
-    choices = [*product((_ROOMY_NAME, _SHORT_NAME), without), (_SHORT_NAME, (*_VANISHING, _LAST_TO_VANISH))]
+    without = [_OPTIONAL[:gone] for gone in range(len(_OPTIONAL) + 1)]
+    choices = [*product((_LONG_NAME, _SHORT_NAME), without), (_SHORT_NAME, (*_OPTIONAL, _LAST_OPTIONAL))]
     for least_name, gone in choices:
         columns = {title: size for title, size in needed.items() if title not in gone}
         room = width - sum(columns.values()) + columns["stream"] - len(_GAP) * (len(columns) - 1)
@@ -245,7 +245,7 @@ def _line(cells: Mapping[str, str], style: str, columns: Mapping[str, int]) -> L
 
 
 def _stacked(cells: Mapping[str, str], style: str, width: int) -> list[Line]:
-    """The name as far as there is room for it, then figures with their titles."""
+    """The name, as much of it as fits, then the figures with their titles."""
     first = [cells["state"], cells["received"]]
     room = width - sum(len(_GAP) + text_width(cell) for cell in first)
     lines = [Line(_GAP.join([shortened(cells["stream"], max(room, _SHORT_NAME)), *first]), style)]
@@ -256,7 +256,7 @@ def _stacked(cells: Mapping[str, str], style: str, width: int) -> list[Line]:
 
 
 def _flowing(items: Sequence[str], width: int) -> list[Line]:
-    """Items in as many indented lines as they take, none of them broken."""
+    """Put items into as many indented lines as they need, without breaking an item."""
     texts = [f"{_GAP}{items[0]}"]
     for item in items[1:]:
         if text_width(texts[-1]) + len(_GAP) + text_width(item) <= width:
@@ -267,7 +267,7 @@ def _flowing(items: Sequence[str], width: int) -> list[Line]:
 
 
 def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Rows as text; the first ``left`` columns begin, the others end alike."""
+    """Rows as text: the first ``left`` columns are aligned left, the others right."""
     sizes = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
     texts = []
     for row in rows:

@@ -1,10 +1,10 @@
-"""Text in the cells of a terminal. Pure."""
+"""Fits text into the cells of a terminal. Pure."""
 
 from __future__ import annotations
 
 
 def text_width(text: str) -> int:
-    """How many cells of a terminal it takes: names of channels are in any script."""
+    """How many cells of a terminal a text takes; names may be in any script."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -18,7 +18,7 @@ def padded(text: str, size: int, *, left: bool) -> str:
 
 
 def shortened(name: str, size: int) -> str:
-    """A name in so many cells: its beginning and its end, which is what tells it from others."""
+    """Shorten a name to ``size`` cells. Its start and its end stay, because the end distinguishes it from others."""
     if text_width(name) <= size:
         return name
     head, tail = name[: len(name) * 2 // 3], name[len(name) * 2 // 3 :]

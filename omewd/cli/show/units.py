@@ -1,10 +1,10 @@
-"""Figures with units, as people read them. Pure."""
+"""Formats figures with units for people. Pure."""
 
 from __future__ import annotations
 
 
 def duration(ns: float) -> str:
-    """Nanoseconds, in ns to s."""
+    """Format nanoseconds, in ns to s."""
     for limit, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
         if ns >= limit:
             return f"{ns / limit:.3g} {unit}" if ns < 100 * limit else f"{ns / limit:.0f} {unit}"
@@ -12,7 +12,7 @@ def duration(ns: float) -> str:
 
 
 def long_duration(seconds: float) -> str:
-    """Seconds, in seconds to days."""
+    """Format seconds, in seconds to days."""
     for limit, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * limit:
             return f"{seconds / limit:.1f} {unit}"
@@ -20,7 +20,7 @@ def long_duration(seconds: float) -> str:
 
 
 def volume(count_bytes: float) -> str:
-    """Bytes, in B to TB, with three digits."""
+    """Format bytes, in B to TB, with three digits."""
     for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count_bytes >= 0.9995 * limit:
             return f"{_three_digits(count_bytes / limit)} {unit}"
@@ -28,12 +28,12 @@ def volume(count_bytes: float) -> str:
 
 
 def byte_rate(bytes_per_s: float) -> str:
-    """Bytes a second, in B/s to TB/s, with three digits."""
+    """Format bytes a second, in B/s to TB/s, with three digits."""
     return f"{volume(bytes_per_s)}/s"
 
 
 def frame_rate(frames_per_s: float) -> str:
-    """Frames a second: with a decimal below 10, with two digits below 1."""
+    """Format frames a second: with one decimal below 10, with two digits below 1."""
     if frames_per_s >= 9.95:
         return f"{frames_per_s:.0f} fps"
     if frames_per_s >= 0.95 or not frames_per_s:

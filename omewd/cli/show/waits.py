@@ -15,20 +15,20 @@ Waits = Mapping[str, StageWaits]
 
 
 def waits_rows(waits: Waits) -> list[list[str]]:
-    """The titles, then a row for each stage of ``waits``, which are as in a stream's status."""
+    """The titles, then a row for each stage of a stream's waits."""
     rows = [[stage, *map(duration, (wait.p50_ns, wait.p99_ns, wait.max_ns))] for stage, wait in waits.items()]
     return [["stage", "p50", "p99", "max"], *rows]
 
 
 def waits_table(waits: Waits) -> Table:
-    """The rows, each with what its stage is."""
+    """The rows as a table that explains each stage."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     titles, *rows = waits_rows(waits)
     for title in titles:
         table.add_column(title, justify="left" if title == "stage" else "right", no_wrap=True)
-    table.add_column("a frame is here while it is", style="dim")
+    table.add_column("while the frame is", style="dim")
     slowest = slowest_stage(waits)
     for stage, *figures in rows:
         table.add_row(stage, *figures, STAGES[stage], style="yellow" if stage == slowest else None)
@@ -36,5 +36,5 @@ def waits_table(waits: Waits) -> Table:
 
 
 def slowest_stage(waits: Waits) -> str | None:
-    """The stage that a frame usually waits longest in; None without any."""
+    """The stage in which frames wait longest, by the median; None if there are no waits."""
     return max(waits, key=lambda stage: waits[stage].p50_ns, default=None)

@@ -1,4 +1,4 @@
-"""``omewd resume-stream``: take up a failed stream again."""
+"""``omewd resume-stream``: resume a failed stream."""
 
 from __future__ import annotations
 

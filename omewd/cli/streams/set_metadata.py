@@ -39,6 +39,8 @@ def command(
             value = sys.stdin.read() if value == "@-" else Path(value[1:]).read_text()
         parsed = json.loads(value)
     except (OSError, ValueError) as error:
-        raise OmewdError("usage", f"the metadata can't be read: {error}", 'Such as \'{"operator": "Ada"}\'') from error
+        raise OmewdError(
+            "usage", f"the metadata can't be read: {error}", 'Write it as in \'{"operator": "Ada"}\''
+        ) from error
     client(socket).set_metadata(name, namespace, parsed, position=position, well=well)
     print(json.dumps({"name": name, "namespace": namespace}) if as_json else f"{name}: {namespace} is in the dataset")

@@ -101,31 +101,33 @@ def _fields(
     settings: dict[str, Any],
     scales: dict[str, float],
 ) -> dict[str, Any]:
-    """The stream's fields: the file's, overridden by what the command line says."""
+    """The stream's fields, from the file and the command line, which takes precedence."""
     from omewd.integrations.settings import fields_of
 
     pixel = scales.get("x") if scales.get("x") == scales.get("y") else None
     fields = fields_of(read_settings(settings_file), dims, pixel_size_um=pixel)
     fields.update({k: v for k, v in {"name": name, **settings}.items() if v is not None})
     if "dimensions" not in fields:
-        raise OmewdError("usage", "--dims is missing", "Such as --dims t:100,y:512,x:512")
+        raise OmewdError("usage", "--dims is missing", "Give it as in --dims t:100,y:512,x:512")
     return fields
 
 
 def _scales(text: str | None) -> dict[str, float]:
-    """What ``--scale`` says, by dimension."""
+    """The steps in ``--scale``, by dimension."""
     scales = {}
     for part in filter(None, (text or "").split(",")):
         dimension, _, step = part.strip().partition("=")
         try:
             scales[dimension] = float(step)
         except ValueError as error:
-            raise OmewdError("usage", f"--scale: {part.strip()!r} is no step", "Such as y=0.108,x=0.108,t=5") from error
+            raise OmewdError(
+                "usage", f"--scale: {part.strip()!r} is not a step", "Write it as in y=0.108,x=0.108,t=5"
+            ) from error
     return scales
 
 
 def _describe(fields: dict[str, Any], scales: dict[str, float], *, channels: str | None, positions: str | None) -> None:
-    """Say what the dimensions are: steps, channels, positions."""
+    """Give the dimensions their steps, channels and positions."""
     by_name = {str(d.get("name")): d for d in fields["dimensions"] if isinstance(d, dict)}
     for dimension, step in scales.items():
         if dimension not in by_name:
@@ -142,7 +144,7 @@ def _of_type(fields: dict[str, Any], kind: str, option: str) -> dict[str, Any]:
     dims = [d for d in fields["dimensions"] if isinstance(d, dict)]
     found = next((d for d in dims if d.get("type") == kind or d.get("name") == usual), None)
     if found is None:
-        raise OmewdError("usage", f"{option}: there is no {kind} dimension", f"Name one {usual} in --dims")
+        raise OmewdError("usage", f"{option}: there is no {kind} dimension", f"Add one named {usual} to --dims")
     return found
 
 
@@ -150,30 +152,32 @@ _WELL = re.compile(r"([A-Z]+)([0-9]+)")
 
 
 def _put_in_wells(fields: dict[str, Any], plate: str | None, wells: str | None) -> None:
-    """Make the positions fields of wells: the first ones of the first well, and so on."""
+    """Put the positions into wells as fields: the first ones into the first well, and so on."""
     from omewd.model.spec.dimensions import Plate
 
     size = re.fullmatch(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})", plate or "")
     if size is None or not wells:
         raise OmewdError(
-            "usage", "a plate takes --plate ROWSxCOLUMNS and --wells", "Such as --plate 8x12 --wells A1,A2"
+            "usage",
+            "a plate needs both --plate ROWSxCOLUMNS and --wells",
+            "Give them as in --plate 8x12 --wells A1,A2",
         )
     found = [_WELL.fullmatch(well.strip().upper()) for well in wells.split(",")]
     if None in found:
         bad = wells.split(",")[found.index(None)]
-        raise OmewdError("usage", f"--wells: {bad!r} is no well", "Write the row's letter and the column, such as B3")
+        raise OmewdError("usage", f"--wells: {bad!r} is not a well", "Write the row's letter and the column, as in B3")
     fields["plate"] = Plate.of_size(int(size[1]), int(size[2])).model_dump(mode="json")
     dim = _of_type(fields, "position", "--wells")
     if dim.get("coords"):
         raise OmewdError(
-            "usage", "the positions have names, and --wells would give them others", "Leave one of them out"
+            "usage", "the positions have names already, and --wells names them, too", "Leave one of them out"
         )
     count = dim.get("count")
     each, rest = divmod(count if isinstance(count, int) else 0, len(found))
     if rest or not each:
         raise OmewdError(
             "usage",
-            f"{dim.get('count')} positions are not so many in each of {len(found)} wells",
+            f"{dim.get('count')} positions can't be shared equally among {len(found)} wells",
             f"Make the count of {dim.get('name')} a multiple of {len(found)}",
         )
     dim["coords"] = [
@@ -206,5 +210,5 @@ def _check_complete(status: StreamStatus) -> None:
         raise OmewdError(
             "incomplete",
             f"stream {status.name!r} has {frames.received} of {declared} frames: {status.ended_by}",
-            "What was handed over is in the dataset",
+            "All frames that were handed over are in the dataset",
         )

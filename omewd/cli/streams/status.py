@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _PIPE_WIDTH = 200
-_LOOK_EVERY_S = 0.5
+_POLL_S = 0.5
 
 
 @click.command("status")
@@ -41,24 +41,24 @@ def command(name: str | None, as_json: bool, watch: bool, every: bool, socket: P
             print(json.dumps(daemon.status(name), indent=None if watch else 2))
             if not watch:
                 return
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_POLL_S)
 
     from rich.console import Console
 
-    def look() -> DaemonStatus | StreamStatus:
+    def current() -> DaemonStatus | StreamStatus:
         return daemon.daemon_status() if name is None else daemon.stream_status(name)
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=_PIPE_WIDTH)  # who reads a pipe wants all of it
+        console = Console(width=_PIPE_WIDTH)  # a reader of a pipe wants everything
     if watch:
-        _watch(console, look, every=every)
+        _watch(console, current, every=every)
     else:
-        console.print(_text(look(), console.width, every=every), soft_wrap=True)
+        console.print(_text(current(), console.width, every=every), soft_wrap=True)
 
 
-def _watch(console: Console, look: Callable[[], DaemonStatus | StreamStatus], *, every: bool) -> None:
-    """Show it again and again: on a screen of its own, or one after the other in a pipe."""
+def _watch(console: Console, current: Callable[[], DaemonStatus | StreamStatus], *, every: bool) -> None:
+    """Show the status repeatedly: on a screen of its own, or in a pipe one after the other."""
     from rich.live import Live
 
     from omewd.cli.show.recent_rates import RecentRates
@@ -67,7 +67,7 @@ def _watch(console: Console, look: Callable[[], DaemonStatus | StreamStatus], *,
     on_screen = console.is_terminal and not console.is_dumb_terminal
 
     def next_text() -> Text:
-        status = look()
+        status = current()
         now_s = time.monotonic()
         streams = status.streams if isinstance(status, DaemonStatus) else (status,)
         noted = {stream.id: rates.note(stream, now_s) for stream in streams}
@@ -78,13 +78,13 @@ def _watch(console: Console, look: Callable[[], DaemonStatus | StreamStatus], *,
     if not on_screen:
         while True:
             console.print(text, soft_wrap=True)
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_POLL_S)
             text = next_text()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to give the screen back
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to restore the screen
     try:
         with Live(text, console=console, screen=True, auto_refresh=False) as live:
             while True:
-                time.sleep(_LOOK_EVERY_S)
+                time.sleep(_POLL_S)
                 text = next_text()
                 live.update(text, refresh=True)
     finally:

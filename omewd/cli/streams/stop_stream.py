@@ -1,4 +1,4 @@
-"""``omewd stop-stream``: take no more frames, and wait until what has arrived is written."""
+"""``omewd stop-stream``: take no more frames, and wait until all received ones are written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def command(name: str, as_json: bool, socket: Path | None) -> None:
     reply = daemon.stop_stream(name)
     if "let_go" in reply:
         kept = KeptRingStatus.from_json(reply["let_go"])
-        print(json.dumps(reply, indent=2) if as_json else f"{name}: its ring of {kept.bytes / 2**20:.1f} MiB is let go")
+        print(
+            json.dumps(reply, indent=2) if as_json else f"{name}: its ring of {kept.bytes / 2**20:.1f} MiB is discarded"
+        )
         return
     final = follow(daemon, name, quiet=as_json)
     if as_json:

@@ -1,4 +1,4 @@
-"""``omewd view``: one frame of a stream, out of its ring or its dataset."""
+"""``omewd view``: one frame of a stream, from its ring or its dataset."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def command(
         return
     height, width = known["shape"]
     print(
-        f"{name}: frame {known['index']} out of the {known['from']}, {height} × {width} {known['dtype']}, "
+        f"{name}: frame {known['index']} from the {known['from']}, {height} × {width} {known['dtype']}, "
         f"min {known['min']}, mean {known['mean']:.1f}, max {known['max']}"
     )
     if frame.metadata:

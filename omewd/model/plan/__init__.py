@@ -1,1 +1,1 @@
-"""What follows from a specification: write units, shards, levels, images, memory."""
+"""What a specification implies: write units, shards, levels, images, memory."""

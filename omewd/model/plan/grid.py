@@ -1,4 +1,4 @@
-"""The frame indexes of a write unit as an array, and the places of many frames."""
+"""Plans over arrays: the frame indexes of a write unit, and the places of many frames at once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from omewd.model.plan.plan import Plan
 
 
 def frame_indexes(plan: Plan, unit: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The frame index at each place of a unit; its shape is the unit's outer shape, in storage order."""
+    """The frame index at each place of a unit: an array of the unit's outer shape, in storage order."""
     first, shape, steps = plan.frame_grid(unit)
     return first + _offsets(shape, steps)
 
 
-@lru_cache(maxsize=64)  # all units of an acquisition have the same, but for the ragged ones
+@lru_cache(maxsize=64)  # the units of an acquisition share them, except ragged ones
 def _offsets(shape: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
     grid = np.zeros(shape, np.int64)
     for axis, step in enumerate(steps):
@@ -28,9 +28,9 @@ def _offsets(shape: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray[Any, 
 
 
 def places(plan: Plan, frames: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
-    """Where frames are stored, by their indexes: (image number of each, index of each along each outer axis on disk).
+    """The places of frames, by their indexes: (image numbers, indexes along each outer axis on disk).
 
-    :meth:`Plan.image` and :meth:`Plan.place` for many frames at once.
+    Does what :meth:`Plan.image` and :meth:`Plan.place` do, for many frames at once.
     """
     coordinates = [
         frames // stride if count is None or not axis else frames // stride % count

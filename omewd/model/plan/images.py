@@ -1,7 +1,7 @@
-"""The images of a dataset: where each one is, and how large it is so far. Pure.
+"""The images of a dataset: their folders and their shapes so far. Pure.
 
-One image is the dataset itself. With positions, each is an image of its own in a folder of its own (the
-bioformats2raw layout of OME-Zarr 0.5), or, with a plate, in ROW/COLUMN/FIELD.
+Without positions, the dataset itself is the one image. With positions, each one is an image in a folder of its own
+(the bioformats2raw layout of OME-Zarr 0.5), which with a plate is ROW/COLUMN/FIELD.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from omewd.model.spec.spec import StreamSpec
 
 
 def image_paths(spec: StreamSpec) -> tuple[str, ...]:
-    """The folder of each image in the dataset, "" for the dataset itself."""
+    """The folder of each image in the dataset; "" is the dataset itself."""
     if not spec.position_dimensions:
         return ("",)
     folders = named if spec.position_folders == "names" else numbered
@@ -25,9 +25,9 @@ def image_paths(spec: StreamSpec) -> tuple[str, ...]:
 
 
 def group_of(spec: StreamSpec, position: object, well: object, *, images: bool) -> str | None:
-    """The folder of the group that is meant by a position (name or number) and a well ("B/3" or "B3"); "" by neither.
+    """The folder of the group that a position (name or number) and a well ("B/3" or "B3") select; "" without both.
 
-    ``images``: only images are meant; without a position None, for all of them. Raises OmewdError ``bad_metadata``.
+    With ``images`` only images can be selected, and None stands for all of them. Raises OmewdError ``bad_metadata``.
     """
     if position is None and well is None:
         return None if images else ""
@@ -41,11 +41,11 @@ def group_of(spec: StreamSpec, position: object, well: object, *, images: bool) 
         names = {well, f"{match[1]}/{match[2]}"} if match else {well}
         chosen = [n for n in chosen if paths[n].rpartition("/")[0] in names]
         if spec.plate is None or not chosen:
-            raise OmewdError("bad_metadata", f"no image is in a well {well!r:.80}", "Name one such as `well='B/3'`")
+            raise OmewdError("bad_metadata", f"no image is in a well {well!r:.80}", "Name a well as in `well='B/3'`")
         folder = paths[chosen[0]].rpartition("/")[0]
     if position is None:
         if images:
-            raise OmewdError("bad_metadata", "a well is no image", "Name one of its positions with `position`")
+            raise OmewdError("bad_metadata", "a well is not an image", "Name one of its positions with `position`")
         return folder
     called = [n for n in chosen if spec.positions[n].name == position] if isinstance(position, str) else []
     number = int(position) if isinstance(position, str) and re.fullmatch(r"[0-9]{1,9}", position) else position
@@ -53,23 +53,23 @@ def group_of(spec: StreamSpec, position: object, well: object, *, images: bool) 
         called = [chosen[number]]
     if len(called) != 1:
         what = f"{len(called)} positions are" if called else "no position is"
-        where = "say in which `well`" if called else f"there are {len(chosen)}: say its name, or its number from 0"
-        raise OmewdError("bad_metadata", f"{what} called {position!r:.80}", where[0].upper() + where[1:])
+        remedy = f"Give the name of one of the {len(chosen)} positions, or its number from 0"
+        raise OmewdError("bad_metadata", f"{what} called {position!r:.80}", "Add its `well`" if called else remedy)
     return paths[called[0]]
 
 
 def shape_on_disk(
     spec: StreamSpec, frames: Sequence[int], image: int = 0, level: Level | None = None
 ) -> tuple[int, ...]:
-    """The shape of an image's array when it holds the first so many frames of each source.
+    """The shape of an image's array once it holds the first ``frames[source]`` frames of each source.
 
-    ``level``: of which resolution, the full one without it. Without any frame its first axis is empty.
+    ``level``: the resolution; None for the full one. Before the first frame, the first axis is empty.
     """
     plans = [Plan.of(spec, source=source) for source in range(spec.sources)]
     arrived = list(zip(plans, frames, strict=True))
     held = [plan.outer_shape(n, image) for plan, n in arrived if plan.holds(n, image)]
     boxes = held or [plan.outer_shape(0, image) for plan in plans]
-    # Each source has one element of their own dimension; the array has all of them.
+    # Each source has one element of the source dimension; the array has all of them.
     own = None if spec.source_axis is None else spec.dimensions[spec.source_axis].count
     outer = tuple(
         own if own is not None and i == plans[0].source_axis else max(box[i] for box in boxes) for i in plans[0].order

@@ -1,4 +1,4 @@
-"""The resolutions of an image: each has half the pixels of the one before along y and x, and z where it can. Pure."""
+"""The resolutions of an image. Each halves the one before along y and x, and along z where it can. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from omewd.model.spec.spec import StreamSpec
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution. Tuples in the order of the axes on disk.
+    """One resolution. Tuples are in the order of the axes on disk.
 
-    ``factors``: elements of the full resolution to one of this. ``chunk_shape`` and ``key_shape``: of its array; the
-    grid of keys along the outer axes is the same at every level, so that a write unit holds what all levels need.
-    ``halved``: the axes that were halved since the level before.
+    ``factors``: how many elements of the full resolution make one of this level. ``chunk_shape`` and ``key_shape``
+    describe its array. The grid of keys along the outer axes is the same at every level, so a write unit holds all
+    that its keys need at any level. ``halved``: the axes that this level halves.
     """
 
     number: int
@@ -25,21 +25,21 @@ class Level:
     halved: tuple[int, ...] = ()
 
     def shape(self, full: tuple[int, ...]) -> tuple[int, ...]:
-        """What becomes of a shape at the full resolution."""
+        """The shape at this level of an array with the shape ``full`` at the full resolution."""
         return tuple(-(-n // factor) for n, factor in zip(full, self.factors, strict=True))
 
     @cached_property
     def grid(self) -> tuple[int, ...]:
-        """Chunks of a key along each axis."""
+        """The number of chunks in a key along each axis."""
         return tuple(k // c for k, c in zip(self.key_shape, self.chunk_shape, strict=True))
 
 
 def levels_of(spec: StreamSpec) -> tuple[Level, ...]:
     """All resolutions of a stream's images, the full one first.
 
-    The frame's axes are halved until they have one pixel. Another axis in space is halved where a chunk's depth is
-    even, or one chunk holds all of it: a write unit has all the planes that such a mean needs then. Chunks keep
-    their size in pixels across the frame, unless the frame is smaller.
+    The frame's axes are halved until they have one pixel. Another space axis is halved if a chunk's depth along it is
+    even, or if one chunk spans it: only then does a write unit hold all planes that the mean needs. Chunks keep their
+    size in pixels across the frame, unless the frame is smaller.
     """
     axes = len(spec.disk_order)
     dims = spec.disk_dimensions

@@ -1,4 +1,4 @@
-"""How a writer cuts its work, and what memory that takes: the writers do it, the daemon counts it. Pure."""
+"""How a writer divides its work, and the memory that this takes. The daemon budgets by the same numbers. Pure."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import DIRECT, StreamSpec
 
-# Units go to a writer several at once, up to this: each job costs a sync of the ledger, and a message each way
-# (frames of 8 MiB on two writers, of the disk's speed: 16 MiB 0.95, 32 MiB 1.0, 64 MiB 1.0; tiles 0.74, 0.87, 0.88).
+# A job takes several units, up to this many bytes, because each job costs a sync of the ledger and a message each way.
+# Measured with frames of 8 MiB and two writers, as a share of the disk's speed, for jobs of 16, 32 and 64 MiB: 0.95,
+# 1.0 and 1.0; with tiles 0.74, 0.87 and 0.88.
 JOB_BYTES = 32 << 20
-# 2 GiB into files of 128 MiB on a virtual disk, 4 writes at once: 1.85 GB/s with 8 MiB, 1.5 with 16 or 32.
+# Measured with 2 GiB in files of 128 MiB on a virtual disk, 4 writes at once: 1.85 GB/s with 8 MiB, 1.5 with 16 or 32.
 PIECE_BYTES = 8 << 20
-# Writes on their way at once in a writer; a disk is busy with two of 8 MiB, and while one is encoded others go out.
+# A writer's concurrent writes. Two of 8 MiB keep a disk busy; the others go out while a piece is being encoded.
 PIECES_AT_ONCE = 4
-# Shards are sealed several at once, up to this much of their indexes, or one.
+# Several shards are sealed together while their indexes stay within this; a larger one is sealed alone.
 INDEXES_AT_ONCE_BYTES = 16 << 20
 INDEX_ENTRY_BYTES = 16
-# For each byte of an index, at the peak of sealing (measured with 4 and 33 million chunks: 3.1), and the frame indexes.
+# Bytes held for each byte of an index at the peak of sealing (measured with 4 and 33 million chunks: 3.1), with room
+# for the frame indexes.
 _INDEX_COPIES = 5
 
-# Bytes a writer holds beside the ring for each byte of a unit: gathered (1), and at the peak in the library and
-# encoded (measured with units of 32 and 64 MiB: 1.5, 2 to 3, 3, 3 to 4). The direct one: of each chunk it compresses.
+# Bytes that a writer holds beside the ring for each byte of a unit: 1 gathered, and the rest at the peak inside the
+# library and encoded (measured with units of 32 and 64 MiB: 1.5, 2 to 3, 3, 3 to 4). For direct: for each byte of the
+# chunks it is compressing.
 WRITER_COPIES = {"direct": 3, "tensorstore": 3, "zarr-python": 4, "acquire-zarr": 4, "zarrs-python": 5}
 
 
 def unit_bytes(spec: StreamSpec, plan: Plan) -> int:
-    """Bytes of a whole write unit, at the full resolution."""
+    """The size of a whole write unit at the full resolution."""
     return math.prod(plan.extents) * spec.frame_bytes
 
 
 def writer_need_bytes(spec: StreamSpec, backend: str, plan: Plan | None = None) -> int:
-    """What a writer may hold beside the ring while it is at a job of a stream; ``plan``: of units cut otherwise."""
+    """The most memory that a writer holds beside the ring during a job; ``plan``: other units than the stream's."""
     plan = plan or Plan.of(spec, backend)
     frames = plan.frames_total
     job_bytes = JOB_BYTES if frames is None else min(JOB_BYTES, frames * spec.frame_bytes)
@@ -41,23 +44,23 @@ def writer_need_bytes(spec: StreamSpec, backend: str, plan: Plan | None = None) 
         need = max(_direct_bytes(spec, plan, max(job_bytes, unit)), _sealing_bytes(spec))
     else:
         need = WRITER_COPIES[backend] * unit + job_bytes
-    # The pixels of a job in one place, and all smaller resolutions of them, which together are a third of the full one.
+    # A contiguous copy of a job's pixels, and all lower resolutions, which together are a third of the full one.
     return need + (int(1.5 * max(unit, job_bytes)) if spec.levels > 1 else 0)
 
 
 def _direct_bytes(spec: StreamSpec, plan: Plan, job_bytes: int) -> int:
-    """What the threads of the direct encoder hold: pieces, or where a chunk is compressed, chunks."""
+    """What the threads of the direct encoder hold: pieces, and with compression chunks, too."""
     chunk_bytes = math.prod(plan.extents) * math.prod(spec.chunk_shape[-2:]) * ITEM_BYTES[spec.dtype]
     pieces = PIECES_AT_ONCE * 2 * min(PIECE_BYTES, job_bytes)
     if spec.compression is None:
         return pieces
     at_once = min(PIECES_AT_ONCE, -(-job_bytes // chunk_bytes))
-    # Gathered, then compressed into the most that this may take, then copied into bytes.
+    # Each chunk is gathered, compressed into a buffer of the largest possible size, and copied into bytes.
     return pieces + at_once * WRITER_COPIES[DIRECT] * max(chunk_bytes, min(PIECE_BYTES, job_bytes))
 
 
 def _sealing_bytes(spec: StreamSpec) -> int:
-    """What sealing takes: the index of a shard, or of some small ones, a few times."""
+    """The memory for sealing: a few copies of a shard's index, or of the indexes of several small shards."""
     if not spec.sharded:
         return 0
     index = chunks_per_shard(spec) * INDEX_ENTRY_BYTES
@@ -65,12 +68,12 @@ def _sealing_bytes(spec: StreamSpec) -> int:
 
 
 def index_cause(spec: StreamSpec, backend: str) -> str:
-    """Why a writer needs so much memory, where it is for the indexes of shards."""
+    """Explains a writer's need for memory if the shard indexes make it so large; else ""."""
     if backend != DIRECT or _sealing_bytes(spec) < writer_need_bytes(spec, backend):
         return ""
     chunks = chunks_per_shard(spec)
     size = chunks * INDEX_ENTRY_BYTES / 2**20
-    return f"a shard of {chunks} chunks has an index of {size:.0f} MiB, which a writer holds {_INDEX_COPIES} times"
+    return f"a shard of {chunks} chunks has an index of {size:.0f} MiB, and a writer holds {_INDEX_COPIES} copies of it"
 
 
 def chunks_per_shard(spec: StreamSpec) -> int:

@@ -1,13 +1,13 @@
 """Routing and planning: where a frame goes, and which frames make a write unit.
 
-The one module that knows both orders: acquisition order, in which frames arrive and are numbered,
-and storage order, in which OME-Zarr keeps them.
+This is the one module that knows both orders: acquisition order, in which frames arrive and are numbered, and storage
+order, in which OME-Zarr keeps them.
 
-A write unit is a box of outer coordinates as large as one key (a shard, or a chunk), with the direct
-backend as large as one chunk, and spans the whole frame. It lies in one image: along positions it has one
-element. Frame indexes are the lexicographic order of the outer coordinates, so the units, numbered in
-lexicographic order of their block coordinates, complete in the order of their numbers, and their first frames
-ascend too. That gives every answer here in closed form.
+A write unit is a box of outer coordinates. It is as large as one key (a shard, or a chunk), or with the direct backend
+as one chunk, and spans the whole frame. It lies in one image: along positions it has one element. Frames are numbered
+in lexicographic order of their outer coordinates, and units in lexicographic order of their block coordinates. So
+units complete in the order of their numbers, and their first frames ascend, too. This gives every answer here in
+closed form.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def unravel(number: int, counts: tuple[int | None, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Plan:
-    """The write units of one source's frames. Tuples are in the order in which they arrive unless said otherwise.
+    """The write units of one source's frames. Tuples are in acquisition order unless said otherwise.
 
-    ``counts``: elements of each outer dimension, None if unbounded. ``extents``: elements of a write
-    unit along each. ``order``: for each outer axis on disk, the outer dimension that it is. ``image_axis``: the
-    outer dimension whose elements are images of their own. ``source_axis``: the one of which this source has but the
-    element ``source``; it comes last, as it makes no order among the frames. ``names`` of the outer dimensions are for
+    ``counts``: the elements of each outer dimension, None if unbounded. ``extents``: the elements of a write unit along
+    each. ``order``: for each outer axis on disk, the index of its outer dimension. ``image_axis``: the outer dimension
+    whose elements are images. ``source_axis``: the outer dimension of the sources, of which this source has only the
+    element ``source``; it comes last because it does not order the frames. ``names``: the outer dimensions' names, for
     messages.
     """
 
@@ -53,7 +53,7 @@ class Plan:
 
     @classmethod
     def of(cls, spec: StreamSpec, backend: str = "", source: int = 0) -> Plan:
-        """The units that a backend writes for a source; without a backend, of a key each."""
+        """The units that a backend writes for a source; without a backend, each unit is a key."""
         dims, own = spec.dimensions, spec.source_axis
         shape = spec.chunk_shape if backend == DIRECT else spec.key_shape
         outer = [i for i in range(len(dims) - 2) if i != own] + ([] if own is None else [own])
@@ -70,7 +70,7 @@ class Plan:
 
     @cached_property
     def frames_total(self) -> int | None:
-        """Frames of the whole acquisition, None if unbounded."""
+        """The number of frames in the whole acquisition, None if unbounded."""
         return None if None in self.counts else math.prod(c for c in self.counts if c)
 
     @cached_property
@@ -79,7 +79,7 @@ class Plan:
 
     @cached_property
     def strides(self) -> tuple[int, ...]:
-        """Frames between neighbours along each outer dimension."""
+        """The step in frame index between neighbours along each outer dimension."""
         strides = [1]
         for count in reversed(self.counts[1:]):
             strides.append(strides[-1] * (count or 1))
@@ -87,7 +87,7 @@ class Plan:
 
     @cached_property
     def blocks(self) -> tuple[int | None, ...]:
-        """Write units along each outer dimension."""
+        """The number of write units along each outer dimension, None if unbounded."""
         return tuple(
             None if count is None else -(-count // extent)
             for count, extent in zip(self.counts, self.extents, strict=True)
@@ -95,10 +95,10 @@ class Plan:
 
     @cached_property
     def group_frames(self) -> int:
-        """Frames of one round of units: those that are open together because their frames interleave.
+        """The frames of a group of units, which are open at the same time because their frames interleave.
 
-        A ring whose capacity is a multiple of this holds a unit without wrapping inside it, unless gaps or
-        a ragged inner dimension shift the units; those are gathered.
+        In a ring whose capacity is a multiple of this, no unit wraps around the end, unless gaps or a ragged inner
+        dimension shift the units. Shifted units are gathered.
         """
         for count, extent, stride in zip(self.counts, self.extents, self.strides, strict=True):
             if extent > 1 and count != 1:
@@ -107,7 +107,7 @@ class Plan:
 
     @cached_property
     def group_units(self) -> int:
-        """Units of one round; the frames of any number of whole rounds follow each other without a hole."""
+        """The units of a group. The frames of whole groups are consecutive."""
         for i, (count, extent) in enumerate(zip(self.counts, self.extents, strict=True)):
             if extent > 1 and count != 1:
                 return math.prod(blocks or 1 for blocks in self.blocks[i + 1 :])
@@ -115,7 +115,7 @@ class Plan:
 
     @cached_property
     def window_frames(self) -> int:
-        """The most frames a ring must hold for a unit to complete: from its first frame to its last."""
+        """How many frames a ring must hold for any unit to complete: from the unit's first frame to its last."""
         span = 1
         for count, extent, stride in zip(self.counts, self.extents, self.strides, strict=True):
             span += ((extent if count is None else min(extent, count)) - 1) * stride
@@ -129,7 +129,7 @@ class Plan:
         return tuple(b * e for b, e in zip(self.block(unit), self.extents, strict=True))
 
     def size(self, unit: int) -> tuple[int, ...]:
-        """Elements of a unit along each outer dimension; less than the extent at a ragged end."""
+        """The elements of a unit along each outer dimension; fewer than the extent at a ragged end."""
         return tuple(
             e if c is None else min(e, c - o)
             for o, e, c in zip(self.origin(unit), self.extents, self.counts, strict=True)
@@ -143,7 +143,7 @@ class Plan:
         return sum((o + n - 1) * s for o, n, s in spans)
 
     def frame_grid(self, unit: int) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-        """A unit's frames in storage order: (first frame index, shape, frame-index step along each axis)."""
+        """A unit's frames in storage order: (first frame index, shape, step in frame index along each axis)."""
         size = self.size(unit)
         return (
             self.first_frame(unit),
@@ -160,13 +160,13 @@ class Plan:
         return self._on_disk(self.block(unit))
 
     def unit_at(self, image: int, place: Sequence[int]) -> int | None:
-        """The unit at a place of an image's grid of keys, outer axes in storage order; None if there is none."""
+        """The unit at a place in an image's grid of keys (outer axes, storage order); None if there is none."""
         block = [0] * len(self.counts)
         for i, at in zip(self.order, place, strict=True):
             block[i] = at
         if self.image_axis is not None:
             block[self.image_axis] = image
-        if self.source_axis is not None:  # it has the one element of this source's own
+        if self.source_axis is not None:  # in this plan the axis has one element
             block[self.source_axis] -= self.source
         unit = 0
         for at, blocks in zip(block, self.blocks, strict=True):
@@ -184,7 +184,7 @@ class Plan:
         return tuple(self.source if i == self.source_axis else coordinate[i] for i in self.order)
 
     def region(self, unit: int) -> list[tuple[int, int]]:
-        """What a unit covers of its image along each outer axis, storage order: (start, stop)."""
+        """The part of its image that a unit covers: (start, stop) along each outer axis, in storage order."""
         origin, size = self.origin(unit), self.size(unit)
         return [
             (self.source, self.source + 1) if i == self.source_axis else (origin[i], origin[i] + size[i])
@@ -200,7 +200,7 @@ class Plan:
         return unit
 
     def units_with(self, frames: int) -> int:
-        """How many units hold any of the first ``frames`` frames: those with the lowest numbers."""
+        """How many units hold any of the first ``frames`` frames; they have the lowest numbers."""
         if not frames:
             return 0
         begun = self.unit_of(frames - 1) + 1
@@ -208,11 +208,11 @@ class Plan:
         return bisect_left(range(most), frames, lo=begun, key=self.first_frame)
 
     def units_complete(self, frames: int) -> int:
-        """How many units have all their frames among the first ``frames``: those with the lowest numbers."""
+        """How many units have all their frames among the first ``frames``; they have the lowest numbers."""
         return bisect_left(range(self.units_with(frames)), frames, key=self.last_frame)
 
     def place(self, frame: int) -> tuple[int, ...]:
-        """The outer index on disk (storage order) of a frame, in its image."""
+        """A frame's index along the outer axes of its image, in storage order."""
         return self._on_disk(unravel(frame, self.counts))
 
     def image(self, frame: int) -> int:
@@ -220,10 +220,10 @@ class Plan:
         return self._image(unravel(frame, self.counts))
 
     def outer_shape(self, frames: int, image: int = 0) -> tuple[int, ...]:
-        """The smallest outer shape that holds what an image has of the first ``frames`` frames.
+        """The smallest outer shape that holds those of the first ``frames`` frames that are in an image.
 
-        With nothing in it, the slowest dimension that is an axis of the image is empty. A dimension is cut short only
-        where all slower ones have a single element: the frames reach every element of it otherwise.
+        If there are none, the image's slowest axis is empty. A dimension is shorter than its count only if all slower
+        ones have a single element; otherwise the frames reach all its elements.
         """
         first = self._first(image)
         if not self.holds(frames, image):
@@ -235,7 +235,7 @@ class Plan:
             alone = first[:i] == last[:i]
             if not alone or i == self.image_axis:
                 shape.append(count or 1)
-            else:  # the last of them may not have got as far as this image
+            else:  # the last element may not have a frame in this image yet
                 shape.append(last[i] + (first[i + 1 :] <= last[i + 1 :]))
         return tuple(shape)
 
@@ -245,15 +245,15 @@ class Plan:
         return frames > 0 and self._image(first) == image and first <= unravel(frames - 1, self.counts)
 
     def _first(self, image: int) -> tuple[int, ...]:
-        """The coordinate of the first frame of an image, if it has any of this source."""
+        """The coordinate of this source's first frame in an image, if it has one."""
         return tuple(image if i == self.image_axis != self.source_axis else 0 for i in range(len(self.counts)))
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a stream may take of the daemon's memory: ``free_bytes`` for its rings and ``writer_bytes`` together.
+    """The daemon's memory that a stream may take: ``free_bytes``, for its rings and the writers' ``writer_bytes``.
 
-    ``cause``: what makes the writers need so much, where it is not the depth of write units.
+    ``cause``: why the writers need so much, if the depth of the write units is not the reason.
     """
 
     free_bytes: int
@@ -272,14 +272,20 @@ def choose_capacity(
     wanted_slots: int | None = None,
     writer_bytes_of: Callable[[Plan], int] | None = None,
 ) -> int:
-    """How many slots each ring of a stream gets; ``slot_bytes``: of a slot in all of them. Pure.
+    """Decide how many slots each ring of a stream gets. ``slot_bytes``: one slot in every ring. Pure.
 
-    At best a group of units for each writer and two more (one filling, one to absorb a stall of the
-    disk), and ``target_bytes``; else those groups and half of what is free, else two groups, else one:
-    multiples of the group, so that units lie contiguous. At least the window, in which a unit can
-    complete. No more than the acquisition needs.
-    ``wanted_slots`` is taken as it is if a unit can complete in it. ``writer_bytes_of``: what the writers would need if
-    the units were cut otherwise, to say which would fit.
+    The first of these that fits into the budget, rounded up to whole groups so that units are contiguous:
+
+    - a group of units for each writer and two more (one that fills, one to absorb a stall of the disk), at least
+      ``target_bytes``, and no more than the acquisition needs;
+    - half of the free memory, at least a group for each writer and two more;
+    - two groups;
+    - one group.
+
+    If none fits, the window, which is the least that a unit needs to complete.
+
+    ``wanted_slots`` is taken unchanged if a unit can complete in it. ``writer_bytes_of`` gives the writers' need for
+    other units, so that the remedy can name units that fit.
     Raises OmewdError ``bad_spec`` or ``no_memory`` with the numbers and a remedy.
     """
     group, window = plan.group_frames, plan.window_frames
@@ -288,7 +294,7 @@ def choose_capacity(
         raise OmewdError(
             "bad_spec",
             f"a ring of {wanted_slots} slots can't complete a write unit, which spans {window} frames",
-            f"Pass at least `ring_slots={window}` (best a multiple of {group}), or use smaller shards",
+            f"Pass at least `ring_slots={window}` (preferably a multiple of {group}), or use smaller shards",
         )
     if affordable < window:
         remedy = _smaller_units(plan, slot_bytes, budget, writer_bytes_of or (lambda _: budget.writer_bytes))
@@ -308,7 +314,7 @@ def choose_capacity(
 
 
 def _smaller_units(plan: Plan, slot_bytes: int, budget: Budget, writer_bytes_of: Callable[[Plan], int]) -> str:
-    """How to cut write units so that they fit into the budget; the slowest dimension is cut first."""
+    """The remedy that names write units which fit into the budget. It cuts the slowest dimension first."""
     extents = [e if c is None else min(e, c) for e, c in zip(plan.extents, plan.counts, strict=True)]
 
     def fits(axis: int, extent: int) -> bool:
@@ -319,18 +325,16 @@ def _smaller_units(plan: Plan, slot_bytes: int, budget: Budget, writer_bytes_of:
     for i, deep in enumerate(extents):
         if deep == 1:
             continue
-        # The deepest that fits; 1 if none does, and the next dimension is cut as well.
+        # The deepest that fits; if none does, 1, and the next dimension is cut as well.
         extents[i] = max(bisect_left(range(1, deep + 1), True, key=lambda extent: not fits(i, extent)), 1)
         cuts.append(f"{extents[i]} along {plan.names[i] if plan.names else f'dimension {i}'}")
         if fits(i, extents[i]):
-            return (
-                f"Use write units (chunks, or shards with other backends than direct) of at most {' and '.join(cuts)}"
-            )
+            return f"Use write units (chunks; with backends other than direct, shards) of at most {' and '.join(cuts)}"
     return "Use smaller frames, shards of fewer chunks or fewer writers"
 
 
 def _depth(plan: Plan) -> str:
-    """What makes a write unit large."""
+    """Explains why a write unit is large: its depth along each dimension."""
     names = [plan.names[i] if plan.names else f"dimension {i}" for i in range(len(plan.counts))]
     deep = [
         f"{extent if count is None else min(extent, count)} deep along {name}"
@@ -339,9 +343,7 @@ def _depth(plan: Plan) -> str:
     ]
     if not deep:
         return ""
-    return (
-        f"a write unit is {' and '.join(deep)}, and the ring has to hold the {plan.window_frames} frames that it spans"
-    )
+    return f"a write unit is {' and '.join(deep)}, and the ring must hold the {plan.window_frames} frames that it spans"
 
 
 def _no_memory(slots: int, slot_bytes: int, budget: Budget, remedy: str, cause: str = "") -> OmewdError:

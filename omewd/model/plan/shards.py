@@ -1,6 +1,7 @@
-"""Where in which shard each chunk is. Pure.
+"""Which shard each chunk is in, and where. Pure.
 
-The inner chunks of a shard are numbered in C order, in storage order (Zarr v3 sharding codec, "Binary shard format").
+The inner chunks of a shard are numbered in C order over the axes on disk (Zarr v3 sharding codec, "Binary shard
+format").
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Written = Callable[[np.ndarray[Any, np.dtype[np.int64]]], Flags]
 
 @dataclass(frozen=True)
 class ShardPlace:
-    """Which shard of a source: ``unit`` is its number in the plan of keys, (row, column) its place across the frame."""
+    """Identifies a shard of a source: its ``unit`` in the plan of keys, and its row and column across the frame."""
 
     unit: int
     row: int
@@ -37,8 +38,8 @@ class ShardPlace:
 class ShardLayout:
     """The chunks and shards of one source at one resolution.
 
-    ``chunks`` and ``keys``: the plans whose units are a chunk and a shard along the outer axes. ``grid``: chunks of a
-    shard along each axis, storage order; ``shards_across``: (rows, columns) of shards across the frame.
+    ``chunks``, ``keys``: the plans whose units are one chunk, or one shard, along the outer axes. ``grid``: the number
+    of chunks in a shard along each axis on disk. ``shards_across``: (rows, columns) of shards across the frame.
     """
 
     def __init__(self, spec: StreamSpec, level: Level | None = None, source: int = 0) -> None:
@@ -46,7 +47,7 @@ class ShardLayout:
         self.level, self.source = level or full, source
         self.chunks, self.keys = Plan.of(spec, DIRECT, source), Plan.of(spec, source=source)
         self._paths = image_paths(spec)
-        # Frames are those of the full resolution, at any: the grid of chunks is the same along the outer axes.
+        # Frames count at the full resolution for every level, because all have the same grid along the outer axes.
         self._key_frames, self._chunk_frames = full.key_shape[:-2], full.chunk_shape[:-2]
         self.chunk_shape, self.grid = self.level.chunk_shape, self.level.grid
         self.chunk_bytes = math.prod(self.chunk_shape) * ITEM_BYTES[spec.dtype]
@@ -56,17 +57,17 @@ class ShardLayout:
         self._frame_keys = tuple(product(range(rows), range(columns)))
 
     def key(self, place: ShardPlace) -> str:
-        """The path of a key ("default" chunk key encoding) in the dataset."""
+        """The path of a key in the dataset ("default" chunk key encoding)."""
         return f"{self.folder(place.unit)}/{place.row}/{place.column}"
 
     def folder(self, unit: int) -> str:
-        """The folder that all keys of a unit of the plan of keys are in."""
+        """The folder that holds all keys of a unit of the plan of keys."""
         image = self._paths[self.keys.image_of(unit)]
         outer = self.keys.block_on_disk(unit)
         return "/".join([*([image] if image else []), str(self.level.number), "c", *map(str, outer)])
 
     def region(self, unit: int) -> list[tuple[int, int]]:
-        """What a unit of the plan of keys covers of its array along each outer axis: (start, stop)."""
+        """The part of its array that a unit of the plan of keys covers: (start, stop) along each outer axis."""
         spans = zip(self.keys.region(unit), self.level.factors, strict=False)
         return [(start // factor, -(-stop // factor)) for (start, stop), factor in spans]
 
@@ -75,11 +76,11 @@ class ShardLayout:
         return math.prod(self.grid)
 
     def shards_of(self, unit: int) -> Iterator[tuple[ShardPlace, int]]:
-        """The shards that a unit of chunks has a part in, each with the number of the unit's first chunk in it."""
+        """The shards that hold a part of a unit of chunks, each with the number of the unit's first chunk in it."""
         block, order, outer = self.chunks.block(unit), self.chunks.order, self.grid[:-2]
         shard = 0
         for i, blocks in enumerate(self.keys.blocks):
-            chunks = outer[order.index(i)] if i in order else 1  # else it is the image
+            chunks = outer[order.index(i)] if i in order else 1  # 1 along the image axis
             shard = shard * (blocks or 1) + block[i] // chunks
         first = 0
         for i, count in zip(order, outer, strict=True):
@@ -89,7 +90,7 @@ class ShardLayout:
             yield ShardPlace(shard, row, column), first
 
     def chunks_of(self, place: ShardPlace) -> Iterator[tuple[int, tuple[slice, slice]]]:
-        """A unit's chunks in a shard: (number counted from the unit's first one, the pixels of the frame in it)."""
+        """A unit's chunks in a shard: (number counted from the unit's first chunk, the frame's pixels in it)."""
         rows, columns = self.grid[-2:]
         height, width = self.chunk_shape[-2:]
         for y, x in product(range(rows), range(columns)):
@@ -103,8 +104,8 @@ class ShardLayout:
         return (ShardPlace(unit, row, column) for row, column in self._frame_keys)
 
     def with_frames(self, place: ShardPlace, written: Written) -> Flags:
-        """Which chunks of a shard hold any of the frames that are written."""
-        indexes = frame_indexes(self.keys, place.unit)  # at a ragged end shorter than the shard
+        """Which chunks of a shard hold any written frame."""
+        indexes = frame_indexes(self.keys, place.unit)  # shorter than the shard at a ragged end
         has = np.zeros(self._key_frames, bool)
         inside: tuple[Any, ...] = (*(slice(0, n) for n in indexes.shape), ...)
         has[inside] = written(indexes)

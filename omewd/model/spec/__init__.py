@@ -1,1 +1,1 @@
-"""What users say of a stream: its specification, checked."""
+"""A stream's specification: what users ask for, validated."""

@@ -1,4 +1,4 @@
-"""The one door for what users say of a stream: whatever is wrong with it is an OmewdError that says what to do."""
+"""The base of all models that users fill in. Invalid input raises an OmewdError with a remedy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, dataclass_transform
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from omewd.errors import OmewdError
-from omewd.model.plain import numbers_in
+from omewd.model.jsonable import without_numpy
 
 _COMPLAINT_LENGTH = 2000
 
@@ -19,30 +19,30 @@ else:
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
-class _Door(ModelMetaclass):
-    """Constructors raise OmewdError. Not an ``__init__``: pydantic would call it for models inside of models, too."""
+class _RaisesOmewdError(ModelMetaclass):
+    """Makes constructors raise OmewdError. An ``__init__`` would not do: pydantic calls it for nested models, too."""
 
-    if not TYPE_CHECKING:  # else a type checker takes this for the signature of every constructor
+    if not TYPE_CHECKING:  # type checkers would take this as the signature of every constructor
 
         def __call__(cls, *args: Any, **fields: Any) -> Any:  # noqa: N805
             try:
-                return super().__call__(*args, **{name: numbers_in(value) for name, value in fields.items()})
+                return super().__call__(*args, **{name: without_numpy(value) for name, value in fields.items()})
             except ValidationError as error:
-                raise refusal(error, cls) from error
+                raise bad_spec(error, cls) from error
 
 
-class Checked(BaseModel, metaclass=_Door):
-    """A frozen model. Its constructor and :meth:`parse` raise OmewdError ``bad_spec``, all complaints in one line."""
+class Checked(BaseModel, metaclass=_RaisesOmewdError):
+    """A frozen model. Its constructor and :meth:`parse` raise OmewdError ``bad_spec``: all problems in one line."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def parse(cls, fields: Any) -> Self:
-        """One out of fields that nobody vouches for."""
+        """Build one from untrusted fields."""
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            raise refusal(error, cls) from error
+            raise bad_spec(error, cls) from error
 
     def __setattr__(self, name: str, value: Any) -> None:
         try:
@@ -50,19 +50,19 @@ class Checked(BaseModel, metaclass=_Door):
         except ValidationError as error:
             what = type(self).__name__
             raise OmewdError(
-                "bad_spec", f"a {what} does not change: {name!r} is set when it is made", f"Make another {what}"
+                "bad_spec", f"a {what} can't be changed: {name!r} is set when it is made", f"Make a new {what}"
             ) from error
 
 
-def refusal(error: ValidationError, model: Any) -> OmewdError:
-    """What pydantic complains of, as an error that names the fields and what to do."""
+def bad_spec(error: ValidationError, model: Any) -> OmewdError:
+    """Turn pydantic's complaints into an error that names the fields and says what to do."""
     found = error.errors(include_url=False, include_context=False)
     complaints = []
     for item in found:
         where = ".".join(str(part) for part in item["loc"])
         text = item["msg"].removeprefix("Value error, ")
         nested = isinstance(item["input"], dict | list | tuple | BaseModel)
-        given = "" if nested or not where else f" (given: {item['input']!r:.80})"
+        given = "" if nested or not where else f" (got {item['input']!r:.80})"
         complaints.append(f"{where}: {text}{given}" if where else text)
     text = "; ".join(complaints)
     if len(text) > _COMPLAINT_LENGTH:
@@ -78,4 +78,4 @@ def _remedy(unknown: list[tuple[int | str, ...]], model: Any) -> str:
     if names:
         close = difflib.get_close_matches(names[0], fields, 1)
         return f"Did you mean `{close[0]}`?" if close else f"A {model.__name__} has the fields {', '.join(fields)}"
-    return f"Correct what is named; help(omewd.{model.__name__}) says what each field takes"
+    return f"Correct these fields; help(omewd.{model.__name__}) says what each one takes"

@@ -15,7 +15,10 @@ SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 
 @dataclass(frozen=True)
 class Codec:
-    """``zarr``: the Zarr v3 codec; ``inner``: the compressor inside blosc, "" for a codec without shuffles."""
+    """One codec and its range of levels; ``level`` is the default.
+
+    ``zarr``: the name of the Zarr v3 codec. ``inner``: the compressor inside blosc, "" for other codecs.
+    """
 
     name: str
     zarr: str
@@ -29,9 +32,9 @@ class Codec:
         return self.zarr == "blosc"
 
 
-# The default levels are what camera noise is worth: measured on one core with 256 × 256 uint16 tiles, blosc-lz4 5
-# encodes 2.6 GB/s at ratio 1.9 (level 1: 1.2 GB/s), blosc-zstd 1 0.52 GB/s at 2.5, zstd 1 0.27 GB/s at 1.9.
-# Zstandard has levels down to -131072; below -7 there is nothing to gain.
+# Higher default levels would not pay for camera noise. Measured on one core with 256 × 256 uint16 tiles: blosc-lz4 at
+# level 5 encodes 2.6 GB/s at ratio 1.9 (level 1: 1.2 GB/s), blosc-zstd at 1 0.52 GB/s at 2.5, zstd at 1 0.27 GB/s at
+# 1.9. Zstandard's levels go down to -131072, but below -7 there is nothing to gain.
 CODECS = {
     codec.name: codec
     for codec in (
@@ -48,7 +51,10 @@ _GRAMMAR = re.compile(r"(?P<codec>[a-z0-9-]+?)(?::(?P<level>-?[0-9]{1,6}))?(?:\+
 
 @dataclass(frozen=True)
 class Compression:
-    """``shuffle``: one of :data:`SHUFFLES`; None: "shuffle" for pixels of more than one byte, else "noshuffle"."""
+    """A codec with its settings.
+
+    ``shuffle``: one of :data:`SHUFFLES`, or None for "shuffle" if a pixel has more than one byte, else "noshuffle".
+    """
 
     codec: Codec
     level: int
@@ -56,30 +62,30 @@ class Compression:
 
     @classmethod
     def parse(cls, text: Any) -> Compression | None:
-        """What a compression's text means; None for "none" and None. Raises ValueError that says what is wrong."""
+        """Parse a compression's text; returns None for "none" and None. Raises ValueError with the reason."""
         if text is None or text == "none":
             return None
         match = _GRAMMAR.fullmatch(text) if isinstance(text, str) else None
         codec = CODECS.get(match["codec"]) if match else None
         if match is None or codec is None:
-            raise ValueError(f"it is {HELP[:-1]}")
+            raise ValueError(f"must be {HELP[:-1]}")
         level = codec.level if match["level"] is None else int(match["level"])
         if not codec.lowest <= level <= codec.highest:
-            raise ValueError(f"levels of {codec.name} are from {codec.lowest} to {codec.highest}, not {level}")
+            raise ValueError(f"{codec.name} has levels from {codec.lowest} to {codec.highest}, not {level}")
         shuffle = match["shuffle"]
         if shuffle is not None and not codec.is_blosc:
-            raise ValueError(f"{codec.name} has no shuffle; those of blosc have")
+            raise ValueError(f"{codec.name} has no shuffle; only the blosc codecs have one")
         if shuffle is not None and shuffle not in SHUFFLES:
-            raise ValueError(f"a shuffle is one of {', '.join(SHUFFLES)}, not {shuffle}")
+            raise ValueError(f"the shuffle must be one of {', '.join(SHUFFLES)}, not {shuffle}")
         return cls(codec, level, shuffle)
 
     def __str__(self) -> str:
-        """The canonical text: without a level that is the codec's default."""
+        """The canonical text; it omits the codec's default level."""
         level = "" if self.level == self.codec.level else f":{self.level}"
         return f"{self.codec.name}{level}" + (f"+{self.shuffle}" if self.shuffle else "")
 
     def shuffle_of(self, item_bytes: int) -> str:
-        """The shuffle of pixels of so many bytes."""
+        """The shuffle for pixels of ``item_bytes`` bytes."""
         return self.shuffle or ("shuffle" if item_bytes > 1 else "noshuffle")
 
 

@@ -24,7 +24,7 @@ _USUAL: dict[str, tuple[DimensionType, str | None]] = {
     "p": ("position", None),
 }
 
-# Abbreviations that other programs use (OME-XML, "UnitsLength" and "UnitsTime"), as OME-Zarr 0.5 names the units.
+# From abbreviations that other programs use (OME-XML, "UnitsLength" and "UnitsTime") to OME-Zarr 0.5's unit names.
 _UNITS = {
     "um": "micrometer",
     "µm": "micrometer",
@@ -51,9 +51,10 @@ _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Channel(Checked):
-    """One channel: its name, the colour (six hex digits) a viewer shows it in, and its optics, wavelengths in nm.
+    """One channel: its name, its display colour (six hex digits) and its optics (wavelengths in nm).
 
-    ``window``: the grey values (start, end) that a viewer shows from black to full; None: as the frames turn out.
+    ``window``: the grey values (start, end) that viewers show as black and as full colour. None: omewd finds them from
+    the frames.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
@@ -71,7 +72,7 @@ class Channel(Checked):
     @model_validator(mode="after")
     def _window_has_a_width(self) -> Channel:
         if self.window is not None and not self.window[0] < self.window[1]:
-            raise ValueError(f"channel {self.name!r}: its window has to start below its end, not {self.window}")
+            raise ValueError(f"channel {self.name!r}: the window's start must be below its end, not {self.window}")
         return self
 
 
@@ -80,10 +81,10 @@ _WellName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,32}$")]
 
 
 class Position(Checked):
-    """One stage position: its name, and where it is, in the units of the dimensions in space.
+    """One stage position: its name and its coordinates, in the units of the space dimensions.
 
-    ``plate_row`` and ``plate_column`` name the well that it is a field of; ``grid_row`` and ``grid_column`` say
-    where it is among tiles.
+    ``plate_row`` and ``plate_column`` name the well that the position lies in. ``grid_row`` and ``grid_column`` give
+    its place in a grid of tiles.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
@@ -103,12 +104,12 @@ class Position(Checked):
     @model_validator(mode="after")
     def _is_in_one_well(self) -> Position:
         if (self.plate_row is None) != (self.plate_column is None):
-            raise ValueError(f"position {self.name!r}: plate_row and plate_column come together")
+            raise ValueError(f"position {self.name!r}: give both plate_row and plate_column, or neither")
         return self
 
 
 class Plate(Checked):
-    """A multi-well plate: the names of all its rows and columns, also of those without an image."""
+    """A multi-well plate: the names of all its rows and columns, including those without images."""
 
     row_names: Annotated[tuple[_WellName, ...], Field(min_length=1)]
     column_names: Annotated[tuple[_WellName, ...], Field(min_length=1)]
@@ -125,7 +126,7 @@ class Plate(Checked):
 
 
 def row_name(number: int) -> str:
-    """The letters of a plate's row: A, B, …, Z, AA, AB, …."""
+    """The letters of a plate's row, numbered from 0: A, B, …, Z, AA, AB, …."""
     letters = ""
     while number >= 0:
         letters = chr(ord("A") + number % 26) + letters
@@ -134,13 +135,13 @@ def row_name(number: int) -> str:
 
 
 class Dimension(Checked):
-    """One dimension: how many elements, how they are cut for storage, and what they mean.
+    """One dimension: how many elements it has, how they are stored, and what they mean.
 
-    ``count`` None is unbounded; with ``coords`` it may be left out. ``chunk_size`` is in elements,
-    ``shard_size_chunks`` in chunks; None means the default (whole frame for the last two dimensions, else 1) and no
-    sharding. ``scale`` is the step between elements and ``translation`` the place of the first one, in ``unit``.
-    ``coords`` says what each element is: channels, positions, or numbers or names; numbers at one distance give scale
-    and translation.
+    ``count``: None means unbounded; it may be left out if there are ``coords``. ``chunk_size``: in elements; the
+    default is the whole frame for the last two dimensions, and 1 for the others. ``shard_size_chunks``: in chunks; None
+    means no sharding. ``scale``: the step between elements; ``translation``: the coordinate of the first one; both in
+    ``unit``. ``coords``: what each element is: channels, positions, numbers or names. Evenly spaced numbers set
+    ``scale`` and ``translation``.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,31}$")]
@@ -186,7 +187,7 @@ class Dimension(Checked):
         if self.coords is None:
             return self
         if len(self.coords) != self.count:
-            raise ValueError(f"{len(self.coords)} coords for {self.count} elements of {self.name!r}")
+            raise ValueError(f"{self.name!r} has {self.count} elements but {len(self.coords)} coords")
         for number, coordinate in enumerate(self.coords):
             if isinstance(coordinate, float) and not math.isfinite(coordinate):
                 raise ValueError(f"coordinate {number} of {self.name!r} is {coordinate}")
@@ -194,7 +195,7 @@ class Dimension(Checked):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What each element is called; its number where it has no name. Of a bounded dimension."""
+        """The name of each element, or its number if it has none. Only for bounded dimensions."""
         named = self.coords or (None,) * (self.count or 0)
         return tuple(_label(coordinate, number) for number, coordinate in enumerate(named))
 
@@ -204,7 +205,7 @@ _MEANINGS: dict[type, DimensionType] = {Channel: "channel", Position: "position"
 
 
 def _typed(coords: Sequence[Any], kind: str) -> tuple[Any, ...]:
-    """Coords as what their dimension's type makes of them; pydantic judges what does not fit."""
+    """The coords as values of their dimension's type; pydantic rejects those that don't fit."""
     if kind == "channel":
         return _CHANNELS.validate_python(tuple(coords))
     if kind == "position":
@@ -214,12 +215,12 @@ def _typed(coords: Sequence[Any], kind: str) -> tuple[Any, ...]:
     fits = (int, float, str) if named else (int, float)
     odd = next((c for c in coords if not isinstance(c, fits) or isinstance(c, bool)), None)
     if odd is not None:
-        raise ValueError(f"coords of a {kind} dimension are {what}, not {odd!r:.80}")
+        raise ValueError(f"the coords of a {kind} dimension must be {what}, not {odd!r:.80}")
     return tuple(float(c) if isinstance(c, int) else c for c in coords)
 
 
 def _note_steps(value: dict[str, Any]) -> None:
-    """Scale and translation of coordinates that are numbers at one distance, unless they are given."""
+    """Set scale and translation from evenly spaced coordinates, unless they are given."""
     coords = value["coords"]
     if not all(isinstance(c, float) and math.isfinite(c) for c in coords):
         return
@@ -243,14 +244,14 @@ _DIM = re.compile(
 
 
 def parse_dims(text: str) -> tuple[Dimension, ...]:
-    """Parse ``name:count[:chunk[:shard]],…``, slowest dimension first, the last two the frame's (y, x).
+    """Parse ``name:count[:chunk[:shard]],…``: slowest dimension first, the frame's y and x last.
 
-    ``count`` may be ``inf`` in the first dimension; ``chunk`` is in elements, ``shard`` in chunks.
-    Raises OmewdError ``bad_spec`` that names the part which does not parse.
+    The first dimension's ``count`` may be ``inf``. ``chunk`` is in elements, ``shard`` in chunks.
+    Raises OmewdError ``bad_spec``, which names the part that does not parse.
     """
     remedy = "Write name:count[:chunk[:shard]] for each dimension, such as t:64:1:16,y:2048:256:8,x:2048:256:8"
     if not isinstance(text, str):
-        raise OmewdError("bad_spec", f"dimensions are written as a text, this is a {type(text).__name__}", remedy)
+        raise OmewdError("bad_spec", f"the dimensions must be a string, not a {type(text).__name__}", remedy)
     dimensions = []
     for part in text.split(","):
         match = _DIM.match(part.strip())
@@ -258,9 +259,9 @@ def parse_dims(text: str) -> tuple[Dimension, ...]:
             raise OmewdError("bad_spec", f"{part.strip()!r:.80} in the dimensions {text!r:.200} does not parse", remedy)
         count, chunk, shard = match["count"], match["chunk"], match["shard"]
         numbers = [n for n in (count, chunk, shard) if n and n != "inf"]
-        # Python refuses to convert thousands of digits, with an error of its own.
+        # Python raises an error of its own for thousands of digits.
         if any(len(n) > _MAX_DIGITS or not 1 <= int(n) <= MAX_COUNT for n in numbers):
-            raise OmewdError("bad_spec", f"{part.strip()!r:.80}: every number is from 1 to {MAX_COUNT}", remedy)
+            raise OmewdError("bad_spec", f"{part.strip()!r:.80}: every number must be from 1 to {MAX_COUNT}", remedy)
         dimensions.append(
             Dimension(
                 name=match["name"],

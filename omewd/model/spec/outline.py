@@ -1,8 +1,8 @@
 """A stream's specification in two parts: an outline, which is always small, and its details.
 
-The details are what grows with an acquisition: names and places of channels, positions, planes, and the plate. They
-travel as text, and only those who need them read it. So a request with 10,000 positions costs the daemon no more than
-any other. Imports nothing heavy.
+The details grow with the acquisition: names and coordinates of channels, positions and planes, and the plate. They
+travel as text, which is parsed only where it is needed. So a request with 10,000 positions costs the daemon no more
+than any other. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Any
 
 from omewd.errors import OmewdError
 
-# A source of each element, which the daemon has to know by name.
+# One source for each element; the daemon has to know their names.
 MAX_SOURCES = 64
-# An outline has six dimensions, each with ten fields, and some twenty fields more.
+# An outline has at most six dimensions of ten fields, and about twenty other fields.
 MAX_OUTLINE_VALUES = 1000
-# 10,000 positions with all that can be said of them.
+# Room for 10,000 positions with every field set.
 MAX_SPEC_BYTES = 2**21
 
 Fields = dict[str, Any]
 
 
 def split(fields: Fields) -> tuple[Fields, bytes]:
-    """(the outline's fields, the details as JSON; empty if there are none) of the fields of a spec.
+    """Split a spec's fields into (the outline's fields, the details as JSON, empty if there are none).
 
-    What is no list, and no dict, stays where it is; validation tells what is wrong with it.
+    Values of the wrong type stay in the outline, where validation reports them.
     """
     outline, details = dict(fields), {}
     dims = fields.get("dimensions")
@@ -48,7 +48,7 @@ def split(fields: Fields) -> tuple[Fields, bytes]:
 
 
 def join(outline: Fields, details: bytes) -> Fields:
-    """The fields that :func:`split` took apart; raises OmewdError ``bad_spec`` if the two do not fit."""
+    """Join what :func:`split` took apart; raises OmewdError ``bad_spec`` if the two parts don't fit."""
     if not details:
         return outline
     try:
@@ -58,12 +58,12 @@ def join(outline: Fields, details: bytes) -> Fields:
         for number, coords in found.get("coords", {}).items():
             dims[int(number)]["coords"] = coords
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise OmewdError("bad_spec", f"the details of the stream don't fit its outline: {error!r}") from error
+        raise OmewdError("bad_spec", f"the stream's details don't fit its outline: {error!r}") from error
     return {**fields, "dimensions": dims}
 
 
 def require_small(outline: Fields) -> None:
-    """Raise OmewdError ``bad_spec`` for an outline of so many values that it takes long to look at each."""
+    """Raise OmewdError ``bad_spec`` if an outline has so many values that checking each would take long."""
     left, level = MAX_OUTLINE_VALUES, [outline]
     while level := [inner for outer in level for inner in _inside(outer)]:
         left -= len(level)
@@ -71,7 +71,7 @@ def require_small(outline: Fields) -> None:
             raise OmewdError(
                 "bad_spec",
                 f"the specification is over the limit of {MAX_OUTLINE_VALUES} values, not counting coords and plate",
-                "Leave out what no stream has",
+                "Leave out fields that streams don't have",
             )
 
 

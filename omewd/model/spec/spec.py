@@ -14,12 +14,12 @@ from omewd.model.spec.checked import Checked
 from omewd.model.spec.color import Color, check_samples, samples_of, with_samples
 from omewd.model.spec.compression import canonical
 from omewd.model.spec.dimensions import Dimension, Plate, Position, parse_dims
-from omewd.model.spec.folders import unsuited
-from omewd.model.spec.given import dtype_name, is_byte_name, path_text
+from omewd.model.spec.folders import folder_problem
 from omewd.model.spec.outline import MAX_SOURCES, MAX_SPEC_BYTES
+from omewd.model.spec.spellings import dtype_name, is_uint8, path_text
 
 Backend = Literal["auto", "direct", "tensorstore", "zarr-python", "zarrs-python", "acquire-zarr"]
-DIRECT = "direct"  # omewd's own encoder: the one whose write units are chunks, not shards
+DIRECT = "direct"  # omewd's own encoder; only its write units are chunks instead of shards
 Backpressure = Literal["block", "drop", "fail"]
 Durability = Literal["fsync", "none"]
 ProducerLoss = Literal["finalize", "wait"]
@@ -31,28 +31,28 @@ MAX_FRAME_BYTES = 2**34
 MAX_AXES = 5
 MAX_LEVELS = 16
 MAX_IMAGES = 10_000
-# Each takes 0.5 to 2.5 ms to write, and is written at the start and at the end.
+# Each takes 0.5 to 2.5 ms to write, at the start and again at the end.
 MAX_DOCUMENTS = 50_000
-# A writer looks at each of them by itself.
+# A writer handles them one by one.
 MAX_FRAME_CHUNKS = 2**16
-# Who reads one chunk reads the whole index first, of 16 bytes a chunk.
+# Reading one chunk means reading the shard's whole index first, at 16 bytes a chunk.
 MAX_SHARD_CHUNKS = 2**24
-_MOST_VALUES = 100_000
+_MAX_VALUES = 100_000
 
 # OME-Zarr 0.5, "axes" metadata: time first, then channel or a custom axis, then space.
 _STORAGE_RANK = {"time": 0, "channel": 1, "other": 1, "space": 2}
 
 
 def _split_order(value: Any) -> Any:
-    """An order that is no keyword: names with commas between, or a list of them."""
+    """Split comma-separated names; keywords and lists stay as they are."""
     if isinstance(value, str) and value not in ("ome", "acquisition"):
         return tuple(name.strip() for name in value.split(","))
     return value
 
 
-def _refuse_heaps(value: Any) -> None:
-    """Raise ValueError for what is far too much, before each element is looked at: that takes seconds."""
-    left = _MOST_VALUES
+def _limit_values(value: Any) -> None:
+    """Raise ValueError for far too many values before each one is validated, which would take seconds."""
+    left = _MAX_VALUES
     level = [value]
     while level:
         level = [
@@ -63,7 +63,7 @@ def _refuse_heaps(value: Any) -> None:
         ]
         left -= len(level)
         if left < 0:
-            raise ValueError(f"a stream's specification is over the limit of {_MOST_VALUES} values")
+            raise ValueError(f"a stream's specification is over the limit of {_MAX_VALUES} values")
 
 
 def _parsed(dims: str) -> tuple[Dimension, ...]:
@@ -74,20 +74,20 @@ def _parsed(dims: str) -> tuple[Dimension, ...]:
 
 
 class StreamSpec(Checked):
-    """One stream: dimensions in acquisition order (slowest first, the frame's y and x last) and its policies.
+    """One stream: its dimensions in acquisition order (slowest first, the frame's y and x last) and its policies.
 
     ``storage_order``: "ome" (time, channel, space), "acquisition", or the names of the dimensions outside the frame.
-    ``plate``: what the wells are in that positions name. ``source_dimension``: the one that several producers feed, one
-    for each element. ``levels``: resolutions that are written, each half of the one before, by ``downsample``: "mean",
-    "min", "max", or "nearest" for labels. ``compression``: as in :mod:`omewd.model.spec.compression`.
-    ``position_folders``: what the folder of each position's image is called by, "numbers" or "names".
-    ``on_producer_loss`` None: "wait" with several sources, else "finalize".
+    ``plate``: the plate whose wells the positions name. ``source_dimension``: the dimension whose elements each have a
+    producer of their own. ``levels``: the number of resolutions, each half the size of the one before. ``downsample``:
+    how pixels are combined for them: "mean", "min", "max", or "nearest" (for labels). ``compression``: see
+    :mod:`omewd.model.spec.compression`. ``position_folders``: whether "numbers" or "names" name the folders of the
+    positions' images. ``on_producer_loss``: None means "wait" with several sources, else "finalize".
 
-    ``color``: "rgb" or "rgba" for frames of (Y, X, 3 or 4), stored as planes along a channel dimension, which is made
-    if there is none; "bayer-rggb" and its like for raw frames of such a sensor.
+    ``color``: "rgb" or "rgba" for frames of shape (Y, X, 3 or 4). They are stored as planes along a channel dimension,
+    which omewd adds if there is none. "bayer-rggb", "bayer-grbg", "bayer-gbrg" or "bayer-bggr" for raw Bayer frames.
 
-    ``dims`` in place of ``dimensions`` takes the text that :func:`omewd.parse_dims` does. Paths, numpy's numbers and
-    numpy's dtypes are taken. Raises OmewdError ``bad_spec``.
+    ``dims`` takes text for :func:`omewd.parse_dims` in place of ``dimensions``. Paths, numpy numbers and numpy dtypes
+    are accepted. Raises OmewdError ``bad_spec``.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -112,28 +112,28 @@ class StreamSpec(Checked):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_output(cls, value: Any) -> Any:
-        _refuse_heaps(value)
+    def _fill_in(cls, value: Any) -> Any:
+        _limit_values(value)
         if not isinstance(value, dict):
             return value
         value = dict(value)
         if "dims" in value:
             if "dimensions" in value:
-                raise ValueError("dims and dimensions say the same: give one of them")
+                raise ValueError("dims and dimensions mean the same: give only one of them")
             value["dimensions"] = value.pop("dims")
         if isinstance(value.get("dimensions"), str):
             value["dimensions"] = _parsed(value["dimensions"])
         if not value.get("output") and isinstance(value.get("name"), str):
             value["output"] = f"{value['name']}.ome.zarr"
         if value.get("color") is not None and "dimensions" in value:
-            is_byte = is_byte_name(value.get("dtype"))
-            value["dimensions"] = with_samples(value["dimensions"], value["color"], is_byte=is_byte)
+            uint8 = is_uint8(value.get("dtype"))
+            value["dimensions"] = with_samples(value["dimensions"], value["color"], uint8=uint8)
         return value
 
     @model_validator(mode="after")
-    def _dimensions_make_an_image(self) -> StreamSpec:
+    def _check(self) -> StreamSpec:
         if "\0" in self.output:
-            raise ValueError("output: a path holds no NUL")
+            raise ValueError("output: a path can't contain NUL")
         dims = self.dimensions
         doubled = [name for name, times in Counter(d.name for d in dims).items() if times > 1]
         if doubled:
@@ -143,17 +143,19 @@ class StreamSpec(Checked):
         first = next((dim for dim in outer if dim.name != self.source_dimension), None)
         if unbounded and (unbounded != [first] or unbounded[0].type == "position"):
             raise ValueError(
-                "dimensions: only the first may be unbounded, and not a frame's or the positions; "
-                f"{unbounded[-1].name!r} is"
+                f"dimensions: {unbounded[-1].name!r} can't be unbounded; only the first dimension outside the frame "
+                "can be, and not one of positions"
             )
         for dim in outer:
             if dim.type == "position" and (dim.chunk_size or 1) * (dim.shard_size_chunks or 1) != 1:
                 raise ValueError(
-                    f"dimensions: each position is an image of its own: no chunks or shards of {dim.name!r}"
+                    f"dimensions: each position is an image of its own, so {dim.name!r} takes no chunks or shards"
                 )
         for dim in dims[-2:]:
             if dim.type != "space":
-                raise ValueError(f"dimensions: the last two are the frame's y and x, in space; {dim.name!r} is not")
+                raise ValueError(
+                    f"dimensions: the last two must be the frame's y and x, of type space; {dim.name!r} is not"
+                )
             pixels, chunk, shard = dim.count or 1, dim.chunk_size or dim.count or 1, dim.shard_size_chunks or 1
             if chunk > pixels or shard > -(-pixels // chunk):
                 raise ValueError(
@@ -163,8 +165,8 @@ class StreamSpec(Checked):
         one_each = all(kinds[kind] <= 1 for kind in ("time", "channel", "other", "position"))
         if kinds["space"] > 3 or not one_each or len(dims) - kinds["position"] > MAX_AXES:
             raise ValueError(
-                f"dimensions: OME-Zarr 0.5 takes {MAX_AXES}: 2 or 3 of space, at most one each of time, channel and "
-                "another type; and omewd one of positions beside them; "
+                f"dimensions: OME-Zarr 0.5 takes at most {MAX_AXES}: 2 or 3 of type space, and at most one each of "
+                "time, channel and another type; omewd takes one of positions in addition; "
                 f"these are {', '.join(f'{d.name} ({d.type})' for d in dims)}"
             )
         self._check_counts()
@@ -176,7 +178,7 @@ class StreamSpec(Checked):
         most = (max(self.frame_shape) - 1).bit_length() + 1
         if self.levels > most:
             raise ValueError(
-                f"levels: a frame of {self.frame_shape} can be halved {most - 1} times: ask for {most} levels"
+                f"levels: a frame of {self.frame_shape} can be halved {most - 1} times: ask for at most {most} levels"
             )
         if self.frame_bytes > MAX_FRAME_BYTES:
             raise ValueError(f"dimensions: a frame of {self.frame_bytes} bytes is over the limit of {MAX_FRAME_BYTES}")
@@ -189,7 +191,7 @@ class StreamSpec(Checked):
         return self
 
     def _check_counts(self) -> None:
-        """Refuse more of anything than can be handled one by one."""
+        """Raise ValueError for more of anything than can be handled one by one."""
         images = self.images
         if images > MAX_IMAGES:
             raise ValueError(f"dimensions: {images} positions are over the limit of {MAX_IMAGES} in one dataset")
@@ -202,7 +204,7 @@ class StreamSpec(Checked):
         chunks = math.prod(-(-(d.count or 1) // (d.chunk_size or d.count or 1)) for d in self.dimensions[-2:])
         if chunks > MAX_FRAME_CHUNKS:
             raise ValueError(
-                f"dimensions: a frame cut into {chunks} chunks is over the limit of {MAX_FRAME_CHUNKS}: use larger ones"
+                f"dimensions: {chunks} chunks in a frame are over the limit of {MAX_FRAME_CHUNKS}: use larger chunks"
             )
 
         per_shard = math.prod(d.shard_size_chunks or 1 for d in self.dimensions)
@@ -214,8 +216,8 @@ class StreamSpec(Checked):
         untyped = [d.name for d, kind in zip(self.disk_dimensions, self.disk_types, strict=True) if kind is None]
         if len(untyped) > 1:
             raise ValueError(
-                "storage_order: OME-Zarr 0.5 puts time first and space last, and has room for one axis that is neither "
-                f"nor a channel; stored as {', '.join(d.name for d in self.disk_dimensions)} there would be "
+                "storage_order: OME-Zarr 0.5 puts time first and space last, and allows one axis that is neither of "
+                f"these nor a channel; the order {', '.join(d.name for d in self.disk_dimensions)} would have "
                 f"{len(untyped)} ({', '.join(untyped)}): use storage_order ome"
             )
 
@@ -228,36 +230,36 @@ class StreamSpec(Checked):
             del given[-2:]
         if sorted(given) != sorted(outer):
             raise ValueError(
-                f"storage_order: {','.join(self.storage_order)} has to name {', '.join(outer) or 'nothing'} once each; "
-                f"the frame's {y}, {x} stay last"
+                f"storage_order: {','.join(self.storage_order)} must name {', '.join(outer) or 'nothing'} once each; "
+                f"the frame's {y} and {x} stay last"
             )
 
     def _check_positions(self) -> None:
         if self.plate is None and all(d.coords is None for d in self.position_dimensions):
-            return  # they are called by their numbers
+            return  # numbers are their names
         positions = self.positions
         names = Counter((p.plate_row, p.plate_column, p.grid_row, p.grid_column, p.name) for p in positions)
         doubled = [name[-1] for name, times in names.items() if times > 1]
         if doubled:
-            raise ValueError(f"dimensions: the position {doubled[0]!r} is there more than once")
+            raise ValueError(f"dimensions: there is more than one position {doubled[0]!r}")
         if self.plate is None:
             return
         if not positions or any(p.plate_row is None for p in positions):
             raise ValueError(
-                "plate: positions have to say in which well they are: give a position dimension with coords that have "
-                "plate_row and plate_column"
+                "plate: every position must name its well: give a position dimension whose coords have plate_row and "
+                "plate_column"
             )
         plate = self.plate
         for names_of, which in ((plate.row_names, "row"), (plate.column_names, "column")):
             if len(set(names_of)) < len(names_of):
-                raise ValueError(f"plate: a {which} is there more than once")
+                raise ValueError(f"plate: two {which}s have the same name")
             strange = {str(getattr(p, f"plate_{which}")) for p in positions} - set(names_of)
             if strange:
-                raise ValueError(f"plate: it has no {which} {sorted(strange)[0]!r}, which a position is in")
+                raise ValueError(f"plate: a position is in {which} {sorted(strange)[0]!r}, which the plate lacks")
 
     def _check_folders(self) -> None:
         if self.position_folders == "names" and any(d.coords for d in self.position_dimensions):
-            fault = unsuited(self.positions, in_wells=self.plate is not None)
+            fault = folder_problem(self.positions, in_wells=self.plate is not None)
             if fault is not None:
                 raise ValueError(f"position_folders: {fault}: use `position_folders='numbers'`")
 
@@ -268,13 +270,15 @@ class StreamSpec(Checked):
         if dim is None:
             outer = ", ".join(d.name for d in self.dimensions[:-2]) or "none"
             raise ValueError(
-                f"source_dimension: {self.source_dimension!r} is no dimension outside the frame (there are: {outer})"
+                f"source_dimension: {self.source_dimension!r} is not one of the dimensions outside the frame ({outer})"
             )
         if dim.count is None or dim.count > MAX_SOURCES:
-            raise ValueError(f"source_dimension: {dim.name!r} has to have 1 to {MAX_SOURCES} elements, one a producer")
+            raise ValueError(
+                f"source_dimension: {dim.name!r} must have 1 to {MAX_SOURCES} elements, one for each producer"
+            )
         if (dim.chunk_size or 1) * (dim.shard_size_chunks or 1) != 1:
             raise ValueError(
-                f"source_dimension: each producer writes its own chunks: no chunks or shards of {dim.name!r}"
+                f"source_dimension: each producer has chunks of its own, so {dim.name!r} takes no chunks or shards"
             )
         if len(set(dim.labels)) < len(dim.labels):
             raise ValueError(f"source_dimension: two elements of {dim.name!r} have the same name")
@@ -289,7 +293,7 @@ class StreamSpec(Checked):
 
     @property
     def samples(self) -> int:
-        """How many planes, each a frame of its own, a camera's frame is: 3 or 4 in colour, else 1."""
+        """The number of planes in a camera's frame, each stored as a frame: 3 or 4 in colour, else 1."""
         return samples_of(self.color)
 
     @property
@@ -302,13 +306,13 @@ class StreamSpec(Checked):
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
-        """Inner chunk in elements, in acquisition order."""
+        """The inner chunk in elements, in acquisition order."""
         frame = len(self.dimensions) - 2
         return tuple(d.chunk_size or (1 if i < frame else d.count or 1) for i, d in enumerate(self.dimensions))
 
     @property
     def key_shape(self) -> tuple[int, ...]:
-        """What one key of the store holds (a shard, or a chunk), in elements, in acquisition order."""
+        """The extent of one key (a shard, or a chunk) in elements, in acquisition order."""
         shards = [d.shard_size_chunks or 1 for d in self.dimensions]
         return tuple(c * s for c, s in zip(self.chunk_shape, shards, strict=True))
 
@@ -319,7 +323,7 @@ class StreamSpec(Checked):
 
     @property
     def positions(self) -> tuple[Position, ...]:
-        """The stage positions, each an image of its own; none without a dimension of positions."""
+        """The stage positions, each an image of its own; none without a position dimension."""
         for dim in self.position_dimensions:
             return tuple(
                 coordinate if isinstance(coordinate, Position) else Position(name=label)
@@ -334,17 +338,17 @@ class StreamSpec(Checked):
 
     @property
     def source_axis(self) -> int | None:
-        """The number of the dimension that several producers feed."""
+        """The index of the source dimension; None if there is none."""
         return next((i for i, d in enumerate(self.dimensions) if d.name == self.source_dimension), None)
 
     @property
     def source_names(self) -> tuple[str, ...]:
-        """What the producers are called, by number; one without a name where there is only one."""
+        """The names of the sources; the only source of a stream has an empty name."""
         return ("",) if self.source_axis is None else self.dimensions[self.source_axis].labels
 
     @property
     def sources(self) -> int:
-        """How many producers feed the stream, each through a ring of its own."""
+        """The number of sources, each with a ring and a producer of its own."""
         return len(self.source_names)
 
     @property
@@ -354,9 +358,9 @@ class StreamSpec(Checked):
 
     @property
     def disk_order(self) -> tuple[int, ...]:
-        """For each axis on disk, the number of the dimension (acquisition order) that it is.
+        """For each axis on disk, the index of its dimension in acquisition order.
 
-        OME-Zarr 0.5 wants time, then channel, then space; the frame's own two stay last. Positions are no axis.
+        OME-Zarr 0.5 wants time, then channel, then space. The frame's y and x stay last. Positions are not an axis.
         """
         dims, frame = self.dimensions, len(self.dimensions) - 2
         outer = [i for i in range(frame) if dims[i].type != "position"]
@@ -374,9 +378,9 @@ class StreamSpec(Checked):
 
     @property
     def disk_types(self) -> tuple[str | None, ...]:
-        """The type that each axis on disk can have by its place: time first, space last; None where it has none.
+        """The OME-Zarr type of each axis on disk; None for an axis that can't have its type where it is.
 
-        (OME-Zarr 0.5, "axes". A dimension of another type is such an axis, too.)
+        Time must be first and space last (OME-Zarr 0.5, "axes"). Dimensions of another type have None, too.
         """
         dims = self.disk_dimensions
         types: list[str | None] = []
@@ -386,5 +390,5 @@ class StreamSpec(Checked):
         return tuple(types)
 
     def stored(self, per_dimension: tuple[int, ...]) -> tuple[int, ...]:
-        """A tuple in acquisition order put into the order on disk."""
+        """Reorder a tuple from acquisition order to the order on disk."""
         return tuple(per_dimension[i] for i in self.disk_order)

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from omewd.store.format.libraries import required
+
 Entries = np.ndarray[Any, np.dtype[np.uint64]]
 
 ABSENT = 2**64 - 1
@@ -21,8 +23,7 @@ _CHECKSUM_BYTES = 4
 
 def index_bytes(entries: Entries) -> bytes:
     """The index of chunks whose (offset, length) are ``entries``, of shape (chunks, 2)."""
-    import google_crc32c
-
+    google_crc32c = required("google_crc32c", "read and write shards")
     index = entries.astype("<u8", copy=False).tobytes()
     checksum: int = google_crc32c.value(index)
     return index + checksum.to_bytes(_CHECKSUM_BYTES, "little")

@@ -44,7 +44,7 @@ def test_files_of_other_programs_open_streams(omewd_daemon: DaemonProcess, tmp_p
     refused = omewd_daemon.omewd("start-stream", "other", *sequence_file)
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
-    assert "how large the frame is" in refused.stderr
+    assert "the size of the frame" in refused.stderr
     assert "--dims y:2048" in refused.stderr
 
     with omewd_daemon.connect("by-writers") as producer:

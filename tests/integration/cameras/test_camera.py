@@ -16,7 +16,7 @@ from omewd.dataset.ledger import ledger
 from omewd.dataset.verify import verify
 from tests.support.daemons import DaemonProcess
 from tests.support.datasets import read_tensorstore, read_zarr
-from tests.support.places import README, example
+from tests.support.places import DOCS, example
 
 pytestmark = [
     # The packages of the camera, not omewd's.
@@ -81,9 +81,9 @@ def test_two_cameras_and_a_writer_killed_in_the_middle(omewd_daemon: DaemonProce
     assert "writer died" in omewd_daemon.log()
 
 
-def test_the_example_of_the_readme(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
-    """The README's camera program, as it stands there; what its camera gives is noted beside it."""
-    block = example(README, "pymmcore-plus")
+def test_the_example_of_the_page(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
+    """The guide's camera program, as it stands there; what its camera gives is noted beside it."""
+    block = example(DOCS / "guide" / "micro-manager.md", "pymmcore-plus")
     note_frames = (
         "import hashlib, pymmcore_plus\n"
         "given = []\n"

@@ -397,7 +397,7 @@ def test_a_runner_that_forgets_the_end(omewd_daemon: DaemonProcess) -> None:
 def test_waiting_for_what_does_not_begin(omewd_daemon: DaemonProcess) -> None:
     handler = OmewdHandler("never", socket=omewd_daemon.socket)
     assert handler.status["state"] == "waiting"
-    with pytest.raises(OmewdError, match="no sequence has begun") as caught:
+    with pytest.raises(OmewdError, match="no sequence has started") as caught:
         handler.wait(0.05)
     assert caught.value.code == "not_started"
     with pytest.raises(OmewdError, match="no field 'chunk'"):
@@ -405,8 +405,8 @@ def test_waiting_for_what_does_not_begin(omewd_daemon: DaemonProcess) -> None:
 
 
 def test_the_example_of_the_page(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
-    """The program of docs/pymmcore.md, as it stands there."""
-    block = example(DOCS / "pymmcore.md", "pymmcore-mda")
+    """The program of docs/guide/micro-manager.md, as it stands there."""
+    block = example(DOCS / "guide" / "micro-manager.md", "pymmcore-mda")
     program = tmp_path / "example.py"
     program.write_text(block)
     environment = {**os.environ, "OMEWD_SOCKET": str(omewd_daemon.socket)}

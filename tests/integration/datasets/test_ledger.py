@@ -225,7 +225,7 @@ def test_a_summary(omewd_daemon: DaemonProcess, dataset: Path) -> None:
     lines = (dataset / "omewd/ledger.jsonl").read_text().splitlines(keepends=True)
     (dataset / "omewd/ledger.jsonl").write_text("".join(line for line in lines if '"frame":30,' not in line))
     last = omewd_daemon.omewd("ledger", "cam.ome.zarr").stdout.splitlines()[-1]
-    assert last == "1 received frame not on record: omewd verify says which"
+    assert last == "1 received frame not on record: omewd verify lists them"
 
 
 def test_a_summary_of_several_sources(omewd_daemon: DaemonProcess) -> None:
@@ -248,7 +248,7 @@ def test_a_summary_of_several_sources(omewd_daemon: DaemonProcess) -> None:
 def test_wrong_use(omewd_daemon: DaemonProcess) -> None:
     for arguments, status, text in [
         (["cam.ome.zarr", "--csv", "--json"], 2, "exclude each other"),
-        (["cam.ome.zarr", "--output", "x"], 2, "--output is for --csv and --json"),
+        (["cam.ome.zarr", "--output", "x"], 2, "--output needs --csv or --json"),
         (["cam.ome.zarr", "--csv", "--output", "no/x"], 2, "no/x can't be written: No such file"),
         (["cam.ome.zarr/0"], 1, "no dataset of omewd"),
         (["nothing"], 2, "does not exist"),

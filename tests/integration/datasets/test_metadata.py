@@ -133,7 +133,7 @@ def test_metadata_goes_to_the_dataset_of_its_stream_alone(omewd_daemon: DaemonPr
         omewd_daemon.client.set_metadata(name, "who", {"name": name})
         omewd_daemon.client.stop_stream(name)
         omewd_daemon.client.wait(name, timeout=20)
-    with pytest.raises(omewd.OmewdError, match="not the dataset of that stream any more"):
+    with pytest.raises(omewd.OmewdError, match="is no longer the dataset of that stream"):
         omewd_daemon.client.set_metadata("first", "who", {"name": "late"})
     assert attributes(omewd_daemon.data / "o.ome.zarr")["who"] == {"name": "second"}
 

@@ -32,7 +32,7 @@ def test_a_whole_dataset_has_nothing_to_mend(omewd_daemon: DaemonProcess) -> Non
     dataset = record(omewd_daemon)
     before = {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
     done = omewd_daemon.omewd("repair", "cam.ome.zarr")
-    assert (done.returncode, done.stdout) == (0, "nothing to mend\n")
+    assert (done.returncode, done.stdout) == (0, "nothing to repair\n")
     assert {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()} == before
 
 
@@ -127,12 +127,12 @@ def test_a_torn_line_is_removed_from_the_ledger(omewd_daemon: DaemonProcess, whe
     assert (done.returncode, "note: 1 line of the ledger can't be read" in done.stdout) == (0, True), done.stdout
     assert "all is well" in done.stdout
     done = omewd_daemon.omewd("repair", "cam.ome.zarr")
-    assert (done.returncode, done.stdout) == (0, "mended: removed 1 torn line from the ledger\nall is well\n")
+    assert (done.returncode, done.stdout) == (0, "repaired: removed 1 torn line from the ledger\nall is well\n")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert sorted(row["frame"] for row in rows) == list(range(20))
     report = verify(dataset)
     assert (report.problems, report.notes) == ([], [])
-    assert omewd_daemon.omewd("repair", "cam.ome.zarr").stdout == "nothing to mend\n"
+    assert omewd_daemon.omewd("repair", "cam.ome.zarr").stdout == "nothing to repair\n"
 
 
 def test_what_writers_left_is_removed_and_foreign_files_stay(omewd_daemon: DaemonProcess) -> None:
@@ -142,7 +142,7 @@ def test_what_writers_left_is_removed_and_foreign_files_stay(omewd_daemon: Daemo
     (dataset / "notes.txt").write_text("mine")
     done = omewd_daemon.omewd("repair", "cam.ome.zarr")
     assert "removed what writers had left over" in done.stdout
-    assert "can't be mended: notes.txt does not belong there" in done.stdout
+    assert "can't be repaired: notes.txt does not belong there" in done.stdout
     assert done.returncode == 5
     assert not (dataset / "omewd/staging").exists()
     assert (dataset / "notes.txt").read_text() == "mine"

@@ -136,7 +136,7 @@ def test_on_the_command_line(omewd_daemon: DaemonProcess) -> None:
     with omewd_daemon.connect("cam") as producer:
         producer.append(make_frame(0, spec.frame_shape, spec.dtype), metadata={"exposure_time": 0.5})
         shown = omewd_daemon.omewd("view", "cam")
-        assert "frame 0 out of the ring, 8 × 8 uint16" in shown.stdout
+        assert "frame 0 from the ring, 8 × 8 uint16" in shown.stdout
         assert "exposure_time" in shown.stdout
         saved = json.loads(omewd_daemon.omewd("view", "cam", "--index", "0", "-o", "frame.npy", "--json").stdout)
         assert saved["index"] == 0
@@ -168,7 +168,7 @@ def test_what_is_not_there_is_not_black(omewd_daemon: DaemonProcess) -> None:
             viewed.frame(4)
         assert refusal.value.code == "not_stored"
         shard.unlink()
-        with pytest.raises(omewd.OmewdError, match="frame 4 is not in it"):
+        with pytest.raises(omewd.OmewdError, match="it lacks frame 4"):
             viewed.frame(4)
         shard.write_bytes(good)
         assert frame_index(viewed.frame(4).array) == 4

@@ -18,7 +18,7 @@ import omewd
 from tests.support.processes import wait_for
 
 DIMS = "t:8:1:4,y:64:32:2,x:64:32:2"
-pytestmark = pytest.mark.usefixtures("nothing_in_shared_memory")
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("nothing_in_shared_memory")]
 BACKENDS = ["-b", "tensorstore", "-b", "acquire-zarr", "-b", "zarrs-python"]
 
 
@@ -87,7 +87,7 @@ def test_every_combination_in_every_format(tmp_path: Path) -> None:
     out, err = run(work, *arguments, "--format", "csv", "--plot", str(picture))
     rows = out.splitlines()
     assert len(rows) == 1 + 2 * 4
-    assert f"drawn: {picture}" in err
+    assert f"plot: {picture}" in err
     assert picture.read_bytes().startswith(b"\x89PNG")
     out, _ = run(work, *arguments[:8], "-i", "1", "-w", "0", "--format", "markdown")
     assert "| fraction of the disk |" in out
@@ -172,7 +172,7 @@ def test_a_paced_camera_finds_room(tmp_path: Path) -> None:
     [
         ([], "--dims is missing"),
         (["-d", "t:inf,y:8,x:8"], "unbounded"),
-        (["-d", "t:4,y:8"], "the last two are the frame's y and x"),
+        (["-d", "t:4,y:8"], "the last two must be the frame's y and x"),
         (["-d", DIMS, "-b", "nosuch"], "there is no backend 'nosuch'"),
         (["-d", DIMS, "--recommend"], "--fps"),
         (["-d", DIMS, "-c", "gzip"], "compression"),
@@ -327,12 +327,12 @@ def test_a_camera_that_dies_fails_its_column_and_the_others_are_ended(tmp_path: 
     cameras[1].kill()
     out, err = process.communicate(timeout=60)  # the other one had minutes to go
     assert process.returncode == 1
-    assert "✗ tensorstore failed: the process that handed frames over ended with SIGKILL" in out
+    assert "✗ tensorstore failed: the camera process ended with SIGKILL" in out
     assert "1 of 1 columns failed" in err
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small drive needs root")
+@pytest.mark.root("mounts a small drive")
 def test_a_full_drive_is_told(tmp_path: Path) -> None:
     drive = tmp_path / "drive"
     drive.mkdir()
@@ -370,4 +370,4 @@ def test_a_recommendation_works_when_followed(tmp_path: Path) -> None:
 
 def test_a_camera_too_fast_for_everything_is_told(tmp_path: Path) -> None:
     arguments = ["-d", "t:2000,y:256,x:256", "-b", "tensorstore", "-c", "none", "--recommend", "--fps", "10000000"]
-    assert "nothing keeps up" in run(tmp_path, *arguments, "--time-limit", "2", status=1)[1]
+    assert "no settings keep up" in run(tmp_path, *arguments, "--time-limit", "2", status=1)[1]

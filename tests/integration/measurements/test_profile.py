@@ -22,7 +22,7 @@ from tests.support.frames import make_frame, make_spec
 
 DIMS = "t:12:1:4,y:64:32:2,x:64:32:2"
 
-pytestmark = pytest.mark.usefixtures("nothing_in_shared_memory")
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("nothing_in_shared_memory")]
 needs_spy = pytest.mark.skipif(
     shutil.which("py-spy") is None and not Path(sys.executable).with_name("py-spy").exists(),
     reason="py-spy is not installed",
@@ -141,7 +141,7 @@ def test_a_running_stream_is_looked_at_and_not_disturbed(omewd_daemon: DaemonPro
         looked.set()
         camera.join(60)
     assert re.search(r"^[1-9]\d* frames arrived meanwhile", text, re.MULTILINE)
-    assert re.search(r"^(writer|daemon) \d+: top 20 functions by samples", text, re.MULTILINE)
+    assert re.search(r"^(writer|daemon) \d+: top 20 functions, by the", text, re.MULTILINE)
     assert re.search(r"^dispatch ", text, re.MULTILINE)
     assert "writer" in picture.read_text()
     check_dataset(omewd_daemon.data / "cam.ome.zarr", spec, frames)

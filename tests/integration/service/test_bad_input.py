@@ -267,7 +267,7 @@ def test_descriptors_sent_to_the_daemon_are_closed(beside: DaemonProcess) -> Non
     assert len(list(Path(f"/proc/{beside.process.pid}/fd").iterdir())) <= before + 1
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.root("becomes another user")
 def test_row_26_another_user_is_refused(beside: DaemonProcess) -> None:
     """Neither by the socket's mode, nor, where the mode lets him, by who he is."""
     program = (

@@ -264,6 +264,7 @@ def test_watch_in_a_terminal(omewd_daemon: DaemonProcess) -> None:
     record(omewd_daemon, "cam", 5)
 
 
+@pytest.mark.alone
 def test_demo(tmp_path: Path) -> None:
     before = shared_memory_names("omewd-")
     done = subprocess.run(

@@ -16,13 +16,13 @@ from tests.support.acquisitions import check_acquisition
 from tests.support.daemons import DaemonProcess
 from tests.support.places import DOCS, example
 
-PAGE = DOCS / "acquisitions.md"
+GUIDE = DOCS / "guide"
 
 
-def run(name: str, process: DaemonProcess, folder: Path, beside: Path | None = None) -> str:
+def run(page: str, name: str, process: DaemonProcess, folder: Path, beside: Path | None = None) -> str:
     """Run an example as a program of its own, in the folder ``beside`` if that is given; returns what it prints."""
     program = folder / f"{name}.py"
-    program.write_text(example(PAGE, name))
+    program.write_text(example(GUIDE / page, name))
     done = subprocess.run(
         [sys.executable, str(program)],
         cwd=beside,
@@ -42,7 +42,7 @@ def spec_of(dataset: Path) -> StreamSpec:
 
 
 def test_a_colour_camera(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
-    run("color", omewd_daemon, tmp_path)
+    run("acquisitions.md", "color", omewd_daemon, tmp_path)
     dataset = omewd_daemon.data / "color.ome.zarr"
     frames = [np.full((480, 640), index // 3, np.uint8) for index in range(30)]
     check_acquisition(dataset, spec_of(dataset), [frames])
@@ -50,7 +50,7 @@ def test_a_colour_camera(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
 
 
 def test_a_plate(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
-    run("plate", omewd_daemon, tmp_path)
+    run("acquisitions.md", "plate", omewd_daemon, tmp_path)
     dataset = omewd_daemon.data / "screen.ome.zarr"
     frames = [np.full((512, 512), index, np.uint16) for index in range(24)]
     check_acquisition(dataset, spec_of(dataset), [frames])
@@ -66,7 +66,7 @@ def test_a_plate(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
         0.0,
         650.0,
     ]
-    printed = run("ledger", omewd_daemon, tmp_path, omewd_daemon.data).splitlines()
+    printed = run("reading.md", "ledger", omewd_daemon, tmp_path, omewd_daemon.data).splitlines()
     assert printed == [
         "3 {'t': 0, 'c': 1} 0.05 a frame",
         "3.0",
@@ -81,9 +81,9 @@ def test_a_plate(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
 
 
 def test_several_cameras_and_looking_at_them(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
-    run("multi-camera", omewd_daemon, tmp_path)
+    run("acquisitions.md", "multi-camera", omewd_daemon, tmp_path)
     dataset = omewd_daemon.data / "dual.ome.zarr"
     arrivals = [[np.full((512, 512), index, np.uint16) for index in range(count)] for count in (100, 60)]
     check_acquisition(dataset, spec_of(dataset), arrivals)
     assert verify(dataset).problems == []
-    assert run("view", omewd_daemon, tmp_path).split() == ["99", "99.0", "False"]
+    assert run("reading.md", "view", omewd_daemon, tmp_path).split() == ["99", "99.0", "False"]

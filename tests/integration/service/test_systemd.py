@@ -262,8 +262,6 @@ def _cgroup() -> Iterator[Path]:
 
 
 def _require_namespaces() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can boot a systemd")
     for program in ("unshare", "nsenter", "setpriv", "pivot_root", "journalctl", "systemd-sysusers"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
@@ -331,6 +329,8 @@ def _restarted(machine: Machine, restarts: int) -> Callable[[], bool]:
 
 
 @needs_systemd
+@pytest.mark.alone
+@pytest.mark.root("boots a systemd")
 @pytest.mark.timeout(100)
 def test_row_28_life_of_the_service(machine: Machine) -> None:
     assert machine.run("systemd-sysusers").returncode == 0

@@ -16,6 +16,9 @@ from tests.support.datasets import check_dataset
 from tests.support.frames import make_frame, make_spec
 from tests.support.processes import wait_for
 
+# A camera of the test keeps its pace beside the daemon.
+pytestmark = pytest.mark.alone
+
 IMAGES = 1000
 # Frames a second, and slots: the ring lasts 1.6 s, a thousand images take more.
 RATE, SLOTS = 25, 40

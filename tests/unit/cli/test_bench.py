@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 
 import omewd
-from omewd.bench.benchmark import check_room
-from omewd.bench.candidates import Candidate, Trial, as_dims, best, first_look, second_look
+from omewd.bench.benchmark import check_space
+from omewd.bench.candidates import Candidate, Trial, as_dims, best, first_round, second_round
 from omewd.bench.ceilings.disk import DiskProbe
 from omewd.bench.ceilings.memory import MemoryPeak, shared_bytes
 from omewd.bench.plan import IN_PROCESS, OME_WRITERS, OMEWD, Column, Geometry, Options, Outcome, Sample, Timed, columns
@@ -97,9 +97,9 @@ def test_several_cameras_are_columns_of_omewd_alone_and_are_named_where_they_dif
 def test_there_must_be_room_for_the_datasets_of_all_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of_one = geometry().total_bytes
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=int(of_one * 2.5)))
-    check_room(tmp_path, geometry(), [OURS, replace(OURS, cameras=2)])
+    check_space(tmp_path, geometry(), [OURS, replace(OURS, cameras=2)])
     with pytest.raises(OmewdError, match="are free in") as failure:
-        check_room(tmp_path, geometry(), [OURS, replace(OURS, cameras=3)])
+        check_space(tmp_path, geometry(), [OURS, replace(OURS, cameras=3)])
     assert failure.value.code == "disk_full"
 
 
@@ -219,7 +219,7 @@ def test_reports_say_how_many_cameras_there_were() -> None:
         ("tensorstore ×2 cameras", "2"),
     ]
     text = as_markdown([result], Options())
-    assert "- Cameras at once: 1, 2; each has frames" in text
+    assert "- Cameras at once: 1, 2; each has the frames" in text
     assert "of the volume of one camera" in text
 
 
@@ -243,10 +243,10 @@ def test_the_best_stores_least_among_those_that_are_comfortably_fast() -> None:
 def test_what_is_tried_can_be_a_stream_and_keeps_the_user_s_counts() -> None:
     for dims in ("t:5000,y:2048,x:2048", "t:inf,c:3,y:300,x:500", "y:4096,x:4096", "t:7,z:5,y:64,x:64"):
         dimensions = omewd.parse_dims(dims)
-        first = first_look(dimensions, "uint16", ["tensorstore", "zarr-python"], [None, "blosc-lz4"], 2)
+        first = first_round(dimensions, "uint16", ["tensorstore", "zarr-python"], [None, "blosc-lz4"], 2)
         assert len(first) == 4
         trials = [Trial(c, 100.0 + n, 1, 1) for n, c in enumerate(first)]
-        second = second_look(dimensions, "uint16", trials)
+        second = second_round(dimensions, "uint16", trials)
         assert {c.column.backend for c in second} == {"zarr-python"}  # the fastest of each compression
         assert len({(c.dims, c.column) for c in (*first, *second)}) == len(first) + len(second)
         for candidate in (*first, *second):
@@ -367,7 +367,7 @@ def test_a_camera_that_dies_or_hangs_is_told_while_others_are_at_it(tmp_path: Pa
         with pytest.raises(OmewdError, match="ended with SIGKILL"):
             feed(cameras, [str(tmp_path / "0.npy"), str(tmp_path / "1.npy")], 60, **settings)
         assert time.monotonic() - began < 2  # the other one takes 5 s
-        with pytest.raises(OmewdError, match="it hangs: no answer to feed"):
+        with pytest.raises(OmewdError, match="the camera process hangs: no answer to feed"):
             feed(cameras[:1], [str(tmp_path / "0.npy")], 0.2, **settings)
     finally:
         for camera in cameras:

@@ -163,7 +163,7 @@ def test_without_fsync_no_frame_is_said_to_be_durable_or_late() -> None:
 def test_the_latest_of_many_ended_streams_are_shown() -> None:
     shown = texts(render(status(SMALL, *ENDED), width=100))
     assert [line.split()[0] for line in shown if line.startswith("old")] == [f"old{n}" for n in range(ENDED_SHOWN)]
-    assert shown[-1] == "not shown: 15 that ended before (omewd status --all)"
+    assert shown[-1] == "not shown: 15 that ended earlier (omewd status --all)"
     everything = texts(render(status(SMALL, *ENDED), width=100, every=True))
     assert sum(line.startswith("old") for line in everything) == 20
     assert "not shown" not in "\n".join(everything)
@@ -181,7 +181,7 @@ def test_a_ring_that_was_not_taken_over_is_told_with_what_to_do() -> None:
     said = "".join("".join(texts(render(status(kept_rings=[{**ring, "dataset": None}]), width=80))).split())
     for part in (
         "cam: its ring of 3.0 MiB (/dev/shm/omewd-1-0-cam) is kept",
-        "it is of version 3. omewd resume-stream cam tries it again, stop-stream lets it go",
+        "it is of version 3. omewd resume-stream cam tries again, stop-stream discards it",
     ):
         assert part.replace(" ", "") in said
 
@@ -209,7 +209,7 @@ def test_no_more_lines_than_there_is_room_for(height: int) -> None:
     if 5 <= height < 32:
         shown = sum(line.startswith("cam") for line in lines)
         assert shown == height - 3
-        assert f"and {30 - shown} more; name one to see it" in lines
+        assert f"and {30 - shown} more; give a stream's name to see it" in lines
 
 
 def test_in_little_room_troubles_are_told_before_what_is_good_to_know() -> None:

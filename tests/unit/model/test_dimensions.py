@@ -164,7 +164,7 @@ def test_coords_name_the_channels() -> None:
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
-        ({"name": "c", "count": 3, "coords": ["a", "b"]}, "2 coords for 3"),
+        ({"name": "c", "count": 3, "coords": ["a", "b"]}, "has 3 elements but 2 coords"),
         ({"name": "z", "count": 1, "coords": ["a"]}, "space dimension"),
         ({"name": "c", "count": 1, "coords": [{"name": "a", "color": "red"}]}, "color"),
         ({"name": "c", "count": 1, "coords": [{"name": "a", "color": "00ff00\n"}]}, "color"),

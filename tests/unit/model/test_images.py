@@ -135,7 +135,7 @@ def test_chunks_of_smaller_levels_are_no_larger_than_the_frame() -> None:
 
 def test_more_levels_than_a_frame_has_are_refused() -> None:
     assert levels_of(spec_of("y:9,x:3", levels=5))[-1].frame_shape == (1, 1)
-    with pytest.raises(OmewdError, match="ask for 5 levels"):
+    with pytest.raises(OmewdError, match="ask for at most 5 levels"):
         spec_of("y:9,x:3", levels=6)
 
 
@@ -198,27 +198,27 @@ def test_names_that_can_not_be_folders_are_refused(names: list[str], in_wells: b
 
 def test_two_positions_are_not_in_one_folder() -> None:
     tile = {"name": "a", "grid_row": 0, "grid_column": 1}
-    with pytest.raises(OmewdError, match="in the folder 'a_0_1'"):
+    with pytest.raises(OmewdError, match="share the folder 'a_0_1'"):
         named(tile, {"name": "a_0_1"})
     fields = [{"name": "f", "plate_row": "A", "plate_column": "1", "grid_row": n, "grid_column": 0} for n in range(2)]
-    with pytest.raises(OmewdError, match="in the folder 'A/1/f'"):
+    with pytest.raises(OmewdError, match="share the folder 'A/1/f'"):
         named(*fields, plate=PLATE)
 
 
 @pytest.mark.parametrize(
     ("dims", "fields", "complaint"),
     [
-        ("p:3:2,y:4,x:4", {}, "no chunks or shards of 'p'"),
-        ("p:inf,y:4,x:4", {}, "only the first may be unbounded"),
-        ("t:2,c:3:2,y:4,x:4", {"source_dimension": "c"}, "each producer writes its own chunks"),
-        ("t:2,y:4,x:4", {"source_dimension": "c"}, "no dimension outside the frame"),
-        ("t:2,y:4,x:4", {"source_dimension": "y"}, "no dimension outside the frame"),
+        ("p:3:2,y:4,x:4", {}, "'p' takes no chunks or shards"),
+        ("p:inf,y:4,x:4", {}, "'p' can't be unbounded"),
+        ("t:2,c:3:2,y:4,x:4", {"source_dimension": "c"}, "each producer has chunks of its own"),
+        ("t:2,y:4,x:4", {"source_dimension": "c"}, "is not one of the dimensions outside the frame"),
+        ("t:2,y:4,x:4", {"source_dimension": "y"}, "is not one of the dimensions outside the frame"),
         ("c:65,y:4,x:4", {"source_dimension": "c"}, "1 to 64 elements"),
         ("c:inf,y:4,x:4", {"source_dimension": "c"}, "unbounded"),
-        ("t:2,z:3,y:4,x:4", {"storage_order": ["t", "y", "x"]}, "has to name t, z once each"),
+        ("t:2,z:3,y:4,x:4", {"storage_order": ["t", "y", "x"]}, "must name t, z once each"),
         ("t:2,z:3,y:4,x:4", {"storage_order": ["t", "z", "x", "y"]}, "stay last"),
-        ("p:2,y:4,x:4", {"plate": {"row_names": ["A"], "column_names": ["1"]}}, "in which well"),
-        ("t:2,y:4,x:4", {"plate": {"row_names": ["A"], "column_names": ["1"]}}, "in which well"),
+        ("p:2,y:4,x:4", {"plate": {"row_names": ["A"], "column_names": ["1"]}}, "every position must name its well"),
+        ("t:2,y:4,x:4", {"plate": {"row_names": ["A"], "column_names": ["1"]}}, "every position must name its well"),
         ("p:2,q:3,y:4,x:4", {"levels": 0}, "levels"),
     ],
 )
@@ -229,7 +229,10 @@ def test_what_can_not_be_is_refused(dims: str, fields: dict[str, Any], complaint
 
 
 def test_a_plate_has_the_wells_that_its_positions_are_in() -> None:
-    for names, complaint in ((("A1", "C1"), "no row 'C'"), (("A1", "A9"), "no column '9'")):
+    for names, complaint in (
+        (("A1", "C1"), "in row 'C', which the plate lacks"),
+        (("A1", "A9"), "in column '9', which the plate lacks"),
+    ):
         with pytest.raises(OmewdError, match=complaint):
             p = Dimension(name="p", count=2, coords=wells(*names))
             StreamSpec.parse(
@@ -239,7 +242,7 @@ def test_a_plate_has_the_wells_that_its_positions_are_in() -> None:
 
 def test_the_dimension_beside_the_sources_may_be_unbounded() -> None:
     assert spec_of("c:2,t:inf,y:4,x:4", source_dimension="c").source_names == ("0", "1")
-    with pytest.raises(OmewdError, match="only the first"):
+    with pytest.raises(OmewdError, match="only the first dimension outside the frame can be"):
         spec_of("c:2,t:inf,y:4,x:4")
 
 

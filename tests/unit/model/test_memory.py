@@ -72,7 +72,7 @@ def test_a_refusal_names_the_depth_and_one_that_fits(backend: str, compression: 
 
     with pytest.raises(OmewdError) as refusal:
         capacity(50)
-    assert "a write unit is 50 deep along t, and the ring has to hold the 50 frames" in refusal.value.message
+    assert "a write unit is 50 deep along t, and the ring must hold the 50 frames" in refusal.value.message
     match = re.search(r"at most (\d+) along t", refusal.value.remedy)
     assert match is not None
     fits = int(match[1])

@@ -192,20 +192,20 @@ def test_settings_without_a_path_leave_the_name_to_others() -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"root_path": "run.ome.tiff"}, "ome-tiff.*root_path in .ome.zarr"),
+        ({"root_path": "run.ome.tiff"}, "ome-tiff.*root_path that ends in .ome.zarr"),
         ({"root_path": "run.zarr", "format": "tifffile"}, "ome-tiff"),
         ({"root_path": "run.zarr", "format": {"name": "ome-tiff"}}, "ome-tiff"),
-        ({"root_path": ""}, "scratch.*Give a root_path"),
+        ({"root_path": ""}, "scratch.*a root_path that ends in"),
         ({"root_path": "run.zarr", "format": "memory"}, "scratch"),
         ({"root_path": "run.zarr", "format": "hdf5"}, "'hdf5'.*unknown"),
         ({"root_path": "run.zarr", "format": 3}, "name or an object"),
-        ({"root_path": "s3://bucket/run.zarr"}, "disks of this machine"),
+        ({"root_path": "s3://bucket/run.zarr"}, "only writes to local paths"),
         ({"root_path": "/.zarr"}, "no name"),
         ({"root_path": "run.zarr", "backend": "tensorstore"}, "'format'"),
         ({"root_path": "run.zarr", "compression": "lzw"}, "TIFF"),
         ({"root_path": "run.zarr", "colour": 1}, "'colour'.*compression"),
-        ({"root_path": "run.zarr", "dimensions": "tyx"}, "is a list"),
-        ({"root_path": "run.zarr", "dimensions": ["t"]}, "are an object"),
+        ({"root_path": "run.zarr", "dimensions": "tyx"}, "must be a list"),
+        ({"root_path": "run.zarr", "dimensions": ["t"]}, "must be an object"),
         ({"root_path": "run.zarr", "dimensions": [{"name": "t", "size": 3}]}, "'size'"),
         ({"root_path": "run.zarr", "dimensions": [{"name": "t", "coords": "abc"}]}, "coords.*list"),
         (
@@ -240,5 +240,5 @@ def test_colours(given: Any, expected: str) -> None:
 
 @pytest.mark.parametrize("given", ["", "reddish", [1, 2], [300, 0, 0], None, True])
 def test_no_colours(given: Any) -> None:
-    with pytest.raises(OmewdError, match="no colour"):
+    with pytest.raises(OmewdError, match="not a colour"):
         hex_color(given)

@@ -289,7 +289,7 @@ def test_chunks_shards_and_pixels() -> None:
     assert spec.key_shape == (3, 1, 20, 20)
     assert [d.scale for d in spec.dimensions[-2:]] == [0.25, 0.25]
     assert spec.dtype == "uint8"
-    for chunks, message in (({"p": 2}, "image of its own"), ({"w": 2}, "there is no 'w'")):
+    for chunks, message in (({"p": 2}, "image of its own"), ({"w": 2}, "are for t, c, z, y and x, not 'w'")):
         with pytest.raises(OmewdError, match=message):
             stream_fields(useq.MDASequence(time_plan=LOOPS), SHAPE, chunks=chunks)
 
@@ -300,10 +300,13 @@ def test_chunks_shards_and_pixels() -> None:
         ({"stage_positions": STAGES, "grid_plan": TILES, "channels": TWO, "axis_order": "pcgz"}, "side by side"),
         (
             {"stage_positions": [*STAGES, stage(grid_plan=TILES)], "channels": TWO},
-            "after p=2, c=0, g=5 comes p=2, c=1, g=0.*own sequence beside its grid_plan",
+            "p=2, c=1, g=0 comes after p=2, c=0, g=5.*own sequence beside its grid_plan",
         ),
         ({"stage_positions": [STAGES[0], stage(time_plan=LOOPS)], "time_plan": LOOPS}, "can't go back"),
-        ({"time_plan": {"interval": 0, "duration": 1}, "channels": TWO, "axis_order": "ct"}, "no end.*Put t first"),
+        (
+            {"time_plan": {"interval": 0, "duration": 1}, "channels": TWO, "axis_order": "ct"},
+            "t is unbounded.*Put t first",
+        ),
     ],
 )
 def test_what_makes_no_grid_is_refused(plans: dict[str, Any], message: str) -> None:
@@ -352,14 +355,14 @@ def test_a_file_of_settings_is_told_by_its_fields() -> None:
 @pytest.mark.parametrize(
     ("document", "dims", "message"),
     [
-        ({"channels": TWO}, None, "how large the frame is.*--dims"),
+        ({"channels": TWO}, None, "the size of the frame.*--dims"),
         ({"channels": TWO}, "t:3", "y and x"),
         ({"channels": TWO}, "y:3,z:4", "y and x"),
-        ({"channels": TWO}, "t:3,y:3,x:4", "t:3, and the sequence has no t"),
-        ({"channels": TWO}, "c:3,y:3,x:4", "c:3, and the sequence has 2 of c"),
+        ({"channels": TWO}, "t:3,y:3,x:4", "t:3, but the sequence has no t"),
+        ({"channels": TWO}, "c:3,y:3,x:4", "c:3, but the sequence has c:2"),
         ({"channels": TWO, "root_path": "a.zarr"}, None, "channels and root_path"),
         ({"channels": TWO, "dims": "y:3,x:3"}, None, "channels and dims"),
-        ({"dims": 5}, None, "dims is a text"),
+        ({"dims": 5}, None, "dims must be a string"),
     ],
 )
 def test_files_of_settings_that_are_refused(document: dict[str, Any], dims: str | None, message: str) -> None:

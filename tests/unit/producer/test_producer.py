@@ -115,8 +115,8 @@ def test_a_timeout_is_a_number(timeout: Any) -> None:
 
 
 def test_a_timeout_without_end_and_one_below_zero() -> None:
-    assert values.seconds(float("inf")) is None
-    assert values.seconds(-1) == 0.0
+    assert values.timeout_seconds(float("inf")) is None
+    assert values.timeout_seconds(-1) == 0.0
     with producer_on(1) as both:
         both.producer.append(frame(1))
         with pytest.raises(RingFullError, match="stayed full for 0 s"):
@@ -279,7 +279,7 @@ def test_a_block_that_a_full_ring_cuts_short() -> None:
         with pytest.raises(RingFullError, match="6 frames came at once"):
             both.producer.append(block(*range(6)))
         assert both.producer.append(block(*range(3))) == [0, 1, 2]
-        with pytest.raises(RingFullError, match="1 of them are free, and 2 frames"):
+        with pytest.raises(RingFullError, match="1 of them are free, but 2 frames"):
             both.producer.append(block(3, 4))
         assert numbers_of(both) == [0, 1, 2]
 

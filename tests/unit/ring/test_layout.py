@@ -78,7 +78,7 @@ def test_row_16_any_damaged_byte_of_the_header_is_refused() -> None:
     for place in range(len(head)):
         damaged = bytearray(head)
         damaged[place] ^= 0x41
-        with pytest.raises(OmewdError, match="not a ring that can be used"):
+        with pytest.raises(OmewdError, match="not a usable ring"):
             Geometry.unpack(bytes(damaged), geometry.total_bytes)
 
 
@@ -121,7 +121,7 @@ def test_sizes_that_do_not_fit_together_are_refused_even_with_a_good_checksum(fi
 
 def test_a_frame_without_pixels_is_refused() -> None:
     head = make_geometry(frame_shape=(0, 0)).pack()
-    with pytest.raises(OmewdError, match="not a ring"):
+    with pytest.raises(OmewdError, match="not a usable ring"):
         Geometry.unpack(head, make_geometry(frame_shape=(0, 0)).total_bytes)
 
 

@@ -283,8 +283,8 @@ def test_the_last_room_on_a_disk_is_granted(root: Path, monkeypatch: pytest.Monk
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """ext4 of 64 MiB on a loop device."""
-    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
-        pytest.skip("a loop device takes root and mkfs.ext4")
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("mkfs.ext4 is not installed")
     image, disk = tmp_path / "image", tmp_path / "disk"
     disk.mkdir()
     with image.open("wb") as file:
@@ -299,6 +299,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.root("mounts a disk of its own")
 def test_a_shard_leaves_a_small_disk_to_others(small_disk: Path) -> None:
     (small_disk / "staging").mkdir()
     file = shard(small_disk, room_bytes=1 << 30)

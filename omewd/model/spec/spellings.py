@@ -1,4 +1,4 @@
-"""What users give in place of plain values: dtypes and paths in any spelling."""
+"""Dtypes and paths in any spelling that users may give."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from omewd.model.dtypes import ITEM_BYTES
 
 
 def dtype_name(value: Any) -> str:
-    """Any spelling of a dtype that numpy knows, as its name; numpy is only imported for the unusual ones."""
+    """The name of a dtype given in any spelling that numpy knows; numpy is only imported for unusual ones."""
     if isinstance(value, str) and value in ITEM_BYTES:
         return value
-    if value is None:  # numpy takes it for float64
+    if value is None:  # numpy would take it as float64
         raise ValueError("not a dtype")
     import numpy as np
 
@@ -21,7 +21,7 @@ def dtype_name(value: Any) -> str:
     except (TypeError, ValueError, SyntaxError, OverflowError) as error:
         raise ValueError(f"not a dtype: {error}") from error
     if name not in ITEM_BYTES:
-        raise ValueError(f"pixels of dtype {name} can't be stored; it is one of {', '.join(ITEM_BYTES)}")
+        raise ValueError(f"pixels of dtype {name} can't be stored; use one of {', '.join(ITEM_BYTES)}")
     return name
 
 
@@ -29,8 +29,8 @@ def path_text(value: Any) -> Any:
     return os.fsdecode(value) if isinstance(value, os.PathLike) else value
 
 
-def is_byte_name(value: Any) -> bool:
+def is_uint8(value: Any) -> bool:
     try:
         return dtype_name(value) == "uint8"
     except ValueError:
-        return False  # which is complained of where it is used
+        return False  # the field's own validation reports it

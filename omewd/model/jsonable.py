@@ -1,4 +1,4 @@
-"""What programs give (numpy's numbers, paths, models) as the plain values that JSON has. Imports nothing heavy."""
+"""Convert what programs pass in (numpy numbers, paths, models) to JSON values. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from omewd.errors import OmewdError
 
 
-def plain(value: Any) -> Any:
-    """One value that JSON does not know, as one that it does, for ``json.dumps(default=)``.
+def to_jsonable(value: Any) -> Any:
+    """Convert one value that JSON lacks to one that it has, for ``json.dumps(default=)``.
 
-    Taken are numpy's numbers, arrays and dtypes, paths, and models (as their fields). Raises TypeError for all else.
+    Takes numpy numbers, arrays and dtypes, paths, and models (as their fields). Raises TypeError for anything else.
     """
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
@@ -28,32 +28,35 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON-able")
 
 
-def numbers_in(value: Any) -> Any:
-    """The same with numpy's numbers and arrays in it, at any depth of lists and dicts, as Python's; the rest stays."""
+def without_numpy(value: Any) -> Any:
+    """Replace numpy numbers and arrays, at any depth of lists and dicts, with Python's; the rest stays as it is."""
     if isinstance(value, dict):
-        return {key: numbers_in(inner) for key, inner in value.items()}
+        return {key: without_numpy(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map(numbers_in, value)) if type(value) in (list, tuple) else value
+        return type(value)(map(without_numpy, value)) if type(value) in (list, tuple) else value
     return value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value
 
 
-def json_of(value: Any) -> bytes:
-    """A value as JSON, numpy's numbers and arrays too; raises OmewdError ``bad_metadata`` for what JSON lacks."""
+def to_json(value: Any) -> bytes:
+    """Encode a value, with any numpy numbers and arrays, as JSON.
+
+    Raises OmewdError ``bad_metadata`` for a value that JSON lacks.
+    """
     try:
-        return json.dumps(_with_text_keys(value), separators=(",", ":"), allow_nan=False, default=plain).encode()
+        return json.dumps(_with_text_keys(value), separators=(",", ":"), allow_nan=False, default=to_jsonable).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise OmewdError(
             "bad_metadata",
             f"a stream's metadata must be JSON-able: {error}"[:500],
-            "Give strings, finite numbers, booleans, None, lists and mappings with strings as keys",
+            "Use strings, finite numbers, booleans, None, lists, and mappings with string keys",
         ) from error
 
 
 def _with_text_keys(value: Any) -> Any:
-    """The same; json would make strings of other keys."""
+    """The same value, checked: raises TypeError for a key that is not a string, which json would convert."""
     if isinstance(value, Mapping):
         odd = next((key for key in value if not isinstance(key, str)), None)
         if odd is not None:
-            raise TypeError(f"the key {odd!r:.80} is no string")
+            raise TypeError(f"the key {odd!r:.80} is not a string")
         return {key: _with_text_keys(inner) for key, inner in value.items()}
     return [_with_text_keys(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,91 @@
+"""The tables of docs/internals against the code: offsets, types, names."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+import pytest
+
+from omewd.model.dtypes import MAX_FRAMES
+from omewd.ring import layout
+from omewd.ring.layout import Geometry
+from omewd.store.format import shard_table
+from omewd.store.format.shard_index import ENTRY_BYTES
+from tests.support.places import DOCS
+
+INTERNALS = DOCS / "internals"
+TYPES = {"u32": "I", "u64": "Q"}
+
+
+def table(page: str, name: str) -> list[dict[str, str]]:
+    """The rows of the table below ``<!-- table: name -->``, by column; code marks taken off."""
+    text = (INTERNALS / page).read_text().split(f"<!-- table: {name} -->\n")[1].split("\n\n")[0]
+    head, _, *rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def type_of(text: str) -> str:
+    number = re.match(r"(\d+) bytes", text)
+    return f"{number[1]}s" if number else TYPES[text]
+
+
+def test_the_geometry() -> None:
+    rows = table("ring.md", "geometry")
+    described = "<" + "".join(type_of(row["type"]) for row in rows)
+    assert struct.calcsize(described) == layout._GEOMETRY.size + layout._CRC.size
+    for number, row in enumerate(rows):
+        assert int(row["offset"]) == struct.calcsize("<" + "".join(type_of(r["type"]) for r in rows[:number])), row
+    geometry = Geometry.plan(
+        name="cam", epoch=7, capacity=3, frame_shape=(200, 300), dtype="uint16", backpressure="fail", frames_total=None
+    )
+    values = dict(zip((row["field"] for row in rows), struct.unpack(described, geometry.pack()), strict=True))
+    assert values["magic"] == rows[0]["meaning"].strip("`").encode() == layout.MAGIC
+    assert values["size"] == layout._GEOMETRY.size
+    assert (values["epoch"], values["capacity"], values["height"], values["width"]) == (7, 3, 200, 300)
+    assert (values["dtype"].rstrip(b"\0"), values["name"].rstrip(b"\0")) == (b"uint16", b"cam")
+    assert (values["policy"], values["frames_total"]) == (2, layout.UNSET)
+    for field in ("slot_header_stride", "frame_bytes", "slot_stride", "pixels_offset", "total_bytes"):
+        assert values[field] == getattr(geometry, field), field
+
+
+def test_the_cursors() -> None:
+    for row in table("ring.md", "cursors"):
+        assert int(row["offset"]) == getattr(layout, row["name"]) * 8, row
+        if row["stored by"] == "producer":
+            assert layout.PUBLISHED * 8 <= int(row["offset"]) < layout.RELEASED * 8
+    text = (INTERNALS / "ring.md").read_text()
+    first, second = (place * 8 for place in layout.PROGRESS)
+    assert f"at {first} and at {second}" in text
+    assert f"At {layout.FAILURE}: the length" in text
+    assert f"at most {layout.FAILURE_MAX_BYTES}" in text
+    assert f"At {layout.GAP_TABLE * 8}: {layout.GAP_TABLE_ENTRIES} entries" in text
+    assert f"at `{layout.SLOT_HEADERS} + slot" in text
+    assert f"stay below 2^{MAX_FRAMES.bit_length() - 1}." in text
+    states = (layout.STATE_OPEN, layout.STATE_STOPPED, layout.STATE_FAILED, layout.STATE_DONE)
+    assert "{} open, {} stopped, {} failed, {} done".format(*states) in text
+
+
+def test_a_slot_header() -> None:
+    for row in table("ring.md", "slot header"):
+        value = getattr(layout, row["name"])
+        assert int(row["offset"]) == (value if row["name"] == "METADATA" else value * 8), row
+
+
+def test_the_table_of_a_shard_in_progress() -> None:
+    magic, end, entries = table("shards.md", "shard table")
+    assert magic["meaning"].split("`")[0] == shard_table.MAGIC.decode()
+    assert type_of(magic["type"]) + type_of(end["type"]) == shard_table.HEADER.format.lstrip("<")
+    assert int(end["offset"]) == len(shard_table.MAGIC)
+    assert int(entries["offset"]) == shard_table.HEADER.size
+    assert entries["type"] == f"{ENTRY_BYTES} bytes for each chunk"
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in INTERNALS.glob("*.md")))
+def test_constants_that_are_named_are_in_the_code(page: str) -> None:
+    """Names in capitals, in code marks, on a page about the ring."""
+    if page != "ring.md":
+        return
+    named = set(re.findall(r"`([A-Z][A-Z_]+[A-Z])(?: [^`]*)?`", (INTERNALS / page).read_text()))
+    others = {"F_OFD_SETLK", "EAGAIN", "MSG_DONTWAIT", "MSG_NOSIGNAL", "OMEWDRNG"}
+    assert all(hasattr(layout, name) for name in named - others), named
