@@ -73,11 +73,13 @@ def _repair(dataset: Path, progress: Callable[[int, int], None] | None) -> Repai
             shutil.rmtree(dataset / STAGING)
             mended.append("removed what writers had left over")
         before = verify(dataset, progress)
-        if before.notes and (torn := mend(dataset)):
+        torn = mend(dataset) if before.notes else 0
+        if torn:
             mended.append(f"removed {torn} torn line{'s' * (torn > 1)} from the ledger")
         if before.bad_runs:
             make_runs_again(dataset, by_lines=True)
-            mended.append("made the ledger's record of runs again from its lines")
+            if not torn:  # else it comes of that
+                mended.append("made the ledger's record of runs again from its lines")
         if before.strays and (removed := remove_strays(spec, dataset)):
             mended.append(f"removed {len(removed)} files of frames that are not on record, such as {removed[0]}")
         if before.bad_units:

@@ -131,7 +131,7 @@ def _check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> Sequ
         report.notes.append(f"{lines} of the ledger can't be read, as a writer that is killed leaves one")
     if record.misfits:
         report.bad_runs = True
-        report.problems.append(f"{ledger.FOLDER}/{RUNS_FILE} does not say what the lines of the ledger do")
+        report.notes.append(f"{ledger.FOLDER}/{RUNS_FILE} does not fit the lines of the ledger, which count")
     told = ledger.totals_in(totals)
     names = [source["name"] for source in totals.get("sources", [{"name": ""}])]
     for name, account, claimed in zip(names, record.accounts, told, strict=True):
