@@ -35,7 +35,7 @@ from omewd.store.sinks.shards import ShardPool, Shards
 from omewd.store.stopwatch import Stopwatch
 
 # Names files of metadata that are being written.
-ANNOTATE = "annotate"
+USER_METADATA = "user-metadata"
 # A file takes a quarter of a millisecond of a core, and as long again for its sync.
 _FEW_DOCUMENTS = 16
 
@@ -174,24 +174,18 @@ def undo(dataset: Path, epoch: int) -> None:
         old.rename(dataset)
 
 
-def recover(spec: StreamSpec, dataset: Path, epoch: int) -> dict[str, Any]:
+def recover(spec: StreamSpec, dataset: Path, epoch: int) -> list[Totals] | None:
     """Finalize a dataset whose ring is gone, to the frames that its ledger has: they are on disk.
 
-    Returns {"found": whether it is there}, and "received", "written", "gaps" of all sources together, "lost" of each.
+    Returns the totals of each source by that; None if there is no such dataset to recover.
     """
     if _epoch(dataset) != epoch:  # it was never made, or is complete
         sweep(dataset, epoch)
-        return {"found": False}
+        return None
     with ledger.held(dataset):
         found = finalize_by_ledger(spec, dataset, "the machine was restarted")
     sweep(dataset, epoch)
-    return {
-        "found": True,
-        "received": sum(totals.received for totals in found),
-        "written": sum(totals.written for totals in found),
-        "gaps": sum(totals.gaps for totals in found),
-        "lost": [list(totals.lost) for totals in found],
-    }
+    return found
 
 
 def finalize_by_ledger(
@@ -301,7 +295,7 @@ def finalize(
     _publish(publisher, _changed(dataset, documents), "finalize")
     point("writer: finalized")
     shutil.rmtree(dataset / STAGING)
-    for aside in (dataset / ledger.FOLDER).glob(f"{ANNOTATE}-*"):  # of a writer that was killed at that
+    for aside in (dataset / ledger.FOLDER).glob(f"{USER_METADATA}-*"):  # of a writer that was killed at that
         aside.unlink(missing_ok=True)
     if spec.durability == "fsync":
         publisher.sync_folders([dataset / ledger.FOLDER, dataset])

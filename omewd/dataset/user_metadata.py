@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from omewd.dataset import omero
-from omewd.dataset.dataset import ANNOTATE, attributes_of, read, summary_of
+from omewd.dataset.dataset import USER_METADATA, attributes_of, read, summary_of
 from omewd.dataset.ledger import ledger
 from omewd.errors import OmewdError
 from omewd.model.contrast import Window
 from omewd.model.plan.images import group_of, image_paths
 from omewd.model.spec.spec import StreamSpec
+from omewd.model.spec.stored import stored_spec
 from omewd.store.sinks.publish import Publisher
 
 
@@ -55,7 +56,7 @@ def _spec(dataset: Path, epoch: int) -> StreamSpec:
         raise OmewdError(
             "not_a_dataset", f"{dataset} is no longer the dataset of that stream", "Was it moved or replaced?"
         )
-    return StreamSpec.parse(summary["stream"])
+    return stored_spec(summary["stream"])
 
 
 def _documents(dataset: Path, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -73,7 +74,7 @@ def _publish(dataset: Path, documents: dict[str, dict[str, Any]]) -> None:
     files = [(path, [json.dumps(document, indent=2).encode()]) for path, document in documents.items()]
     aside = dataset / ledger.FOLDER  # a complete dataset has no staging folder any more
     try:
-        Publisher(dataset, aside, durable=True).publish(files, label=ANNOTATE)
+        Publisher(dataset, aside, durable=True).publish(files, label=USER_METADATA)
     finally:
-        for left in aside.glob(f"{ANNOTATE}-*"):
+        for left in aside.glob(f"{USER_METADATA}-*"):
             left.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import numpy as np
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.frame_lines import FrameLines
 from omewd.dataset.ledger.runs import Run, run_starts
-from omewd.protocol.jobs import Job
+from omewd.protocol.jobs.frames import WriteUnits
 from omewd.writer.ring_reader import RingReader, UnitFrames
 
 Array = np.ndarray[Any, Any]
@@ -37,7 +37,7 @@ class _Part(NamedTuple):
 
 
 def ledger_lines(
-    ring: RingReader, units: Sequence[UnitFrames], job: Job, lines: FrameLines, source: int | None
+    ring: RingReader, units: Sequence[UnitFrames], job: WriteUnits, lines: FrameLines, source: int | None
 ) -> JobLines:
     """A job's lines, in the order of frame indexes; ``source``: what they say of theirs."""
     indexes = np.concatenate([unit.grid.ravel() for unit in units])
@@ -75,7 +75,7 @@ def ledger_lines(
     return _together(sorted(parts + told) if told else parts, job.frontier, source)
 
 
-def gap_lines(job: Job, source: int | None) -> JobLines:
+def gap_lines(job: WriteUnits, source: int | None) -> JobLines:
     """The lines of a job whose units hold no frame: one for each kind of gap."""
     assert job.gap_frames is not None
     first, stop = job.gap_frames

@@ -16,7 +16,10 @@ from omewd.errors import OmewdError
 from omewd.model.plan.levels import Level, levels_of
 from omewd.model.plan.plan import Plan
 from omewd.model.plan.shards import ShardLayout, ShardPlace
-from omewd.model.spec.spec import DIRECT, StreamSpec
+from omewd.model.spec.outline import join
+from omewd.model.spec.spec import DIRECT
+from omewd.model.spec.stored import stored_spec
+from omewd.protocol.jobs.job import StreamToOpen
 from omewd.ring.segment import Segment
 from omewd.store import encoders as backends
 from omewd.store.encoders.base import Block, Piece, Pixels, Sink, UnitArray
@@ -61,20 +64,21 @@ class Resolution:
 class OpenStream:
     """The mapped rings, what makes the ledger's lines, the publisher, and each resolution's sink or shards."""
 
-    def __init__(self, number: int, spec: StreamSpec, backend: str, folder: Path, tools: Tools) -> None:
-        self.number, self.spec, self.backend, self.folder = number, spec, backend, folder
+    def __init__(self, told: StreamToOpen, tools: Tools) -> None:
+        self.number, self.epoch, self.backend, self.folder = told.stream, told.epoch, told.backend, Path(told.dataset)
+        self.spec = spec = stored_spec(join(told.outline, told.details))
         self._tools = tools
         self.rings: dict[int, RingReader] = {}
         self.lines: dict[int, FrameLines] = {}
         self.publisher = Publisher(
-            folder,
-            folder / STAGING,
+            self.folder,
+            self.folder / STAGING,
             durable=spec.durability == "fsync",
             pool=tools.files,
             clock=tools.clock,
             buffers=tools.shards.buffers,
         )
-        in_shards = backend == DIRECT and spec.sharded
+        in_shards = self.backend == DIRECT and spec.sharded
         self.resolutions = [
             Resolution(
                 level,
@@ -92,10 +96,6 @@ class OpenStream:
     def add_ring(self, source: int, segment: Segment) -> None:
         self.rings[source] = RingReader(segment, Plan.of(self.spec, self.backend, source))
         self.lines[source] = FrameLines.of(self.spec, source)
-
-    @property
-    def epoch(self) -> int:
-        return next(iter(self.rings.values())).segment.geometry.epoch
 
     def hold_dataset(self) -> None:
         """Lock the dataset against ``omewd repair`` while this writer has it, and see that it is open for writing.

@@ -10,7 +10,7 @@ import numpy as np
 
 from omewd.model.plan.grid import frame_indexes
 from omewd.model.plan.plan import Plan
-from omewd.protocol.jobs import Job
+from omewd.protocol.jobs.frames import WriteUnits
 from omewd.ring import pixels
 from omewd.ring.layout import FRAME_INDEX, METADATA, METADATA_BYTES, MONOTONIC_NS, SLOT_HEADERS, WAITED_NS, WALL_NS
 from omewd.ring.segment import Segment
@@ -50,7 +50,7 @@ class RingReader:
             strides=(geometry.slot_header_stride, 8),
         )
 
-    def locate(self, job: Job) -> list[UnitFrames]:
+    def locate(self, job: WriteUnits) -> list[UnitFrames]:
         """Find the frames of a job's units among the slots that it names."""
         units = range(job.unit, job.unit + job.units)
         grids = [frame_indexes(self.plan, unit) for unit in units]

@@ -25,7 +25,7 @@ Array = np.ndarray[Any, Any]
 
 def sketches(
     spec: StreamSpec, plan: Plan, ring: RingReader, units: Sequence[UnitFrames]
-) -> list[tuple[int, list[float]]]:
+) -> tuple[tuple[int, tuple[float, ...]], ...]:
     """(channel, values at the fractions of :mod:`omewd.model.contrast`) of some frames that are there."""
     axis = next((i for i, d in enumerate(spec.disk_dimensions[:-2]) if d.type == "channel"), None)
     found: dict[int, list[float]] = {}
@@ -43,7 +43,7 @@ def sketches(
         values = sketch(ring.frame(int(there[random.randrange(there.size)])))
         if values is not None:
             found[channel] = values
-    return list(found.items())
+    return tuple((channel, tuple(values)) for channel, values in found.items())
 
 
 def sketch(frame: Array) -> list[float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import struct
 from collections.abc import Mapping
@@ -9,12 +10,22 @@ from typing import Any
 
 import pytest
 
+from omewd.daemon.control.dataset_requests import DatasetRequests
+from omewd.daemon.control.requests import Group
+from omewd.daemon.control.ring_requests import RingRequests
+from omewd.daemon.control.status_requests import StatusRequests
+from omewd.daemon.control.stream_requests import StreamRequests
+from omewd.daemon.state import recovery
+from omewd.daemon.streams.transitions import TABLE, Action
 from omewd.dataset.ledger import ledger, runs
 from omewd.model.dtypes import MAX_FRAMES
+from omewd.protocol import messages
+from omewd.protocol.jobs.job import FINAL_ERRORS
 from omewd.ring import layout
 from omewd.ring.layout import Geometry
 from omewd.store.format import shard_table
 from omewd.store.format.shard_index import ENTRY_BYTES
+from omewd.writer.handlers.table import KINDS
 from tests.support.places import DOCS
 
 INTERNALS = DOCS / "internals"
@@ -111,6 +122,53 @@ def test_the_record_of_runs() -> None:
         assert f"lock on byte {byte}" in text
 
 
+def fields_of(record: type) -> str:
+    """The names of a dataclass's fields as the pages list them."""
+    return ", ".join(field.name for field in dataclasses.fields(record)) or "–"
+
+
+def test_the_kinds_of_jobs() -> None:
+    described = {row["kind"]: row for row in table("jobs.md", "jobs")}
+    assert set(described) == set(KINDS)
+    for name, kind in KINDS.items():
+        needs = kind.needs
+        assert described[name] == {
+            "kind": name,
+            "role": needs.role,
+            "long role": needs.long_role or "–",
+            "opened": needs.opened.name.lower(),
+            "tries": str(needs.tries),
+            "waits for space": "yes" if needs.waits_for_space else "no",
+            "fields": fields_of(kind),
+            "result": fields_of(kind.result),
+        }
+    text = (INTERNALS / "jobs.md").read_text()
+    assert {code for code in FINAL_ERRORS if f"`{code}`" in text} == FINAL_ERRORS
+
+
+def test_the_limits_of_messages() -> None:
+    for row in table("control-protocol.md", "limits"):
+        assert int(row["value"]) == getattr(messages, row["limit"]), row
+
+
+def test_the_operations() -> None:
+    """Those that the daemon has handlers for."""
+    absent: Any = None
+    groups: list[Group] = [
+        StatusRequests(absent, absent, absent, absent, absent),
+        StreamRequests(absent, absent, absent, absent),
+        RingRequests(absent, absent, absent, absent),
+        DatasetRequests(absent, absent),
+    ]
+    known = {name for group in groups for name in group.operations}
+    assert {row["op"] for row in table("control-protocol.md", "operations")} == known
+
+
+def test_an_entry_of_the_journal() -> None:
+    described = {row["field"] for row in table("journal.md", "entry")}
+    assert described - {"details"} == recovery._ENTRY
+
+
 @pytest.mark.parametrize("page", sorted(path.name for path in INTERNALS.glob("*.md")))
 def test_constants_that_are_named_are_in_the_code(page: str) -> None:
     """Names in capitals, in code marks, on a page about the ring."""
@@ -119,3 +177,28 @@ def test_constants_that_are_named_are_in_the_code(page: str) -> None:
     named = set(re.findall(r"`([A-Z][A-Z_]+[A-Z])(?: [^`]*)?`", (INTERNALS / page).read_text()))
     others = {"F_OFD_SETLK", "EAGAIN", "MSG_DONTWAIT", "MSG_NOSIGNAL", "OMEWDRNG"}
     assert all(hasattr(layout, name) for name in named - others), named
+
+
+def code(text: str) -> list[str]:
+    """The words of a cell that are marked as code; the first and the last mark may be taken off."""
+    return [word.strip("`") for word in text.split(", ") if word]
+
+
+def test_the_transitions_of_a_stream() -> None:
+    """Row by row, in the order of the code."""
+    described = [
+        (row["state"], row["event"], row["if"].replace("`", ""), row["next state"], code(row["actions"]))
+        for row in table("streams.md", "transitions")
+    ]
+    assert described == [
+        (
+            row.state.value,
+            row.event.name.lower(),
+            " and ".join(fact if wanted else f"not {fact}" for fact, wanted in row.guard),
+            row.to.value,
+            [action.name.lower() for action in row.actions],
+        )
+        for row in TABLE
+    ]
+    actions = {row["action"]: row["what is done"] for row in table("streams.md", "actions")}
+    assert actions == {action.name.lower(): action.value for action in Action}

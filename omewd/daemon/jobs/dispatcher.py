@@ -1,76 +1,35 @@
-"""Which job goes to which writer, and what follows when one fails, dies or hangs. Pure: time is passed in."""
+"""Which job goes to which child, and what follows when one fails, dies or hangs. Pure: time is passed in."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from omewd.daemon.config import SLOWEST_DISK_BYTES_PER_S
-from omewd.daemon.jobs.jobs import is_long
-from omewd.model.plan.memory import JOB_BYTES
-from omewd.protocol.jobs import Job, JobKind
+from omewd.daemon.jobs.tasks import QUEUE_BYTES, Lease, Owner, Task, extra_timeout_s
+from omewd.errors import OmewdError
+from omewd.protocol.jobs.frames import WriteUnits
+from omewd.protocol.jobs.job import FINAL_ERRORS, MAINTAINER, Job
 
-MAX_ERRORS = 3
 MAX_DEATHS = 5
 # A job that failed at once rarely does better at once.
 RETRY_DELAYS_NS = (100_000_000, 1_000_000_000)
 # How soon a full disk is asked again.
 NO_SPACE_DELAY_NS = 500_000_000
-# A second job waits in a writer's socket while it runs the first, so that it need not wait for the daemon.
-# Not one with a larger unit: that does better at the next free writer.
-QUEUE_BYTES = JOB_BYTES
-
-
-# Jobs that read the whole ledger get this much longer: a million lines take 5 s, and a day's recording has a billion.
-_LEDGER_S = 3600.0
 
 
 class Source(Protocol):
     """A source of a stream, as far as the dispatcher knows."""
 
-    def take_job(self, number: Callable[[], int], writers: int) -> Job | None: ...
+    def take_job(self, writers: int) -> WriteUnits | None: ...
 
     def unit_bytes(self) -> int: ...
 
 
-@dataclass
-class Task:
-    """A job with its history. ``patience_s``: how much longer than usual it may take.
-
-    ``was_postponed``: there was no space for it.
-    """
-
-    job: Job
-    size_bytes: int
-    errors: int = 0
-    deaths: int = 0
-    not_before_ns: int = 0
-    patience_s: float = 0.0
-    was_postponed: bool = False
-
-    @property
-    def is_short(self) -> bool:
-        """Whether another one may wait behind it."""
-        return self.size_bytes <= QUEUE_BYTES and not self.patience_s
-
-    @property
-    def is_long(self) -> bool:
-        """Whether it is for the writer that is aside."""
-        return is_long(self.job, self.patience_s)
-
-
-@dataclass
-class Lease:
-    """A job given to a writer; it ends with the writer's answer, its death or the deadline.
-
-    ``deadline_ns`` None: the job waits behind another one of the same writer, or has been told as overdue.
-    """
-
-    task: Task
-    writer: int
-    deadline_ns: int | None = None
+# A source whose units may be written, and who is told of that.
+Offer = tuple[Owner, Source]
 
 
 @dataclass
@@ -81,24 +40,19 @@ class Dispatcher:
     _waiting: deque[Task] = field(default_factory=deque)
     _leases: dict[int, Lease] = field(default_factory=dict)
     _queues: dict[int, list[int]] = field(default_factory=dict)
-    _last_job: int = 0
+    _last_lease: int = 0
     _turn: int = 0
 
-    def number(self) -> int:
-        """A new job's id."""
-        self._last_job += 1
-        return self._last_job
+    def submit(self, job: Job, owner: Owner, documents: int = 0) -> Task:
+        """Add a job that is no write unit; ``documents``: how many zarr.json its dataset has."""
+        task = Task(job, owner, extra_timeout_s=extra_timeout_s(job, documents))
+        self._waiting.append(task)
+        return task
 
-    def submit(self, job: Job, patience_s: float = 0.0) -> None:
-        """Add a job that is no write unit, such as create, grow, finalize.
-
-        ``patience_s``: how much longer than usual it may take.
-        """
-        reads_ledger = job.kind == "recover" or (job.kind == "finalize" and job.failed)
-        self._waiting.append(Task(job, 0, patience_s=patience_s + (_LEDGER_S if reads_ledger else 0.0)))
+    # -- giving out ------------------------------------------------------------------------------
 
     def assign(
-        self, writers: Sequence[int], sources: Sequence[Source], now_ns: int, aside: int | None = None
+        self, writers: Sequence[int], offers: Sequence[Offer], now_ns: int, aside: int | None = None
     ) -> list[Lease]:
         """Give jobs to writers, idle ones first, then small jobs behind what a writer is at.
 
@@ -106,101 +60,102 @@ class Dispatcher:
         """
         assigned: list[Lease] = []
         for waiting in self._waiting:
-            if waiting.not_before_ns <= now_ns:
-                waiting.not_before_ns = 0  # what it waits for now is a writer
+            waiting.look_at(now_ns)
         for depth in (0, 1):
             for writer in writers:
                 queue = self._queues.setdefault(writer, [])
                 if len(queue) != depth or (depth and not self._leases[queue[0]].task.is_short):
                     continue
-                task = self._next(sources, now_ns, len(writers), small=depth == 1)
+                task = self._next(offers, now_ns, len(writers), small=depth == 1)
                 if task is None:
                     break
-                lease = self._leases[task.job.id] = Lease(task, writer)
-                queue.append(task.job.id)
-                if depth == 0:
-                    self._start(lease, now_ns)
-                assigned.append(lease)
+                assigned.append(self._grant(task, writer, now_ns))
         if aside is not None and not self.jobs_of(aside) and (task := self._next_long(now_ns)) is not None:
-            lease = self._leases[task.job.id] = Lease(task, aside)
-            self._queues[aside] = [task.job.id]
-            self._start(lease, now_ns)
-            assigned.append(lease)
+            assigned.append(self._grant(task, aside, now_ns))
         return assigned
 
+    def _grant(self, task: Task, child: int, now_ns: int) -> Lease:
+        self._last_lease += 1
+        lease = self._leases[self._last_lease] = Lease(self._last_lease, task, child)
+        queue = self._queues.setdefault(child, [])
+        queue.append(lease.id)
+        if len(queue) == 1:
+            self._start(lease, now_ns)
+        return lease
+
     def _next_long(self, now_ns: int) -> Task | None:
-        task = next((task for task in self._waiting if task.is_long and task.not_before_ns <= now_ns), None)
+        task = next((t for t in self._waiting if t.role == MAINTAINER and t.not_before_ns <= now_ns), None)
         if task is not None:
             self._waiting.remove(task)
         return task
 
-    @property
-    def has_long(self) -> bool:
-        """Whether there is work for a writer that is aside."""
-        out = any(lease.task.is_long for lease in self._leases.values())
-        return out or any(task.is_long for task in self._waiting)
-
-    def writer_at(self, stream: int, kind: JobKind) -> int | None:
-        """The writer that is at a job of that kind for a stream."""
-        leases = self._leases.values()
-        return next((x.writer for x in leases if (x.task.job.stream, x.task.job.kind) == (stream, kind)), None)
-
-    def _next(self, sources: Sequence[Source], now_ns: int, writers: int, *, small: bool) -> Task | None:
+    def _next(self, offers: Sequence[Offer], now_ns: int, writers: int, *, small: bool) -> Task | None:
         for place, task in enumerate(self._waiting):
-            fits = not (task.is_long or (small and task.size_bytes > QUEUE_BYTES))
+            fits = not (task.role == MAINTAINER or (small and task.size_bytes > QUEUE_BYTES))
             if task.not_before_ns <= now_ns and fits:
                 del self._waiting[place]
                 return task
-        for step in range(len(sources)):
-            place = (self._turn + step) % len(sources)
-            size_bytes = sources[place].unit_bytes()
-            job = None if small and size_bytes > QUEUE_BYTES else sources[place].take_job(self.number, writers)
+        for step in range(len(offers)):
+            place = (self._turn + step) % len(offers)
+            owner, source = offers[place]
+            size_bytes = source.unit_bytes()
+            job = None if small and size_bytes > QUEUE_BYTES else source.take_job(writers)
             if job is not None:
                 self._turn = place + 1
-                return Task(job, size_bytes * job.units)
+                return Task(job, owner, size_bytes * job.units)
         return None
 
     def _start(self, lease: Lease, now_ns: int) -> None:
         task = lease.task
-        seconds = self.job_timeout_s + task.patience_s + task.size_bytes / SLOWEST_DISK_BYTES_PER_S
-        lease.deadline_ns = now_ns + int(seconds * 1e9)
+        seconds = self.job_timeout_s + task.extra_timeout_s + task.size_bytes / SLOWEST_DISK_BYTES_PER_S
+        lease.starts(now_ns + int(seconds * 1e9))
 
-    def finish(self, job: int, now_ns: int) -> Task | None:
-        """A writer has answered; returns the task, None if the lease had ended before."""
-        lease = self._leases.pop(job, None)
-        if lease is None:
+    # -- taking back -----------------------------------------------------------------------------
+
+    def task_of(self, lease: int) -> Task | None:
+        """The task that a lease is of, None if the lease has ended."""
+        found = self._leases.get(lease)
+        return None if found is None else found.task
+
+    def finish(self, lease: int, now_ns: int) -> Task | None:
+        """A child has answered; returns the task, None if the lease had ended before."""
+        ended = self._leases.pop(lease, None)
+        if ended is None:
             return None
-        queue = self._queues[lease.writer]
-        queue.remove(job)
+        queue = self._queues[ended.child]
+        queue.remove(lease)
         if queue:
             self._start(self._leases[queue[0]], now_ns)
-        return lease.task
+        return ended.task
 
-    def retry(self, task: Task, now_ns: int) -> bool:
-        """A job failed: put it back for another try; False if it has had its tries."""
-        task.errors += 1
-        if task.errors >= MAX_ERRORS:
+    def put_back(self, task: Task, error: OmewdError, now_ns: int) -> bool:
+        """A job has failed: put it back for another try. False if none would help, or it has had its tries.
+
+        One that fails for want of space waits for that without blame, if its owner does.
+        """
+        needs = task.job.needs
+        if error.code == "disk_full" and needs.waits_for_space and task.owner.waits_for_space:
+            task.postponed(now_ns + NO_SPACE_DELAY_NS)
+            self._waiting.append(task)
+            return True
+        task.failed()
+        if error.code in FINAL_ERRORS or task.errors >= needs.tries:
             return False
-        task.not_before_ns = now_ns + RETRY_DELAYS_NS[task.errors - 1]
+        task.waits(now_ns + RETRY_DELAYS_NS[min(task.errors, len(RETRY_DELAYS_NS)) - 1])
         self._waiting.append(task)
         return True
 
-    def postpone(self, task: Task, now_ns: int) -> None:
-        """A job could not be done for want of space: put it back, without blame."""
-        task.not_before_ns = now_ns + NO_SPACE_DELAY_NS
-        task.was_postponed = True
-        self._waiting.append(task)
-
-    def writer_lost(self, writer: int) -> tuple[list[Task], list[Task]]:
-        """A writer is dead: its jobs are put back. Returns (put back, given up after too many deaths).
+    def child_lost(self, child: int) -> tuple[list[Task], list[Task]]:
+        """A child is dead: its jobs are put back. Returns (put back, given up after too many deaths).
 
         Only the job it was at can have killed it; one that waited behind is not to blame.
         """
         back: list[Task] = []
         given_up: list[Task] = []
-        for place, job in enumerate(self._queues.pop(writer, [])):
-            task = self._leases.pop(job).task
-            task.deaths += place == 0
+        for place, lease in enumerate(self._queues.pop(child, [])):
+            task = self._leases.pop(lease).task
+            if place == 0:
+                task.lost()
             if task.deaths >= MAX_DEATHS:
                 given_up.append(task)
             else:
@@ -209,11 +164,17 @@ class Dispatcher:
         return back, given_up
 
     def overdue(self, now_ns: int) -> list[Lease]:
-        """Leases whose deadline has passed: their writers hang. Each is told once, until it ends with its writer."""
+        """Leases whose deadline has passed: their children hang. Each is told once, until it ends with its child."""
         late = [x for x in self._leases.values() if x.deadline_ns is not None and x.deadline_ns <= now_ns]
         for lease in late:
-            lease.deadline_ns = None
+            lease.told_overdue()
         return late
+
+    def forget(self, owner: Owner) -> None:
+        """Drop the jobs of an owner that wait; those that are out still get their answer."""
+        self._waiting = deque(task for task in self._waiting if task.owner is not owner)
+
+    # -- looking up ------------------------------------------------------------------------------
 
     def next_event_ns(self) -> int | None:
         """When to look again at the latest: a deadline, or a job that may be tried again."""
@@ -221,21 +182,28 @@ class Dispatcher:
         times += [task.not_before_ns for task in self._waiting if task.not_before_ns]
         return min(times, default=None)
 
-    def forget(self, stream: int) -> list[int]:
-        """Drop the jobs of a stream that wait, and return their ids; those that are out still get their answer."""
-        dropped = [task.job.id for task in self._waiting if task.job.stream == stream]
-        self._waiting = deque(task for task in self._waiting if task.job.stream != stream)
-        return dropped
+    def tasks(self) -> Iterator[Task]:
+        """All that are out, and all that wait."""
+        yield from (lease.task for lease in self._leases.values())
+        yield from self._waiting
 
-    def is_busy(self, stream: int) -> bool:
-        """Whether a writer is at a job of that stream, or one waits."""
-        out = any(lease.task.job.stream == stream for lease in self._leases.values())
-        return out or any(task.job.stream == stream for task in self._waiting)
+    def is_busy(self, owner: Owner) -> bool:
+        """Whether a child is at a job of that owner, or one waits."""
+        return any(task.owner is owner for task in self.tasks())
 
-    def kinds_of(self, stream: int) -> set[JobKind]:
-        """The kinds of a stream's jobs that are out, or wait."""
-        tasks = [*(lease.task for lease in self._leases.values()), *self._waiting]
-        return {task.job.kind for task in tasks if task.job.stream == stream}
+    def is_out(self, task: Task) -> bool:
+        """Whether a child has it."""
+        return any(lease.task is task for lease in self._leases.values())
 
-    def jobs_of(self, writer: int) -> int:
-        return len(self._queues.get(writer, ()))
+    @property
+    def has_long(self) -> bool:
+        """Whether there is work for a writer that is aside."""
+        return any(task.role == MAINTAINER for task in self.tasks())
+
+    def child_at(self, owner: Owner, kind: type[Job]) -> int | None:
+        """The child that is at a job of that kind for an owner."""
+        leases = self._leases.values()
+        return next((x.child for x in leases if x.task.owner is owner and isinstance(x.task.job, kind)), None)
+
+    def jobs_of(self, child: int) -> int:
+        return len(self._queues.get(child, ()))

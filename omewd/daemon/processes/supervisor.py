@@ -20,7 +20,6 @@ import structlog
 from omewd.daemon.loop import Loop
 from omewd.daemon.processes.fence import hold
 from omewd.errors import OmewdError
-from omewd.protocol.jobs import Job
 from omewd.protocol.messages import Message, receive, send
 
 log = structlog.get_logger("supervisor")
@@ -52,7 +51,7 @@ def _held(lock: Path) -> Iterator[int]:
 
 @dataclass
 class Writer:
-    """One writer process. ``streams``: the ids of the streams it has been told of.
+    """One writer process. ``streams``: the ids of the streams it has been told of; ``rings``: whose rings it has.
 
     ``aside``: it is one more, for long jobs; ``leaving``: there are none any more, and it has been told to end.
     """
@@ -67,7 +66,27 @@ class Writer:
     leaving: bool = False
     ready: bool = False
     streams: set[int] = field(default_factory=set)
+    rings: set[int] = field(default_factory=set)
     killed_for: str = ""
+
+    def learns_of(self, stream: int) -> bool:
+        """Note that it is told of a stream; False if it has been already."""
+        is_new = stream not in self.streams
+        self.streams.add(stream)
+        return is_new
+
+    def takes_rings(self, stream: int) -> bool:
+        """Note that it is given a stream's rings; False if it has them already."""
+        is_new = stream not in self.rings
+        self.rings.add(stream)
+        return is_new
+
+    def forgets(self, stream: int) -> bool:
+        """Note that it is told of a stream's end; False if it has never heard of it."""
+        knew = stream in self.streams
+        self.streams.discard(stream)
+        self.rings.discard(stream)
+        return knew
 
 
 class Supervisor:
@@ -255,9 +274,6 @@ class Supervisor:
         except OSError as error:  # else it would wait for ever for what was lost
             with contextlib.suppress(ProcessLookupError):
                 self.kill(writer, f"it can't be told anything: {error.strerror}")
-
-    def give(self, writer: Writer, job: Job) -> None:
-        self.tell(writer, {"do": "job", "job": job.to_dict()}, attachment=job.attachment)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """End all writers: they leave when their channel closes; one that does not is killed."""

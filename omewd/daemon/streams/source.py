@@ -6,19 +6,19 @@ No I/O but the ring's.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby, islice
 from operator import itemgetter
 
-from omewd.errors import OmewdError
+from omewd.errors import Loss, OmewdError
 from omewd.model.plan.memory import JOB_BYTES, unit_bytes
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import DIRECT, StreamSpec
 from omewd.model.totals import Totals
 from omewd.process.faultpoints import point
-from omewd.protocol.jobs import Job
+from omewd.protocol.jobs.frames import WriteUnits
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_OPEN, UNSET, Geometry
 from omewd.ring.progress import Progress
@@ -81,6 +81,14 @@ class Source:
         for fact in ("plan", "shards"):
             self.__dict__.pop(fact, None)
 
+    def use_ring(self, ring: DaemonRing) -> None:
+        """Take frames out of a new ring."""
+        self.ring = ring
+
+    def leave_ring(self) -> None:
+        """Look at its ring no more: it is let go."""
+        self.ring = None
+
     def resume(self, ring: DaemonRing, now_ns: int) -> None:
         """Go on where another daemon was, or after a failure; ``ring`` has been resumed."""
         progress = ring.progress
@@ -110,6 +118,28 @@ class Source:
         pieces = self.ring.map.pieces(progress.frames, self.plan.last_frame(progress.units - 1) + 1)
         frames = (frame for piece in pieces for frame in range(piece.frame, piece.frame + piece.count))
         return sum(self.plan.unit_of(frame) < progress.units for frame in frames)
+
+    # -- its producer ---------------------------------------------------------------------------
+
+    def producer_came(self, pid: int) -> None:
+        self.producer_pid = pid
+        if self.ring is not None:
+            self.ring.note_producer(pid)
+
+    def producer_left(self) -> None:
+        self.producer_pid = None
+        if self.ring is not None:
+            self.ring.note_producer(0)
+
+    def finish(self) -> None:
+        """The dataset is complete: its producer can see it."""
+        assert self.ring is not None
+        self.ring.finish()
+
+    def tell(self, error: OmewdError, loss: Loss) -> None:
+        """Leave a reason for a failure, and what is lost, where the producer finds it at its next call."""
+        if self.ring is not None:
+            self.ring.fail(error, loss)
 
     # -- frames in ------------------------------------------------------------------------------
 
@@ -180,7 +210,7 @@ class Source:
         """Frames that were handed over and are neither on disk nor given up."""
         return self.received - self.written - sum(self.gaps.values()) - self.lost_frames
 
-    def take_job(self, number: Callable[[], int], writers: int) -> Job | None:
+    def take_job(self, writers: int) -> WriteUnits | None:
         """The next write units that are complete (or will not get more), as a job.
 
         One unit; of small ones this writer's share of what is ready, so that they share the disk's latency.
@@ -199,10 +229,8 @@ class Source:
         gaps = self.ring.gaps(first, min(last + 1, self.received))
         runs = groupby(gaps, key=itemgetter(2))  # a kind is named where it changes
         kinds = tuple((next(run)[0], kind) for kind, run in islice(runs, _KINDS_IN_JOB))
-        return Job(
-            id=number(),
+        return WriteUnits(
             stream=self.stream_id,
-            kind="write",
             source=self.number,
             unit=unit,
             units=units,
@@ -228,7 +256,7 @@ class Source:
         end = self.received if next_frame is None else min(next_frame, self.received)
         return min(self.plan.units_complete(end), self.incomplete_unit) // round_units * round_units - unit
 
-    def written_to_disk(self, job: Job, frames: int, stored_bytes: int) -> bool:
+    def written_to_disk(self, job: WriteUnits, frames: int, stored_bytes: int) -> bool:
         """A job's units are on disk; returns whether slots were given back to the producer."""
         assert self.ring is not None
         self.written += frames

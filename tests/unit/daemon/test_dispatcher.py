@@ -1,67 +1,117 @@
-"""Which job goes to which writer; time is a number."""
+"""Which job goes to which child; time is a number."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from omewd.daemon.config import SLOWEST_DISK_BYTES_PER_S
-from omewd.daemon.jobs.dispatcher import MAX_DEATHS, MAX_ERRORS, QUEUE_BYTES, RETRY_DELAYS_NS, Dispatcher, Lease, Task
-from omewd.protocol.jobs import Job, JobKind
+from omewd.daemon.jobs.dispatcher import MAX_DEATHS, RETRY_DELAYS_NS, Dispatcher
+from omewd.daemon.jobs.tasks import QUEUE_BYTES, Lease, Task
+from omewd.errors import OmewdError
+from omewd.protocol.jobs.datasets import (
+    CheckPlace,
+    CreateDataset,
+    FinalizeDataset,
+    RecoverDataset,
+    SweepLeftovers,
+    UndoDataset,
+)
+from omewd.protocol.jobs.frames import GrowShape, SealShards, WriteUnits
+from omewd.protocol.jobs.job import Job, Result
+from omewd.protocol.jobs.metadata import PutContrast, PutUserMetadata
 
 SECOND = 10**9
 TIMEOUT_S = 60.0
 LARGE = QUEUE_BYTES + 1
+ERROR = OmewdError("disk_error", "it does not spin")
+FULL = OmewdError("disk_full", "no space")
+MAX_ERRORS = WriteUnits.needs.tries
+
+CREATE, UNDO, SWEEP = CreateDataset(1, "/data"), UndoDataset("/data/s", 7), SweepLeftovers("/data/s", 7)
+FINALIZE, GROW = FinalizeDataset(1, (), "asked"), GrowShape(1, (5,))
+RECOVER = RecoverDataset("/data/s", 7, {})
+JOBS: list[Job] = [
+    CheckPlace("/data/s", "/data", {}),
+    CREATE,
+    UNDO,
+    SWEEP,
+    RECOVER,
+    FINALIZE,
+    FinalizeDataset(1, (), "failure", failed=True),
+    WriteUnits(1, 0, 0, 1, 0, 1, 1),
+    SealShards(1, 0, 5),
+    GROW,
+    PutUserMetadata("/data/s", 7, "mine"),
+    PutContrast("/data/s", 7, ()),
+]
 
 
 class Units:
-    """A stream with a number of units that are ready."""
+    """A stream with a number of units that are ready, and the owner of its jobs."""
 
-    def __init__(self, stream: int, ready: int, size_bytes: int = 1000) -> None:
+    def __init__(self, stream: int, ready: int = 0, size_bytes: int = 1000, *, waits_for_space: bool = False) -> None:
         self.stream = stream
         self.ready = ready
         self.size_bytes = size_bytes
+        self.waits_for_space = waits_for_space
         self.taken = 0
 
-    def take_job(self, number: Callable[[], int], writers: int) -> Job | None:
+    def take_job(self, writers: int) -> WriteUnits | None:
         assert writers >= 1
         if self.taken == self.ready:
             return None
         self.taken += 1
-        return Job(id=number(), stream=self.stream, kind="write", unit=self.taken - 1)
+        return WriteUnits(self.stream, 0, self.taken - 1, 1, 0, 1, 1)
 
     def unit_bytes(self) -> int:
         return self.size_bytes
+
+    def job_done(self, task: Task, result: Result, now_ns: int) -> None: ...
+
+    def job_put_back(self, task: Task, error: OmewdError, now_ns: int) -> None: ...
+
+    def job_failed(self, task: Task, error: OmewdError, now_ns: int) -> None: ...
+
+
+SOMEBODY = Units(1)
 
 
 def make(timeout_s: float = TIMEOUT_S) -> Dispatcher:
     return Dispatcher(timeout_s)
 
 
-def job(dispatcher: Dispatcher, stream: int = 1, kind: JobKind = "create") -> Job:
-    return Job(id=dispatcher.number(), stream=stream, kind=kind)
+def assign(
+    dispatcher: Dispatcher, writers: Sequence[int], units: Sequence[Units], now_ns: int, aside: int | None = None
+) -> list[Lease]:
+    return dispatcher.assign(writers, [(each, each) for each in units], now_ns, aside)
+
+
+def unit_of(lease: Lease | Task) -> int:
+    task = lease.task if isinstance(lease, Lease) else lease
+    assert isinstance(task.job, WriteUnits)
+    return task.job.unit
 
 
 def pairs(leases: list[Lease]) -> list[tuple[int, int]]:
     """(writer, unit)."""
-    return [(lease.writer, lease.task.job.unit) for lease in leases]
+    return [(lease.child, unit_of(lease)) for lease in leases]
 
 
 def test_every_idle_writer_gets_a_job_before_any_gets_a_second() -> None:
-    leases = make().assign([1, 2, 3], [Units(1, ready=9)], 0)
+    leases = assign(make(), [1, 2, 3], [Units(1, ready=9)], 0)
     assert pairs(leases) == [(1, 0), (2, 1), (3, 2), (1, 3), (2, 4), (3, 5)]
-    assert len({lease.task.job.id for lease in leases}) == 6
+    assert len({lease.id for lease in leases}) == 6
 
 
 def test_no_writer_has_more_than_two_jobs() -> None:
     dispatcher, units = make(), Units(1, ready=9)
-    dispatcher.assign([1], [units], 0)
-    assert dispatcher.assign([1], [units], 0) == []
+    assign(dispatcher, [1], [units], 0)
+    assert assign(dispatcher, [1], [units], 0) == []
     assert (dispatcher.jobs_of(1), units.taken) == (2, 2)
     assert dispatcher.jobs_of(99) == 0
 
@@ -69,23 +119,23 @@ def test_no_writer_has_more_than_two_jobs() -> None:
 def test_a_large_job_does_not_wait_behind_another() -> None:
     for size, held in ((QUEUE_BYTES, 2), (LARGE, 1)):
         dispatcher = make()
-        assert len(dispatcher.assign([1], [Units(1, 5, size)], 0)) == held
+        assert len(assign(dispatcher, [1], [Units(1, 5, size)], 0)) == held
 
 
 def test_no_small_job_waits_behind_a_large_one() -> None:
     dispatcher = make()
-    dispatcher.assign([1], [Units(1, 1, LARGE)], 0)
-    assert dispatcher.assign([1], [Units(2, 1, 10)], 0) == []
+    assign(dispatcher, [1], [Units(1, 1, LARGE)], 0)
+    assert assign(dispatcher, [1], [Units(2, 1, 10)], 0) == []
 
 
 def test_a_large_retry_goes_to_an_idle_writer_only() -> None:
     dispatcher = make()
-    [large] = dispatcher.assign([1], [Units(1, 1, LARGE)], 0)
-    dispatcher.finish(large.task.job.id, 0)
-    dispatcher.assign([1], [Units(2, 1)], 0)
-    assert dispatcher.retry(large.task, 0)
-    assert dispatcher.assign([1], [], 10 * SECOND) == []
-    assert pairs(dispatcher.assign([1, 2], [], 10 * SECOND)) == [(2, 0)]
+    [large] = assign(dispatcher, [1], [Units(1, 1, LARGE)], 0)
+    dispatcher.finish(large.id, 0)
+    assign(dispatcher, [1], [Units(2, 1)], 0)
+    assert dispatcher.put_back(large.task, ERROR, 0)
+    assert assign(dispatcher, [1], [], 10 * SECOND) == []
+    assert pairs(assign(dispatcher, [1, 2], [], 10 * SECOND)) == [(2, 0)]
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.integers(5, 30))
@@ -93,8 +143,8 @@ def test_streams_take_turns(sizes: list[int], rounds: int) -> None:
     dispatcher = make()
     streams = [Units(number, ready=10**6, size_bytes=size) for number, size in enumerate(sizes)]
     for _ in range(rounds):
-        for lease in dispatcher.assign([1], streams, 0):
-            dispatcher.finish(lease.task.job.id, 0)
+        for lease in assign(dispatcher, [1], streams, 0):
+            dispatcher.finish(lease.id, 0)
     taken = [stream.taken for stream in streams]
     assert max(taken) - min(taken) <= 1
 
@@ -102,41 +152,40 @@ def test_streams_take_turns(sizes: list[int], rounds: int) -> None:
 def test_a_stream_without_work_costs_no_turn() -> None:
     dispatcher = make()
     streams = [Units(1, ready=0), Units(2, ready=4), Units(3, ready=0)]
-    leases = dispatcher.assign([1, 2], streams, 0)
-    assert [lease.task.job.stream for lease in leases] == [2, 2, 2, 2]
+    leases = assign(dispatcher, [1, 2], streams, 0)
+    assert [lease.task.owner for lease in leases] == [streams[1]] * 4
 
 
 def test_turns_survive_streams_that_go() -> None:
     dispatcher = make()
     many = [Units(n, ready=1) for n in range(5)]
-    dispatcher.assign([1, 2], many, 0)
-    [lease] = dispatcher.assign([3], [Units(9, ready=1)], 0)
-    assert lease.task.job.stream == 9
+    assign(dispatcher, [1, 2], many, 0)
+    last = Units(9, ready=1)
+    [lease] = assign(dispatcher, [3], [last], 0)
+    assert lease.task.owner is last
 
 
 def test_waiting_jobs_come_before_new_units_in_their_order() -> None:
     dispatcher = make()
-    first, second = job(dispatcher), job(dispatcher, 2, "finalize")
-    dispatcher.submit(first)
-    dispatcher.submit(second)
-    leases = dispatcher.assign([1, 2, 3], [Units(3, ready=1)], 0)
-    assert [lease.task.job.id for lease in leases][:2] == [first.id, second.id]
-    assert leases[2].task.job.kind == "write"
+    first, second = dispatcher.submit(CREATE, SOMEBODY), dispatcher.submit(FINALIZE, SOMEBODY)
+    leases = assign(dispatcher, [1, 2, 3], [Units(3, ready=1)], 0)
+    assert [lease.task for lease in leases][:2] == [first, second]
+    assert isinstance(leases[2].task.job, WriteUnits)
 
 
 # -- deadlines -------------------------------------------------------------------------------------
 
 
 def test_a_job_has_the_timeout_and_the_time_its_bytes_take_on_the_slowest_disk() -> None:
-    [lease] = make().assign([1], [Units(1, 1, 10 * SLOWEST_DISK_BYTES_PER_S)], 5 * SECOND)
+    [lease] = assign(make(), [1], [Units(1, 1, 10 * SLOWEST_DISK_BYTES_PER_S)], 5 * SECOND)
     assert lease.deadline_ns == (5 + TIMEOUT_S + 10) * SECOND
 
 
 def test_the_clock_of_a_queued_job_starts_when_it_gets_to_the_head() -> None:
     dispatcher = make()
-    head, queued = dispatcher.assign([1], [Units(1, 2, 0)], 0)
+    head, queued = assign(dispatcher, [1], [Units(1, 2, 0)], 0)
     assert (head.deadline_ns, queued.deadline_ns) == (TIMEOUT_S * SECOND, None)
-    assert dispatcher.finish(head.task.job.id, 50 * SECOND) is head.task
+    assert dispatcher.finish(head.id, 50 * SECOND) is head.task
     assert [lease.deadline_ns for lease in (queued,)] == [(50 + TIMEOUT_S) * SECOND]
     assert dispatcher.overdue(int((50 + TIMEOUT_S) * SECOND) - 1) == []
     assert dispatcher.overdue(int((50 + TIMEOUT_S) * SECOND)) == [queued]
@@ -144,40 +193,40 @@ def test_the_clock_of_a_queued_job_starts_when_it_gets_to_the_head() -> None:
 
 def test_an_overdue_job_is_told_once_so_that_nobody_waits_in_a_spin_for_its_writer_to_die() -> None:
     dispatcher = make()
-    dispatcher.assign([1], [Units(1, 1)], 0)
+    assign(dispatcher, [1], [Units(1, 1)], 0)
     late = 1000 * SECOND
     assert len(dispatcher.overdue(late)) == 1
     assert dispatcher.overdue(late) == []
     assert dispatcher.next_event_ns() is None
-    back, _ = dispatcher.writer_lost(1)
+    back, _ = dispatcher.child_lost(1)
     assert len(back) == 1
 
 
 def test_the_next_event_is_the_earliest_deadline_or_retry() -> None:
     dispatcher = make()
     assert dispatcher.next_event_ns() is None
-    first, second = dispatcher.assign([1, 2], [Units(1, 2, 0)], 0)[:2]
+    first, second = assign(dispatcher, [1, 2], [Units(1, 2, 0)], 0)[:2]
     assert dispatcher.next_event_ns() == TIMEOUT_S * SECOND
-    dispatcher.finish(first.task.job.id, 0)
-    assert dispatcher.retry(first.task, 7)
+    dispatcher.finish(first.id, 0)
+    assert dispatcher.put_back(first.task, ERROR, 7)
     assert dispatcher.next_event_ns() == 7 + RETRY_DELAYS_NS[0]
-    dispatcher.finish(second.task.job.id, 0)
+    dispatcher.finish(second.id, 0)
     assert dispatcher.next_event_ns() == 7 + RETRY_DELAYS_NS[0]
 
 
 def test_a_retry_that_is_due_and_waits_for_a_writer_is_no_event() -> None:
     dispatcher = make()
-    failed, busy = dispatcher.assign([1, 2], [Units(1, 2, LARGE)], 0)
-    dispatcher.finish(failed.task.job.id, 0)
-    dispatcher.assign([1], [Units(2, 1, LARGE)], 0)
-    assert dispatcher.retry(failed.task, 0)
+    failed, busy = assign(dispatcher, [1, 2], [Units(1, 2, LARGE)], 0)
+    dispatcher.finish(failed.id, 0)
+    assign(dispatcher, [1], [Units(2, 1, LARGE)], 0)
+    assert dispatcher.put_back(failed.task, ERROR, 0)
     now = 10 * RETRY_DELAYS_NS[0]
-    assert dispatcher.assign([1, 2], [], now) == []
+    assert assign(dispatcher, [1, 2], [], now) == []
     event = dispatcher.next_event_ns()
     assert event is not None
     assert event > now
-    dispatcher.finish(busy.task.job.id, now)
-    assert pairs(dispatcher.assign([1, 2], [], now)) == [(2, 0)]
+    dispatcher.finish(busy.id, now)
+    assert pairs(assign(dispatcher, [1, 2], [], now)) == [(2, 0)]
 
 
 # -- errors and deaths -----------------------------------------------------------------------------
@@ -185,105 +234,104 @@ def test_a_retry_that_is_due_and_waits_for_a_writer_is_no_event() -> None:
 
 def test_a_failed_job_is_tried_again_later_and_not_for_ever() -> None:
     dispatcher = make()
-    [lease] = dispatcher.assign([1], [Units(1, 1)], 0)
+    [lease] = assign(dispatcher, [1], [Units(1, 1)], 0)
     now = 0
     for attempt in range(MAX_ERRORS - 1):
-        task = dispatcher.finish(lease.task.job.id, now)
+        task = dispatcher.finish(lease.id, now)
         assert task is not None
-        assert dispatcher.retry(task, now)
+        assert dispatcher.put_back(task, ERROR, now)
         due = now + RETRY_DELAYS_NS[attempt]
-        assert dispatcher.assign([1], [], due - 1) == []
-        [lease] = dispatcher.assign([1], [], due)
+        assert assign(dispatcher, [1], [], due - 1) == []
+        [lease] = assign(dispatcher, [1], [], due)
         assert lease.task is task
         now = due
-    task = dispatcher.finish(lease.task.job.id, now)
+    task = dispatcher.finish(lease.id, now)
     assert task is not None
-    assert not dispatcher.retry(task, now)
-    assert not dispatcher.is_busy(1)
+    assert not dispatcher.put_back(task, ERROR, now)
+    assert not list(dispatcher.tasks())
     assert (task.errors, task.deaths) == (MAX_ERRORS, 0)
 
 
 def test_other_jobs_pass_one_that_waits_for_its_retry() -> None:
     dispatcher = make()
-    [lease] = dispatcher.assign([1], [Units(1, 1)], 0)
-    dispatcher.finish(lease.task.job.id, 0)
-    dispatcher.retry(lease.task, 0)
-    later = job(dispatcher, 2)
-    dispatcher.submit(later)
-    assert [x.task.job.id for x in dispatcher.assign([1], [], 1)] == [later.id]
+    [lease] = assign(dispatcher, [1], [Units(1, 1)], 0)
+    dispatcher.finish(lease.id, 0)
+    dispatcher.put_back(lease.task, ERROR, 0)
+    later = dispatcher.submit(UNDO, SOMEBODY)
+    assert [x.task for x in assign(dispatcher, [1], [], 1)] == [later]
 
 
 def test_the_jobs_of_a_lost_writer_come_first_and_in_order() -> None:
     dispatcher = make()
-    dispatcher.assign([1], [Units(1, 2)], 0)
-    waiting = job(dispatcher, 2)
-    dispatcher.submit(waiting)
-    back, given_up = dispatcher.writer_lost(1)
-    assert ([task.job.unit for task in back], given_up) == ([0, 1], [])
+    assign(dispatcher, [1], [Units(1, 2)], 0)
+    waiting = dispatcher.submit(CREATE, SOMEBODY)
+    back, given_up = dispatcher.child_lost(1)
+    assert ([unit_of(task) for task in back], given_up) == ([0, 1], [])
     assert dispatcher.jobs_of(1) == 0
-    assert [x.task.job.unit for x in dispatcher.assign([2], [], 0)] == [0, 1]
-    assert [x.task.job.id for x in dispatcher.assign([3], [], 0)] == [waiting.id]
+    assert [unit_of(x) for x in assign(dispatcher, [2], [], 0)] == [0, 1]
+    assert [x.task for x in assign(dispatcher, [3], [], 0)] == [waiting]
 
 
 def test_only_the_job_a_writer_was_at_is_to_blame_for_its_death() -> None:
     dispatcher = make()
-    head, queued = dispatcher.assign([1], [Units(1, 2)], 0)
-    dispatcher.writer_lost(1)
+    head, queued = assign(dispatcher, [1], [Units(1, 2)], 0)
+    dispatcher.child_lost(1)
     assert (head.task.deaths, queued.task.deaths) == (1, 0)
-    dispatcher.assign([2], [], 0)
-    dispatcher.finish(head.task.job.id, 0)
-    dispatcher.writer_lost(2)
+    head, queued = assign(dispatcher, [2], [], 0)
+    dispatcher.finish(head.id, 0)
+    dispatcher.child_lost(2)
     assert queued.task.deaths == 1
 
 
 def test_a_job_that_kills_every_writer_is_given_up() -> None:
     dispatcher = make()
-    dispatcher.assign([1], [Units(1, 1)], 0)
+    assign(dispatcher, [1], [Units(1, 1)], 0)
     for death in range(1, MAX_DEATHS):
-        back, given_up = dispatcher.writer_lost(death)
+        back, given_up = dispatcher.child_lost(death)
         assert (len(back), given_up) == (1, [])
-        assert pairs(dispatcher.assign([death + 1], [], 0)) == [(death + 1, 0)]
-    back, given_up = dispatcher.writer_lost(MAX_DEATHS)
+        assert pairs(assign(dispatcher, [death + 1], [], 0)) == [(death + 1, 0)]
+    back, given_up = dispatcher.child_lost(MAX_DEATHS)
     assert back == []
     assert [task.deaths for task in given_up] == [MAX_DEATHS]
-    assert not dispatcher.is_busy(1)
+    assert not list(dispatcher.tasks())
 
 
 def test_an_answer_after_the_lease_has_ended_is_none() -> None:
     dispatcher = make()
-    [lease] = dispatcher.assign([1], [Units(1, 1)], 0)
-    dispatcher.writer_lost(1)
-    assert dispatcher.finish(lease.task.job.id, 0) is None
+    [lease] = assign(dispatcher, [1], [Units(1, 1)], 0)
+    dispatcher.child_lost(1)
+    assert dispatcher.finish(lease.id, 0) is None
     assert dispatcher.finish(12345, 0) is None
-    assert dispatcher.is_busy(1), "it still waits to be done"
+    assert list(dispatcher.tasks()) == [lease.task], "it still waits to be done"
 
 
 def test_losing_a_writer_without_jobs_is_nothing() -> None:
-    assert make().writer_lost(7) == ([], [])
+    assert make().child_lost(7) == ([], [])
 
 
-def test_a_forgotten_stream_keeps_only_what_is_out() -> None:
+def test_a_forgotten_owner_keeps_only_what_is_out() -> None:
     dispatcher = make()
-    for stream in (1, 2, 1):
-        dispatcher.submit(job(dispatcher, stream))
-    [out] = [x for x in dispatcher.assign([1], [], 0) if x.deadline_ns is not None]
-    dispatcher.submit(job(dispatcher, 1))
-    dispatcher.forget(1)
-    assert dispatcher.is_busy(1)
-    assert dispatcher.finish(out.task.job.id, 0) is out.task
-    left = dispatcher.assign([2, 3], [], 0)
-    assert all(x.task.job.stream == 2 for x in left)
+    one, other = Units(1), Units(2)
+    for owner in (one, other, one):
+        dispatcher.submit(UNDO, owner)
+    [out] = [x for x in assign(dispatcher, [1], [], 0) if x.deadline_ns is not None]
+    dispatcher.submit(UNDO, one)
+    dispatcher.forget(one)
+    assert dispatcher.is_busy(one)
+    assert dispatcher.finish(out.id, 0) is out.task
+    left = assign(dispatcher, [2, 3], [], 0)
+    assert all(x.task.owner is other for x in left)
 
 
 @pytest.mark.parametrize("where", ["waiting", "out", "nowhere"])
-def test_a_stream_is_busy_while_a_job_of_it_waits_or_is_out(where: str) -> None:
+def test_an_owner_is_busy_while_a_job_of_it_waits_or_is_out(where: str) -> None:
     dispatcher = make()
     if where != "nowhere":
-        dispatcher.submit(job(dispatcher, 5))
+        dispatcher.submit(CREATE, SOMEBODY)
     if where == "out":
-        dispatcher.assign([1], [], 0)
-    assert dispatcher.is_busy(5) == (where != "nowhere")
-    assert not dispatcher.is_busy(6)
+        assign(dispatcher, [1], [], 0)
+    assert dispatcher.is_busy(SOMEBODY) == (where != "nowhere")
+    assert not dispatcher.is_busy(Units(1))
 
 
 # -- anything may happen ---------------------------------------------------------------------------
@@ -299,87 +347,165 @@ def test_every_job_ends_once_whatever_happens(history: list[tuple[str, int]], wr
     streams = [Units(1, ready=12, size_bytes=size_bytes), Units(2, ready=7)]
     alive = list(range(writers))
     next_writer, now = writers, 0
-    out: dict[int, list[Task]] = {}
-    ended: Counter[int] = Counter()
+    out: dict[int, list[Lease]] = {}
+    ended: Counter[Task] = Counter()
     for event, number in [*history, *[("later", 0), ("assign", 0), ("done", 0)] * 60]:
         busy = [writer for writer, tasks in out.items() if tasks]
         if event == "later":
             now += SECOND
         elif event == "assign":
-            for lease in dispatcher.assign(alive, streams, now):
-                out.setdefault(lease.writer, []).append(lease.task)
+            for lease in assign(dispatcher, alive, streams, now):
+                out.setdefault(lease.child, []).append(lease)
         elif event == "lost":
             writer = alive.pop(number % len(alive))
             lost = out.pop(writer, [])
-            back, given_up = dispatcher.writer_lost(writer)
-            assert sorted(t.job.id for t in [*back, *given_up]) == sorted(t.job.id for t in lost)
-            ended.update(t.job.id for t in given_up)
+            back, given_up = dispatcher.child_lost(writer)
+            assert {*back, *given_up} == {lease.task for lease in lost}
+            ended.update(given_up)
             alive.append(next_writer)
             next_writer += 1
         elif busy:
-            task = out[busy[number % len(busy)]].pop(0)
-            assert dispatcher.finish(task.job.id, now) is task
-            if event == "done" or not dispatcher.retry(task, now):
-                ended[task.job.id] += 1
+            lease = out[busy[number % len(busy)]].pop(0)
+            task = lease.task
+            assert dispatcher.finish(lease.id, now) is task
+            if event == "done" or not dispatcher.put_back(task, ERROR, now):
+                ended[task] += 1
         for writer in alive:
             assert dispatcher.jobs_of(writer) == len(out.get(writer, []))
     assert not any(out.values())
-    assert not dispatcher.is_busy(1)
-    assert not dispatcher.is_busy(2)
-    assert sorted(ended) == list(range(1, 20))
+    assert not list(dispatcher.tasks())
+    assert len(ended) == 19
     assert set(ended.values()) == {1}
 
 
-def test_numbers_of_jobs_grow() -> None:
+def test_each_grant_of_a_job_has_a_number_of_its_own() -> None:
+    """An answer of a child that is gone is never taken for that of the next one."""
     dispatcher = make()
-    assert all(a < b for a, b in pairwise(dispatcher.number() for _ in range(5)))
+    [first] = assign(dispatcher, [1], [Units(1, 1)], 0)
+    dispatcher.child_lost(1)
+    [again] = assign(dispatcher, [2], [], 0)
+    assert again.task is first.task
+    assert dispatcher.finish(first.id, 0) is None
+    assert dispatcher.finish(again.id, 0) is first.task
 
 
-@pytest.mark.parametrize("kind", ["recover", "sweep", "create", "grow", "finalize"])
-def test_long_jobs_are_for_the_writer_aside(kind: JobKind) -> None:
+# -- what a kind of job needs ----------------------------------------------------------------------
+
+
+def names(jobs: Sequence[Job]) -> list[str]:
+    return [job.kind for job in jobs]
+
+
+@pytest.mark.parametrize("job", JOBS, ids=names(JOBS))
+def test_a_job_fails_as_often_as_its_kind_may(job: Job) -> None:
+    dispatcher, now = make(), 0
+    task = dispatcher.submit(job, SOMEBODY)
+    for failure in range(1, job.needs.tries + 1):
+        [lease] = assign(dispatcher, [1], [], now, 7)
+        assert dispatcher.finish(lease.id, now) is task
+        assert dispatcher.put_back(task, ERROR, now) == (failure < job.needs.tries)
+        now += 10 * SECOND
+    assert not list(dispatcher.tasks())
+
+
+@pytest.mark.parametrize("code", ["bad_message", "bad_metadata", "bad_spec", "dataset_replaced"])
+def test_an_error_that_no_other_try_mends_ends_a_job(code: str) -> None:
+    dispatcher = make()
+    [lease] = assign(dispatcher, [1], [Units(1, 1)], 0)
+    dispatcher.finish(lease.id, 0)
+    assert not dispatcher.put_back(lease.task, OmewdError(code, "no"), 0)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=names(JOBS))
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_full_disk_is_waited_for_if_the_kind_and_the_owner_do(job: Job, waits: bool) -> None:
+    dispatcher = make()
+    task = dispatcher.submit(job, Units(1, waits_for_space=waits))
+    [lease] = assign(dispatcher, [1], [], 0, 7)
+    dispatcher.finish(lease.id, 0)
+    postponed = waits and job.needs.waits_for_space
+    assert dispatcher.put_back(task, FULL, 0) == (postponed or job.needs.tries > 1)
+    assert (task.was_postponed, task.errors) == (postponed, 0 if postponed else 1)
+
+
+def test_a_full_disk_is_waited_for_however_long_it_takes() -> None:
+    dispatcher, now = make(), 0
+    units = Units(1, 1, waits_for_space=True)
+    for _ in range(10 * MAX_ERRORS):
+        [lease] = assign(dispatcher, [1], [units], now)
+        dispatcher.finish(lease.id, now)
+        assert dispatcher.put_back(lease.task, FULL, now)
+        assert assign(dispatcher, [1], [units], now) == []
+        now += SECOND
+
+
+@pytest.mark.parametrize(
+    ("job", "extra_s"),
+    [
+        (CREATE, 30),
+        (GROW, 30),
+        (FINALIZE, 30),
+        (FinalizeDataset(1, (), "failure", failed=True), 3630),
+        (RECOVER, 3600),
+        (SWEEP, 0),
+        (SealShards(1, 0, 5), 0),
+    ],
+    ids=lambda value: getattr(value, "kind", None),
+)
+def test_a_job_gets_more_time_for_what_it_reads_and_writes(job: Job, extra_s: float) -> None:
+    dispatcher = make()
+    dispatcher.submit(job, SOMEBODY, documents=600)
+    [lease] = assign(dispatcher, [1], [], 0, 7)
+    assert lease.deadline_ns == (TIMEOUT_S + extra_s) * SECOND
+
+
+@pytest.mark.parametrize("job", [RECOVER, SWEEP, CREATE, GROW, FINALIZE], ids=lambda job: job.kind)
+def test_long_jobs_are_for_the_writer_aside(job: Job) -> None:
     """Frames' writers never take one, and it takes nothing else; one at a time."""
-    dispatcher, units = make(), Units(2, ready=9)
+    dispatcher, units, owner = make(), Units(2, ready=9), Units(1)
     for _ in range(2):
-        dispatcher.submit(job(dispatcher, kind=kind), 60.0)
-    short = job(dispatcher, stream=3)
-    dispatcher.submit(short, 1.0)
+        dispatcher.submit(job, owner, documents=1200)
+    short = dispatcher.submit(CREATE, SOMEBODY, documents=20)
     has_long = dispatcher.has_long
     assert has_long
-    first = dispatcher.assign([1], [], 0)
-    assert [(lease.writer, lease.task.job.kind) for lease in first] == [(1, "create")]
-    assert first[0].task.job is short
-    dispatcher.finish(short.id, 0)
-    given = dispatcher.assign([1], [units], 0, 7)
-    assert [(lease.writer, lease.task.job.kind) for lease in given] == [(1, "write"), (1, "write"), (7, kind)]
-    assert dispatcher.assign([1], [units], 0, 7) == []
-    assert dispatcher.writer_at(1, kind) == 7
-    dispatcher.finish(given[-1].task.job.id, 0)
-    [last] = dispatcher.assign([1], [units], 0, 7)
-    assert (last.writer, last.task.job.kind) == (7, kind)
-    dispatcher.finish(last.task.job.id, 0)
+    first = assign(dispatcher, [1], [], 0)
+    assert [(lease.child, lease.task) for lease in first] == [(1, short)]
+    dispatcher.finish(first[0].id, 0)
+    given = assign(dispatcher, [1], [units], 0, 7)
+    assert [(lease.child, lease.task.job.kind) for lease in given] == [
+        (1, "write_units"),
+        (1, "write_units"),
+        (7, job.kind),
+    ]
+    assert assign(dispatcher, [1], [units], 0, 7) == []
+    assert dispatcher.child_at(owner, type(job)) == 7
+    dispatcher.finish(given[-1].id, 0)
+    [last] = assign(dispatcher, [1], [units], 0, 7)
+    assert (last.child, last.task.job) == (7, job)
+    dispatcher.finish(last.id, 0)
     assert not dispatcher.has_long
-    assert dispatcher.assign([], [units], 0, 7) == []
-    assert dispatcher.writer_at(1, kind) is None
+    assert assign(dispatcher, [], [units], 0, 7) == []
+    assert dispatcher.child_at(owner, type(job)) is None
 
 
 def test_long_jobs_of_a_writer_that_died_are_given_to_the_next_one_aside() -> None:
     dispatcher = make()
-    dispatcher.submit(job(dispatcher, 0, "sweep"))
-    dispatcher.assign([1], [], 0, 7)
-    back, _ = dispatcher.writer_lost(7)
-    assert [task.job.kind for task in back] == ["sweep"]
+    dispatcher.submit(SWEEP, SOMEBODY)
+    assign(dispatcher, [1], [], 0, 7)
+    back, _ = dispatcher.child_lost(7)
+    assert [task.job for task in back] == [SWEEP]
     assert dispatcher.has_long
-    assert dispatcher.assign([1, 2], [], 0) == []
-    assert [lease.writer for lease in dispatcher.assign([1, 2], [], 0, 8)] == [8]
+    assert assign(dispatcher, [1, 2], [], 0) == []
+    assert [lease.child for lease in assign(dispatcher, [1, 2], [], 0, 8)] == [8]
 
 
 def test_a_long_job_that_is_tried_again_waits_its_time() -> None:
     dispatcher = make()
-    dispatcher.submit(job(dispatcher, 0, "sweep"))
-    [lease] = dispatcher.assign([], [], 0, 7)
-    task = dispatcher.finish(lease.task.job.id, 0)
+    dispatcher.submit(SWEEP, SOMEBODY)
+    [lease] = assign(dispatcher, [], [], 0, 7)
+    task = dispatcher.finish(lease.id, 0)
     assert task is not None
-    assert dispatcher.retry(task, 0)
+    assert dispatcher.put_back(task, ERROR, 0)
     assert dispatcher.has_long
-    assert dispatcher.assign([], [], 1, 7) == []
-    assert len(dispatcher.assign([], [], RETRY_DELAYS_NS[0], 7)) == 1
+    assert assign(dispatcher, [], [], 1, 7) == []
+    assert len(assign(dispatcher, [], [], RETRY_DELAYS_NS[0], 7)) == 1

@@ -19,8 +19,6 @@ from omewd.client.client import Client
 from omewd.errors import OmewdError, RingFullError, StreamFailedError, StreamStoppedError
 from omewd.model.spec.dimensions import parse_dims
 from omewd.model.spec.spec import StreamSpec
-from omewd.model.totals import Totals
-from omewd.protocol.jobs import Job
 from omewd.protocol.messages import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, MAX_PACKET_BYTES, decode, encode, receive, send
 
 Channel = tuple[socket.socket, socket.socket]
@@ -208,54 +206,6 @@ def test_more_descriptors_than_expected_do_not_stay_open(channel: Channel) -> No
 def test_nothing_to_read_says_so(channel: Channel) -> None:
     with pytest.raises(BlockingIOError):
         receive(channel[1])
-
-
-# -- jobs ------------------------------------------------------------------------------------------
-
-numbers = st.integers(0, 2**62)
-totals = st.builds(
-    Totals,
-    received=numbers,
-    written=numbers,
-    gaps=numbers,
-    lost=st.lists(st.tuples(numbers, numbers), max_size=4).map(tuple),
-    lost_frames=numbers,
-)
-jobs = st.builds(
-    Job,
-    id=numbers,
-    stream=numbers,
-    kind=st.sampled_from(["check", "create", "write", "seal", "grow", "annotate", "finalize"]),
-    source=numbers,
-    unit=numbers,
-    units=numbers,
-    sequence=numbers,
-    sequence_end=numbers,
-    frontier=numbers,
-    gap_kinds=st.lists(st.tuples(numbers, st.sampled_from(["skipped", "dropped"])), max_size=4).map(tuple),
-    frames=st.lists(numbers, max_size=4).map(tuple),
-    totals=st.lists(totals, max_size=3).map(tuple),
-    namespace=st.text(),
-    attachment=st.binary(max_size=20),
-    epoch=numbers,
-    ended_by=st.text(),
-    failed=st.booleans(),
-    root=st.text(),
-    dataset=st.text(),
-    spec=st.none() | st.dictionaries(st.text(), json_values, max_size=3),
-)
-
-
-@given(jobs)
-def test_a_job_comes_back_as_it_was(job: Job) -> None:
-    assert Job.from_dict(decode(encode(job.to_dict())), job.attachment) == job
-
-
-def test_the_largest_write_job_fits_in_a_message() -> None:
-    big = 2**62
-    kinds = tuple((big + n, "skipped" if n % 2 else "dropped") for n in range(500))
-    job = Job(big, big, "write", big, big, big, big, big, big, kinds)
-    assert len(encode({"do": "job", "job": job.to_dict()})) < MAX_MESSAGE_BYTES
 
 
 # -- errors ----------------------------------------------------------------------------------------

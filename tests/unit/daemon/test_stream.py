@@ -9,12 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omewd.daemon.control.status import stream_status
-from omewd.daemon.jobs.jobs import finalize_job
-from omewd.daemon.streams.stream import State
+from omewd.daemon.datasets.dataset import Phase
+from omewd.daemon.jobs.of_stream import finalize_job
+from omewd.daemon.streams.transitions import State
 from omewd.errors import OmewdError
+from omewd.model.contrast import FRACTIONS
 from omewd.model.plan.plan import Plan
-from omewd.protocol.jobs import Job
-from omewd.protocol.messages import MAX_MESSAGE_BYTES
+from omewd.protocol.jobs.frames import WriteUnits
+from omewd.protocol.jobs.job import job_message
+from omewd.protocol.messages import MAX_MESSAGE_BYTES, encode
 from omewd.ring.layout import (
     GAP_SKIPPED,
     PUBLISHED,
@@ -78,7 +81,7 @@ def test_a_unit_is_given_out_once_when_its_last_frame_is_there(plan: Plan, histo
         assert units == list(range(len(units)))
 
 
-def check_job(it: Camera, job: Job) -> None:
+def check_job(it: Camera, job: WriteUnits) -> None:
     plan, fates, last = it.source.plan, it.fates, job.unit + job.units - 1
     first, stop = plan.first_frame(job.unit), min(plan.last_frame(last) + 1, it.stream.received)
     if job.gap_frames is None:
@@ -244,7 +247,7 @@ def test_a_damaged_ring_does_not_keep_a_stream_from_failing(code: str) -> None:
         assert it.ends.producer.state == STATE_FAILED
         failure = it.ends.producer.failure
         assert failure is not None
-        assert failure.message == "first reason"
+        assert (failure.reason.code, failure.reason.message) == (code, "first reason")
         it.source.find_lost()
         assert (it.source.lost, it.stream.in_flight) == (((0, 2),), 0)
 
@@ -361,7 +364,7 @@ def test_many_lost_runs_still_fit_in_the_last_job() -> None:
         it.stream.fail(OmewdError("disk_full", "no space"), 1)
         it.source.find_lost()
         assert it.stream.in_flight == 0
-        assert len(json.dumps({"do": "job", "job": finalize_job(it.stream, 1).to_dict()})) < MAX_MESSAGE_BYTES
+        assert len(encode(job_message(1, finalize_job(it.stream)))) < MAX_MESSAGE_BYTES
 
 
 def test_a_status_is_json_and_its_figures_agree() -> None:
@@ -377,3 +380,40 @@ def test_a_status_is_json_and_its_figures_agree() -> None:
         assert frames["gaps"] == frames["skipped"] + frames["dropped"] == 2
         assert status["throughput"]["frames_per_s"] == frames["written"] == 2
         assert status["ring"]["used"] == it.ends.producer.published - it.ends.daemon.released
+
+
+def test_the_contrast_is_put_into_the_dataset_once_when_all_channels_have_come() -> None:
+    sketch = (5.0,) * len(FRACTIONS)
+    with camera_of("t:inf,c:2,y:2,x:3") as it:
+        it.stream.contrast.add([(0, sketch)])
+        assert it.stream.take_contrast(2 * 10**9) is None
+        it.stream.contrast.add([(1, sketch)])
+        assert it.stream.take_contrast(10**9 - 1) is None
+        windows = it.stream.take_contrast(10**9)
+        assert windows is not None
+        assert [channel for channel, *_ in windows] == [0, 1]
+        assert it.stream.take_contrast(2 * 10**9) is None
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.ACTIVE])
+def test_no_contrast_is_put_into_a_dataset_that_gets_its_last_metadata(state: State) -> None:
+    with camera_of("t:inf,y:2,x:3") as it:
+        it.stream.contrast.add([(0, (5.0,) * len(FRACTIONS))])
+        it.stream.state = state
+        assert it.stream.take_contrast(10**10) is None
+
+
+def test_a_dataset_knows_what_its_stream_does_with_it() -> None:
+    with camera_of("t:inf,y:2,x:3") as it:
+        it.stream.state = State.STARTING
+        dataset, seen = it.stream.dataset, []
+        for event in (
+            lambda: it.stream.made(False),
+            lambda: it.stream.stop("asked", 1),
+            lambda: it.stream.idle(2),
+            it.stream.settle,
+            lambda: it.stream.fail(OmewdError("disk_full", "late"), 3),
+        ):
+            event()
+            seen.append(dataset.phase)
+        assert seen == [Phase.WRITING, Phase.WRITING, Phase.ENDING, Phase.AT_REST, Phase.AT_REST]

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omewd.daemon.control.status import stream_status
-from omewd.daemon.jobs.jobs import finalize_job
-from omewd.daemon.streams.stream import State, Stream
+from omewd.daemon.jobs.of_stream import finalize_job
+from omewd.daemon.streams.stream import Stream
+from omewd.daemon.streams.transitions import State
 from omewd.errors import OmewdError
 from omewd.model.spec.outline import MAX_SOURCES
-from omewd.protocol.messages import MAX_MESSAGE_BYTES
+from omewd.protocol.jobs.job import job_message
+from omewd.protocol.messages import MAX_MESSAGE_BYTES, encode
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import (
     PUBLISHED,
@@ -114,7 +116,7 @@ def test_a_source_ends_while_others_go_on() -> None:
         drained = [stream.drained]
         its[1].work()
         assert [*drained, stream.drained] == [False, True]
-        assert [t.received for t in finalize_job(stream, 1).totals] == [4, 4, 0]
+        assert [t.received for t in finalize_job(stream).totals] == [4, 4, 0]
 
 
 def test_a_stop_of_one_source_takes_in_what_it_has_and_leaves_the_others_alone() -> None:
@@ -181,15 +183,19 @@ def test_a_failure_tells_the_losses_by_source() -> None:
         stream.fail(OmewdError("disk_full", "no space", "Make room"), 3)
         for _ in range(2):  # also of one that has been told
             stream.tell_loss()
-            assert stream.error is not None
+            assert stream.failure is not None
             told = "no space; 4 of 13 received frames are missing: left: 4; right: 2-3, 5"
-            assert (stream.error.message, stream.error.remedy) == (told, "Make room")
+            assert (stream.failure.message, stream.failure.remedy) == (told, "Make room")
+            assert (stream.failure.cause, stream.failure.lost) == ("disk_full", ((4, 1), (2, 2), (5, 1)))
+            third = its[2].source.name
+            assert stream.failure.lost_by_source == {"left": ((4, 1),), "right": ((2, 2), (5, 1)), third: ()}
         assert (stream.gaps, stream.in_flight) == (1, 0)
+        assert stream.failure is not None
         for it in its:
             assert (it.ends.producer.state, it.source.is_open) == (STATE_FAILED, False)
             assert it.ends.producer.failure is not None
-            assert it.ends.producer.failure.message == told
-        job = finalize_job(stream, 1)
+            assert it.ends.producer.failure.error.to_dict() == stream.failure.to_dict()
+        job = finalize_job(stream)
         assert job.failed
         assert [totals.lost for totals in job.totals] == [((4, 1),), ((2, 2), (5, 1)), ()]
         assert [totals.lost_frames for totals in job.totals] == [1, 3, 0]
@@ -208,8 +214,8 @@ def test_a_failure_without_a_loss_says_so() -> None:
             it.work()
         stream.fail(OmewdError("disk_full", "no space"), 3)
         stream.tell_loss()
-        assert stream.error is not None
-        assert stream.error.message == "no space; all 4 received frames are written"
+        assert stream.failure is not None
+        assert stream.failure.message == "no space; all 4 received frames are written"
         assert not stream.has_kept_frames
 
 
@@ -220,9 +226,9 @@ def test_a_source_without_a_name_is_not_named_and_many_losses_are_cut_short() ->
             it.publish()
         it.stream.fail(OmewdError("disk_full", "no space"), 3)
         it.stream.tell_loss()
-        assert it.stream.error is not None
+        assert it.stream.failure is not None
         runs = ", ".join(str(2 * n + 1) for n in range(10))
-        assert it.stream.error.message == f"no space; 12 of 24 received frames are missing: {runs}, …"
+        assert it.stream.failure.message == f"no space; 12 of 24 received frames are missing: {runs}, …"
 
 
 def test_a_ring_that_is_damaged_fails_all_sources_and_costs_the_others_nothing() -> None:
@@ -249,7 +255,7 @@ def test_many_lost_runs_of_the_most_sources_still_fit_in_the_last_job() -> None:
     for source in stream.sources:
         source.received = 2**40
         source.lost = tuple((2**40 - 2 * n, 1) for n in range(15_000))
-    assert len(json.dumps({"do": "job", "job": finalize_job(stream, 1).to_dict()})) < MAX_MESSAGE_BYTES
+    assert len(encode(job_message(1, finalize_job(stream)))) < MAX_MESSAGE_BYTES
     assert len(json.dumps({"ok": stream_status(stream, 1).to_json()})) < MAX_MESSAGE_BYTES
 
 
@@ -287,7 +293,7 @@ def test_another_backend_changes_the_units_of_all_sources() -> None:
     stream = stream_of(spec, make_geometry())
     assert [(source.plan.units_total, source.shards) for source in stream.sources] == [(2, None), (2, None)]
     geometry = make_geometry(12, epoch=9)
-    stream.write_with("direct", geometry)
+    stream.placed("direct", "", geometry)
     assert [source.plan.units_total for source in stream.sources] == [4, 4]
     assert [source.shards and source.shards.units_total for source in stream.sources] == [2, 2]
     assert (stream.backend, stream.epoch, stream.ring_bytes) == ("direct", 9, 2 * geometry.total_bytes)
@@ -374,9 +380,9 @@ def test_a_failed_stream_is_taken_over_as_one() -> None:
         stream = taken_over(its)[0].stream
         assert stream.state is State.FAILED
         stream.tell_loss()
-        assert stream.error is not None
-        assert (stream.error.code, stream.error.remedy) == ("disk_full", "Make room")
-        assert stream.error.message == "no space; 2 of 2 received frames are missing: b: 0-1"
+        assert stream.failure is not None
+        assert (stream.failure.cause, stream.failure.remedy) == ("disk_full", "Make room")
+        assert stream.failure.message == "no space; 2 of 2 received frames are missing: b: 0-1"
         assert not stream.gives_jobs
 
 

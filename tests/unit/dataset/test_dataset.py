@@ -185,13 +185,7 @@ def test_a_reopened_dataset_that_loses_its_ring_is_recovered_with_what_was_added
     store(GOES_ON, failed, pool, [5])
     assert not [path for path in (failed / "0/c/1").rglob("*") if path.is_file()]
     assert len(list((failed / STAGING).glob("shard-0-0-1-*-0"))) == 2
-    assert dataset.recover(GOES_ON, failed, epoch=7) == {
-        "found": True,
-        "received": 6,
-        "written": 6,
-        "gaps": 0,
-        "lost": [[]],
-    }
+    assert dataset.recover(GOES_ON, failed, epoch=7) == [Totals(6, 6)]
     check_dataset(failed, GOES_ON, 6)
     assert totals(failed)["state"] == "complete"
 
@@ -200,19 +194,19 @@ def test_what_is_not_on_record_is_not_recovered(failed: Path, pool: ShardPool) -
     dataset.reopen(GOES_ON, failed, epoch=7)
     store(GOES_ON, failed, pool, [5], on_record=False)
     store(GOES_ON, failed, pool, [6])
-    assert dataset.recover(GOES_ON, failed, epoch=7)["lost"] == [[(5, 1)]]
+    assert dataset.recover(GOES_ON, failed, epoch=7) == [Totals(7, 6, 0, ((5, 1),), 1)]
     array = read_zarr(failed)
     assert [bool(frame.any()) for frame in array] == [True] * 5 + [False, True]
 
 
 def test_a_dataset_is_recovered_for_its_own_stream_only(failed: Path, pool: ShardPool) -> None:
     before = listing(failed)
-    assert dataset.recover(GOES_ON, failed, epoch=7) == {"found": False}
+    assert dataset.recover(GOES_ON, failed, epoch=7) is None
     assert listing(failed) == before
     dataset.reopen(GOES_ON, failed, epoch=7)
     store(GOES_ON, failed, pool, [5])
     before = listing(failed)
-    assert dataset.recover(GOES_ON, failed, epoch=9) == {"found": False}
+    assert dataset.recover(GOES_ON, failed, epoch=9) is None
     assert listing(failed) == before
 
 

@@ -13,7 +13,7 @@ from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.frame_lines import FrameLines
 from omewd.model.plan.grid import places
 from omewd.model.plan.plan import Plan
-from omewd.protocol.jobs import Job
+from omewd.protocol.jobs.frames import WriteUnits
 from omewd.ring.layout import GAP_SKIPPED, METADATA_BYTES
 from omewd.writer.lines import JobLines, ledger_lines
 from omewd.writer.ring_reader import RingReader
@@ -91,7 +91,7 @@ def test_a_job_accounts_for_every_frame_of_its_units(data: st.DataObject) -> Non
         ends.daemon.poll()
         reader = RingReader(ends.segment, plan)
         units, end = plan.units_with(frontier), ends.daemon.map.released_below(frontier)
-        job = Job(1, 1, "write", units=units, sequence_end=end, frontier=frontier, gap_kinds=gap_kinds)
+        job = WriteUnits(1, 0, 0, units, 0, end, frontier, gap_kinds)
         made = ledger_lines(reader, reader.locate(job), job, lines, None)
         del reader
     check_runs(made)
@@ -122,7 +122,7 @@ def test_a_run_of_gaps_is_one_line() -> None:
         ends.producer.add_gap(6, GAP_SKIPPED)
         ends.daemon.poll()
         reader = RingReader(ends.segment, plan)
-        job = Job(1, 1, "write", sequence_end=2, frontier=12, gap_kinds=((0, "skipped"), (8, "dropped")))
+        job = WriteUnits(1, 0, 0, 1, 0, 2, 12, ((0, "skipped"), (8, "dropped")))
         found = reader.locate(job)
         made = ledger_lines(reader, found, job, FrameLines(Plan((None,), (12,), ()), LINES_FORMAT), 3)
         del reader

@@ -32,7 +32,8 @@ def test_frames_on_record_that_nobody_has_reported_are_written(
         for frame, fate in enumerate(it.fates[: it.source.received]):
             if plan.unit_of(frame) in it.done_units:
                 marks.put(frame, 1, 1, MARKS[fate])
-        it.stream.tell_loss([Account(marks, it.source.received).totals()])
+        it.stream.finalized([Account(marks, it.source.received).totals()], 9)
+        it.stream.tell_loss()
         check_loss(it)
         assert it.source.received == it.source.written + sum(it.source.gaps.values()) + it.source.lost_frames
         assert it.source.totals.lost_frames == sum(count for _, count in it.source.lost)

@@ -17,7 +17,8 @@ from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.dimensions import Channel, Dimension, Plate, Position, parse_dims
 from omewd.model.spec.spec import MAX_FRAME_BYTES, StreamSpec
-from omewd.protocol.jobs import Job
+from omewd.protocol.jobs.datasets import CheckPlace
+from omewd.protocol.jobs.job import job_message
 from omewd.protocol.messages import encode
 from tests.unit.rings import make_geometry
 
@@ -182,8 +183,8 @@ def test_a_spec_of_any_size_that_is_taken_fits_in_a_message_to_a_writer() -> Non
         if count == 10_000:
             spec = StreamSpec.parse({"name": "cam0", "dimensions": [coords, *YX], "output": "\N{MICROSCOPE}" * 1000})
             path = "/" + "\N{MICROSCOPE}" * 1000
-            job = Job(1, 1, "check", root=path, dataset=path, spec=spec.model_dump(mode="json"))
-            assert encode({"do": "job", "job": job.to_dict()})
+            job = CheckPlace(path, path, spec.model_dump(mode="json"))
+            assert encode(job_message(1, job))
         else:
             assert "over the limit" in refusal(dimensions=[coords, *YX]).message
 

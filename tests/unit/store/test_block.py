@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.dimensions import parse_dims
 from omewd.model.spec.spec import StreamSpec
-from omewd.protocol.jobs import Job
+from omewd.protocol.jobs.frames import WriteUnits
 from omewd.ring import pixels
 from omewd.ring.layout import GAP_SKIPPED, STATE_OPEN
 from omewd.store.scattered import gathered
@@ -31,14 +31,14 @@ def reader_of(ends: Ends, plan: Plan) -> RingReader:
     return RingReader(ends.segment, plan)
 
 
-def write_job(ends: Ends, plan: Plan, unit: int) -> Job:
+def write_job(ends: Ends, plan: Plan, unit: int) -> WriteUnits:
     ends.daemon.poll()
     slots = ends.daemon.map
-    return Job(
-        id=1,
+    return WriteUnits(
         stream=1,
-        kind="write",
+        source=0,
         unit=unit,
+        units=1,
         sequence=slots.released_below(plan.first_frame(unit)),
         sequence_end=slots.released_below(plan.last_frame(unit) + 1),
         frontier=ends.daemon.frontier,
@@ -106,7 +106,7 @@ def test_a_job_of_several_units_finds_what_one_at_a_time_finds(plan: Plan, data:
                 ends.producer.add_gap(1, GAP_SKIPPED)
         ends.daemon.poll()
         reader, units = reader_of(ends, plan), len(expected.blocks)
-        job = Job(1, 1, "write", unit=0, units=units, sequence_end=len(present), frontier=expected.frames)
+        job = WriteUnits(1, 0, 0, units, 0, len(present), expected.frames)
         found = reader.locate(job)
         assert [frames.unit for frames in found] == list(range(units))
         for unit, block in enumerate(map(gathered, reader.blocks(found))):

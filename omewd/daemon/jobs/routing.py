@@ -1,0 +1,69 @@
+"""From a child's answer to whoever submitted the job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from omewd.daemon.jobs.dispatcher import Dispatcher
+from omewd.daemon.jobs.tasks import Task
+from omewd.daemon.processes.supervisor import Supervisor, Writer
+from omewd.errors import OmewdError
+from omewd.protocol.jobs.job import result_of
+from omewd.protocol.messages import Message
+
+log = structlog.get_logger("jobs")
+
+
+class Router:
+    """Tells the owners of jobs what their children have answered.
+
+    ``give_more``: called when a child has answered, as it can take the next job.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, supervisor: Supervisor, give_more: Callable[[int], None]) -> None:
+        self._dispatcher, self._supervisor, self._give_more = dispatcher, supervisor, give_more
+
+    def child_said(self, child: Writer, message: Message) -> None:
+        now = time.monotonic_ns()
+        if "done" in message:
+            self._done(child, message, now)
+        elif "failed" in message:
+            task = self._dispatcher.finish(message["failed"], now)
+            if task is not None:
+                self._failed(task, OmewdError.from_dict(message["error"]), now, child)
+        self._give_more(now)
+
+    def _done(self, child: Writer, message: Message, now_ns: int) -> None:
+        task = self._dispatcher.task_of(message["done"])
+        if task is None:
+            return
+        try:
+            result = result_of(task.job, message)
+        except OmewdError as error:  # with its death the job is given to another
+            self._supervisor.kill(child, f"it answered a job with something unreadable ({error})")
+            return
+        self._dispatcher.finish(message["done"], now_ns)
+        task.owner.job_done(task, result, now_ns)
+
+    def _failed(self, task: Task, error: OmewdError, now_ns: int, child: Writer) -> None:
+        log.warning("job failed", job=task.job.what, child=child.id, **error.to_dict())
+        if self._dispatcher.put_back(task, error, now_ns):
+            task.owner.job_put_back(task, error, now_ns)
+        else:
+            task.owner.job_failed(task, error, now_ns)
+
+    def child_died(self, child: Writer) -> None:
+        now = time.monotonic_ns()
+        error = OmewdError(
+            "writer_died",
+            f"each time the writer process was lost ({child.killed_for or 'it died'})",
+            "See the daemon's log",
+        )
+        back, given_up = self._dispatcher.child_lost(child.id)
+        for task in back:
+            task.owner.job_put_back(task, error, now)
+        for task in given_up:
+            task.owner.job_failed(task, error, now)

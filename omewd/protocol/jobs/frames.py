@@ -1,0 +1,80 @@
+"""Jobs for what becomes of a stream's frames: write units, shards, and the shape that grows with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omewd.errors import OmewdError
+from omewd.model.contrast import FRACTIONS
+from omewd.model.waits import Histogram
+from omewd.protocol.jobs.job import MAINTAINER, WRITER, Needs, Opened, Result, StreamJob
+
+
+@dataclass(frozen=True)
+class Written(Result):
+    """``frames`` that were written; ``stored_bytes`` that they take on disk, and ``free_bytes`` of the drive.
+
+    ``io``: how bytes get there ("O_DIRECT" or "page cache"). ``contrast``: pairs of a channel and a sketch (see
+    :mod:`omewd.model.contrast`). ``waits``: by stage (see :mod:`omewd.model.waits`). ``done_ns``: the monotonic time of
+    the answer.
+    """
+
+    frames: int
+    stored_bytes: int
+    free_bytes: int
+    io: str
+    contrast: tuple[tuple[int, tuple[float, ...]], ...]
+    waits: dict[str, Histogram]
+    done_ns: int
+
+    def __post_init__(self) -> None:
+        for _, sketch in self.contrast:
+            if len(sketch) != len(FRACTIONS):
+                raise OmewdError("bad_message", f"a sketch of grey values has {len(FRACTIONS)} numbers")
+
+
+@dataclass(frozen=True)
+class WriteUnits(StreamJob):
+    """Store ``units`` units of ``source`` from ``unit`` on, from the slots [``sequence``, ``sequence_end``).
+
+    Frame indexes below ``frontier`` that no slot holds are gaps, named by ``gap_kinds`` ((from frame index on, name)).
+    With ``gap_frames``, (first, stop), the units are all that have these frame indexes, any number, and hold no frame.
+    """
+
+    kind = "write_units"
+    needs = Needs(WRITER, opened=Opened.RINGS, waits_for_space=True)
+    result = Written
+
+    source: int
+    unit: int
+    units: int
+    sequence: int
+    sequence_end: int
+    frontier: int
+    gap_kinds: tuple[tuple[int, str], ...] = ()
+    gap_frames: tuple[int, int] | None = None
+
+    @property
+    def what(self) -> str:
+        return f"write unit {self.unit}"
+
+
+@dataclass(frozen=True)
+class SealShards(StreamJob):
+    """Put the shards of ``source`` in place that only have frame indexes below ``below``."""
+
+    kind = "seal_shards"
+    needs = Needs(WRITER, opened=Opened.STREAM, waits_for_space=True)
+
+    source: int
+    below: int
+
+
+@dataclass(frozen=True)
+class GrowShape(StreamJob):
+    """Let the metadata of unbounded arrays claim the first ``frames`` frames of each source."""
+
+    kind = "grow_shape"
+    needs = Needs(WRITER, MAINTAINER, opened=Opened.STREAM, documents=True, waits_for_space=True)
+
+    frames: tuple[int, ...]

@@ -1,0 +1,141 @@
+"""What every job has, and how jobs and their results are told to a child and back.
+
+Daemon to child::
+
+    {"do": "open", "stream": {fields of StreamToOpen}}  + the details of its spec, attached
+    {"do": "ring", "stream": id, "source": n}  + the ring's descriptor
+    {"do": "close", "stream": id}
+    {"do": "job", "lease": number, "kind": name, "job": {fields of the kind}}  + its attachment
+
+Child to daemon::
+
+    {"ready": {backend: why it is unusable, or null}}
+    {"done": lease, "result": {fields of the kind's result}}
+    {"failed": lease, "error": {"code", "message", "remedy"}}
+
+The fields are those of the job's class, in the JSON form that :mod:`omewd.protocol.jobs.values` gives them. A lease is
+the grant of a job to one child; a job that is given to another child has another lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar
+
+from omewd.errors import OmewdError
+from omewd.model.spec.outline import Fields
+from omewd.protocol.jobs.values import Wire
+from omewd.protocol.messages import Message
+
+# Roles of children.
+WRITER = "writer"
+MAINTAINER = "maintainer"
+
+# Errors that another try does not mend.
+FINAL_ERRORS = frozenset({"bad_message", "bad_metadata", "bad_spec", "dataset_replaced"})
+
+
+class Opened(Enum):
+    """What a child is told of the stream before it gets a job."""
+
+    NOTHING = "nothing"
+    STREAM = "its spec and its dataset"
+    RINGS = "its rings, too"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a kind of job needs.
+
+    ``role``: whose child does it; ``long_role``: whose does it where it takes long, so that it does not stand before
+    frames. ``opened``: what the child must know of the stream. ``documents``: it may write the zarr.json of all images,
+    and gets more time for each. ``tries``: how often it may fail. ``waits_for_space``: on a full disk it waits until
+    there is space, if its stream does.
+    """
+
+    role: str
+    long_role: str | None = None
+    opened: Opened = Opened.NOTHING
+    documents: bool = False
+    tries: int = 3
+    waits_for_space: bool = False
+
+
+@dataclass(frozen=True)
+class Result(Wire):
+    """What a child answers when a job is done; of most kinds there is nothing to say."""
+
+
+@dataclass(frozen=True)
+class Job(Wire):
+    """A piece of work for a child; running it twice gives the same bytes.
+
+    ``kind``: its name in messages and logs; ``result``: the type of its result.
+    """
+
+    kind: ClassVar[str]
+    needs: ClassVar[Needs]
+    result: ClassVar[type[Result]] = Result
+
+    @property
+    def reads_ledger(self) -> bool:
+        """Whether it reads the whole ledger, which takes long for a long stream."""
+        return False
+
+    @property
+    def what(self) -> str:
+        """What it is about, for people."""
+        return self.kind
+
+
+@dataclass(frozen=True)
+class StreamJob(Job):
+    """A job for a stream that the child has opened."""
+
+    stream: int
+
+
+@dataclass(frozen=True)
+class StreamToOpen(Wire):
+    """What a child is told of a stream before it gets jobs for it.
+
+    ``outline`` and ``details``: its spec (see :mod:`omewd.model.spec.outline`). ``backend``: the one that was chosen.
+    """
+
+    stream: int
+    epoch: int
+    dataset: str
+    backend: str
+    outline: Fields
+    details: bytes = b""
+
+
+def job_message(lease: int, job: Job) -> Message:
+    """A job as it is given to a child; its attachment goes beside it."""
+    return {"do": "job", "lease": lease, "kind": job.kind, "job": job.to_json()}
+
+
+def job_of(message: Message, kinds: Mapping[str, type[Job]]) -> Job:
+    """The job in a message; ``kinds``: those that this child knows. Raises OmewdError ``bad_message``."""
+    kind = kinds.get(str(message.get("kind")))
+    if kind is None:
+        known = ", ".join(kinds)
+        raise OmewdError(
+            "bad_message", f"{str(message.get('kind'))[:40]!r} is no kind of job that is known here: {known}"
+        )
+    return kind.from_json(message.get("job"), message.get("attachment", b""))
+
+
+def done_message(lease: int, result: Result) -> Message:
+    return {"done": lease, "result": result.to_json()}
+
+
+def failed_message(lease: int, error: OmewdError) -> Message:
+    return {"failed": lease, "error": error.to_dict()}
+
+
+def result_of(job: Job, message: dict[str, Any]) -> Result:
+    """The result of a job in the answer of a child; raises OmewdError ``bad_message``."""
+    return job.result.from_json(message.get("result"))

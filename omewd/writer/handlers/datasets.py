@@ -1,0 +1,69 @@
+"""Jobs for a dataset as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omewd.dataset import dataset
+from omewd.model.spec.outline import join
+from omewd.model.spec.spec import StreamSpec
+from omewd.model.spec.stored import stored_spec
+from omewd.protocol.jobs.datasets import (
+    CheckPlace,
+    CreateDataset,
+    Finalized,
+    FinalizeDataset,
+    Leftovers,
+    PlaceChecked,
+    RecoverDataset,
+    Recovered,
+    SweepLeftovers,
+    UndoDataset,
+)
+from omewd.protocol.jobs.job import Result
+from omewd.store import encoders as backends
+from omewd.store.encoders.base import UnitArray
+from omewd.writer.open_streams import OpenStreams
+
+
+def check_place(job: CheckPlace, _: OpenStreams) -> PlaceChecked:
+    spec = StreamSpec.parse(join(job.outline, job.details))
+    place = dataset.check(spec, Path(job.dataset), Path(job.root))
+    backend, reason = backends.select(spec.backend, UnitArray.of(spec), place)
+    return PlaceChecked(str(place), backend.name, reason)
+
+
+def create(job: CreateDataset, streams: OpenStreams) -> Leftovers:
+    stream = streams.get(job.stream)
+    stream.open_sinks()  # a library that fails does so before anything is made
+    dataset.create(stream.spec, stream.folder, Path(job.root), stream.epoch)
+    stream.hold_dataset()
+    return Leftovers(dataset.has_leftovers(stream.folder, stream.epoch))
+
+
+def undo(job: UndoDataset, _: OpenStreams) -> Leftovers:
+    dataset.undo(Path(job.dataset), job.epoch)
+    return Leftovers(dataset.has_leftovers(Path(job.dataset), job.epoch))
+
+
+def sweep(job: SweepLeftovers, _: OpenStreams) -> Result:
+    dataset.sweep(Path(job.dataset), job.epoch)
+    return Result()
+
+
+def recover(job: RecoverDataset, _: OpenStreams) -> Recovered:
+    spec = stored_spec(join(job.outline, job.details))
+    totals = dataset.recover(spec, Path(job.dataset), job.epoch)
+    return Recovered(totals is not None, tuple(totals or ()))
+
+
+def finalize(job: FinalizeDataset, streams: OpenStreams) -> Finalized:
+    stream = streams.get(job.stream)
+    stream.hold_dataset()
+    spec, folder, ended_by = stream.spec, stream.folder, job.ended_by
+    if job.failed:
+        received = [totals.received for totals in job.totals]
+        by_ledger = dataset.finalize_by_ledger(spec, folder, ended_by, received, failed=True, windows=job.windows)
+        return Finalized(tuple(by_ledger))
+    dataset.finalize(spec, folder, totals=job.totals, ended_by=ended_by, failed=False, windows=job.windows)
+    return Finalized(job.totals)
