@@ -18,6 +18,7 @@ import omewd
 from omewd.client.connection import Connection
 from omewd.dataset.verify import verify
 from omewd.model.plan.plan import Plan
+from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.spec import StreamSpec
 from omewd.process.faultpoints import VARIABLE
 from tests.faults.support import OPTIONS, Daemons, abandon, append, entries
@@ -71,7 +72,7 @@ def test_row_10_daemon_killed_while_units_interleave(daemons: Daemons, dims: str
     spec = make_spec("cam", dims, ring_slots=48, backend=backend)
     daemons.now.client.start_stream(spec)
     producer = daemons.now.connect("cam")
-    plan = Plan.of(spec, backend)
+    plan = Plan.of(spec, BACKENDS[backend].encodes)
     complete = plan.last_frame(0) + 1  # the first unit is, and no other
     append(producer, spec, range(complete))
     wait_for(lambda: daemons.now.client.status("cam")["frames"]["written"] == plan.extents[0])
@@ -184,25 +185,6 @@ def test_row_13_what_is_not_drained_in_time_waits_for_the_next_start(tmp_path: P
     daemons.restart()
     assert producer.close()["state"] == "DONE"
     check_dataset(daemons.now.data / "cam.ome.zarr", spec, 10)
-
-
-def test_a_ring_of_before_there_were_sources_is_taken_over(daemons: Daemons) -> None:
-    """Its journal names one ring, which has no source in its name."""
-    spec = make_spec("my-cam", "t:12:1:4,y:16,x:16")
-    daemons.now.client.start_stream(spec)
-    producer = daemons.now.connect("my-cam")
-    append(producer, spec, range(6))
-    daemons.now.kill()
-    journal = daemons.now.folder / "state" / "streams" / "my-cam.json"
-    entry = json.loads(journal.read_text())
-    [ring] = entry["shared_memory"]
-    old = ring.replace("-1-0-my-cam", "-1-my-cam")
-    (Path("/dev/shm") / ring[1:]).rename(Path("/dev/shm") / old[1:])
-    journal.write_text(json.dumps({**entry, "shared_memory": old}))
-    daemons.restart()
-    append(producer, spec, range(6, 12))
-    assert producer.close(timeout=20)["state"] == "DONE"
-    check_dataset(daemons.now.data / "my-cam.ome.zarr", spec, 12)
 
 
 @pytest.mark.parametrize("damage", ["not JSON", "{}"])

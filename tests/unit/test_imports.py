@@ -24,13 +24,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"errors"},
     "protocol": {"errors", "model"},
     "ring": {"errors", "process", "model", "protocol"},
-    "client": {"errors", "model", "protocol"},
+    "client": {"errors", "model", "protocol", "omewd"},
     "producer": {"errors", "process", "model", "protocol", "ring", "client"},
     "store": {"errors", "process", "model"},
     "dataset": {"errors", "process", "model", "store"},
     "reader": {"errors", "model", "protocol", "ring", "client", "store", "dataset"},
     "daemon": {"error_codes", "errors", "process", "model", "protocol", "ring", "omewd"},
-    "writer": {"errors", "process", "model", "protocol", "ring", "store", "dataset"},
+    "writer": {"errors", "process", "model", "protocol", "ring", "store", "dataset", "omewd"},
     "integrations": {"errors", "process", "model", "protocol", "ring", "client", "producer"},
 }
 FREE = {"bench", "cli", "__main__", "omewd"}
@@ -49,6 +49,7 @@ NOT_IN: dict[str, set[str]] = {
     "integrations": (LIBRARIES - {"numpy"}) | {"ome_writers", "pymmcore_plus"},
 }
 PRODUCER_MAY_IMPORT = {
+    "omewd.__version__",
     "omewd.error_codes",
     "omewd.errors",
     "omewd.process",
