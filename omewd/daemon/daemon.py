@@ -194,6 +194,10 @@ class Daemon:
 
     def _finished(self) -> bool:
         now = time.monotonic_ns()
+        if self._supervisor.must_restart:
+            log.error("stopping, as omewd was upgraded on disk: rings are kept, and the next daemon goes on with them")
+            self._exit_status = EXIT_ERROR
+            return True
         if self._supervisor.broken:
             log.error("no writer can be started any more: giving up")
             self._lifecycle.give_up_all(OmewdError("no_writers", "no writer process can be started any more"), now)

@@ -12,6 +12,7 @@ from omewd.process.faultpoints import point
 from omewd.process.profiling import profiled
 from omewd.protocol.jobs.job import done_message, failed_message, job_of
 from omewd.protocol.messages import Message, close_all, receive, send
+from omewd.protocol.versions import JOBS
 from omewd.store import encoders as backends
 from omewd.writer.handlers.table import HANDLERS, KINDS
 from omewd.writer.open_streams import OpenStreams
@@ -25,7 +26,7 @@ class Worker:
         self._streams = OpenStreams(threads, scratch)
 
     def run(self) -> None:
-        send(self._channel, {"ready": backends.availability()})
+        send(self._channel, {"ready": backends.availability(), "version": str(JOBS)})
         backends.preload()
         with profiled("writer", threads=True):
             while (received := receive(self._channel)) is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from omewd import error_codes
 from omewd.daemon.control.dataset_requests import DatasetRequests
 from omewd.daemon.control.requests import Group
 from omewd.daemon.control.ring_requests import RingRequests
@@ -164,6 +165,13 @@ def test_the_operations() -> None:
     known = {name for group in groups for name in group.operations}
     assert {row["op"] for row in table("control-protocol.md", "operations")} == known | {"hello"}
     assert set(FEATURES) == known
+
+
+def test_codes_that_are_named_exist() -> None:
+    known = {code.name for codes in error_codes.SECTIONS.values() for code in codes}
+    named = {code for row in table("control-protocol.md", "codes") for code in row["code"].split("`, `")}
+    assert len(named) > 10
+    assert named <= known
 
 
 def test_an_entry_of_the_journal() -> None:

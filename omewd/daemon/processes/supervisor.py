@@ -21,6 +21,7 @@ from omewd.daemon.loop import Loop
 from omewd.daemon.processes.fence import hold
 from omewd.errors import OmewdError
 from omewd.protocol.messages import Message, receive, send
+from omewd.protocol.versions import JOBS
 
 log = structlog.get_logger("supervisor")
 
@@ -107,6 +108,7 @@ class Supervisor:
         self._next_start_ns = 0
         self._closing = False
         self._wants_aside = False
+        self._outdated = False
         self.writers: dict[int, Writer] = {}
         self.backends: dict[str, str | None] = {}
 
@@ -121,6 +123,11 @@ class Supervisor:
         return self._failed_starts >= MAX_FAILED_STARTS and not self.any_ready
 
     @property
+    def must_restart(self) -> bool:
+        """omewd was upgraded on disk, so that no writers can be started, and those that are left are not enough."""
+        return self._outdated and (not self.any_ready or (self._wants_aside and self.aside is None))
+
+    @property
     def any_ready(self) -> bool:
         return any(writer.ready for writer in self.writers.values())
 
@@ -132,7 +139,7 @@ class Supervisor:
 
     def fill(self) -> None:
         """Start writers until there are as many as wanted."""
-        while not self.broken and not self._closing and (aside := self._lacks()) is not None:
+        while not (self.broken or self._closing or self._outdated) and (aside := self._lacks()) is not None:
             if time.monotonic_ns() < self._next_start_ns:
                 return
             try:
@@ -217,12 +224,26 @@ class Supervisor:
             self._loop.forget(writer.channel.fileno())
             return False
         message, _ = received
+        if "ready" in message and message.get("version") != str(JOBS):
+            self._outdated_by(writer, str(message.get("version")))
+            return True
         if "ready" in message:
             writer.ready = True
             self._failed_starts = 0
             self.backends = message["ready"]
         self._on_message(writer, message)
         return True
+
+    def _outdated_by(self, writer: Writer, version: str) -> None:
+        """What is on disk is another omewd by now: its writers can't be given jobs."""
+        if not self._outdated:
+            log.error(
+                "omewd was upgraded on disk, and new writers don't go with this daemon: restart it",
+                writers=version,
+                daemon=str(JOBS),
+            )
+        self._outdated = True
+        self.kill(writer, f"it speaks version {version} of the messages to writers, the daemon {JOBS}")
 
     def _reap(self, writer: Writer) -> None:
         status = writer.process.poll()

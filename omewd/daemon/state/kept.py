@@ -58,7 +58,7 @@ class KeptRing:
 
     def status(self) -> KeptRingStatus:
         dataset = str(self.dataset) if self.dataset else None
-        return KeptRingStatus(self.name, self.paths, self.ring_bytes, dataset, str(self.error))
+        return KeptRingStatus(self.name, self.paths, self.ring_bytes, dataset, str(self.error), self.error.code)
 
 
 def _path(entry: dict[str, Any], key: str) -> Path | None:

@@ -9,7 +9,7 @@ Daemon to child::
 
 Child to daemon::
 
-    {"ready": {backend: why it is unusable, or null}}
+    {"ready": {backend: why it is unusable, or null}, "version": that of these messages}
     {"done": lease, "result": {fields of the kind's result}}
     {"failed": lease, "error": {"code", "message", "remedy"}}
 
