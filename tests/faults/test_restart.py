@@ -500,6 +500,7 @@ WRITER_POINTS = {
     "writer: dataset in place": 1,
     "writer: job begun": 3,
     "writer: ledger written to": 2,
+    "writer: ledger synced": 4,
     "writer: ledger appended": 3,
     "writer: reported": 4,
     "writer: file renamed": 4,

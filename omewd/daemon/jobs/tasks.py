@@ -14,8 +14,9 @@ from omewd.protocol.jobs.job import Job, Result
 QUEUE_BYTES = JOB_BYTES
 # Writing a zarr.json of one of many images takes 2 ms on a disk that syncs quickly.
 _DOCUMENT_S = 0.05
-# Jobs that read the whole ledger get this much longer: a million lines take 5 s, and a day's recording has a billion.
-_LEDGER_S = 3600.0
+# Jobs that read the ledger get this much longer. A hundred million frames take half a second of a core if jobs have a
+# thousand frames each, 50 s if they have one, and 200 s without a record of runs, as in an older omewd's datasets.
+_LEDGER_S = 900.0
 # Jobs with at least this much extra time are long: they may take longer than a fast camera's ring lasts.
 _LONG_S = 5.0
 

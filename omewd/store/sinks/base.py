@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
-from omewd.model.plan.shards import Flags, ShardLayout
+from omewd.model.plan.shards import ShardLayout, Written
 from omewd.store.encoders.base import Encoded
 
 Result = TypeVar("Result")
@@ -136,11 +136,11 @@ class Sink(ABC):
         batch.give_up()
 
     @abstractmethod
-    def seal(self, layout: ShardLayout, below: int | None = None, written: Flags | None = None) -> None:
+    def seal(self, layout: ShardLayout, below: int | None = None, written: Written | None = None) -> None:
         """Seal the shards that only hold frame indexes below ``below``, or all shards.
 
-        Nobody may be putting units into them. ``written``: one flag for each frame index; chunks without a written
-        frame are then left out. If it is interrupted, running it again does the rest.
+        Nobody may be putting units into them. With ``written``, chunks without a written frame are left out. If it is
+        interrupted, running it again does the rest.
         """
 
     def close(self) -> None:
