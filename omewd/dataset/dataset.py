@@ -1,4 +1,4 @@
-"""A dataset on disk as a whole: made at the start, given its final metadata at the end."""
+"""A dataset on disk as a whole: its creation at the start, and its final metadata at the end."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE, Publisher
 from omewd.store.sinks.shards import ShardSink
 from omewd.store.tools import Tools
 
-# Names files of metadata that are being written.
+# The name of metadata files that are being written.
 USER_METADATA = "user-metadata"
-# A file takes a quarter of a millisecond of a core, and as long again for its sync.
+# A file takes a quarter of a millisecond of CPU time, and as long for its sync.
 _FEW_DOCUMENTS = 16
 
 
 def _publish(publisher: Publisher, documents: metadata.Documents, label: str) -> None:
-    """Write zarr.json files; many of them, as of a plate, several at once."""
+    """Write zarr.json files. Many files, such as a plate's, are written several at once."""
     files = ((path, [json.dumps(document, indent=2).encode()]) for path, document in documents.items())
     if len(documents) <= _FEW_DOCUMENTS:
         publisher.publish(files, label=label)
@@ -52,12 +52,12 @@ def _publish(publisher: Publisher, documents: metadata.Documents, label: str) ->
 
 
 def _changed(dataset: Path, documents: metadata.Documents) -> metadata.Documents:
-    """Those that are not on disk as they are."""
+    """The documents that differ from those on disk."""
     return {path: document for path, document in documents.items() if read(dataset / path) != document}
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A zarr.json; nothing if there is none that can be read."""
+    """Read a zarr.json; returns {} if it can't be read."""
     try:
         document = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
@@ -66,7 +66,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def attributes_of(document: dict[str, Any]) -> dict[str, Any]:
-    """The attributes in a zarr.json, as far as they are some."""
+    """The attributes in a zarr.json; {} if it has none."""
     found = document.get("attributes")
     return found if isinstance(found, dict) else {}
 
@@ -76,9 +76,9 @@ def _publisher(folder: Path, spec: StreamSpec) -> Publisher:
 
 
 def check(spec: StreamSpec, dataset: Path, root: Path) -> Path:
-    """Whether a dataset may be made there; returns where it really is, symbolic links followed.
+    """Check whether a dataset may be created at a path; returns the path with symbolic links resolved.
 
-    Raises OmewdError (outside_roots, output_exists, not_a_dataset).
+    Raises OmewdError ``outside_roots``, ``output_exists``, ``not_a_dataset``.
     """
     _check_inside(dataset, root)
     _check_free(spec, dataset)
@@ -97,7 +97,7 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int, made_by: Mad
     dataset.parent.mkdir(parents=True, exist_ok=True)
     check(spec, dataset, root)
     aside, old = _beside(dataset, "new", epoch), _beside(dataset, "old", epoch)
-    shutil.rmtree(aside, ignore_errors=True)  # of a writer that was killed at this
+    shutil.rmtree(aside, ignore_errors=True)  # from a writer that was killed here
     aside.mkdir()
     try:
         (aside / STAGING).mkdir(parents=True)
@@ -129,9 +129,9 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int, made_by: Mad
 
 
 def reopen(spec: StreamSpec, dataset: Path, epoch: int) -> None:
-    """Take a dataset up for writing, also one that was finalized: its stream had failed, and goes on.
+    """Open a dataset for writing, even a finalized one, whose stream had failed and goes on.
 
-    Raises what :func:`require_own` raises; whatever else is there stays as it is.
+    Raises the errors of :func:`require_own`, and then changes nothing.
     """
     require_own(dataset, epoch)
     staging = dataset / STAGING
@@ -146,7 +146,7 @@ def reopen(spec: StreamSpec, dataset: Path, epoch: int) -> None:
 
 
 def require_own(dataset: Path, epoch: int) -> None:
-    """Raise OmewdError ``dataset_replaced`` if that is not the dataset of the stream of an epoch."""
+    """Raise OmewdError ``dataset_replaced`` unless the dataset is that of the stream with this epoch."""
     if (summary := summary_of(dataset)).get("epoch") == epoch:
         return
     what = f"{dataset} is no longer the dataset of this stream"
@@ -160,16 +160,19 @@ def require_own(dataset: Path, epoch: int) -> None:
 
 
 def replaced(what: str) -> OmewdError:
-    """The error of a stream whose dataset is not in its place."""
+    """The error for a stream whose dataset is not in its place."""
     return OmewdError(
-        "dataset_replaced", what, "Put it back and use omewd resume-stream, or let its frames go with omewd stop-stream"
+        "dataset_replaced",
+        what,
+        "Put it back and use omewd resume-stream, or discard its frames with omewd stop-stream",
     )
 
 
 def undo(dataset: Path, epoch: int) -> None:
-    """Take a dataset away that was made for a stream which never started, and put back what it had replaced.
+    """Undo the creation of a dataset whose stream never started, and put back the dataset that it had replaced.
 
-    Wherever the making of it, or a run of this, was cut off. It only renames; :func:`sweep` removes what is left.
+    This works wherever the creation, or an earlier run of this, was interrupted. It only renames; :func:`sweep` removes
+    what is left.
     """
     if _epoch(dataset) == epoch:
         dataset.rename(_beside(dataset, "new", epoch))
@@ -183,7 +186,7 @@ def recover(spec: StreamSpec, dataset: Path, epoch: int) -> list[Totals] | None:
 
     Returns the totals of each source by that; None if there is no such dataset to recover.
     """
-    if _epoch(dataset) != epoch:  # it was never made, or is complete
+    if _epoch(dataset) != epoch:  # it was never created, or it is complete
         sweep(dataset, epoch)
         return None
     with ledger.held(dataset):
@@ -219,25 +222,25 @@ def finalize_by_ledger(
 
 
 def _beside(dataset: Path, which: str, epoch: int) -> Path:
-    """Where a dataset is made ("new"), or what it replaces waits for its end ("old")."""
+    """The path where a dataset is created ("new"), or where the one that it replaces waits for removal ("old")."""
     return dataset.with_name(f".{dataset.name}.omewd-{which}-{epoch:x}")
 
 
 def summary_of(dataset: Path) -> dict[str, Any]:
-    """What omewd has put on record of a dataset; nothing if that can't be read."""
+    """The summary that omewd stored in a dataset; {} if it can't be read."""
     summary = attributes_of(read(dataset / ledger.FOLDER / "zarr.json")).get("omewd")
     return summary if isinstance(summary, dict) else {}
 
 
 def _epoch(dataset: Path) -> int | None:
-    """The epoch of the stream that a dataset is being written for, None if it is not being written."""
+    """The epoch of the stream that is writing a dataset; None if it is not being written."""
     summary = summary_of(dataset)
     epoch = summary.get("epoch")
     return epoch if summary.get("state") == "writing" and isinstance(epoch, int) else None
 
 
 def sweep(dataset: Path, epoch: int) -> None:
-    """Remove what making a dataset has left beside it: the one it replaced, and what killed writers began."""
+    """Remove the leftovers beside a dataset: the one that it replaced, and those of killed writers."""
     for leftover in _leftovers(dataset, epoch):
         shutil.rmtree(leftover)
 
@@ -260,7 +263,7 @@ def _folders_between(folder: Path, root: Path) -> Iterable[Path]:
 
 
 def grow(spec: StreamSpec, dataset: Path, frames: Sequence[int]) -> None:
-    """Let the metadata of unbounded arrays claim the first so many frames of each source."""
+    """Grow the shape of unbounded arrays to the first ``frames`` frames of each source."""
     documents = metadata.documents(spec, frames)
     arrays = {path: document for path, document in documents.items() if document["node_type"] == "array"}
     _publish(_publisher(dataset, spec), _changed(dataset, arrays), "grow")
@@ -285,7 +288,7 @@ def finalize(
     (dataset / STAGING).mkdir(exist_ok=True)
     frames = [each.received for each in totals]
     publisher = _publisher(dataset, spec)
-    append_to(dataset, b"", durable=publisher.durable)  # cuts off what a killed writer has left of a line
+    append_to(dataset, b"", durable=publisher.durable)  # cuts off a torn line of a killed writer
     (dataset / ledger.FOLDER / RUNS_ASIDE).unlink(missing_ok=True)
     if publisher.durable:
         sync_runs(dataset)
@@ -315,9 +318,9 @@ def finalize(
 def _keep_what_is_set(
     spec: StreamSpec, dataset: Path, documents: metadata.Documents, windows: Sequence[Window]
 ) -> None:
-    """Let groups that are about to be written have what they have on disk, and images their windows.
+    """Keep what the groups on disk have in those that are about to be written, and set the images' windows.
 
-    An image whose group is gone is shown as the others are.
+    An image whose group is gone is shown like the others.
     """
     images = [path for path, document in documents.items() if "multiscales" in document["attributes"].get("ome", {})]
 
@@ -337,7 +340,7 @@ def _keep_what_is_set(
 
 
 def seal_by_ledger(spec: StreamSpec, dataset: Path) -> None:
-    """Seal the shards that are in progress, with what the ledger has as written."""
+    """Seal the shards in progress, with the frames that are written by the ledger."""
     record = Ledger.read(dataset, spec.sources)
     _seal(spec, _publisher(dataset, spec), [account.written for account in record.accounts])
 
@@ -349,7 +352,7 @@ def _seal(spec: StreamSpec, publisher: Publisher, written: Sequence[Written] | N
 
 
 def _check_inside(dataset: Path, root: Path) -> None:
-    """Refuse a place outside the data root, also through symbolic links."""
+    """Raise OmewdError for a path outside the data root, even through symbolic links."""
     real_root, real_parent = root.resolve(), dataset.parent.resolve()
     if not (real_parent / dataset.name).is_relative_to(real_root) or dataset.is_symlink():
         raise OmewdError(

@@ -1,4 +1,4 @@
-"""Mending a dataset: true shape and metadata, a ledger that tells the truth, nothing left over."""
+"""Repairs a dataset: correct shape and metadata, a correct ledger, no leftovers."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
 
 _READ_BYTES = 16 << 20
-# There is no such file, or something else in its place.
+# There is no such file, or something else is in its place.
 _GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 @dataclass
 class Repair:
-    """``before`` and ``after``: what is wrong with it; ``mended``: what was done, a line each."""
+    """The result of a repair. ``before`` and ``after``: the reports of verify. ``mended``: one line for each repair."""
 
     before: Report
     after: Report
@@ -50,12 +50,12 @@ class Repair:
 
 
 def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) -> Repair:
-    """Mend what can be mended of a dataset that nobody writes; pixels of frames on record are never touched.
+    """Repair a dataset that nobody is writing, as far as possible. Pixels of frames on record are never changed.
 
-    Shards in progress are sealed, and files that writers have left over removed, as well as torn lines of the ledger
-    and chunks in place of which it says nothing; frames whose files are gone or torn are put on record as lost; smaller
-    resolutions are made again; metadata, shape and totals are made to fit the ledger. Foreign files stay. Raises
-    OmewdError ``busy`` if a writer has it, ``not_a_dataset``, ``disk_error``.
+    This seals shards in progress, and removes leftovers of writers, torn lines of the ledger, and chunks that are not
+    in the ledger. It puts frames whose files are gone or torn on record as lost, computes lower resolutions again, and
+    makes metadata, shape and totals match the ledger. Foreign files stay. Raises OmewdError ``busy`` if the dataset is
+    being written, ``not_a_dataset``, ``disk_error``.
     """
     try:
         return _repair(dataset, progress)
@@ -83,7 +83,7 @@ def _repair(dataset: Path, progress: Callable[[int, int], None] | None) -> Repai
         if before.bad_runs:
             make_runs_again(dataset, by_lines=True)
             if not torn:  # else it comes of that
-                mended.append("made the ledger's record of runs again from its lines")
+                mended.append("rebuilt the ledger's record of runs from its lines")
         if before.strays and (removed := remove_strays(spec, dataset)):
             mended.append(f"removed {len(removed)} files of frames that are not on record, such as {removed[0]}")
         if before.bad_units:
@@ -109,9 +109,9 @@ def _repair(dataset: Path, progress: Callable[[int, int], None] | None) -> Repai
 
 
 def _make_levels_again(dataset: Path, spec: StreamSpec, report: Report) -> int:
-    """Make the units of smaller resolutions again that are bad, each from the one before; returns how many.
+    """Compute the bad units of lower resolutions again, each from the resolution before; returns how many.
 
-    Not those of which the full resolution is gone: there is nothing to make them of.
+    Units whose full resolution is gone can't be computed.
     """
     levels, paths = levels_of(spec), image_paths(spec)
     accounts = Ledger.read(dataset, spec.sources).accounts
@@ -148,7 +148,7 @@ def _put(dataset: Path, spec: StreamSpec, layout: ShardLayout, unit: int, block:
 
 
 def _require_readable(dataset: Path, layouts: list[ShardLayout], units: list[int]) -> None:
-    """Raise OSError if files are there and can't be read: a disk that fails for a while is no loss of frames."""
+    """Raise OSError if existing files can't be read: a disk that fails for a while does not lose frames."""
     for layout, unit in product(layouts, units):
         for key in keys_of(layout, unit):
             with suppress(*_GONE), (dataset / key).open("rb", buffering=0) as file:
@@ -165,7 +165,7 @@ def _lost_lines(plan: Plan, units: list[int], account: Account, source: int | No
 
 @contextmanager
 def _alone(dataset: Path) -> Iterator[None]:
-    """Writers hold a dataset that they write."""
+    """Raise OmewdError ``busy`` if a writer holds the dataset."""
     descriptor = ledger.hold_alone(dataset)
     if descriptor is None:
         raise OmewdError("busy", f"{dataset} is being written", "Stop its stream first")

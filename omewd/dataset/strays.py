@@ -1,4 +1,4 @@
-"""Keys that are in place and on no record: a unit was renamed into place, and its line in the ledger never written."""
+"""Strays: keys that are in place but not in the ledger, because a writer died between the rename and the lines."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from omewd.model.plan.shards import ShardLayout
 from omewd.model.spec.spec import StreamSpec
 from omewd.store.filesystem import sync_folder
 
-# A place in a grid, as the "default" chunk key encoding writes it.
+# A place in a grid, in the "default" chunk key encoding.
 _PLACE = re.compile(r"0|[1-9]\d{0,17}")
-# A writer that dies in an append leaves one, a power cut hardly more.
+# A writer that dies while it appends leaves one torn line, and a power cut hardly more.
 _MOST_TORN = 16
 
 
 def remove_strays(spec: StreamSpec, dataset: Path) -> list[str]:
-    """Remove the keys of a dataset's own arrays of which the ledger says nothing; returns their paths in the dataset.
+    """Remove the keys of a dataset's own arrays that are not in the ledger; returns their paths in the dataset.
 
-    A key with a frame that is written stays, and so does one with a frame that was put on record as lost: something of
-    it may still be read. Folders that are empty go, foreign files stay. Nothing goes if much of the ledger can't be
-    read. Nobody may be writing into the dataset. Raises OSError.
+    A key with a written frame stays, and so does one with a frame on record as lost, because a part of it may still be
+    readable. Empty folders are removed; foreign files stay. Nothing is removed if much of the ledger can't be read.
+    Nobody may be writing to the dataset. Raises OSError.
     """
     plans = [Plan.of(spec, source=source) for source in range(spec.sources)]
     recorded = _recorded(dataset, spec.sources)
@@ -50,7 +50,7 @@ def remove_strays(spec: StreamSpec, dataset: Path) -> list[str]:
 def _remove_from(
     grid: Path, image: int, level: Level, spec: StreamSpec, plans: Sequence[Plan], recorded: Sequence[Marks]
 ) -> list[Path]:
-    """Remove the strays among an array's keys, which are below the folder ``grid``; returns what was removed."""
+    """Remove the strays among an array's keys, which are below the folder ``grid``; returns the removed ones."""
     rows, columns = ShardLayout(spec, level).shards_across
     removed: list[Path] = []
     for folder, _, names in os.walk(grid, topdown=False):
@@ -64,7 +64,7 @@ def _remove_from(
             *outer, row, column = map(int, (*above, name))
             units = [plan.unit_at(image, outer) for plan in plans]
             if row >= rows or column >= columns or all(unit is None for unit in units):
-                continue  # it is none of this array's
+                continue  # not one of this array's keys
             own = [(plan, u, known) for plan, u, known in zip(plans, units, recorded, strict=True) if u is not None]
             if not any(_has_any(known, plan, unit) for plan, unit, known in own):
                 key.unlink()
@@ -79,7 +79,7 @@ def _has_any(marks: Marks, plan: Plan, unit: int) -> bool:
 
 
 def _recorded(dataset: Path, sources: int) -> list[Marks] | None:
-    """For each source 1 for frames of which any line says that they are written or lost; None if too much is torn."""
+    """For each source, 1 for frames that any line lists as written or lost; None if too many lines are torn."""
     recorded = [Marks() for _ in range(sources)]
     reader = LedgerReader(dataset)
     foreign = 0

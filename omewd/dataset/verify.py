@@ -1,4 +1,4 @@
-"""Reading a dataset back: is everything there that metadata and ledger say, and nothing else?"""
+"""Verifies a dataset: everything that the metadata and the ledger claim must be there, and nothing else."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from omewd.model.spec.spec import StreamSpec
 from omewd.store.format.shard_index import ABSENT, read_entries
 
 _OWN_FILES = {f"{ledger.FOLDER}/{name}" for name in ("zarr.json", ledger.FILE, RUNS_FILE)}
-# What is read back at a time, or a chunk across the frame if that is more.
+# How much is read at a time, or one chunk across the frame if that is more.
 _READ_BYTES = 256 << 20
 
 
 @dataclass
 class Report:
-    """What was read, and what is wrong with it: one line for each problem.
+    """What was read, and one line for each problem.
 
     ``received``: frames of each source; ``notes``: what is not as it should be, and does no harm; ``bad_runs``: the
     ledger's record of runs does not fit its lines; ``bad_units``: by
@@ -63,7 +63,7 @@ class Report:
 
     @property
     def frames(self) -> int:
-        """Frames that were received, of all sources."""
+        """The number of frames that were received, over all sources."""
         return sum(self.received)
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,13 +71,13 @@ class Report:
 
 
 def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) -> Report:
-    """Read everything of a dataset back; ``progress(units read, units in all)`` is told how far it is.
+    """Read a whole dataset back. ``progress`` is called with (units read, units in total).
 
-    Checks that the metadata validates as OME-Zarr 0.5, the shapes are what was received, every frame index is
-    accounted for in the ledger, every shard or chunk with a written frame is there and decodes (which checks
-    the shard index's CRC-32C), gaps read as the fill value, smaller resolutions are what the larger ones make, and no
-    other file is there.
-    Raises OmewdError ``not_a_dataset`` if it is none of omewd's.
+    It checks that the metadata are valid OME-Zarr 0.5, that the shapes match the received frames, that the ledger
+    accounts for every frame index, that every shard or chunk with a written frame exists and decodes (which checks the
+    shard index's CRC-32C), that gaps read as the fill value, that each lower resolution matches the one before it, and
+    that there are no other files.
+    Raises OmewdError ``not_a_dataset`` if it is not one of omewd's.
     """
     totals, spec = ledger.totals_of(dataset)
     report = Report(dataset, [each.received for each in ledger.totals_in(totals)], made_by=MadeBy.of(totals))
@@ -93,7 +93,7 @@ def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
 
 
 def _check_metadata(dataset: Path, spec: StreamSpec, report: Report) -> None:
-    """Whether each zarr.json is what the stream makes, but for rendering hints and attributes that users have added."""
+    """Check that each zarr.json is what the stream would write, except for display settings and users' attributes."""
     for path, expected in metadata.documents(spec, report.received).items():
         try:
             found = json.loads((dataset / path).read_text())
@@ -119,7 +119,7 @@ def _meaning(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> Sequence[Account]:
-    """What the ledger says of each source, after comparing its lines with the totals and its record of runs."""
+    """Read the ledger, and compare its lines with the totals and with the record of runs."""
     if totals["state"] != "complete":
         ended = f" ({totals['ended_by']})" if totals["ended_by"] else ""
         report.problems.append(f"the dataset is not complete: its state is {totals['state']!r}{ended}")
@@ -190,7 +190,7 @@ def _check_pixels(
 
 
 def _units_with_frames(plan: Plan, account: Account, received: int) -> Iterator[int]:
-    """The units that may have written frames: all but those in long gaps."""
+    """The units that may hold written frames, that is, all except those in long gaps."""
     unit = 0
     while unit < plan.units_with(received):
         first = plan.first_frame(unit)
@@ -215,7 +215,7 @@ def _check_levels(
     written: Written,
     report: Report,
 ) -> None:
-    """Whether a unit is there, decodes, and holds what it should at every resolution."""
+    """Check that a unit exists, decodes, and has the right pixels at every resolution."""
     source = layouts[0].source
     present = written(frame_indexes(layouts[0].keys, unit))
     whole_before = False
@@ -237,7 +237,7 @@ def _check_levels(
 
 
 def open_array(dataset: Path, path: str, document: dict[str, Any]) -> Any:
-    """An array of a dataset as its zarr.json should say, whatever that says: its pixels can be read all the same."""
+    """Open an array by the zarr.json that it should have, so that its pixels can be read whatever the file says."""
     store = {"driver": "file", "path": str(dataset / path)}
     array = {"driver": "zarr3", "kvstore": store, "metadata": document}
     return tensorstore.open(array, open=True, read=True, assume_metadata=True).result()
@@ -246,7 +246,7 @@ def open_array(dataset: Path, path: str, document: dict[str, Any]) -> Any:
 def _check_keys(
     dataset: Path, spec: StreamSpec, layout: ShardLayout, unit: int, written: Written, report: Report
 ) -> bool:
-    """Whether all keys of a unit are there, with all the chunks that they should have."""
+    """Whether all keys of a unit exist, with all the chunks that they should have."""
     keys = keys_of(layout, unit)
     if not _check_files(dataset, list(keys), report):
         return False
@@ -262,7 +262,7 @@ def keys_of(layout: ShardLayout, unit: int) -> dict[str, ShardPlace]:
 
 
 def _check_files(dataset: Path, keys: list[str], report: Report) -> bool:
-    """Whether all files of a unit are there with something in them."""
+    """Whether all files of a unit exist and are not empty."""
     complete = True
     for key in keys:
         try:
@@ -286,7 +286,7 @@ def _check_files(dataset: Path, keys: list[str], report: Report) -> bool:
 
 
 def _check_index(path: Path, layout: ShardLayout, place: ShardPlace, written: Written, report: Report) -> bool:
-    """Whether a shard has every chunk that a written frame is in: one that is not there reads as the fill value."""
+    """Whether a shard has every chunk with a written frame; an absent chunk would read as the fill value."""
     wanted = layout.with_frames(place, written)
     try:
         with path.open("rb") as file:
@@ -303,12 +303,12 @@ def _check_index(path: Path, layout: ShardLayout, place: ShardPlace, written: Wr
     return not missing
 
 
-# What is wrong with the pixels of a part of a unit: (part, the unit's region, pixels) → a text each.
+# Checks the pixels of a part of a unit: (part, the unit's region, pixels) → one text for each problem.
 Check = Callable[[Region, Region, np.ndarray[Any, Any]], list[str]]
 
 
 def _check_unit(array: Any, layout: ShardLayout, unit: int, check: Check, report: Report) -> bool:
-    """Whether a unit decodes and its pixels are right; a part of it is in memory at a time."""
+    """Check that a unit decodes and that its pixels are right, with only a part of it in memory at a time."""
     spans = zip(layout.region(unit), array.shape, strict=False)
     region = [(start, min(stop, length)) for (start, stop), length in spans]
     frame_bytes = array.dtype.numpy_dtype.itemsize * math.prod(array.shape[len(region) :])
@@ -321,7 +321,7 @@ def _check_unit(array: Any, layout: ShardLayout, unit: int, check: Check, report
             report.problems.append(f"{layout.folder(unit)} does not decode: {str(error).splitlines()[0][:300]}")
             return False
         report.problems.extend(f"{layout.folder(unit)} {text}" for text in wrong)
-        if wrong and layout.level.number:  # what is too much of the full resolution is no loss
+        if wrong and layout.level.number:  # extra pixels at the full resolution are not a loss
             fine = False
     return fine
 
@@ -351,7 +351,7 @@ def _anything(_: Region, __: Region, ___: np.ndarray[Any, Any]) -> list[str]:
 
 
 def _parts(region: Region, chunk: Sequence[int], frames: int) -> Iterator[Region]:
-    """A region, (start, stop) of each outer axis, cut into parts of ``frames`` frames or a chunk at most."""
+    """Split a region, (start, stop) along each outer axis, into parts of at most ``frames`` frames or one chunk."""
     for axis, (start, stop) in enumerate(region):
         if math.prod(b - a for a, b in region) > frames and stop - start > chunk[axis]:
             middle = start + max((stop - start) // 2 // chunk[axis], 1) * chunk[axis]
@@ -362,7 +362,7 @@ def _parts(region: Region, chunk: Sequence[int], frames: int) -> Iterator[Region
 
 
 def _runs(runs: Iterable[tuple[int, int]], most: int = 10) -> str:
-    """Runs of numbers, (first, one past the last), such as "3, 7-9"."""
+    """Format runs of numbers, (first, one past the last), as in "3, 7-9"."""
     told, count = [], 0
     for first, stop in runs:
         count += 1

@@ -1,4 +1,4 @@
-"""What a job says in the ledger: a line for each frame, and one for each run of gaps; and the runs that these make."""
+"""Makes a job's lines in the ledger (one for each frame, and one for each gap) and the runs that they form."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from omewd.writer.ring_reader import RingReader, UnitFrames
 
 Array = np.ndarray[Any, Any]
 
-# Who looks one frame up reads the lines of its run.
+# Looking up one frame means reading the lines of its run.
 _MOST_LINES = 4096
 
 
 class JobLines(NamedTuple):
-    """The lines of a job as they are appended, and the runs among them."""
+    """The bytes to append for a job, and the runs in them."""
 
     text: bytes
     runs: list[Run]
 
 
 class _Part(NamedTuple):
-    """Lines that stand together, and what they are about."""
+    """Consecutive lines and their run."""
 
     first: int
     frames: int
@@ -39,7 +39,7 @@ class _Part(NamedTuple):
 def ledger_lines(
     ring: RingReader, units: Sequence[UnitFrames], job: WriteUnits, lines: FrameLines, source: int | None
 ) -> JobLines:
-    """A job's lines, in the order of frame indexes; ``source``: what they say of theirs."""
+    """A job's lines, in the order of frame indexes. ``source``: the number for the lines, or None."""
     indexes = np.concatenate([unit.grid.ravel() for unit in units])
     sequences = np.concatenate([unit.sequences.ravel() for unit in units])
     order = np.argsort(indexes, kind="stable")
@@ -54,7 +54,7 @@ def ledger_lines(
     together = None
     if told:
         together = np.ones(len(frames) - 1, bool)
-        # Where a gap comes before a frame, the lines of the frames around it do not stand together.
+        # A gap between frames separates the lines of the frames around it.
         after = np.searchsorted(frames, [part.first for part in told])
         together[after[(after > 0) & (after < len(frames))] - 1] = False
     starts = [
@@ -76,7 +76,7 @@ def ledger_lines(
 
 
 def gap_lines(job: WriteUnits, source: int | None) -> JobLines:
-    """The lines of a job whose units hold no frame: one for each kind of gap."""
+    """The lines of a job whose units hold no frames, one for each change of kind."""
     assert job.gap_frames is not None
     first, stop = job.gap_frames
     ends = [start for start, _ in job.gap_kinds[1:]]
@@ -106,7 +106,7 @@ def _pairs(starts: Sequence[int], end: int) -> Iterator[tuple[int, int]]:
 
 
 def _runs(gaps: Array, kinds: Sequence[tuple[int, str]]) -> Iterator[tuple[int, int, str]]:
-    """Ascending frame indexes without a frame as (first, count, what kind of gap); never none of them."""
+    """Group ascending frame indexes of gaps into (first, count, kind); there must be at least one."""
     names = ["skipped", *(name for _, name in kinds)]
     kind = np.searchsorted([start for start, _ in kinds], gaps, side="right")
     starts = np.flatnonzero((np.diff(gaps, prepend=-2) != 1) | (np.diff(kind, prepend=-1) != 0))

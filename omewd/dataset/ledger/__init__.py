@@ -1,1 +1,1 @@
-"""The ledger: what became of every frame."""
+"""The ledger, which records what became of every frame."""

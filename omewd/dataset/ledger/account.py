@@ -1,4 +1,4 @@
-"""What became of the frames of a dataset, by its ledger."""
+"""An account of a dataset's frames, by its ledger."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from omewd.dataset.ledger.marks import Flags, Indexes, Marks
 from omewd.dataset.ledger.reading import LedgerReader, complete_runs
 from omewd.model.totals import Totals
 
-# Which frames are lost follows from the ledger, too; this many runs of them are told.
+# The most runs of lost frames in the totals; the ledger shows all of them.
 _LOST_RUNS = 1000
 
 
 @dataclass(frozen=True)
 class Account:
-    """What a ledger says of the frames of one source.
+    """The account of one source's frames.
 
-    ``marks``: of each frame index UNACCOUNTED, WRITTEN, SKIPPED or DROPPED; ``received``: one past the last frame index
-    that the ledger knows of, on disk or not.
+    ``marks``: UNACCOUNTED, WRITTEN, SKIPPED or DROPPED for each frame index. ``received``: one past the last frame
+    index in the ledger, on disk or not.
     """
 
     marks: Marks
     received: int = 0
 
     def written(self, frames: Indexes) -> Flags:
-        """Which of some frame indexes are written."""
+        """Which of these frame indexes are written."""
         flags: Flags = self.marks.at(frames) == WRITTEN
         return flags
 
     def totals(self, received: int | None = None) -> Totals:
-        """What became of the first ``received`` frame indexes; of those that the ledger knows of, if it is None."""
+        """The totals of the first ``received`` frame indexes, or with None of all that are in the ledger."""
         frames = self.received if received is None else received
         counts = self.marks.counts(frames)
         lost = self.marks.intervals({UNACCOUNTED}, frames)
@@ -52,10 +52,10 @@ class Account:
 
 @dataclass(frozen=True)
 class Ledger:
-    """A dataset's ledger, read back: an account of each source.
+    """A dataset's ledger, read back: the account of each source.
 
-    ``unreadable_lines``: of those lines that had to be read; ``misfits``: records of runs that do not say what their
-    lines do, as far as that was looked at; ``read_lines``: how many lines were read, for want of a record.
+    ``unreadable_lines``: among the lines that had to be read. ``misfits``: records of runs that were found to differ
+    from their lines. ``read_lines``: how many lines had to be read because they had no record.
     """
 
     accounts: Sequence[Account]
@@ -65,10 +65,10 @@ class Ledger:
 
     @classmethod
     def read(cls, dataset: Path, sources: int, *, checks: bool = False, completes: bool = False) -> Self:
-        """What the ledger says of each of so many sources; raises OSError if there is none.
+        """Read the accounts of ``sources`` sources; raises OSError if there is no ledger.
 
-        ``checks``: read all lines, compare the record of runs with them, and go by the lines. ``completes``: put on
-        record what it lacks, so that whoever comes next need not read those lines; nobody may be appending.
+        ``checks``: read all lines, compare the record of runs with them, and go by the lines. ``completes``: add
+        missing records, so that the next reader need not read these lines. Nobody may be appending.
         """
         marks, received = [Marks() for _ in range(sources)], [0] * sources
         reader = LedgerReader(dataset, checks=checks)

@@ -1,8 +1,8 @@
-"""Appending to the ledger, so that every line in it is whole, and mending one in which a line is not.
+"""Appends to the ledger so that every line is whole, and repairs a ledger with torn lines.
 
-Writers append one after the other, under a lock. Who gets it cuts off what one that was killed has left of a line, and
-takes back all of its own lines if it can't write the last of them. So a job's lines are there together or not at all,
-whatever happens but a crash of the machine.
+Writers append one after the other, under a lock. A writer with the lock first cuts off a torn line of a killed writer.
+If it can't write all of its own lines, it takes all of them back. So a job's lines are there together or not at all,
+unless the machine crashes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ _TAIL_BYTES = 1 << 16
 def append_to(
     dataset: Path, lines: bytes, runs: Sequence[Run] = (), *, durable: bool = True, clock: Stopwatch | None = None
 ) -> None:
-    """Append lines to the ledger of a dataset, all of them or none; ``durable``: with fsync.
+    """Append lines to a dataset's ledger, all of them or none. ``durable``: with fsync.
 
-    ``runs``: what they tell of, by offsets among the lines. It is put on record once the lines are on disk, and not
-    synced; if that fails, whoever reads the ledger reads the lines. ``clock`` gets the time of each stage. Raises
-    OSError.
+    ``runs``: the runs among the lines, with offsets within them. They are recorded once the lines are on disk, without
+    a sync; if that fails, readers read the lines instead. ``clock``: gets the time of each stage. Raises OSError.
     """
     clock = clock or Stopwatch()
     with clock.stage("write"):
@@ -47,9 +46,9 @@ def append_to(
 
 
 def append(descriptor: int, lines: bytes) -> int:
-    """Append whole lines to a file that is open for reading and appending; returns where they start.
+    """Append whole lines to a file that is open for reading and appending; returns their offset.
 
-    It is as it was after an error, an OSError. The lock costs 3 µs where nobody else has it.
+    After an OSError, the file is unchanged. The lock costs 3 µs if nobody else has it.
     """
     lock(descriptor, APPENDING_BYTE)
     try:
@@ -60,7 +59,7 @@ def append(descriptor: int, lines: bytes) -> int:
                 left = left[os.write(descriptor, left) :]
                 point("writer: ledger written to")
         except OSError:
-            with suppress(OSError):  # then the next one does it
+            with suppress(OSError):  # otherwise the next append does it
                 os.ftruncate(descriptor, start)
             raise
         return start
@@ -69,7 +68,7 @@ def append(descriptor: int, lines: bytes) -> int:
 
 
 def _end_of_lines(descriptor: int) -> int:
-    """Where the next line starts: at the end, once a torn line is cut off, and one without its newline has got it."""
+    """The offset of the next line. A torn line at the end is cut off first; a whole one gets its missing newline."""
     size = os.fstat(descriptor).st_size
     if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
         return size
@@ -78,16 +77,17 @@ def _end_of_lines(descriptor: int) -> int:
         start = max(start - _TAIL_BYTES, 0)
         tail = os.pread(descriptor, size - start, start)
     line = tail[tail.rfind(b"\n") + 1 :]
-    if parse_object(line) is not None:  # whole: an editor may have taken the newline away
+    if parse_object(line) is not None:  # whole: an editor may have removed the newline
         return size + os.write(descriptor, b"\n")
     os.ftruncate(descriptor, size - len(line))
     return size - len(line)
 
 
 def mend(dataset: Path) -> int:
-    """Remove torn lines from the ledger of a dataset that nobody writes, durably; returns how many there were.
+    """Remove torn lines, durably, from the ledger of a dataset that nobody writes; returns how many there were.
 
-    One inside the file becomes spaces before the next line, in place: killed in the middle, this can be run again.
+    A torn line inside the file is overwritten with spaces, which then precede the next line. If this is killed, it can
+    be run again.
     """
     torn: list[tuple[int, int]] = []
     count = offset = 0

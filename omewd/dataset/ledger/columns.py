@@ -1,4 +1,4 @@
-"""Values of any kind, most of which are numbers, as numpy arrays."""
+"""Gathers values of any type, mostly numbers, into numpy arrays."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MISSING = {"f": np.nan, "O": None}
 
 
 class Column:
-    """One value a row at most, gathered in blocks, of which each is kept as an array.
+    """A column with at most one value for each row, gathered in blocks that are kept as arrays.
 
-    Integers become int64, floats and integers together float64, truth values bool, all else objects. ``dtype``: of a
-    column without any value.
+    Integers become int64, mixed floats and integers float64, booleans bool, and all other values objects. ``dtype``:
+    for a column without values.
     """
 
     def __init__(self, dtype: type = object) -> None:
@@ -27,14 +27,14 @@ class Column:
         self._values: list[Array] = []
 
     def add(self, rows: Sequence[int], values: Sequence[Any]) -> None:
-        """The values of some rows, other ones than those before."""
+        """Add the values of some rows, which must be new ones."""
         types = set(map(type, values))
         self._types |= types
         self._rows.append(np.array(rows, np.int64))
         self._values.append(_array(values, types.pop() if len(types) == 1 else object))
 
     def array(self, rows: int) -> Array:
-        """All of them; where there is none: NaN among floats, None among objects, masked among integers and bools."""
+        """The whole column. Missing values are NaN for floats, None for objects, masked for integers and bools."""
         dtype: type = object
         if not self._types:
             dtype = self._empty_dtype
@@ -67,4 +67,4 @@ def _array(values: Sequence[Any], of: type) -> Array:
             return np.array(values, _DTYPES[of])
     except OverflowError:
         pass
-    return np.fromiter(values, object, len(values))  # np.array would make axes of lists
+    return np.fromiter(values, object, len(values))  # np.array would turn lists into axes

@@ -1,4 +1,4 @@
-"""The lines of written frames, made many at a time: a day of a fast camera has a billion."""
+"""Makes the lines of written frames, many at a time: a fast camera's day has a billion."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from omewd.model.spec.spec import StreamSpec
 
 Array = np.ndarray[Any, Any]
 
-# From so many lines on it is cheaper to write numbers column by column: a thousand take 0.15 ms, else 0.4 ms.
+# From this many lines on, it is faster to write numbers column by column: a thousand take 0.15 instead of 0.4 ms.
 _MANY = 64
 # The digits of 0 to 9999.
 _FOUR_DIGITS = np.frombuffer(b"".join(b"%04d" % number for number in range(10_000)), "V4")
@@ -40,7 +40,7 @@ class FrameLines:
         return cls(Plan.of(spec, source=source), line)
 
     def text(self, frames: Array, wall_ns: Array, monotonic_ns: Array, metadata: Sequence[bytes]) -> bytes:
-        """A line for each frame index; ``metadata`` of each is JSON as the producer encoded it, or empty."""
+        """A line for each frame index. ``metadata``: JSON from the producer, or empty, for each of them."""
         images, axes = places(self.plan, frames)
         columns = [frames, images, *axes, wall_ns, monotonic_ns]
         has_metadata = any(metadata)
@@ -57,7 +57,7 @@ class FrameLines:
 
 
 def _rows(format: str, columns: Sequence[Array]) -> tuple[bytes, list[int]]:
-    """``format % row`` of all rows of columns of whole numbers, and the bytes of each."""
+    """``format % row`` for all rows of columns of integers, and the size of each result."""
     literals = [text.encode() for text in format.split("%d")]
     numbers = [_digits(column.astype(np.uint64)) for column in columns]
     template = b"".join(
@@ -82,7 +82,7 @@ def _rows(format: str, columns: Sequence[Array]) -> tuple[bytes, list[int]]:
 
 
 def _digits(numbers: Array) -> tuple[Array, Array | None]:
-    """The digits of each number, with zeros before the shorter ones, and how many it has; None if all have as many."""
+    """The digits of each number, padded with zeros in front, and its number of digits (None if all have the same)."""
     length = len(str(int(numbers.max())))
     alike = len(str(int(numbers.min()))) == length
     lengths = None if alike else np.searchsorted(_POWERS, numbers, side="right") + 1
@@ -97,7 +97,7 @@ def _digits(numbers: Array) -> tuple[Array, Array | None]:
 
 
 def _cut(text: bytes, lengths: list[int]) -> list[bytes]:
-    """Text in parts of so many bytes."""
+    """Split text into parts of the given sizes."""
     if len(set(lengths)) == 1:
         parts: list[bytes] = np.frombuffer(text, f"S{lengths[0]}").tolist()
         return parts
@@ -113,17 +113,17 @@ _decoder = json.JSONDecoder(parse_constant=_no_json)
 
 
 def checked(metadata: bytes) -> bytes:
-    """Metadata comes out of shared memory: one that is no JSON must not spoil the line."""
+    """Check metadata from shared memory, so that invalid JSON does not damage the line."""
     if metadata.isascii() and b"\n" not in metadata and b"\r" not in metadata:
         try:
-            from_json(metadata, allow_inf_nan=False)  # a quarter of what json takes
-        except ValueError:  # json may still take it
+            from_json(metadata, allow_inf_nan=False)  # takes a quarter of json's time
+        except ValueError:  # json may still accept it
             pass
         else:
-            return metadata  # as it is: to encode it again costs more by far
+            return metadata  # unchanged, because encoding it again is much slower
     try:
         value = _decoder.decode(metadata.decode())
     except (ValueError, RecursionError):
         return json.dumps({"omewd_unreadable": metadata.decode(errors="replace")}).encode()
-    # A line break in it would be one of the ledger's.
+    # A line break in the metadata would end the ledger's line.
     return json.dumps(value, separators=(",", ":")).encode()

@@ -1,4 +1,4 @@
-"""Frames of a dataset with their time stamps and metadata, in order: the ledger, read back for those who analyse it."""
+"""The frames of a dataset in order, with their time stamps and metadata, read from the ledger for analysis."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Array = np.ndarray[Any, Any]
 
 # Rows that are read at a time.
 _BLOCK = 1 << 14
-# A row each of more gaps than these does not fit into memory.
+# Rows for more gaps than this do not fit into memory.
 _MOST_GAPS = 1 << 26
 
 
 def open_ledger(dataset: str | os.PathLike[str]) -> FrameLedger:
-    """The frames of a dataset, complete or still being written, as far as they are on record now.
+    """Open the ledger of a dataset that is complete or still being written. It shows the frames on record now.
 
-    ``dataset``: its folder. Raises OmewdError ``not_a_dataset``; ``no_memory`` if gaps make the rows too many.
+    ``dataset``: the dataset's folder. Raises OmewdError ``not_a_dataset``; ``no_memory`` if gaps make too many rows.
     """
     try:
         path = Path(dataset)
@@ -45,12 +45,12 @@ def open_ledger(dataset: str | os.PathLike[str]) -> FrameLedger:
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """What became of one frame index.
+    """One frame index.
 
-    ``frame``: its number in acquisition order (of its source), from 0; ``source``: the producer's number. It is stored
-    in the image of number ``image``, at ``index`` along each outer dimension. ``wall_ns`` and ``monotonic_ns`` tell
-    when it was handed over; ``metadata``: what its producer said of it, None if nothing. ``gap``: "" for a frame, else
-    "skipped", "dropped" or "lost", without time stamps.
+    ``frame``: its number in acquisition order, from 0, within its source. ``source``: the source's number. ``image``
+    and ``index``: the image that stores it, and its index along each outer dimension. ``wall_ns`` and ``monotonic_ns``:
+    when it was published. ``metadata``: from its producer, None if it gave none. ``gap``: "" for a frame, else
+    "skipped", "dropped" or "lost"; gaps have no time stamps.
     """
 
     frame: int
@@ -66,9 +66,9 @@ class LedgerRow:
 class FrameLedger(Sequence[LedgerRow]):
     """A row for each frame index on record: of the first source in order, then of the next.
 
-    Gaps have rows, too; an index whose write unit is not on disk yet has none. It shows what was there when it was
-    opened, and keeps next to nothing of it in memory. Raises OmewdError ``changed`` for rows of a ledger that is not
-    the same any more.
+    Gaps have rows, too. Frame indexes whose write unit is not on disk yet have none. It shows the ledger as it was when
+    it was opened, and keeps next to nothing in memory. Raises OmewdError ``changed`` for rows of a ledger that has
+    changed since.
     """
 
     def __init__(self, dataset: Path) -> None:
@@ -86,12 +86,12 @@ class FrameLedger(Sequence[LedgerRow]):
         gaps = sum(known.long_gaps for known in self._known)
         if gaps > _MOST_GAPS:
             message = f"the ledger of {dataset} has {gaps} frame indexes in long gaps: too many to have a row each"
-            raise OmewdError("no_memory", message, "Read the file itself: each gap is a line of it")
+            raise OmewdError("no_memory", message, "Read the file itself: each gap is one line of it")
         self._starts = np.cumsum([0, *map(len, self._known)])
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The folder of each image by its number; "" for the dataset itself where there are no positions."""
+        """The folder of each image, by its number; "" is the dataset itself, if there are no positions."""
         return image_paths(self.spec)
 
     def __repr__(self) -> str:
@@ -118,13 +118,13 @@ class FrameLedger(Sequence[LedgerRow]):
             yield from self._rows(source, part)
 
     def _parts(self) -> Iterator[tuple[int, slice]]:
-        """(source, some of its rows), all of them in order."""
+        """All rows in order, in batches of (source, rows)."""
         for source, known in enumerate(self._known):
             for start in range(0, len(known), _BLOCK):
                 yield source, slice(start, min(start + _BLOCK, len(known)))
 
     def _said(self, source: int, frames: Indexes) -> list[Row]:
-        """What the ledger says of some frame indexes that it knows of."""
+        """The rows of frame indexes that are in the ledger."""
         try:
             return [row or {} for row in self._index.rows(source, frames)]
         except OSError as error:
@@ -145,10 +145,10 @@ class FrameLedger(Sequence[LedgerRow]):
         """The rows as arrays by name.
 
         They are ``frame``, ``source`` if there are several, ``image``, one for each outer dimension (in storage order),
-        ``wall_ns``, ``monotonic_ns``, ``gap``, and one for each key of the metadata. Where a name is taken already,
-        that of a dimension comes after ``index.``, that of a key after ``metadata.``. Where a row has no value,
-        integers and truth values are masked (numpy.ma), floats NaN, others None. Texts, lists and mappings are
-        Python's, in arrays of objects.
+        ``wall_ns``, ``monotonic_ns``, ``gap``, and one for each key of the metadata. If a name is taken already, a
+        dimension gets the prefix ``index.`` and a key the prefix ``metadata.``. Missing integers and booleans are
+        masked (numpy.ma), missing floats NaN, other missing values None. Strings, lists and mappings are Python
+        objects, in arrays of objects.
         """
         frames = [known.frames(0, len(known)) for known in self._known]
         stored = [places(plan, some) for plan, some in zip(self._plans, frames, strict=True)]
@@ -171,7 +171,7 @@ class FrameLedger(Sequence[LedgerRow]):
         return found
 
     def to_pandas(self) -> DataFrame:
-        """The columns as a pandas DataFrame; integers and truth values that can be missing are of its nullable types.
+        """The columns as a pandas DataFrame. Integers and booleans that may be missing have pandas' nullable types.
 
         Raises OmewdError ``not_installed`` without pandas.
         """
@@ -195,7 +195,8 @@ class FrameLedger(Sequence[LedgerRow]):
 class _Known:
     """The frame indexes of a source that have a row, as ascending runs.
 
-    ``firsts``: of each; ``starts``: rows before each, and all at the end; ``long_gaps``: indexes in gaps that are long.
+    ``firsts``: the first index of each run. ``starts``: the rows before each run, and at the end all rows.
+    ``long_gaps``: the number of indexes in long gaps.
     """
 
     firsts: Indexes
@@ -212,7 +213,7 @@ class _Known:
         return int(self.starts[-1])
 
     def frames(self, start: int, stop: int) -> Indexes:
-        """The frame indexes of some rows."""
+        """The frame indexes of these rows."""
         rows = np.arange(start, min(stop, len(self)))
         run = np.searchsorted(self.starts, rows, side="right") - 1
         frames: Indexes = self.firsts[run] + rows - self.starts[run]
@@ -220,7 +221,7 @@ class _Known:
 
 
 def _gather(start: int, said: Iterable[Row], fixed: dict[str, Column], metadata: dict[str, Column]) -> None:
-    """Take the values of rows from number ``start`` on into columns."""
+    """Put the values of rows, from row ``start`` on, into columns."""
     of_fixed: dict[str, dict[int, Any]] = {name: {} for name in fixed}
     of_key: dict[str, dict[int, Any]] = {}
     for number, row in enumerate(said, start):

@@ -1,7 +1,7 @@
-"""What the ledger says of single frame indexes: where their lines are is found once, and read on as the file grows.
+"""Finds the ledger's lines of single frame indexes. The index is built once, and extended as the file grows.
 
-It takes a few bytes a frame index at most, and next to nothing where a job has many frames. When a writer without room
-has taken back what was seen, and when another file is in the ledger's place, all is read again.
+It takes at most a few bytes for each frame index, and next to nothing if jobs have many frames. It is built again if a
+writer without space has taken back lines that were seen, or if another file is in the ledger's place.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ FRAME, GAP = 1, 2
 
 Row = dict[str, Any]
 
-# Lines that are looked through together, so that a job of one frame takes no more than a line's share of a part.
+# Lines that are searched together, so that jobs of one frame share a part.
 _PART_BYTES = 1 << 14
-# Some lines that stand together: the frame indexes are ``first`` to below ``stop``, ``step`` apart, in order; where
-# step is 0, any of them.
+# Consecutive lines. Their frame indexes are ``first``, ``first + step``, … below ``stop``, in order; with step 0, any
+# of them in any order.
 _PART = np.dtype([("offset", "<i8"), ("length", "<i8"), ("first", "<i8"), ("stop", "<i8"), ("step", "<i8")])
 _Parts = np.ndarray[Any, Any]
 
 
 class LedgerIndex:
-    """The lines of a dataset's ledger by source and frame index; the last one of an index counts."""
+    """The lines of a dataset's ledger by source and frame index. The last line of an index counts."""
 
     def __init__(self, dataset: Path, spec: StreamSpec) -> None:
         self._path, self._sources = dataset / FOLDER / FILE, spec.sources
@@ -49,7 +49,7 @@ class LedgerIndex:
         self._parts: list[list[_Parts]] = [[] for _ in range(self._sources)]
 
     def read_on(self) -> None:
-        """Take in the lines that have come since, or all if others are in their place; raises OSError."""
+        """Read the lines added since the last call, or all lines if they were replaced; raises OSError."""
         if not self._reader.goes_on():
             self._start_again()
         for runs in self._reader.read():
@@ -58,7 +58,7 @@ class LedgerIndex:
                     self._take(source, self._of_acquisition(runs[(runs["source"] == source) & (runs["count"] > 0)]))
 
     def _of_acquisition(self, runs: Runs) -> Runs:
-        """Runs without the frame indexes that the acquisition does not have."""
+        """Remove frame indexes from runs that the acquisition does not have."""
         total = self._frames_total
         if total is None or not len(runs) or (runs["first"] + (runs["count"] - 1) * runs["step"]).max() < total:
             return runs
@@ -85,7 +85,7 @@ class LedgerIndex:
         self._parts[source].append(parts)
 
     def _overlapping(self, source: int, first: int, stop: int) -> _Parts:
-        """Parts with any of some frame indexes, in the order of their lines."""
+        """The parts with any of these frame indexes, in the order of their lines."""
         known = self._parts[source]
         if len(known) > 1:
             known[:] = [np.concatenate(known)]
@@ -96,14 +96,14 @@ class LedgerIndex:
         return found
 
     def row(self, source: int, frame: int) -> Row | None:
-        """What the ledger says of a frame index, as far as it was read; None if nothing.
+        """The row of a frame index, as far as the ledger was read; None if there is none.
 
-        Raises OmewdError ``changed`` if another file or other lines are in its place; OSError.
+        Raises OmewdError ``changed`` if another file or other lines are in the ledger's place; OSError.
         """
         return self.rows(source, np.array([frame], np.int64))[0]
 
     def rows(self, source: int, frames: Indexes) -> list[Row | None]:
-        """What the ledger says of each of some ascending frame indexes; see :meth:`row`."""
+        """The rows of ascending frame indexes; see :meth:`row`."""
         lines: list[bytes | None] = [None] * len(frames)
         if len(frames):
             with opened(self._path) as descriptor:
@@ -115,7 +115,7 @@ class LedgerIndex:
         found: list[Row | None] = []
         last, row = None, None
         for frame, line, mark in zip(frames.tolist(), lines, marks, strict=True):
-            if line is not last:  # else it is one about a run of gaps
+            if line is not last:  # the same line for a run of gaps
                 last, row = line, None if line is None else parse(line)
             if not _fits(row, source, frame, mark):
                 raise self._changed()
@@ -125,7 +125,7 @@ class LedgerIndex:
     def _find_lines(
         self, descriptor: int, part: _Parts, source: int, frames: Indexes, lines: list[bytes | None]
     ) -> None:
-        """Put the lines of frame indexes that a part has into their places."""
+        """Put a part's lines into the places of their frame indexes."""
         offset, length, first, stop, step = part.tolist()
         start, end = np.searchsorted(frames, (first, stop)).tolist()
         inside = (frames[start:end] - first) // max(step, 1)
@@ -156,7 +156,7 @@ class LedgerIndex:
 
 
 def _fits(row: Row | None, source: int, frame: int, mark: int) -> bool:
-    """Whether a line is one about a frame index that has such a mark."""
+    """Whether a line is about a frame index with this mark."""
     if row is None or not mark:
         return row is None and not mark
     first, is_gap = row.get("frame"), "gap" in row

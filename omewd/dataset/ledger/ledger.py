@@ -1,24 +1,24 @@
-"""The frame ledger: what became of every frame index of a dataset, readable without omewd.
+"""The frame ledger, which records what became of every frame index of a dataset. It is readable without omewd.
 
-It is the file ``omewd/ledger.jsonl`` in the dataset, one JSON object a line, in no particular order:
+It is the file ``omewd/ledger.jsonl`` in the dataset, with one JSON object on each line, in no particular order:
 
     {"frame": 17, "image": 0, "index": {"t": 8, "c": 1}, "wall_ns": 1700000000000000000, "monotonic_ns": 123,
-     "metadata": {…}}                                           written (in the file all of it on one line)
-    {"frame": 18, "count": 3, "gap": "skipped"}                 no frame at 18, 19, 20: reads as fill value
+     "metadata": {…}}                                           a written frame (on one line in the file)
+    {"frame": 18, "count": 3, "gap": "skipped"}                 no frames at 18, 19, 20: they read as the fill value
     {"frame": 21, "count": 1, "gap": "dropped"}
-    {"frame": 22, "count": 2, "gap": "lost"}                    was written, and ``omewd repair`` found it gone
+    {"frame": 22, "count": 2, "gap": "lost"}                    were written, but ``omewd repair`` found them gone
 
-``frame`` is the frame's number in acquisition order (of its source), from 0. ``image`` and ``index`` say where it is
+``frame`` is the frame's number in acquisition order, from 0, within its source. ``image`` and ``index`` say where it is
 stored: the number of its image (0 without positions), and its index along each outer dimension of that image's array,
-in storage order. Lines of a stream that several producers feed have ``"source": n`` beside that, the producer's number.
+in storage order. In a stream with several sources, lines also have ``"source": n``, the source's number.
 
-A write unit's lines are appended at once, after its pixels are in place. The last of them also has ``"received": n``:
-frame indexes below n (of that source) had been handed over by then, on disk or not. A unit that is written again after
-a crash appends its lines again: for each index the last line counts. A writer that is killed while it appends leaves a
-torn line at the end, which the next one cuts off.
+A write unit's lines are appended together, after its pixels are in place. The last line also has ``"received": n``: all
+of this source's frame indexes below n had been handed over by then, on disk or not. A unit that is written again after
+a crash appends its lines again; for each index, the last line counts. A writer that is killed while it appends leaves a
+torn line at the end, which the next writer cuts off.
 
-Version 1 had no ``image`` and ``index``, had blank lines, and had ``received`` on lines of its own. It is still read;
-so are ledgers with torn lines in the middle, which do not count.
+Version 1 had no ``image`` and ``index``, had blank lines, and had ``received`` on separate lines. It can still be read,
+and so can ledgers with torn lines in the middle, which are ignored.
 
 The totals are attributes of the group ``omewd``, under the key ``omewd``: see :func:`summary_json`.
 """
@@ -43,7 +43,7 @@ from omewd.process.locks import lock, try_lock
 
 FOLDER = "omewd"
 FILE = "ledger.jsonl"
-# Whatever a file raises that is not what it should be.
+# The errors of a file with unexpected content.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -55,34 +55,34 @@ UNREADABLE = (
     MemoryError,
 )
 VERSION = 2
-# What became of a frame index. A frame that is lost is one that nothing is known of.
+# What became of a frame index. Nothing is known about a lost frame.
 UNACCOUNTED, WRITTEN, SKIPPED, DROPPED = range(4)
 KINDS = {"lost": UNACCOUNTED, "skipped": SKIPPED, "dropped": DROPPED}
-# More frames than these make no sense.
+# No dataset has more frames than this.
 _MOST_FRAMES = 1 << 48
-# Bytes of the ledger that are locked: by all who write the dataset, by who appends a line, and by who appends to the
-# record of runs. They are far apart from what flock(2) could mean: over NFS that locks all bytes, and an append would
-# wait for its own process.
+# The bytes of the ledger that are locked by all writers of the dataset, by a writer that appends lines, and by one that
+# appends to the record of runs. flock(2) would not do: over NFS it locks all bytes, and an append would wait for its
+# own process.
 WRITING_BYTE, APPENDING_BYTE, RECORDING_BYTE = 0, 1, 2
 
 
 def of_source(source: int | None) -> str:
-    """What lines say of their source."""
+    """The part of a line that names its source."""
     return "" if source is None else f',"source":{source}'
 
 
-_read = json.JSONDecoder().raw_decode  # json.loads first finds out in which encoding bytes are, and takes half longer
+_read = json.JSONDecoder().raw_decode  # json.loads detects the encoding first, and takes 1.5 times as long
 
 
 def gap_line(frame: int, count: int, kind: str, source: int | None = None) -> str:
-    """The line of ``count`` frame indexes without a frame, from ``frame`` on; kind "skipped", "dropped" or "lost"."""
+    """The line of a gap: ``count`` frame indexes from ``frame`` on. ``kind``: "skipped", "dropped" or "lost"."""
     return f'{{"frame":{frame}{of_source(source)},"count":{count},"gap":"{kind}"}}\n'
 
 
 def batch(lines: Iterable[str], received: int) -> bytes:
-    """One job's lines as they are appended; none are no bytes.
+    """The bytes to append for a job's lines; empty without lines.
 
-    ``received``: all frame indexes below (of the source) have been handed over by now, on disk or not.
+    ``received``: all frame indexes of the source below this one have been handed over, on disk or not.
     """
     text = "".join(lines).encode()
     return with_received(text, received) if text else b""
@@ -94,7 +94,7 @@ def with_received(lines: bytes, received: int) -> bytes:
 
 
 def source_of(spec: StreamSpec, number: int) -> int | None:
-    """What the lines of a source say of it: nothing where it is the only one."""
+    """The source's number for its lines; None if it is the only source."""
     return None if spec.source_axis is None else number
 
 
@@ -137,12 +137,12 @@ def summary_json(
 
 
 def totals_in(summary: dict[str, Any]) -> list[Totals]:
-    """The totals of each source in what :func:`summary_json` wrote."""
+    """The totals of each source, from what :func:`summary_json` wrote."""
     return [Totals.from_dict(fields) for fields in summary.get("sources", [summary])]
 
 
 def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
-    """The totals that a dataset has on record, and what was acquired; raises OmewdError ``not_a_dataset``."""
+    """The recorded totals of a dataset, and what was acquired; raises OmewdError ``not_a_dataset``."""
     path = dataset / FOLDER / "zarr.json"
     try:
         totals = json.loads(path.read_text())["attributes"]["omewd"]
@@ -160,7 +160,7 @@ def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
 
 @contextlib.contextmanager
 def held(dataset: Path) -> Iterator[None]:
-    """Hold a dataset against ``omewd repair``, as all who write it do."""
+    """Hold a dataset against ``omewd repair``, as all its writers do."""
     descriptor = hold(dataset)
     try:
         yield
@@ -169,7 +169,7 @@ def held(dataset: Path) -> Iterator[None]:
 
 
 def hold(dataset: Path) -> int:
-    """A descriptor that holds a dataset, as others may too, until it is closed; raises OSError."""
+    """A descriptor that holds a dataset, together with others, until it is closed; raises OSError."""
     descriptor = os.open(dataset / FOLDER / FILE, os.O_RDONLY | os.O_CLOEXEC)
     try:
         lock(descriptor, WRITING_BYTE, shared=True)
@@ -180,7 +180,7 @@ def hold(dataset: Path) -> int:
 
 
 def hold_alone(dataset: Path) -> int | None:
-    """A descriptor that holds a dataset alone until it is closed; None if someone else does. Raises OSError."""
+    """A descriptor that holds a dataset exclusively until it is closed; None if others hold it. Raises OSError."""
     descriptor = os.open(dataset / FOLDER / FILE, os.O_RDWR | os.O_CLOEXEC)
     try:
         if try_lock(descriptor, WRITING_BYTE):
@@ -193,7 +193,7 @@ def hold_alone(dataset: Path) -> int | None:
 
 
 def rows(dataset: Path) -> Iterator[dict[str, Any] | None]:
-    """The lines about frames of a dataset's ledger in file order; None for one that can't be read."""
+    """The lines of a dataset's ledger, in file order; None for a line that can't be read."""
     return (row for row in _lines(dataset) if row is None or "frame" in row)
 
 
@@ -205,7 +205,7 @@ def _lines(dataset: Path) -> Iterator[dict[str, Any] | None]:
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """A line with what it has to have, each of its type; None if it is torn, or no line of a ledger."""
+    """Parse and check a line; returns None if it is torn or not a line of a ledger."""
     row = parse_object(line)
     if row is None or not ("frame" in row or "received" in row):
         return None
@@ -217,11 +217,11 @@ def parse(line: bytes) -> dict[str, Any] | None:
 
 
 def parse_object(line: bytes) -> dict[str, Any] | None:
-    """The JSON object on a line, None if it is none: no part of one is one."""
+    """The JSON object on a line; None if there is none. A part of an object never is one."""
     try:
         row = from_json(line)
     except ValueError:
-        try:  # it is stricter than json, with surrogates and depth
+        try:  # stricter than json, for surrogates and depth
             text = line.decode().strip(" \t\r\n")
             row, end = _read(text)
         except (ValueError, RecursionError):

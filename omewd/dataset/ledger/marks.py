@@ -1,8 +1,8 @@
-"""A small number for each frame index, of any number of them, in bounded memory.
+"""Marks: a small number for each frame index, for any number of indexes, in bounded memory.
 
-Frame indexes are in pages. A page of one number throughout takes nothing of its own, however many follow each other; a
-few others are open, and the rest are compressed. So a billion frames that arrived take kilobytes, and a billion in no
-order that can be found take some hundred megabytes.
+Frame indexes are grouped in pages. Pages with the same mark throughout take no memory of their own, however many follow
+each other. A few other pages are open, and the rest are compressed. So a billion frames that all arrived take
+kilobytes, and a billion marks without any pattern take some hundred megabytes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 from omewd.dataset.ledger.runs import MOST, Runs
 
 PAGE = 1 << 16
-# 16 MiB of them; units that complete at the same time reach over some.
+# 16 MiB of open pages: units that complete at the same time span several.
 _OPEN_PAGES = 256
-# Shorter runs are taken together, which is cheaper for up to a hundred frames.
+# Shorter runs are set together, which is faster for up to a hundred frames.
 _SHORT_RUN = 64
 _AT_ONCE = 1 << 20
 
@@ -29,7 +29,7 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class _Intervals:
-    """A number for each of any number of places, as runs; 0 at first."""
+    """A number for each place, stored as runs; 0 at first."""
 
     def __init__(self) -> None:
         self.starts, self.numbers = [0], [0]
@@ -46,7 +46,7 @@ class _Intervals:
         return self.numbers[bisect_right(self.starts, place) - 1]
 
     def between(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """(start, stop, number), in order."""
+        """The runs as (start, stop, number), in order."""
         while start < stop:
             after = bisect_right(self.starts, start)
             end = min(self.starts[after], stop) if after < len(self.starts) else stop
@@ -55,10 +55,10 @@ class _Intervals:
 
 
 class Marks:
-    """A number of 0 to 255 for each frame index below 2**62; 0 where none was set."""
+    """A number from 0 to 255 for each frame index below 2**62; 0 where none was set."""
 
     def __init__(self) -> None:
-        self._uniform = _Intervals()  # by page; those in _packed and _open have others
+        self._uniform = _Intervals()  # by page, except those in _packed and _open
         self._packed: dict[int, bytes] = {}
         self._open: dict[int, Bytes] = {}
         self._changed: set[int] = set()
@@ -94,7 +94,7 @@ class Marks:
         self._uniform.put(start, stop, mark)
 
     def put_runs(self, runs: Runs, marks: Bytes) -> None:
-        """Set the marks of runs of frames one after the other, each to its own."""
+        """Set the marks of several runs, in order, each to its own mark."""
         short = runs["count"] <= _SHORT_RUN
         edges = np.flatnonzero(np.diff(short)) + 1
         for some in (slice(a, b) for a, b in zip([0, *edges], [*edges, len(runs)], strict=True)):
@@ -117,7 +117,7 @@ class Marks:
             frames = np.repeat(frames, counts) + inside * np.repeat(runs["step"].astype(np.int64), counts)
             marks = np.repeat(marks, counts)
         for number, of_page in _by_page(frames):
-            # Of an index that is there twice, the last one counts.
+            # The last run counts for an index that occurs twice.
             self._page(number)[frames[of_page] % PAGE] = marks[of_page]
 
     def _page(self, number: int, *, change: bool = True) -> Bytes:
@@ -168,10 +168,7 @@ class Marks:
         return counts
 
     def intervals(self, marks: set[int], stop: int = MOST, start: int = 0) -> Iterator[tuple[int, int]]:
-        """The frame indexes from ``start`` to below ``stop`` that have one of some marks, in order.
-
-        As (first, one past the last).
-        """
+        """The frame indexes in [start, stop) with one of these marks, in order, as runs (first, one past the last)."""
         first = end = start
         for piece, until in self._pieces(marks, start, stop):
             if max(piece, start) != end:
@@ -194,7 +191,7 @@ class Marks:
             yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
     def last(self, mark: int, stop: int) -> int | None:
-        """The last frame index below ``stop`` with a mark other than 0; None if there is none."""
+        """The highest frame index below ``stop`` with a mark other than 0; None if there is none."""
         best = None
         pages = self._mixed()
         for number in reversed(pages[: bisect_left(pages, -(-stop // PAGE))]):
@@ -208,11 +205,11 @@ class Marks:
         return best
 
     def _mixed(self) -> list[int]:
-        """The pages that are not of one number, ascending."""
+        """The pages without a uniform mark, in ascending order."""
         return sorted(self._packed.keys() | self._open.keys())
 
     def _parts(self, start: int, stop: int) -> Iterator[tuple[int, int, int | Bytes]]:
-        """From the page of ``start`` on: (first, one past the last, the mark of all of them or a page's), in order."""
+        """Runs from the page of ``start`` on: (first, one past the last, their mark, or a page's marks), in order."""
         at, end_page, pages = start // PAGE, -(-stop // PAGE), self._mixed()
         pages = pages[bisect_left(pages, at) : bisect_left(pages, end_page)]
         for number in [*pages, end_page]:
@@ -224,7 +221,7 @@ class Marks:
 
 
 def _by_page(frames: Indexes) -> Iterator[tuple[int, Any]]:
-    """Which frame indexes are in each page that any are in: (number, flags, or all of them)."""
+    """The frame indexes by page: (the page's number, flags of the frame indexes, or None for all)."""
     if not frames.size:
         return
     pages = frames // PAGE

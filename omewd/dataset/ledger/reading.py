@@ -1,6 +1,6 @@
-"""Reading a ledger run by run, in the order of its lines: from the record of runs, and from lines that it lacks.
+"""Reads a ledger run by run, in the order of its lines, from the record of runs and from lines without a record.
 
-Nothing here locks, so what a writer without room takes back may have been seen.
+It takes no locks, so it may see lines that a writer without space takes back.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from omewd.store.filesystem import sync_folder
 RUNS_ASIDE = f"{RUNS_FILE}.new"
 _BLOCK_BYTES = 1 << 20
 _RECORDS_AT_ONCE = 1 << 16
-# Writers that work at once finish in any order; the last records are among so many.
+# Concurrent writers finish in any order. The latest records are among this many at the end.
 _LAST_RECORDS = 64
 _MOST_RUN_BYTES = 64 << 20
-# Of what was read before, so much is compared when it is read on.
+# How much of what was read before is compared before reading on.
 _LOOK_BACK_BYTES = 1 << 8
 _MOST_SOURCE = (1 << 16) - 1
 
 
 class LedgerReader:
-    """Reads a ledger from its start, and later on from where the last look ended.
+    """Reads a ledger from its start, and later from where the last call ended.
 
-    ``checks``: compare each record with its lines, and go by the lines. ``unreadable_lines``: lines that were read
-    and can't be understood; ``read_lines``: how many lines were read because there is no record of them; ``misfits``:
-    records that do not say what their lines do.
+    ``checks``: compare each record with its lines, and go by the lines. ``unreadable_lines``: lines that were read but
+    can't be parsed. ``read_lines``: how many lines were read because they have no record. ``misfits``: records that
+    differ from their lines.
     """
 
     def __init__(self, dataset: Path, *, checks: bool = False) -> None:
@@ -63,15 +63,15 @@ class LedgerReader:
         self._next_record = HEADER_BYTES
 
     def goes_on(self) -> bool:
-        """Whether the file is that of the last look, with what was read then; raises OSError."""
+        """Whether the file is the one of the last call, and still begins with what was read then; raises OSError."""
         with opened(self._folder / FILE) as lines:
             before = os.pread(lines, len(self._before_end), self._end - len(self._before_end))
             return self.identity == identity_of(lines) and before == self._before_end
 
     def read(self, *, last_line: bool = False) -> Iterator[Runs]:
-        """Runs as arrays of RUN, in the order of their lines; ``crc`` of those without a record is 0.
+        """Runs as arrays of RUN, in the order of their lines. Runs without a record have a ``crc`` of 0.
 
-        ``last_line``: also a whole line at the end that has no newline. Raises OSError if there are no lines.
+        ``last_line``: include a whole last line without a newline. Raises OSError if there are no lines.
         """
         with opened(self._folder / FILE) as lines:
             self.identity = identity_of(lines)
@@ -102,7 +102,7 @@ class LedgerReader:
             yield from self._in_order(unpack(block, each), lines)
 
     def _fits_at_end(self, record: int, lines: int, each: int) -> bool:
-        """Whether the last records fit the lines: they do not where the file was cut, or went through an editor."""
+        """Whether the last records match the lines. They don't if the file was cut or changed by an editor."""
         count = (os.fstat(record).st_size - HEADER_BYTES) // each
         start = max(count - _LAST_RECORDS, 0)
         runs = unpack(os.pread(record, max(count - start, 0) * each, HEADER_BYTES + start * each), each)
@@ -123,7 +123,7 @@ class LedgerReader:
         return first is not None and last is not None and (first[2], last[2]) == frames
 
     def _in_order(self, runs: Runs, lines: int) -> Iterator[Runs]:
-        """Runs by their offsets, with those of lines between them that have no record."""
+        """Runs in the order of their offsets, with those of lines between them that have no record."""
         runs = runs[np.argsort(runs["offset"], kind="stable")]
         ends = runs["offset"] + runs["length"]
         runs = runs[(runs["offset"] >= self._end) & (ends <= os.fstat(lines).st_size)]
@@ -136,7 +136,7 @@ class LedgerReader:
         for first, stop in zip([0, *edges], [*edges, len(runs)], strict=True):
             start = int(runs["offset"][first])
             yield from self._scan(lines, start)
-            if self._end != start:  # they start in the middle of a line
+            if self._end != start:  # it starts in the middle of a line
                 continue
             if self._checks:
                 yield from self._checked(runs[first:stop], lines)
@@ -155,7 +155,7 @@ class LedgerReader:
     # -- lines ------------------------------------------------------------------------------------
 
     def _scan(self, lines: int, stop: int) -> Iterator[Runs]:
-        """Runs of the whole lines from where the last look ended, up to ``stop``."""
+        """Runs of the whole lines from where the last call ended, up to ``stop``."""
         size = _BLOCK_BYTES
         while self._end < stop:
             block = os.pread(lines, min(size, stop - self._end), self._end)
@@ -163,7 +163,7 @@ class LedgerReader:
             if not whole:
                 if len(block) < size:
                     return
-                size *= 2  # for a line that is longer
+                size *= 2  # for a longer line
                 continue
             start, size = self._end, _BLOCK_BYTES
             self._end += sum(map(len, whole)) + len(whole)
@@ -173,7 +173,7 @@ class LedgerReader:
                 yield runs
 
     def _runs_of(self, lines: list[bytes], offset: int) -> Runs:
-        """Whole lines, without their newlines, as runs; ``offset``: of the first one."""
+        """Convert whole lines, without their newlines, to runs. ``offset``: of the first line."""
         told: list[tuple[int, ...]] = []
         for line in lines:
             length = len(line) + 1
@@ -205,7 +205,7 @@ class LedgerReader:
 
 
 def _told(line: bytes) -> tuple[int, int, int, int, int] | None:
-    """What a line says: (source, kind, first, count, received); None if it can't be understood."""
+    """Parse a line: (source, kind, first, count, received); None if it can't be parsed."""
     row = parse(line)
     if row is None or row.get("source", 0) > _MOST_SOURCE:
         return None
@@ -221,13 +221,13 @@ def _told(line: bytes) -> tuple[int, int, int, int, int] | None:
 
 
 def _repeated(runs: Runs) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which of some runs, ascending by offset, are the one before once more."""
+    """Which runs, sorted by offset, repeat the one before."""
     rows = runs.view(np.uint8).reshape(len(runs), -1)
     return np.append(False, (rows[1:] == rows[:-1]).all(axis=1))
 
 
 def _overlap(runs: Runs) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which of some runs, ascending by offset, have lines that others have, too."""
+    """Which runs, sorted by offset, share lines with others."""
     bad = np.zeros(len(runs), bool)
     if len(runs) > 1:
         ends = runs["offset"] + runs["length"]
@@ -237,7 +237,7 @@ def _overlap(runs: Runs) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 
 def _says_the_same(run: Runs, scanned: Runs) -> bool:
-    """Whether lines say what their record does; they may have been read in parts."""
+    """Whether lines, which may have been read in parts, match their record."""
     counts = scanned["count"]
     before = np.cumsum(counts) - counts
     return bool(
@@ -254,10 +254,10 @@ def _says_the_same(run: Runs, scanned: Runs) -> bool:
 
 
 def complete_runs(dataset: Path, runs: Runs) -> None:
-    """Append the records of lines that were read for want of them; nobody may be appending. Raises OSError."""
+    """Append the missing records of lines that were read. Nobody may be appending. Raises OSError."""
     ledger = os.open(dataset / FOLDER / FILE, os.O_RDWR | os.O_CLOEXEC)
     try:
-        # A line that lacks its newline does not stay as it is.
+        # A line without a newline will still change.
         whole = runs[runs["offset"] + runs["length"] <= os.fstat(ledger).st_size]
         append_records(dataset, ledger, pack(whole))
     finally:
@@ -265,7 +265,7 @@ def complete_runs(dataset: Path, runs: Runs) -> None:
 
 
 def make_runs_again(dataset: Path, *, by_lines: bool = False) -> None:
-    """Make a whole record of runs in place of one that lacks some; nobody may be appending. Raises OSError.
+    """Replace an incomplete record of runs with a whole one. Nobody may be appending. Raises OSError.
 
     ``by_lines``: go by the lines alone.
     """

@@ -1,16 +1,16 @@
-"""The record of runs: which frames each part of the ledger is about, so that nobody has to read all of its lines.
+"""The record of runs says which frames each part of the ledger is about, so that readers need not read all lines.
 
-It is the file ``omewd/ledger.runs`` beside ``ledger.jsonl``. The lines are the truth, and the record can always be made
-again from them. Numbers are little-endian and unsigned. The file begins with a header of 48 bytes:
+It is the file ``omewd/ledger.runs`` beside ``ledger.jsonl``. The lines are authoritative; the record can always be
+rebuilt from them. Numbers are little-endian and unsigned. The file starts with a header of 48 bytes:
 
     offset  bytes  what
          0      8  magic, "OMEWRUNS"
-         8      2  major version: another one can't be read
+         8      2  major version: a reader refuses another one
         10      2  minor version: a higher one may have added fields at the end of records
         12      4  bytes of a record, at least 48
         16     32  zeros
 
-Records follow, each about some lines that stand together in ``ledger.jsonl``:
+Records follow, each about consecutive lines of ``ledger.jsonl``:
 
          0      4  CRC-32 (of zlib, gzip and java.util.zip) of the rest of the record
          4      4  bytes of the lines, with their newlines
@@ -19,22 +19,22 @@ Records follow, each about some lines that stand together in ``ledger.jsonl``:
         14      1  what became of the frames: 0 lost, 1 written, 2 skipped, 3 dropped
         15      1  zero
         16      8  first frame index
-        24      8  how many frame indexes there are: first, first + step, first + 2 * step, …
-        32      8  received: frame indexes of the source below this had been handed over by then; 0 if not told
+        24      8  number of frame indexes: first, first + step, first + 2 * step, …
+        32      8  received: frame indexes of the source below this had been handed over by then; 0 if unknown
         40      8  offset of the lines in ``ledger.jsonl``
 
-A run of written frames has a line for each, in order. A run of others has a single line, and step 1. A record without
-frame indexes only tells ``received``.
+A run of written frames has one line for each frame, in order. A run of other frames has a single line, and step 1. A
+record without frame indexes only holds ``received``.
 
 A job's records are written after its lines are on disk, and are not synced one by one. So a record is never ahead of
-its lines, and after a power cut some may be missing. They are in no order. A reader
+its lines, and some records may be missing after a power cut. Records are in no particular order. A reader
 
-- leaves out records with a wrong CRC, those of which the lines end beyond the end of ``ledger.jsonl``, those that
-  overlap others, and a part of a record at the end;
-- sorts the others by the offset of their lines;
-- reads the lines that no record is about: in a dataset without this file, all of them.
+- ignores records with a wrong CRC, records whose lines end beyond the end of ``ledger.jsonl``, records that overlap
+  others, and a partial record at the end;
+- sorts the other records by the offset of their lines;
+- reads the lines without a record; in a dataset without this file, all lines.
 
-The last line about a frame index counts, so among records the one with the highest offset.
+The last line about a frame index counts, and so does the record with the highest offset.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _BODY = struct.Struct("<IIHBxqqqq")
 HEADER_BYTES, RECORD_BYTES = _HEADER.size, 4 + _BODY.size
 # Frame indexes and offsets are below this.
 MOST = 1 << 62
-# A step that is longer does not fit; such frames are runs of one.
+# A larger step does not fit; such frames are runs of one.
 MOST_STEP = (1 << 32) - 1
 _MOST_RECORD_BYTES = 1 << 16
 
@@ -85,7 +85,7 @@ Runs = np.ndarray[Any, Any]
 
 
 class Run(NamedTuple):
-    """One record. ``offset``: of its lines, in bytes, in the file, or among the lines that are appended together."""
+    """One record. ``offset``: of its lines, in bytes, in the file or within the lines that are appended together."""
 
     length: int
     step: int
@@ -97,7 +97,7 @@ class Run(NamedTuple):
     offset: int
 
     def pack(self, start: int = 0) -> bytes:
-        """The record as it is in the file; ``start``: where the lines are appended."""
+        """The bytes of the record in the file. ``start``: the offset of the appended lines."""
         body = _BODY.pack(*self[:-1], self.offset + start)
         return zlib.crc32(body).to_bytes(4, "little") + body
 
@@ -107,7 +107,7 @@ def header() -> bytes:
 
 
 def record_bytes(header: bytes) -> int | None:
-    """The bytes of a record in a file with this header; None if it is none of this major version."""
+    """The size of a record in a file with this header; None if the header is not of this major version."""
     if len(header) < HEADER_BYTES:
         return None
     magic, major, _, size = _HEADER.unpack_from(header)
@@ -115,7 +115,7 @@ def record_bytes(header: bytes) -> int | None:
 
 
 def unpack(records: bytes, size: int) -> Runs:
-    """The records of ``size`` bytes each that are whole and make sense."""
+    """Parse records of ``size`` bytes each; returns those that are whole and plausible."""
     rows = np.frombuffer(records, np.uint8, len(records) // size * size).reshape(-1, size)
     runs: Runs = np.ascontiguousarray(rows[:, :RECORD_BYTES]).view(RUN)[:, 0]
     whole = _crc32(rows[:, 4:]) == runs["crc"]
@@ -138,7 +138,7 @@ def pack(runs: Runs) -> bytes:
 
 @cache
 def _tables(length: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    """What each byte at each place of a message of that length adds to its CRC-32, linear but for a constant."""
+    """What each byte at each place contributes to the CRC-32 of a message of this length (linear except a constant)."""
     one = np.array([zlib.crc32(bytes([n])) ^ zlib.crc32(b"\0") for n in range(256)], np.uint32)
     tables = [one]
     for _ in range(length - 1):
@@ -148,7 +148,7 @@ def _tables(length: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
 
 
 def _crc32(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    """The CRC-32 of each row of bytes; 70 ns a record, a third of what zlib takes row by row."""
+    """The CRC-32 of each row of bytes, at 70 ns a record: a third of zlib's time row by row."""
     length = rows.shape[1]
     crc = np.full(len(rows), zlib.crc32(bytes(length)), np.uint32)
     for table, column in zip(_tables(length), rows.T, strict=True):
@@ -157,7 +157,7 @@ def _crc32(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint32]]:
 
 
 def start_runs(dataset: Path, *, durable: bool = True) -> None:
-    """Begin the record of a dataset that is being made; ``durable``: with fsync. Raises OSError."""
+    """Create the record of a dataset that is being created. ``durable``: with fsync. Raises OSError."""
     with (dataset / FOLDER / RUNS_FILE).open("wb") as file:
         file.write(header())
         file.flush()
@@ -166,23 +166,23 @@ def start_runs(dataset: Path, *, durable: bool = True) -> None:
 
 
 def sync_runs(dataset: Path) -> None:
-    """Let the record of a dataset that is complete be on disk; without it, the lines tell the same."""
+    """Sync the record of a complete dataset. Without it, readers read the lines."""
     with suppress(OSError), (dataset / FOLDER / RUNS_FILE).open("rb") as file:
         os.fdatasync(file.fileno())
 
 
 def append_runs(dataset: Path, ledger: int, runs: Iterable[Run], start: int) -> None:
-    """Append the records of lines that were appended at ``start``, and are on disk; raises OSError.
+    """Append the records of lines that were appended at ``start`` and are on disk; raises OSError.
 
-    ``ledger``: the descriptor with which they were.
+    ``ledger``: the descriptor with which the lines were appended.
     """
     append_records(dataset, ledger, b"".join(run.pack(start) for run in runs), afresh=not start)
 
 
 def append_records(dataset: Path, ledger: int, records: bytes, *, afresh: bool = False) -> None:
-    """Append records; ``afresh``: those that are there are of lines that are gone. Raises OSError.
+    """Append records. ``afresh``: discard the present ones, whose lines are gone. Raises OSError.
 
-    ``ledger``: a descriptor of the lines, open for writing. A file of another major version stays as it is.
+    ``ledger``: a descriptor of the lines, open for writing. A file of another major version is not changed.
     """
     lock(ledger, RECORDING_BYTE)
     try:
@@ -197,7 +197,7 @@ def append_records(dataset: Path, ledger: int, records: bytes, *, afresh: bool =
                 return
             if torn := (size - HEADER_BYTES) % each:
                 os.ftruncate(descriptor, size - torn)
-            # A part of it that is written, if there is no room, is cut off by the next one.
+            # If there is no space, the next append cuts off a partial record.
             os.write(descriptor, _padded(records, each))
         finally:
             os.close(descriptor)
@@ -206,7 +206,7 @@ def append_records(dataset: Path, ledger: int, records: bytes, *, afresh: bool =
 
 
 def _padded(records: bytes, size: int) -> bytes:
-    """Records for a file of a later minor version, whose records are longer."""
+    """Extend records for a file of a later minor version, whose records are longer."""
     if size == RECORD_BYTES:
         return records
     starts = range(4, len(records), RECORD_BYTES)
@@ -217,9 +217,9 @@ def _padded(records: bytes, size: int) -> bytes:
 def run_starts(
     frames: np.ndarray[Any, np.dtype[np.int64]], together: np.ndarray[Any, np.dtype[np.bool_]] | None = None
 ) -> list[int]:
-    """Where in some frame indexes runs with a constant step start: the first place, and others in order.
+    """The places in frame indexes at which runs with a constant step start, in order.
 
-    ``together``: for each but the last whether the next one may be in the same run.
+    ``together``: for each index except the last, whether the next one may be in the same run.
     """
     if len(frames) == 1:
         return [0]
