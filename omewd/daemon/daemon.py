@@ -16,12 +16,16 @@ from pathlib import Path
 import structlog
 
 from omewd.daemon.config import ServeConfig
-from omewd.daemon.control.pending_replies import Waiters
+from omewd.daemon.control.dataset_requests import DatasetRequests
+from omewd.daemon.control.pending_replies import PendingReplies
 from omewd.daemon.control.requests import Requests
-from omewd.daemon.control.server import ControlServer
-from omewd.daemon.datasets.user_metadata import Annotations
+from omewd.daemon.control.ring_requests import RingRequests
+from omewd.daemon.control.server import ControlServer, Peer
+from omewd.daemon.control.status_requests import StatusRequests
+from omewd.daemon.control.stream_requests import StreamRequests
+from omewd.daemon.datasets.datasets import Datasets
+from omewd.daemon.jobs.delivery import Delivery
 from omewd.daemon.jobs.dispatcher import Dispatcher
-from omewd.daemon.jobs.results import StreamJobs, give_up_all
 from omewd.daemon.jobs.routing import Router
 from omewd.daemon.loop import Loop
 from omewd.daemon.notify import Notifier
@@ -30,7 +34,10 @@ from omewd.daemon.processes.fence import fence, writers_lock
 from omewd.daemon.processes.supervisor import Supervisor
 from omewd.daemon.state.journal import InstanceLock, Journal, instance_name
 from omewd.daemon.state.recovery import Recovery
+from omewd.daemon.streams.admission import Admission
 from omewd.daemon.streams.lifecycle import Lifecycle
+from omewd.daemon.streams.memory import MemoryBudget
+from omewd.daemon.streams.producers import Producers
 from omewd.daemon.streams.streams import Streams
 from omewd.errors import EXIT_ERROR, EXIT_INCOMPLETE, OmewdError, stream_failed
 from omewd.process.profiling import profiled
@@ -39,7 +46,7 @@ from omewd.ring.layout import require_x86_64
 
 log = structlog.get_logger("daemon")
 
-# A lost doorbell costs at most this; it is also how old the figures of "status" may be.
+# A lost doorbell costs at most this.
 _TICK_S = 0.05
 _IDLE_TICK_S = 1.0
 # What fails at once at the start is not a passing shortage.
@@ -65,9 +72,10 @@ class Daemon:
         _allow_many_descriptors()
         self._loop = Loop()
         self._notifier = Notifier()
-        self._streams = Streams(config, self._journal, self._instance)
         self._dispatcher = Dispatcher(config.job_timeout_s)
         self._server = ControlServer(self._loop)
+        datasets = Datasets(self._dispatcher, self._journal, self._server)
+        self._streams = Streams(self._journal, datasets)
         self._supervisor = Supervisor(
             self._loop,
             writers=config.writers,
@@ -75,31 +83,33 @@ class Daemon:
             lock=writers_lock(config.state_dir),
             start_timeout_s=config.start_timeout_s,
         )
-        waiters = Waiters(self._server)
-        annotations = Annotations(self._streams, self._dispatcher, self._server)
+        memory = MemoryBudget(config, self._streams)
+        self._delivery = delivery = Delivery(self._dispatcher, self._supervisor, self._streams)
+        self._replies = PendingReplies(self._server)
         self._lifecycle = Lifecycle(
-            self._loop, self._streams, self._dispatcher, self._supervisor, self._server, waiters, annotations
+            self._streams,
+            Admission(config, self._streams, memory, self._journal, self._instance),
+            delivery,
+            self._replies,
+            datasets,
         )
-        self._streams.owner_of = lambda holding: StreamJobs(holding, self._streams, self._dispatcher, self._lifecycle)
-        self._router = Router(self._dispatcher, self._supervisor, self._lifecycle.give_jobs)
+        self._router = Router(self._dispatcher, self._supervisor, delivery.give_jobs)
         self._recovery = Recovery(
-            self._loop,
             self._streams,
-            self._dispatcher,
-            self._journal,
-            self._instance,
-            self._scratch,
-        )
-        self._requests = Requests(
-            config,
-            self._streams,
-            self._dispatcher,
-            self._supervisor,
+            datasets,
             self._lifecycle,
-            self._server,
-            waiters,
-            annotations,
-            self._recovery,
+            self._journal,
+            instance=self._instance,
+            scratch=self._scratch,
+        )
+        self._ring_requests = RingRequests(self._streams, Producers(self._loop), self._lifecycle, self._server)
+        self._requests = Requests(
+            [
+                StatusRequests(config, self._streams, memory, delivery, self._replies),
+                StreamRequests(self._streams, self._lifecycle, self._replies, self._recovery),
+                self._ring_requests,
+                DatasetRequests(self._streams, datasets),
+            ]
         )
         self._signals, self._signal_sink = socket.socketpair()
         self._drain_deadline_ns = 0
@@ -118,7 +128,7 @@ class Daemon:
             self._supervisor.start(self._router.child_said, self._router.child_died)
             self._await_first_writer()
             config = self._config
-            self._server.start(config.socket, config.group, self._requests.handle, self._requests.peer_gone)
+            self._server.start(config.socket, config.group, self._requests.handle, self._peer_gone)
             log.info(
                 "ready",
                 socket=str(config.socket),
@@ -138,9 +148,13 @@ class Daemon:
         finally:
             self._close()
 
+    def _peer_gone(self, peer: Peer) -> None:
+        self._replies.forget(peer)
+        self._ring_requests.peer_gone(peer)
+
     def _await_first_writer(self) -> None:
         deadline = time.monotonic() + self._config.start_timeout_s
-        while not self._supervisor.any_ready and not self._lifecycle.stopping:
+        while not self._supervisor.any_ready and not self._streams.is_closed:
             if self._supervisor.failed_starts >= _FAILED_FIRST_STARTS or time.monotonic() > deadline:
                 raise OmewdError(
                     "start_failed",
@@ -162,7 +176,7 @@ class Daemon:
     def _signalled(self) -> None:
         now = time.monotonic_ns()
         for number in self._signals.recv(64):
-            if not self._lifecycle.stopping:
+            if not self._streams.is_closed:
                 log.info(
                     "stopping: draining the open streams",
                     signal=signal.Signals(number).name,
@@ -181,13 +195,12 @@ class Daemon:
         now = time.monotonic_ns()
         if self._supervisor.broken:
             log.error("no writer can be started any more: giving up")
-            error = OmewdError("no_writers", "no writer process can be started any more")
-            give_up_all(self._streams, self._lifecycle, error, now)
+            self._lifecycle.give_up_all(OmewdError("no_writers", "no writer process can be started any more"), now)
             self._exit_status = EXIT_ERROR
             return True
-        if not self._lifecycle.stopping:
+        if not self._streams.is_closed:
             return False
-        at_work = any(not holding.stream.settled for holding in self._streams.open.values())
+        at_work = any(not stream.settled for stream in self._streams.open.values())
         left = {type(task.job) for task in self._dispatcher.tasks()}
         if not at_work and not left:
             return True
@@ -196,8 +209,7 @@ class Daemon:
             return True
         if now < self._drain_deadline_ns:
             return False
-        for holding in self._streams.open.values():
-            stream = holding.stream
+        for stream in self._streams.open.values():
             if stream.settled:
                 continue
             what = "given up" if self._config.ephemeral else "its ring is kept, and the next daemon goes on with it"
@@ -211,13 +223,11 @@ class Daemon:
         self._notifier.send(STOPPING=1, STATUS="Ending the writers", EXTEND_TIMEOUT_USEC=_DRAIN_EXTENSION_US)
         self._server.close()
         self._supervisor.close()
-        for holding in list(self._streams.open.values()):
-            for ring in holding.rings:
-                ring.take_bell_down(self._loop)
+        for stream in list(self._streams.open.values()):
             if self._config.ephemeral:
-                self._streams.release(holding)
+                self._streams.release(stream)
             else:
-                self._streams.leave(holding)
+                self._streams.leave(stream)
         signal.set_wakeup_fd(-1)
         self._signals.close()
         self._signal_sink.close()
@@ -228,18 +238,19 @@ class Daemon:
     # -- the turn of the loop --------------------------------------------------------------------
 
     def _timeout_s(self) -> float:
-        holdings = self._streams.open.values()
-        if self._more or any(holding.wants_memory for holding in holdings):
+        streams = self._streams.open.values()
+        if self._more or any(stream.wants_memory for stream in streams):
             return 0.0
-        tick = _TICK_S if holdings else _IDLE_TICK_S
+        tick = _TICK_S if streams else _IDLE_TICK_S
         event = self._dispatcher.next_event_ns()
         if event is not None:
             tick = min(tick, max(0.0, (event - time.monotonic_ns()) / 1e9))
         return tick
 
     def _step(self, now_ns: int) -> None:
-        for holding in list(self._streams.open.values()):
-            self._lifecycle.step(holding, now_ns)
+        for stream in list(self._streams.open.values()):
+            self._lifecycle.step(stream, now_ns)
+        self._replies.turned()
         for lease in self._dispatcher.overdue(now_ns):
             writer = self._supervisor.writers.get(lease.child)
             if writer is not None and not writer.killed_for:
@@ -248,8 +259,8 @@ class Daemon:
         self._supervisor.want_aside(self._dispatcher.has_long)
         self._supervisor.fill()
         self._server.listen_again(now_ns)
-        self._lifecycle.give_jobs(now_ns)
-        rung = [self._lifecycle.listen(holding, now_ns) for holding in list(self._streams.open.values())]
+        self._delivery.give_jobs(now_ns)
+        rung = [self._lifecycle.listen(stream, now_ns) for stream in list(self._streams.open.values())]
         self._more = any(rung)
         self._tell_systemd(now_ns)
 
@@ -257,13 +268,13 @@ class Daemon:
         if now_ns < self._next_notify_ns:
             return
         self._next_notify_ns = now_ns + _NOTIFY_EVERY_NS
-        streams = [holding.stream for holding in self._streams.open.values()]
+        streams = list(self._streams.open.values())
         received, in_flight = sum(s.received for s in streams), sum(s.in_flight for s in streams)
         text = f"{len(streams)} streams, {received} frames received, {in_flight} in flight"
-        fields: dict[str, str | int] = {"STATUS": f"Draining: {text}" if self._lifecycle.stopping else text}
+        fields: dict[str, str | int] = {"STATUS": f"Draining: {text}" if self._streams.is_closed else text}
         if self._notifier.watchdog_s is not None:
             fields["WATCHDOG"] = 1
-        if self._lifecycle.stopping:
+        if self._streams.is_closed:
             fields["EXTEND_TIMEOUT_USEC"] = _DRAIN_EXTENSION_US
         self._notifier.send(**fields)
 

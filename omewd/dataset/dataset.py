@@ -32,7 +32,7 @@ from omewd.store.sinks.shards import ShardPool, Shards
 from omewd.store.stopwatch import Stopwatch
 
 # Names files of metadata that are being written.
-ANNOTATE = "annotate"
+USER_METADATA = "user-metadata"
 # A file takes a quarter of a millisecond of a core, and as long again for its sync.
 _FEW_DOCUMENTS = 16
 
@@ -287,7 +287,7 @@ def finalize(
     _publish(publisher, _changed(dataset, documents), "finalize")
     point("writer: finalized")
     shutil.rmtree(dataset / STAGING)
-    for aside in (dataset / ledger.FOLDER).glob(f"{ANNOTATE}-*"):  # of a writer that was killed at that
+    for aside in (dataset / ledger.FOLDER).glob(f"{USER_METADATA}-*"):  # of a writer that was killed at that
         aside.unlink(missing_ok=True)
     if spec.durability == "fsync":
         publisher.sync_folders([dataset / ledger.FOLDER, dataset])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omewd.dataset import omero
-from omewd.dataset.dataset import ANNOTATE, attributes_of, read, summary_of
+from omewd.dataset.dataset import USER_METADATA, attributes_of, read, summary_of
 from omewd.dataset.ledger import ledger
 from omewd.errors import OmewdError
 from omewd.model.contrast import Window
@@ -73,7 +73,7 @@ def _publish(dataset: Path, documents: dict[str, dict[str, Any]]) -> None:
     files = [(path, [json.dumps(document, indent=2).encode()]) for path, document in documents.items()]
     aside = dataset / ledger.FOLDER  # a complete dataset has no staging folder any more
     try:
-        Publisher(dataset, aside, durable=True).publish(files, label=ANNOTATE)
+        Publisher(dataset, aside, durable=True).publish(files, label=USER_METADATA)
     finally:
-        for left in aside.glob(f"{ANNOTATE}-*"):
+        for left in aside.glob(f"{USER_METADATA}-*"):
             left.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from omewd.errors import OmewdError
 _MAX_DEPTH = 64
 
 
-def annotation(text: bytes) -> Any:
+def parsed(text: bytes) -> Any:
     """Parse JSON text; raises OmewdError ``bad_metadata``."""
     try:
         value = json.loads(text, parse_constant=_refuse)

@@ -99,8 +99,8 @@ class DaemonRing:
         """The process id of the attached producer, 0 for none."""
         return self._words[PRODUCER]
 
-    @producer.setter
-    def producer(self, pid: int) -> None:
+    def note_producer(self, pid: int) -> None:
+        """Put the process id of the producer on record, 0 for none."""
         self._words[PRODUCER] = pid
 
     def format(self) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from omewd.daemon.streams.stream import State, Stream
+from omewd.daemon.datasets.dataset import Dataset
+from omewd.daemon.streams.stream import Stream
+from omewd.daemon.streams.transitions import State
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.dimensions import Dimension, parse_dims
 from omewd.model.spec.spec import StreamSpec
@@ -23,6 +25,11 @@ from omewd.ring.layout import (
 from tests.unit.rings import Ends, open_ring
 
 KINDS = {"skipped": GAP_SKIPPED, "dropped": GAP_DROPPED}
+
+
+def dataset_at(path: str, epoch: int = 7) -> Dataset:
+    """A dataset of the stream whose ring has that epoch."""
+    return Dataset("s", Path(path), Path(), epoch)
 
 
 class Camera:
@@ -104,7 +111,7 @@ class Camera:
 def camera(plan: Plan, capacity: int = 200, dims: str = "", **fields: Any) -> Iterator[Camera]:
     spec = StreamSpec(name="s", dimensions=parse_dims(dims or "t:inf,y:2,x:3"), **fields)
     with open_ring(capacity, frames_total=plan.frames_total) as ends:
-        stream = Stream.of(1, spec, "tensorstore", ends.segment.geometry, Path("s.ome.zarr"), Path(), started_ns=0)
+        stream = Stream.of(1, spec, "tensorstore", ends.segment.geometry, dataset_at("s.ome.zarr"), started_ns=0)
         [source] = stream.sources
         source.plan = plan
         source.ring = ends.daemon
@@ -159,7 +166,7 @@ def spec_with_sources(dims: str, names: list[str], **fields: Any) -> StreamSpec:
 
 
 def stream_of(spec: StreamSpec, geometry: Geometry) -> Stream:
-    return Stream.of(1, spec, "tensorstore", geometry, Path("s.ome.zarr"), Path(), started_ns=0)
+    return Stream.of(1, spec, "tensorstore", geometry, dataset_at("s.ome.zarr"), started_ns=0)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from omewd.daemon.streams.transitions import TABLE, Action
 from omewd.model.dtypes import MAX_FRAMES
 from omewd.ring import layout
 from omewd.ring.layout import Geometry
@@ -89,3 +90,28 @@ def test_constants_that_are_named_are_in_the_code(page: str) -> None:
     named = set(re.findall(r"`([A-Z][A-Z_]+[A-Z])(?: [^`]*)?`", (INTERNALS / page).read_text()))
     others = {"F_OFD_SETLK", "EAGAIN", "MSG_DONTWAIT", "MSG_NOSIGNAL", "OMEWDRNG"}
     assert all(hasattr(layout, name) for name in named - others), named
+
+
+def code(text: str) -> list[str]:
+    """The words of a cell that are marked as code; the first and the last mark may be taken off."""
+    return [word.strip("`") for word in text.split(", ") if word]
+
+
+def test_the_transitions_of_a_stream() -> None:
+    """Row by row, in the order of the code."""
+    described = [
+        (row["state"], row["event"], row["if"].replace("`", ""), row["next state"], code(row["actions"]))
+        for row in table("streams.md", "transitions")
+    ]
+    assert described == [
+        (
+            row.state.value,
+            row.event.name.lower(),
+            " and ".join(fact if wanted else f"not {fact}" for fact, wanted in row.guard),
+            row.to.value,
+            [action.name.lower() for action in row.actions],
+        )
+        for row in TABLE
+    ]
+    actions = {row["action"]: row["what is done"] for row in table("streams.md", "actions")}
+    assert actions == {action.name.lower(): action.value for action in Action}

@@ -1,4 +1,4 @@
-"""Clients that wait for a stream to end."""
+"""Replies that come later: to clients that start a stream, wait for its end, or ask what is known after this turn."""
 
 from __future__ import annotations
 
@@ -14,16 +14,44 @@ from omewd.protocol.messages import Message
 _MOST_WAITS = 256
 
 
-class Waiters:
-    """Answers each once: with the stream's status then, or why it failed."""
+class PendingReplies:
+    """Answers each once."""
 
     def __init__(self, server: ControlServer) -> None:
         self._server = server
+        self._starters: dict[int, Peer] = {}
         self._waiting: dict[int, list[tuple[Peer, int | None]]] = {}
         self._next: dict[int, list[tuple[Peer, Callable[[], Message]]]] = {}
+        self._this_turn: list[tuple[Peer, Callable[[], Message]]] = []
 
-    def add(self, peer: Peer, stream: Stream, number: int | None) -> None:
-        """Answer once the stream has ended, at once if it has.
+    # -- starting ------------------------------------------------------------------------------
+
+    def when_started(self, peer: Peer, stream: Stream) -> None:
+        """Answer once the stream takes frames, or can't."""
+        self._starters[stream.id] = peer
+
+    def take_starter(self, stream: Stream) -> Peer | None:
+        """Whoever waits for the start of a stream; they are not answered then."""
+        return self._starters.pop(stream.id, None)
+
+    def started(self, stream: Stream) -> None:
+        """A stream has started, or can't."""
+        peer = self.take_starter(stream)
+        if peer is None:
+            return
+        if stream.error is not None:
+            self._server.reply_error(peer, stream.error)
+        else:
+            self._server.reply(peer, stream_status(stream, time.monotonic_ns()).to_json())
+
+    def refuse(self, peer: Peer, error: OmewdError) -> None:
+        """Answer at once that it can't be."""
+        self._server.reply_error(peer, error)
+
+    # -- ending --------------------------------------------------------------------------------
+
+    def when_ended(self, peer: Peer, stream: Stream, number: int | None) -> None:
+        """Answer once the stream has ended, at once if it has: with its status then, or why it failed.
 
         With a source's ``number``: once all of that source is on disk, if others of the stream go on. Raises OmewdError
         ``busy`` for a client that waits for far too much at once.
@@ -54,10 +82,16 @@ class Waiters:
             if (peer, number) not in still:
                 self._answer(peer, stream)
 
-    def then(self, peer: Peer, stream: Stream, answer: Callable[[], Message]) -> None:
-        """Answer a client with what ``answer`` returns or raises, once the stream is settled.
+    def _answer(self, peer: Peer, stream: Stream) -> None:
+        if stream.error is not None:
+            self._server.reply_error(peer, stream_failed(stream.error.message, stream.error.remedy))
+        else:
+            self._server.reply(peer, stream_status(stream, time.monotonic_ns()).to_json())
 
-        Raises OmewdError ``busy`` as :meth:`add` does.
+    def when_settled(self, peer: Peer, stream: Stream, answer: Callable[[], Message]) -> None:
+        """Answer with what ``answer`` returns or raises, once the stream is settled.
+
+        Raises OmewdError ``busy`` as :meth:`when_ended` does.
         """
         self._check_room(peer)
         self._next.setdefault(stream.id, []).append((peer, answer))
@@ -65,10 +99,20 @@ class Waiters:
     def settled(self, stream: Stream) -> None:
         """All that follows from a stream's end is done."""
         for peer, answer in self._next.pop(stream.id, []):
-            try:
-                self._server.reply(peer, answer())
-            except OmewdError as error:
-                self._server.reply_error(peer, error)
+            self._server.answer(peer, answer, op="resume_stream")
+
+    # -- in this turn --------------------------------------------------------------------------
+
+    def after_this_turn(self, peer: Peer, answer: Callable[[], Message]) -> None:
+        """Answer with what ``answer`` returns or raises, once this turn of the loop has looked at every stream."""
+        self._this_turn.append((peer, answer))
+
+    def turned(self) -> None:
+        """Every stream has been looked at."""
+        if self._this_turn:
+            answers, self._this_turn = self._this_turn, []
+            for peer, answer in answers:
+                self._server.answer(peer, answer, op="status")
 
     def forget(self, peer: Peer) -> None:
         """A client is gone."""
@@ -76,9 +120,3 @@ class Waiters:
             self._next[number] = [entry for entry in answers if entry[0] is not peer]
         for stream, waiting in self._waiting.items():
             self._waiting[stream] = [entry for entry in waiting if entry[0] is not peer]
-
-    def _answer(self, peer: Peer, stream: Stream) -> None:
-        if stream.error is not None:
-            self._server.reply_error(peer, stream_failed(stream.error.message, stream.error.remedy))
-        else:
-            self._server.reply(peer, stream_status(stream, time.monotonic_ns()).to_json())

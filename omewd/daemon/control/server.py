@@ -46,6 +46,14 @@ class Peer:
         self.unread_bytes = 0
         self.open = True
 
+    def attach(self, stream: int, source: int) -> None:
+        """It is the producer of that source."""
+        self.attached = stream, source
+
+    def detach(self) -> None:
+        """It is no producer any more."""
+        self.attached = None
+
     @property
     def has_read_all(self) -> bool:
         """Whether no reply is left in its socket (unix(7), SIOCOUTQ)."""
@@ -173,13 +181,17 @@ class ControlServer:
             return
         message, descriptors = received
         close_all(descriptors)  # no request carries any
+        self.answer(peer, lambda: self._handle(peer, message), op=str(message.get("op"))[:40])
+
+    def answer(self, peer: Peer, answer: Callable[[], Message | None], *, op: str) -> None:
+        """Reply with what ``answer`` returns, unless that is None, or with the error that it raises."""
         try:
-            result = self._handle(peer, message)
+            result = answer()
         except OmewdError as error:
-            log.info("refused a request", op=str(message.get("op"))[:40], code=error.code, reason=error.message)
+            log.info("refused a request", op=op, code=error.code, reason=error.message)
             self.reply_error(peer, error)
         except Exception as error:
-            log.exception("a request failed: this is a bug", op=str(message.get("op"))[:40])
+            log.exception("a request failed: this is a bug", op=op)
             self.reply_error(peer, OmewdError("internal", f"the daemon could not handle this: {error!r}", "Report it"))
         else:
             if result is not None:
@@ -237,7 +249,7 @@ class ControlServer:
         self._listener.close()
         self._path.unlink(missing_ok=True)
         for peer in list(self._peers):
-            peer.attached = None
+            peer.detach()
             self.drop(peer)
 
 

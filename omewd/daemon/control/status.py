@@ -59,10 +59,10 @@ def stream_status(stream: Stream, now_ns: int) -> StreamStatus:
     throughput = _throughput(stream, now_ns)
     return StreamStatus(
         id=stream.id,
-        name=spec.name,
+        name=stream.name,
         state=stream.state.value,
         settled=stream.settled,
-        path=str(stream.dataset),
+        path=str(stream.dataset.path),
         dtype=spec.dtype,
         frame_shape=spec.frame_shape,
         frame_bytes=spec.frame_bytes,

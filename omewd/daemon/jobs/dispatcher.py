@@ -60,8 +60,7 @@ class Dispatcher:
         """
         assigned: list[Lease] = []
         for waiting in self._waiting:
-            if waiting.not_before_ns <= now_ns:
-                waiting.not_before_ns = 0  # what it waits for now is a writer
+            waiting.look_at(now_ns)
         for depth in (0, 1):
             for writer in writers:
                 queue = self._queues.setdefault(writer, [])
@@ -109,7 +108,7 @@ class Dispatcher:
     def _start(self, lease: Lease, now_ns: int) -> None:
         task = lease.task
         seconds = self.job_timeout_s + task.extra_timeout_s + task.size_bytes / SLOWEST_DISK_BYTES_PER_S
-        lease.deadline_ns = now_ns + int(seconds * 1e9)
+        lease.starts(now_ns + int(seconds * 1e9))
 
     # -- taking back -----------------------------------------------------------------------------
 
@@ -136,14 +135,13 @@ class Dispatcher:
         """
         needs = task.job.needs
         if error.code == "disk_full" and needs.waits_for_space and task.owner.waits_for_space:
-            task.not_before_ns = now_ns + NO_SPACE_DELAY_NS
-            task.was_postponed = True
+            task.postponed(now_ns + NO_SPACE_DELAY_NS)
             self._waiting.append(task)
             return True
-        task.errors += 1
+        task.failed()
         if error.code in FINAL_ERRORS or task.errors >= needs.tries:
             return False
-        task.not_before_ns = now_ns + RETRY_DELAYS_NS[min(task.errors, len(RETRY_DELAYS_NS)) - 1]
+        task.waits(now_ns + RETRY_DELAYS_NS[min(task.errors, len(RETRY_DELAYS_NS)) - 1])
         self._waiting.append(task)
         return True
 
@@ -156,7 +154,8 @@ class Dispatcher:
         given_up: list[Task] = []
         for place, lease in enumerate(self._queues.pop(child, [])):
             task = self._leases.pop(lease).task
-            task.deaths += place == 0
+            if place == 0:
+                task.lost()
             if task.deaths >= MAX_DEATHS:
                 given_up.append(task)
             else:
@@ -168,7 +167,7 @@ class Dispatcher:
         """Leases whose deadline has passed: their children hang. Each is told once, until it ends with its child."""
         late = [x for x in self._leases.values() if x.deadline_ns is not None and x.deadline_ns <= now_ns]
         for lease in late:
-            lease.deadline_ns = None
+            lease.told_overdue()
         return late
 
     def forget(self, owner: Owner) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from omewd.daemon.streams.stream import Stream
-from omewd.protocol.jobs.datasets import CheckPlace, FinalizeDataset, UndoDataset
+from omewd.protocol.jobs.datasets import CheckPlace, FinalizeDataset
 from omewd.protocol.jobs.job import StreamToOpen
 
 
@@ -13,11 +13,7 @@ def documents_of(stream: Stream) -> int:
 
 
 def check_job(stream: Stream) -> CheckPlace:
-    return CheckPlace(str(stream.dataset), str(stream.root), stream.fields, stream.details)
-
-
-def undo_job(stream: Stream) -> UndoDataset:
-    return UndoDataset(str(stream.dataset), stream.epoch)
+    return CheckPlace(str(stream.dataset.path), str(stream.dataset.root), stream.fields, stream.details)
 
 
 def finalize_job(stream: Stream) -> FinalizeDataset:
@@ -32,5 +28,5 @@ def finalize_job(stream: Stream) -> FinalizeDataset:
 
 def stream_to_open(stream: Stream) -> StreamToOpen:
     return StreamToOpen(
-        stream.id, stream.epoch, str(stream.dataset), stream.backend, outline=stream.fields, details=stream.details
+        stream.id, stream.epoch, str(stream.dataset.path), stream.backend, outline=stream.fields, details=stream.details
     )

@@ -58,6 +58,26 @@ class Task:
     not_before_ns: int = 0
     was_postponed: bool = False
 
+    def look_at(self, now_ns: int) -> None:
+        """Once its time has come, what it waits for is a child."""
+        if self.not_before_ns <= now_ns:
+            self.not_before_ns = 0
+
+    def postponed(self, until_ns: int) -> None:
+        """There was no space for it."""
+        self.not_before_ns, self.was_postponed = until_ns, True
+
+    def failed(self) -> None:
+        self.errors += 1
+
+    def waits(self, until_ns: int) -> None:
+        """It is tried again, not before that."""
+        self.not_before_ns = until_ns
+
+    def lost(self) -> None:
+        """Its child has died at it."""
+        self.deaths += 1
+
     @property
     def tries(self) -> int:
         return self.errors + self.deaths
@@ -91,3 +111,10 @@ class Lease:
     task: Task
     child: int
     deadline_ns: int | None = None
+
+    def starts(self, deadline_ns: int) -> None:
+        """The child is at it now."""
+        self.deadline_ns = deadline_ns
+
+    def told_overdue(self) -> None:
+        self.deadline_ns = None

@@ -69,6 +69,25 @@ class Writer:
     rings: set[int] = field(default_factory=set)
     killed_for: str = ""
 
+    def learns_of(self, stream: int) -> bool:
+        """Note that it is told of a stream; False if it has been already."""
+        is_new = stream not in self.streams
+        self.streams.add(stream)
+        return is_new
+
+    def takes_rings(self, stream: int) -> bool:
+        """Note that it is given a stream's rings; False if it has them already."""
+        is_new = stream not in self.rings
+        self.rings.add(stream)
+        return is_new
+
+    def forgets(self, stream: int) -> bool:
+        """Note that it is told of a stream's end; False if it has never heard of it."""
+        knew = stream in self.streams
+        self.streams.discard(stream)
+        self.rings.discard(stream)
+        return knew
+
 
 class Supervisor:
     """The pool of writers. ``scratch``: a folder in memory, in which each writer gets a folder of its own.

@@ -56,6 +56,10 @@ class Journal:
             self._sync()
         return apart
 
+    def go_on_with(self, done: str, kind: str, epoch: int) -> None:
+        """Of two jobs that are left to do one is done, and the other one is of this kind. Raises OSError."""
+        self.set_apart(f"{done}{_APART}{epoch:x}", kind, epoch)
+
     def done(self, kind: str, epoch: int) -> None:
         """Remove what was set apart."""
         self._path(f"{kind}{_APART}{epoch:x}").unlink(missing_ok=True)

@@ -6,30 +6,26 @@ import contextlib
 import os
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import structlog
 
-from omewd.daemon.jobs.dispatcher import Dispatcher
-from omewd.daemon.jobs.tasks import Task
-from omewd.daemon.loop import Loop
+from omewd.daemon.datasets.dataset import Dataset, Phase
+from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.processes import shared_memory
 from omewd.daemon.state.journal import RECOVER, STARTING, SWEEP, UNDO, Journal, boot_id
 from omewd.daemon.state.kept import KeptRing
-from omewd.daemon.streams.rings import HeldRing, Holding
+from omewd.daemon.streams.lifecycle import Lifecycle
+from omewd.daemon.streams.source_ring import SourceRing
 from omewd.daemon.streams.stream import Stream
 from omewd.daemon.streams.streams import Streams
 from omewd.errors import OmewdError
 from omewd.model.spec.outline import split
 from omewd.model.spec.spec import StreamSpec
 from omewd.process.faultpoints import point
-from omewd.protocol.jobs.datasets import RecoverDataset, Recovered, SweepLeftovers, UndoDataset
-from omewd.protocol.jobs.job import Job, Result
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_DONE
-from omewd.ring.segment import Segment
 
 log = structlog.get_logger("recovery")
 
@@ -38,20 +34,23 @@ _ENTRY = {"phase", "boot", "id", "epoch", "spec", "dataset", "root", "place", "b
 
 
 class Recovery:
-    """Runs once, before anything else does; the writers of the last daemon are fenced off by then."""
+    """Runs once, before anything else does; the writers of the last daemon are fenced off by then.
+
+    ``instance``: what the names of this daemon's shared memory begin with; ``scratch``: its folder there.
+    """
 
     def __init__(
         self,
-        loop: Loop,
         streams: Streams,
-        dispatcher: Dispatcher,
+        datasets: Datasets,
+        lifecycle: Lifecycle,
         journal: Journal,
+        *,
         instance: str,
         scratch: Path,
     ) -> None:
-        self._loop, self._streams, self._dispatcher = loop, streams, dispatcher
-        self._journal = journal
-        self._instance, self._scratch = instance, scratch
+        self._streams, self._datasets, self._lifecycle = streams, datasets, lifecycle
+        self._journal, self._instance, self._scratch = journal, instance, scratch
 
     def run(self) -> None:
         """Take over every stream in the journal, and remove what the last daemon has left of none in memory.
@@ -64,7 +63,7 @@ class Recovery:
             except Exception as error:  # noqa: BLE001  whatever is wrong with one must not keep the others from going on
                 self._keep(name, entry, error)
         kept = {name for ring in self._streams.kept.values() for name in ring.shared_memory}
-        rings = {ring.shared_memory for holding in self._streams.open.values() for ring in holding.rings}
+        rings = {ring.shared_memory for stream in self._streams.open.values() for ring in stream.rings}
         for path in Path("/dev/shm").glob(f"{self._instance}-*"):
             number = path.name.removeprefix(f"{self._instance}-").partition("-")[0]
             if number.isdecimal():
@@ -81,7 +80,7 @@ class Recovery:
             log.error("what a stream of the last daemon has left can't be seen to", entry=name, reason=repr(error))
             return
         kept = KeptRing.of(name, entry, error, self._instance)
-        self._streams.kept[name] = kept
+        self._streams.keep(kept)
         log.error(
             "a stream of the last daemon can't be taken over; its ring and its journal are kept",
             stream=name,
@@ -103,8 +102,8 @@ class Recovery:
                 f"the ring of stream {name!r} still can't be taken over: {kept.error.message}",
                 kept.error.remedy or "omewd stop-stream lets it go, with the frames that are in it",
             ) from error
-        kept = self._streams.kept.pop(name)
-        if self._streams.holding(name) is None:  # only its dataset has to be seen to
+        kept = self._streams.forget_kept(name)
+        if self._streams.open_named(name) is None:  # only its dataset has to be seen to
             for segment in kept.shared_memory:
                 shared_memory.unlink(segment)
 
@@ -113,10 +112,9 @@ class Recovery:
 
         Raises OmewdError ``no_resources`` if the journal can't be written.
         """
-        apart: str | None = None
         try:
             if kept.has_dataset:
-                apart = self._journal.set_apart(kept.name, RECOVER, kept.entry["epoch"])
+                self._journal.set_apart(kept.name, RECOVER, kept.entry["epoch"])
             else:
                 self._journal.remove(kept.name, None)
         except OSError as error:
@@ -126,40 +124,39 @@ class Recovery:
                 "See the state directory of the daemon",
             ) from error
         point("daemon: kept ring let go")
-        del self._streams.kept[kept.name]
+        self._streams.forget_kept(kept.name)
         for name in kept.shared_memory:
             shared_memory.unlink(name)
         log.warning("a ring that could not be taken over is let go", stream=kept.name, rings=list(kept.paths))
-        if apart is not None:
-            self._submit(apart, kept.entry, RECOVER)
+        if kept.has_dataset:
+            self._see_to(kept.entry, RECOVER)
 
     def _take_over(self, name: str, entry: dict[str, Any]) -> None:
         if kind := self._journal.kind_of(name):
-            self._submit(name, entry, kind)
+            self._see_to(entry, kind)
             return
         if not isinstance(entry, dict) or not set(entry) >= _ENTRY:
             raise OmewdError("bad_journal", "its entry in the journal can't be read, or is not whole")
         self._streams.count_from(entry["id"])
         if entry["phase"] == STARTING:  # nobody has been told of it
-            self._have_cleaned_up(name, entry, UNDO)
+            self._have_seen_to(name, entry, UNDO)
             return
-        holding = None
+        stream = None
         if entry["boot"] == boot_id():
             try:
-                holding = self._holding(entry, time.monotonic_ns())
+                stream = self._stream(entry, time.monotonic_ns())
             except FileNotFoundError:
                 log.error("a ring of a stream is gone", stream=name, rings=entry["shared_memory"])
             else:
-                if holding is None:  # it was complete
-                    self._have_cleaned_up(name, entry, SWEEP)
+                if stream is None:  # it was complete
+                    self._have_seen_to(name, entry, SWEEP)
                     return
         else:
             log.error("the machine was restarted, and the rings of a stream are gone", stream=name)
-        if holding is None:
-            self._have_cleaned_up(name, entry, RECOVER)
+        if stream is None:
+            self._have_seen_to(name, entry, RECOVER)
             return
-        self._streams.adopt(holding)
-        stream = holding.stream
+        self._lifecycle.add(stream)
         log.warning(
             "stream taken over",
             stream=name,
@@ -170,111 +167,87 @@ class Recovery:
         )
 
     @staticmethod
-    def _holding(entry: dict[str, Any], now_ns: int) -> Holding | None:
-        """What an open stream holds, made from its rings; None if the stream was complete.
+    def _stream(entry: dict[str, Any], now_ns: int) -> Stream | None:
+        """A stream, made from its rings; None if it was complete.
 
         Raises FileNotFoundError if a ring is gone, OmewdError ``bad_ring`` if one is damaged; they stay as they are.
         """
         fields, details = details_of(entry)
         spec = StreamSpec.parse(fields)
         with contextlib.ExitStack() as undo:
-            held: list[tuple[str, int, Segment]] = []
-            rings: list[DaemonRing] = []
-            names = entry["shared_memory"]
-            for name in [names] if isinstance(names, str) else names:  # as omewd 0.1 had it before there were sources
-                try:
-                    descriptor = shared_memory.reopen(name)
-                except FileNotFoundError as error:
-                    if held:  # what is in the others must not go with it
-                        raise OmewdError("bad_ring", f"its ring {name} is gone, others are there") from error
-                    raise
-                undo.callback(os.close, descriptor)
-                segment = Segment.open(os.dup(descriptor), owner=os.geteuid(), writable=True, guarded=True)
-                undo.callback(segment.close)
-                if segment.geometry.epoch != entry["epoch"]:
-                    raise OmewdError("bad_ring", f"its ring {name} is of another stream")
-                rings.append(DaemonRing(segment))
-                held.append((name, descriptor, segment))
+            source_rings = _reopen(entry, undo)
+            rings = [DaemonRing(segment) for each in source_rings if (segment := each.segment) is not None]
             if not rings or len(rings) != spec.sources:
                 raise OmewdError("bad_journal", f"it has {len(rings)} rings for {spec.sources} sources")
             if any(ring.state == STATE_DONE for ring in rings):
                 for ring in rings:  # the last daemon may have died before it had told all of them
                     ring.finish()
                 return None
-            dataset, root = Path(entry["dataset"]), Path(entry["root"])
-            number, backend, geometry = entry["id"], entry["backend"], held[0][2].geometry
             stream = Stream.of(
-                number, spec, backend, geometry, dataset, root, started_ns=now_ns, fields=fields, details=details
+                entry["id"],
+                spec,
+                entry["backend"],
+                rings[0].geometry,
+                dataset_of(entry),
+                started_ns=now_ns,
+                fields=fields,
+                details=details,
+                rings=source_rings,
             )
             for ring in rings:
                 ring.resume()
             stream.resume(rings, now_ns)
             undo.pop_all()
-        rings_held = [
-            HeldRing(name, descriptor, allocated_bytes=segment.geometry.total_bytes, segment=segment)
-            for name, descriptor, segment in held
-        ]
-        holding = Holding(stream, rings_held)
-        holding.place = Path(entry["place"]) if entry["place"] else None
-        holding.leftovers = entry["leftovers"]
-        return holding
+        return stream
 
-    def _have_cleaned_up(self, name: str, entry: dict[str, Any], kind: str) -> None:
-        """Have a writer see to the dataset of a stream whose ring is no more; its entry goes when that is done.
+    def _have_seen_to(self, name: str, entry: dict[str, Any], kind: str) -> None:
+        """Have a writer see to the dataset of a stream whose rings are no more; its entry goes when that is done.
 
         ``kind``: take it away ("undo"), finalize it ("recover"), or remove what it has replaced ("sweep").
         """
-        self._submit(self._journal.set_apart(name, kind, entry["epoch"]), entry, kind)
+        self._journal.set_apart(name, kind, entry["epoch"])
+        self._see_to(entry, kind)
 
-    def _submit(self, name: str, entry: dict[str, Any], kind: str) -> None:
-        dataset, epoch = entry["dataset"], entry["epoch"]
-        job: Job
-        match kind:
-            case "undo":
-                job = UndoDataset(dataset, epoch)
-            case "recover":
-                fields, details = details_of(entry)
-                job = RecoverDataset(dataset, epoch, fields, details)
-            case _:
-                job = SweepLeftovers(dataset, epoch)
-        self._dispatcher.submit(job, _CleanUp(self, name, entry))
-
-    def cleaned_up(self, name: str, entry: dict[str, Any], job: Job, result: Result) -> None:
-        """A job is done that belongs to no stream."""
-        match job, result:
-            case UndoDataset(), _:  # what is left of it is removed next
-                self._have_cleaned_up(name, entry, SWEEP)
-                return
-            case RecoverDataset(), Recovered():
-                log.error(
-                    "a dataset whose ring was gone is finalized",
-                    dataset=job.dataset,
-                    found=result.found,
-                    received=sum(totals.received for totals in result.totals),
-                    written=sum(totals.written for totals in result.totals),
-                    gaps=sum(totals.gaps for totals in result.totals),
-                    lost=[list(totals.lost) for totals in result.totals],
-                )
-        self._journal.remove(name, entry["epoch"])
+    def _see_to(self, entry: dict[str, Any], kind: str) -> None:
+        dataset = dataset_of(entry)
+        dataset.enter(Phase.AT_REST)
+        if kind == UNDO:
+            self._datasets.undo(dataset)
+        elif kind == RECOVER:
+            self._datasets.recover(dataset, *details_of(entry))
+        else:
+            self._datasets.sweep(dataset)
 
 
-@dataclass(eq=False)
-class _CleanUp:
-    """The owner of a job for a dataset whose ring is no more. If it fails, the next daemon tries again."""
+def _reopen(entry: dict[str, Any], undo: contextlib.ExitStack) -> list[SourceRing]:
+    """The rings of an entry in the journal; ``undo`` lets go of them, as they are.
 
-    recovery: Recovery
-    name: str
-    entry: dict[str, Any]
-    waits_for_space: ClassVar[bool] = False
+    Raises FileNotFoundError if the first one is gone, OmewdError ``bad_ring``.
+    """
+    rings: list[SourceRing] = []
+    names = entry["shared_memory"]
+    for name in [names] if isinstance(names, str) else names:  # as omewd 0.1 had it before there were sources
+        try:
+            ring = SourceRing.reopen(name)
+        except FileNotFoundError as error:
+            if rings:  # what is in the others must not go with it
+                raise OmewdError("bad_ring", f"its ring {name} is gone, others are there") from error
+            raise
+        undo.callback(ring.close)
+        if ring.epoch != entry["epoch"]:
+            raise OmewdError("bad_ring", f"its ring {name} is of another stream")
+        rings.append(ring)
+    return rings
 
-    def job_done(self, task: Task, result: Result, _now_ns: int) -> None:
-        self.recovery.cleaned_up(self.name, self.entry, task.job, result)
 
-    def job_put_back(self, task: Task, error: OmewdError, now_ns: int) -> None:
-        pass
-
-    def job_failed(self, task: Task, error: OmewdError, _now_ns: int) -> None:
-        log.error("job failed", kind=task.job.kind, dataset=self.entry["dataset"], **error.to_dict())
+def dataset_of(entry: dict[str, Any]) -> Dataset:
+    """The dataset of an entry in the journal."""
+    name = str(entry["spec"].get("name"))
+    dataset = Dataset(name, Path(entry["dataset"]), Path(entry["root"]), entry["epoch"])
+    dataset.note_leftovers(bool(entry.get("leftovers")))
+    if entry.get("place"):
+        dataset.placed(Path(entry["place"]))
+    return dataset
 
 
 def details_of(entry: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -283,14 +256,14 @@ def details_of(entry: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     return fields, inside or entry.get("details", "").encode()
 
 
-def resume_failed(holding: Holding, now_ns: int) -> None:
+def resume_failed(stream: Stream, now_ns: int) -> None:
     """The cause of a failure is mended: write what is still in the stream's rings."""
     rings = []
-    for held in holding.rings:
-        assert held.segment is not None
-        rings.append(DaemonRing(held.segment))
+    for source_ring in stream.rings:
+        assert source_ring.segment is not None
+        rings.append(DaemonRing(source_ring.segment))
         rings[-1].resume()
     for ring in rings:  # only now that all of them are sound
         ring.revive()
-    holding.stream.resume(rings, now_ns)
-    log.info("stream resumed", stream=holding.stream.spec.name, in_flight=holding.stream.in_flight)
+    stream.resume(rings, now_ns)
+    log.info("stream resumed", stream=stream.name, in_flight=stream.in_flight)

@@ -1,299 +1,253 @@
 """The life of a stream: how it begins, what each turn of the loop leads to, and how it ends.
 
-What follows from the end of a job is in :mod:`omewd.daemon.jobs.results`.
+What is to be done when is in :mod:`omewd.daemon.streams.transitions`; here it is done. What follows from a job's end is
+in :mod:`omewd.daemon.streams.stream_jobs`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import socket
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
 
-from omewd.daemon.control.pending_replies import Waiters
-from omewd.daemon.control.server import ControlServer, Peer
-from omewd.daemon.control.status import stream_status
-from omewd.daemon.datasets.user_metadata import Annotations
-from omewd.daemon.jobs.dispatcher import Dispatcher
-from omewd.daemon.jobs.of_stream import check_job, documents_of, finalize_job, stream_to_open
-from omewd.daemon.jobs.sweep import Sweep
-from omewd.daemon.loop import Loop
-from omewd.daemon.processes.supervisor import Supervisor, Writer
-from omewd.daemon.streams.rings import Holding
-from omewd.daemon.streams.stream import State
+from omewd.daemon.control.pending_replies import PendingReplies
+from omewd.daemon.control.server import Peer
+from omewd.daemon.datasets.datasets import Datasets
+from omewd.daemon.jobs.delivery import Delivery
+from omewd.daemon.jobs.of_stream import check_job, finalize_job
+from omewd.daemon.streams import producers
+from omewd.daemon.streams.admission import Admission
+from omewd.daemon.streams.source import Source
+from omewd.daemon.streams.stream import Stream
+from omewd.daemon.streams.stream_jobs import StreamJobs
 from omewd.daemon.streams.streams import Streams
+from omewd.daemon.streams.transitions import Action, State
 from omewd.errors import OmewdError
 from omewd.process.faultpoints import point
 from omewd.protocol.jobs.datasets import CreateDataset
-from omewd.protocol.jobs.job import Job, Opened, StreamJob, job_message
 
 log = structlog.get_logger("streams")
 
 
 class Lifecycle:
-    """Moves streams from STARTING to their end. ``stopping``: the daemon drains and takes no new ones."""
+    """Moves streams from STARTING to their end."""
 
     def __init__(
         self,
-        loop: Loop,
         streams: Streams,
-        dispatcher: Dispatcher,
-        supervisor: Supervisor,
-        server: ControlServer,
-        waiters: Waiters,
-        annotations: Annotations,
+        admission: Admission,
+        delivery: Delivery,
+        replies: PendingReplies,
+        datasets: Datasets,
     ) -> None:
-        self._loop = loop
         self._streams = streams
-        self._dispatcher = dispatcher
-        self._supervisor = supervisor
-        self._server = server
-        self._waiters = waiters
-        self._annotations = annotations
-        self.stopping = False
+        self._admission = admission
+        self._delivery = delivery
+        self._replies = replies
+        self._datasets = datasets
+        self._doing: dict[Action, Callable[[Stream, int], None]] = {
+            Action.MAKE_DATASET: self._make_dataset,
+            Action.NOTE_ACTIVE: self._note_active,
+            Action.ANSWER_STARTER: lambda stream, _: replies.started(stream),
+            Action.DROP_JOBS: lambda stream, _: self.drop_jobs(stream),
+            Action.WAKE_PRODUCERS: lambda stream, _: stream.ring_producers(),
+            Action.UNDO: lambda stream, _: datasets.undo(stream.dataset, waits_for_space=stream.waits_for_space),
+            Action.FINALIZE: self._finalize,
+            Action.FINISH_RINGS: self._finish_rings,
+            Action.TELL_UNACCOUNTED: self._tell_unaccounted,
+            Action.TELL_LOSS: lambda stream, _: stream.tell_loss(),
+            Action.SETTLE: self._settle,
+        }
 
-    # -- starting and ending --------------------------------------------------------------------
+    def do(self, stream: Stream, actions: Sequence[Action], now_ns: int) -> None:
+        """Do what a transition of a stream asks for."""
+        for action in actions:
+            self._doing[action](stream, now_ns)
+
+    # -- starting ------------------------------------------------------------------------------
 
     def begin(self, fields: Any, details: bytes, starter: Peer, now_ns: int, after: int = 0) -> None:
         """STARTING: check the place on disk; allocate the ring; make the dataset; ACTIVE."""
-        holding = self._streams.admit(fields, details, now_ns, after)
-        holding.starter = starter
-        stream = holding.stream
-        name, dataset = stream.spec.name, str(stream.dataset)
+        if self._streams.is_closed:
+            raise OmewdError("stopping", "the daemon is stopping and takes no new streams")
+        if self._delivery.is_broken:
+            raise OmewdError("no_writers", "writer processes can't be started here", "See the daemon's log")
+        stream = self._admission.admit(fields, details, now_ns, after)
+        self.add(stream)
+        self._replies.when_started(starter, stream)
         slots = [source.geometry.capacity for source in stream.sources]
-        log.info("stream starting", stream=name, dataset=dataset, slots=slots)
-        self._submit(holding, check_job(stream))
+        log.info("stream starting", stream=stream.name, dataset=str(stream.dataset.path), slots=slots)
+        self._delivery.submit(stream, check_job(stream))
 
-    def _submit(self, holding: Holding, job: Job) -> None:
-        self._dispatcher.submit(job, holding.owner, documents_of(holding.stream))
+    def add(self, stream: Stream) -> None:
+        """A new stream, or one that is taken over from the last daemon."""
+        stream.owned_by(StreamJobs(stream, self))
+        self._streams.add(stream)
+        self._datasets.add(stream.dataset)
 
-    def try_next_name(self, holding: Holding, now_ns: int) -> None:
+    def placed(self, stream: Stream, place: Path, backend: str, reason: str) -> None:
+        """A writer has looked at the disk: see :meth:`Admission.placed`."""
+        self._admission.placed(stream, place, backend, reason)
+
+    def try_next_name(self, stream: Stream, now_ns: int) -> None:
         """The name that was chosen for a stream is taken on disk."""
-        starter, request, after = holding.starter, holding.request, holding.auto_name
-        stream = holding.stream
-        stream.error, stream.settled = OmewdError("output_exists", f"{stream.dataset} is already there"), True
-        self._waiters.tell(stream)
-        self._annotations.discarded(stream)
-        self._streams.discard(holding)
+        starter = self._replies.take_starter(stream)
+        stream.name_taken(OmewdError("output_exists", f"{stream.dataset.path} is already there"))
+        self._replies.tell(stream)
+        self._datasets.never_made(stream.dataset)
+        self._streams.discard(stream)
         if starter is None:
             return
+        fields = {**stream.fields, "name": None, "output": None}
         try:
-            self.begin({**request, "name": None, "output": None}, stream.details, starter, now_ns, after)
+            self.begin(fields, stream.details, starter, now_ns, stream.auto_name)
         except OmewdError as error:
-            self._server.reply_error(starter, error)
+            self._replies.refuse(starter, error)
 
-    def _rings_are_there(self, holding: Holding) -> None:
-        for writer in self._supervisor.writers.values():
-            if writer.ready and not writer.aside and not self._dispatcher.jobs_of(writer.id):
-                self._introduce(writer, holding, Opened.RINGS)
-        self._submit(holding, CreateDataset(holding.stream.id, str(holding.stream.root)))
+    def _make_dataset(self, stream: Stream, _: int) -> None:
+        self._delivery.introduce(stream)
+        self._delivery.submit(stream, CreateDataset(stream.id, str(stream.dataset.root)))
 
-    def is_active(self, holding: Holding) -> None:
-        """Its dataset has been made: it takes frames."""
-        stream = holding.stream
+    def _note_active(self, stream: Stream, _: int) -> None:
         point("daemon: dataset made")
-        self._streams.note_active(holding)
+        self._admission.note_active(stream)
         point("daemon: noted active")
-        stream.state = State.ACTIVE
-        log.info("stream active", stream=stream.spec.name, backend=stream.backend)
-        self._answer_starter(holding)
+        log.info("stream active", stream=stream.name, backend=stream.backend)
 
-    def producer_lost(self, holding: Holding, number: int, now_ns: int) -> None:
-        """The producer of a source has ended without closing it."""
-        stream, source = holding.stream, holding.stream.sources[number]
-        log.warning(
-            "producer lost: it ended without closing its stream",
-            stream=stream.spec.name,
-            source=source.name,
-            pid=source.producer_pid,
-        )
-        holding.rings[number].producer = source.producer_pid = None
-        if source.ring is not None:
-            source.ring.producer = 0
-        if not stream.spec.waits_for_producer:
-            self.stop(holding, "the producer was lost", now_ns, number)
+    # -- ending --------------------------------------------------------------------------------
 
-    def _answer_starter(self, holding: Holding) -> None:
-        peer, holding.starter = holding.starter, None
-        if peer is None:
-            return
-        if holding.stream.error is not None:
-            self._server.reply_error(peer, holding.stream.error)
-        else:
-            self._server.reply(peer, stream_status(holding.stream, time.monotonic_ns()).to_json())
+    def stop(self, stream: Stream, why: str, now_ns: int, source: Source | None = None) -> None:
+        """No more frames are taken, or none of one source."""
+        with self.failing(stream, now_ns):
+            stream.stop(why, now_ns, source)
+        stream.ring_producers()
 
-    def fail(self, holding: Holding, error: OmewdError, now_ns: int) -> None:
-        stream = holding.stream
-        if stream.state in (State.DONE, State.FAILED):
-            return
-        log.error("stream failed", stream=stream.spec.name, code=error.code, reason=error.message)
-        stream.fail(error, now_ns)
-        making = self._supervisor.writers.get(self._dispatcher.child_at(holding.owner, CreateDataset) or 0)
-        if making is not None and making.aside and not making.killed_for:  # of many images, which takes long
-            self._supervisor.kill(making, f"stream {stream.spec.name} was given up while its dataset was made")
-        self._dispatcher.forget(holding.owner)
-        self._annotations.forget(stream)
-        holding.wants_memory = False
-        holding.ring_producers()
-
-    def _end_if_done(self, holding: Holding, now_ns: int) -> None:
-        """Move a stream on towards its end, as far as it has come."""
-        stream = holding.stream
-        if stream.state is State.ACTIVE:
-            for job in holding.upkeep.due(stream, now_ns):
-                self._submit(holding, job)
-            if stream.may_show_contrast(now_ns):
-                stream.contrast_shown = True
-                self._annotations.show_contrast(stream)
-            return
-        if self._dispatcher.is_busy(holding.owner) or self._annotations.is_writing(stream) or holding.wants_memory:
-            return
-        if stream.drained:
-            stream.state = State.FINALIZING
-            self._submit(holding, finalize_job(stream))
-        elif stream.state is State.FAILED and stream.ended_ns is None:
-            stream.ended_ns = now_ns
-            if not stream.has_rings or not stream.was_active:
-                self.settle(holding)
-                return
-            self._submit(holding, finalize_job(stream))
-        elif stream.state in (State.DONE, State.FAILED):
-            self.settle(holding)
-
-    def settle(self, holding: Holding) -> None:
-        """A stream has ended: answer those who wait, let go of its memory."""
-        stream = holding.stream
-        for number, ring in enumerate(holding.rings):
-            ring.take_bell_down(self._loop)
-            if ring.producer is not None and ring.producer.attached == (stream.id, number):
-                ring.producer.attached = None
-        for writer in self._supervisor.writers.values():
-            if stream.id in writer.streams:
-                writer.streams.discard(stream.id)
-                writer.rings.discard(stream.id)
-                self._supervisor.tell(writer, {"do": "close", "stream": stream.id})
-        # Before memory is given back: for a ring of 512 MiB that takes up to 0.1 s.
-        stream.settled = True
-        self._answer_starter(holding)
-        self._waiters.tell(stream)
-        if not stream.was_active:  # it never was one: whoever asked for it has been told
-            self._annotations.discarded(stream)
-            self._streams.discard(holding)
-        elif not stream.has_kept_frames:  # else until somebody says what to do with them
-            self._streams.release(holding)
-        frames = {"received": stream.received, "written": stream.written, "gaps": stream.gaps}
-        log.info("stream ended", stream=stream.spec.name, state=stream.state.value, **frames, ended_by=stream.ended_by)
-        if holding.leftovers:
-            point("daemon: sweep due")
-            Sweep(self._streams, stream.dataset, stream.epoch).submit(self._dispatcher)
-        self._annotations.step(stream)
-        self._waiters.settled(stream)
-
-    def stop(self, holding: Holding, why: str, now_ns: int, number: int | None = None) -> None:
-        """No more frames are taken, or none of the source of that number."""
-        with self.failing(holding, now_ns):
-            holding.stream.stop(why, now_ns, None if number is None else holding.stream.sources[number])
-        holding.ring_producers()
+    def stop_asked(self, stream: Stream, now_ns: int) -> None:
+        """A client wants it to end."""
+        if stream.state is State.STARTING:
+            self.fail(stream, OmewdError("stream_stopped", "the stream was stopped while it started"), now_ns)
+        self.stop(stream, "stop-stream", now_ns)
 
     def stop_all(self, now_ns: int) -> None:
         """The daemon is stopping: no stream takes any more frames."""
-        self.stopping = True
-        for holding in list(self._streams.open.values()):
-            if holding.stream.state is State.STARTING:
-                self.fail(holding, OmewdError("stopping", "the daemon is stopping"), now_ns)
-            self.stop(holding, "the daemon was stopped", now_ns)
+        self._streams.close()
+        for stream in list(self._streams.open.values()):
+            if stream.state is State.STARTING:
+                self.fail(stream, OmewdError("stopping", "the daemon is stopping"), now_ns)
+            self.stop(stream, "the daemon was stopped", now_ns)
 
-    # -- the turn of the loop --------------------------------------------------------------------
+    def producer_lost(self, stream: Stream, source: Source, now_ns: int) -> None:
+        """The producer of a source has ended without closing it."""
+        producers.lost(stream, source)
+        if not stream.spec.waits_for_producer:
+            self.stop(stream, "the producer was lost", now_ns, source)
 
-    def step(self, holding: Holding, now_ns: int) -> None:
-        """Take a stream as far as it has come. What goes wrong in one stream ends that one."""
-        if holding.stream.settled:  # failed, and its ring is kept until it is told what to do
-            return
-        stream = holding.stream
-        with self.failing(holding, now_ns):
-            if holding.wants_memory and self._streams.allocate(holding):
-                self._rings_are_there(holding)
-            were_open = [source.is_open for source in stream.sources]
-            if stream.state is State.ACTIVE:
-                for number in self._orphans(holding):
-                    self.producer_lost(holding, number, now_ns)
-            stream.poll(now_ns)
-            for source, ring, was_open in zip(stream.sources, holding.rings, were_open, strict=True):
-                if was_open and not source.is_open:
-                    ring.ring_producer()
-        with self.failing(holding, now_ns):
-            self._end_if_done(holding, now_ns)
-        if stream.takes_frames:
-            self._waiters.tell(stream)
-        self._annotations.step(stream)
+    def fail(self, stream: Stream, error: OmewdError, now_ns: int) -> None:
+        actions = stream.fail(error, now_ns)
+        if actions:
+            log.error("stream failed", stream=stream.name, code=error.code, reason=error.message)
+        self.do(stream, actions, now_ns)
 
-    def listen(self, holding: Holding, now_ns: int) -> bool:
-        """Have the producers ring when there is something to do; returns whether there is already."""
-        rung: list[bool] = []
-        with self.failing(holding, now_ns):
-            rung += [source.listen() for source in holding.stream.sources]
-        return any(rung)
-
-    def hang_bell(self, holding: Holding, number: int) -> socket.socket:
-        """A new doorbell for the producer of a source: its end of it."""
-        return holding.rings[number].hang_bell(self._loop)
-
-    @staticmethod
-    def _orphans(holding: Holding) -> list[int]:
-        """Sources whose producer was there before this daemon, and has died since."""
-        return [
-            number
-            for number, (source, ring) in enumerate(zip(holding.stream.sources, holding.rings, strict=True))
-            if source.is_open
-            and source.ring is not None
-            and ring.producer is None
-            and source.ring.producer != 0
-            and not ring.producer_lives
-        ]
+    def give_up_all(self, error: OmewdError, now_ns: int) -> None:
+        """Nothing can be written any more: end every stream, saying which frames are missing."""
+        for stream in list(self._streams.open.values()):
+            self.fail(stream, error, now_ns)
+            if stream.has_rings:
+                stream.tell_loss()
+            self._settle(stream, now_ns)
 
     @contextlib.contextmanager
-    def failing(self, holding: Holding, now_ns: int) -> Iterator[None]:
+    def failing(self, stream: Stream, now_ns: int) -> Iterator[None]:
         """An error in the block fails the stream."""
         try:
             yield
         except OmewdError as error:
-            self.fail(holding, error, now_ns)
+            self.fail(stream, error, now_ns)
         except Exception as error:
-            log.exception("a stream can't go on: this is a bug", stream=holding.stream.spec.name)
-            self.fail(
-                holding, OmewdError("internal", f"the daemon can't go on with it: {error!r}", "Report it"), now_ns
-            )
+            log.exception("a stream can't go on: this is a bug", stream=stream.name)
+            self.fail(stream, OmewdError("internal", f"the daemon can't go on with it: {error!r}", "Report it"), now_ns)
 
-    def give_jobs(self, now_ns: int) -> None:
-        """Hand out the jobs that can be done now."""
-        writers = self._supervisor.writers.values()
-        ready = [w.id for w in writers if w.ready and not w.killed_for and not w.aside]
-        aside = self._supervisor.aside
-        long = aside.id if aside is not None and aside.ready and not aside.killed_for else None
-        giving = [holding for holding in self._streams.open.values() if holding.stream.gives_jobs]
-        offers = [(holding.owner, source) for holding in giving for source in holding.stream.sources]
-        for lease in self._dispatcher.assign(ready, offers, now_ns, long):
-            writer, task = self._supervisor.writers[lease.child], lease.task
-            try:
-                if isinstance(task.job, StreamJob) and (holding := self._streams.open.get(task.job.stream)):
-                    self._introduce(writer, holding, task.job.needs.opened)
-                self._supervisor.tell(writer, job_message(lease.id, task.job), attachment=task.job.attachment)
-            except OmewdError as error:  # it does not fit in a message
-                self._dispatcher.finish(lease.id, now_ns)
-                task.owner.job_failed(task, error, now_ns)
+    def drop_jobs(self, stream: Stream) -> None:
+        """Nothing that waits is to be done for a stream."""
+        self._delivery.drop(stream)
+        self._datasets.withdraw(stream.dataset)
 
-    def _introduce(self, writer: Writer, holding: Holding, opened: Opened) -> None:
-        """Tell a writer of a stream, and give it the rings if it needs them; each once."""
-        stream = holding.stream
-        if opened is not Opened.NOTHING and stream.id not in writer.streams:
-            writer.streams.add(stream.id)
-            to_open = stream_to_open(stream)
-            self._supervisor.tell(writer, {"do": "open", "stream": to_open.to_json()}, attachment=to_open.attachment)
-        if opened is Opened.RINGS and stream.id not in writer.rings:
-            writer.rings.add(stream.id)
-            for number, ring in enumerate(holding.rings):
-                message = {"do": "ring", "stream": stream.id, "source": number}
-                self._supervisor.tell(writer, message, (ring.descriptor,))
+    def _finalize(self, stream: Stream, _: int) -> None:
+        self._delivery.submit(stream, finalize_job(stream))
+
+    def _finish_rings(self, stream: Stream, _: int) -> None:
+        point("daemon: dataset finalized")
+        stream.finish_rings()
+        point("daemon: ring done")
+
+    def _tell_unaccounted(self, stream: Stream, now_ns: int) -> None:
+        stream.tell_unaccounted(now_ns)
+        log.error("stream failed", stream=stream.name, reason=str(stream.error))
+
+    def _settle(self, stream: Stream, _: int) -> None:
+        """Answer those who wait for the end, and let go of the stream's memory."""
+        producers.let_go(stream)
+        self._delivery.close(stream)
+        # Before memory is given back: for a ring of 512 MiB that takes up to 0.1 s.
+        stream.settle()
+        self._replies.started(stream)
+        self._replies.tell(stream)
+        if not stream.was_active:  # it never was one: whoever asked for it has been told
+            self._datasets.never_made(stream.dataset)
+            self._streams.discard(stream)
+        elif not stream.has_kept_frames:  # else until somebody says what to do with them
+            self._streams.release(stream)
+        frames = {"received": stream.received, "written": stream.written, "gaps": stream.gaps}
+        log.info("stream ended", stream=stream.name, state=stream.state.value, **frames, ended_by=stream.ended_by)
+        if stream.dataset.has_leftovers:
+            point("daemon: sweep due")
+            self._datasets.sweep(stream.dataset)
+        self._datasets.step(stream.dataset)
+        self._replies.settled(stream)
+
+    # -- the turn of the loop --------------------------------------------------------------------
+
+    def step(self, stream: Stream, now_ns: int) -> None:
+        """Take a stream as far as it has come. What goes wrong in one stream ends that one."""
+        if stream.settled:  # failed, and its ring is kept until it is told what to do
+            return
+        with self.failing(stream, now_ns):
+            if stream.wants_memory and self._admission.allocate(stream):
+                self.do(stream, stream.allocated(), now_ns)
+            were_open = [source.is_open for source in stream.sources]
+            if stream.state is State.ACTIVE:
+                for source in producers.orphans(stream):
+                    self.producer_lost(stream, source, now_ns)
+            stream.poll(now_ns)
+            for source, ring, was_open in zip(stream.sources, stream.rings, were_open, strict=True):
+                if was_open and not source.is_open:
+                    ring.ring_producer()
+        with self.failing(stream, now_ns):
+            if stream.state is State.ACTIVE:
+                self._maintain(stream, now_ns)
+            elif not self._is_busy(stream):
+                self.do(stream, stream.idle(now_ns), now_ns)
+        if stream.takes_frames:
+            self._replies.tell(stream)
+        self._datasets.step(stream.dataset)
+
+    def _is_busy(self, stream: Stream) -> bool:
+        """Whether a job of it waits or is out, or its memory is being allocated."""
+        return self._delivery.is_busy(stream) or self._datasets.is_busy(stream.dataset) or stream.wants_memory
+
+    def _maintain(self, stream: Stream, now_ns: int) -> None:
+        """Have done what the dataset needs beside its write units."""
+        for job in stream.maintenance_due(now_ns):
+            self._delivery.submit(stream, job)
+        if (windows := stream.take_contrast(now_ns)) is not None:
+            self._datasets.put_contrast(stream.dataset, windows)
+
+    def listen(self, stream: Stream, now_ns: int) -> bool:
+        """Have the producers ring when there is something to do; returns whether there is already."""
+        rung: list[bool] = []
+        with self.failing(stream, now_ns):
+            rung += [source.listen() for source in stream.sources]
+        return any(rung)

@@ -81,6 +81,14 @@ class Source:
         for fact in ("plan", "shards"):
             self.__dict__.pop(fact, None)
 
+    def use_ring(self, ring: DaemonRing) -> None:
+        """Take frames out of a new ring."""
+        self.ring = ring
+
+    def leave_ring(self) -> None:
+        """Look at its ring no more: it is let go."""
+        self.ring = None
+
     def resume(self, ring: DaemonRing, now_ns: int) -> None:
         """Go on where another daemon was, or after a failure; ``ring`` has been resumed."""
         progress = ring.progress
@@ -110,6 +118,28 @@ class Source:
         pieces = self.ring.map.pieces(progress.frames, self.plan.last_frame(progress.units - 1) + 1)
         frames = (frame for piece in pieces for frame in range(piece.frame, piece.frame + piece.count))
         return sum(self.plan.unit_of(frame) < progress.units for frame in frames)
+
+    # -- its producer ---------------------------------------------------------------------------
+
+    def producer_came(self, pid: int) -> None:
+        self.producer_pid = pid
+        if self.ring is not None:
+            self.ring.note_producer(pid)
+
+    def producer_left(self) -> None:
+        self.producer_pid = None
+        if self.ring is not None:
+            self.ring.note_producer(0)
+
+    def finish(self) -> None:
+        """The dataset is complete: its producer can see it."""
+        assert self.ring is not None
+        self.ring.finish()
+
+    def tell(self, error: OmewdError) -> None:
+        """Leave a reason for a failure where the producer finds it at its next call."""
+        if self.ring is not None:
+            self.ring.fail(error)
 
     # -- frames in ------------------------------------------------------------------------------
 

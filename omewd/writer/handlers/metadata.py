@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omewd.dataset import user_metadata
 from omewd.dataset.ledger import ledger
-from omewd.dataset.user_value import annotation
+from omewd.dataset.user_value import parsed
 from omewd.protocol.jobs.job import Result
 from omewd.protocol.jobs.metadata import PutContrast, PutUserMetadata
 from omewd.writer.open_streams import OpenStreams
@@ -14,7 +14,7 @@ from omewd.writer.open_streams import OpenStreams
 
 def put_user_metadata(job: PutUserMetadata, _: OpenStreams) -> Result:
     with ledger.held(Path(job.dataset)):
-        value = annotation(job.value)
+        value = parsed(job.value)
         user_metadata.put(Path(job.dataset), job.epoch, job.namespace, value, job.position, job.well)
     return Result()
 

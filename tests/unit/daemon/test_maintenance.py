@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omewd.daemon.streams.maintenance import Upkeep
-from omewd.daemon.streams.stream import State, Stream
+from omewd.daemon.datasets.maintenance import Maintenance
+from omewd.daemon.streams.stream import Stream
+from omewd.daemon.streams.transitions import State
 from omewd.errors import OmewdError
 from omewd.model.spec.dimensions import parse_dims
 from omewd.model.spec.spec import StreamSpec
 from omewd.protocol.jobs.frames import GrowShape, SealShards
+from tests.unit.cameras import dataset_at
 from tests.unit.rings import make_geometry
 
 SECOND = 10**9
@@ -24,7 +25,7 @@ SHARDS = "t:inf:1:4,v:3,y:2,x:3"  # a unit a frame, four to a shard
 def stream_of(dims: str, backend: str = "direct", **fields: Any) -> Stream:
     own = "v" if "v:" in dims else None
     spec = StreamSpec(name="s", dimensions=parse_dims(dims), source_dimension=own, **fields)
-    stream = Stream.of(1, spec, backend, make_geometry(), Path("s.ome.zarr"), Path(), started_ns=0)
+    stream = Stream.of(1, spec, backend, make_geometry(), dataset_at("s.ome.zarr"), started_ns=0)
     stream.state = State.ACTIVE
     return stream
 
@@ -36,8 +37,10 @@ def have(stream: Stream, *frames: int) -> None:
         source.done_below = source.plan.units_complete(count)
 
 
-def due(upkeep: Upkeep, stream: Stream, now_ns: int = 0) -> list[tuple[str, int]]:
-    return [("seal", job.source) if isinstance(job, SealShards) else ("grow", 0) for job in upkeep.due(stream, now_ns)]
+def due(maintenance: Maintenance, stream: Stream, now_ns: int = 0) -> list[tuple[str, int]]:
+    stream.dataset.maintenance = maintenance
+    jobs = stream.maintenance_due(now_ns)
+    return [("seal", job.source) if isinstance(job, SealShards) else ("grow", 0) for job in jobs]
 
 
 def sealed(source: int) -> SealShards:
@@ -48,111 +51,111 @@ GROWN = GrowShape(1, ())
 
 
 def test_each_source_is_sealed_when_it_has_whole_shards() -> None:
-    upkeep, stream = Upkeep(), stream_of(SHARDS)
+    maintenance, stream = Maintenance(), stream_of(SHARDS)
     have(stream, 3, 4, 9)
-    assert due(upkeep, stream) == [("seal", 1), ("seal", 2)]
-    assert (upkeep.sealing, upkeep.sealed) == ({1, 2}, {1: 1, 2: 2})
-    assert due(upkeep, stream) == []
+    assert due(maintenance, stream) == [("seal", 1), ("seal", 2)]
+    assert (maintenance.sealing, maintenance.sealed) == ({1, 2}, {1: 1, 2: 2})
+    assert due(maintenance, stream) == []
     have(stream, 4, 4, 12)
-    assert due(upkeep, stream) == [("seal", 0)]  # of the last one a job is out
-    upkeep.done(sealed(2), 0)
-    assert due(upkeep, stream) == [("seal", 2)]
-    upkeep.done(sealed(1), 0)
-    assert due(upkeep, stream) == []  # it has got no further
+    assert due(maintenance, stream) == [("seal", 0)]  # of the last one a job is out
+    maintenance.done(sealed(2), 0)
+    assert due(maintenance, stream) == [("seal", 2)]
+    maintenance.done(sealed(1), 0)
+    assert due(maintenance, stream) == []  # it has got no further
 
 
 def test_without_a_whole_shard_more_nothing_is_sealed() -> None:
-    upkeep, stream = Upkeep(), stream_of("t:100:1:4,v:2,y:2,x:3")
+    maintenance, stream = Maintenance(), stream_of("t:100:1:4,v:2,y:2,x:3")
     have(stream, 4, 0)
-    assert due(upkeep, stream) == [("seal", 0)]
-    upkeep.done(sealed(0), 0)
+    assert due(maintenance, stream) == [("seal", 0)]
+    maintenance.done(sealed(0), 0)
     for count in (4, 5, 6, 7):
         have(stream, count, 3)
-        assert due(upkeep, stream) == []
+        assert due(maintenance, stream) == []
     have(stream, 8, 3)
-    assert due(upkeep, stream) == [("seal", 0)]
+    assert due(maintenance, stream) == [("seal", 0)]
 
 
 def test_a_source_that_has_ended_is_sealed_to_its_end_while_others_go_on() -> None:
-    upkeep, stream = Upkeep(), stream_of("t:6:1:4,v:2,y:2,x:3")
+    maintenance, stream = Maintenance(), stream_of("t:6:1:4,v:2,y:2,x:3")
     have(stream, 6, 1)
     stream.sources[0].is_open = False
-    assert due(upkeep, stream) == [("seal", 0)]
-    assert upkeep.sealed == {0: 2}  # the last one is short
+    assert due(maintenance, stream) == [("seal", 0)]
+    assert maintenance.sealed == {0: 2}  # the last one is short
 
 
 @pytest.mark.parametrize(("dims", "backend"), [("t:8:2,v:2,y:2,x:3", "direct"), ("t:8:1:4,v:2,y:2,x:3", "tensorstore")])
 def test_where_write_units_are_whole_keys_nothing_is_sealed(dims: str, backend: str) -> None:
-    upkeep, stream = Upkeep(), stream_of(dims, backend)
+    maintenance, stream = Maintenance(), stream_of(dims, backend)
     have(stream, 8, 8)
-    assert due(upkeep, stream) == []
+    assert due(maintenance, stream) == []
 
 
 def test_the_shape_follows_the_frames_of_all_sources_at_a_distance() -> None:
-    upkeep, stream = Upkeep(), stream_of("t:inf,v:2,y:2,x:3")
-    assert due(upkeep, stream, 10 * SECOND) == []
+    maintenance, stream = Maintenance(), stream_of("t:inf,v:2,y:2,x:3")
+    assert due(maintenance, stream, 10 * SECOND) == []
     have(stream, 0, 1)
-    assert due(upkeep, stream, 10 * SECOND) == [("grow", 0)]
-    assert upkeep.grown_to == (0, 1)
+    assert due(maintenance, stream, 10 * SECOND) == [("grow", 0)]
+    assert maintenance.grown_to == (0, 1)
     have(stream, 2, 5)
-    assert due(upkeep, stream, 20 * SECOND) == []  # one is out
-    upkeep.done(GROWN, 10 * SECOND)
-    assert due(upkeep, stream, 20 * SECOND) == [("grow", 0)]
-    assert upkeep.grown_to == stream.safe_below == (2, 5)
-    upkeep.done(GROWN, 20 * SECOND)
-    assert due(upkeep, stream, 30 * SECOND) == []  # nothing is new
+    assert due(maintenance, stream, 20 * SECOND) == []  # one is out
+    maintenance.done(GROWN, 10 * SECOND)
+    assert due(maintenance, stream, 20 * SECOND) == [("grow", 0)]
+    assert maintenance.grown_to == stream.safe_below == (2, 5)
+    maintenance.done(GROWN, 20 * SECOND)
+    assert due(maintenance, stream, 30 * SECOND) == []  # nothing is new
     have(stream, 3, 5)
-    assert due(upkeep, stream, 21 * SECOND) == []  # too soon
-    assert due(upkeep, stream, 22 * SECOND) == [("grow", 0)]
+    assert due(maintenance, stream, 21 * SECOND) == []  # too soon
+    assert due(maintenance, stream, 22 * SECOND) == [("grow", 0)]
 
 
 def test_a_shape_that_is_known_does_not_grow() -> None:
-    upkeep, stream = Upkeep(), stream_of("t:9,v:2,y:2,x:3")
+    maintenance, stream = Maintenance(), stream_of("t:9,v:2,y:2,x:3")
     have(stream, 5, 5)
-    assert due(upkeep, stream, 10 * SECOND) == []
+    assert due(maintenance, stream, 10 * SECOND) == []
 
 
 def test_sealing_and_growing_do_not_wait_for_each_other() -> None:
-    upkeep, stream = Upkeep(), stream_of(SHARDS)
+    maintenance, stream = Maintenance(), stream_of(SHARDS)
     have(stream, 4, 0, 0)
-    assert due(upkeep, stream, 10 * SECOND) == [("seal", 0), ("grow", 0)]
+    assert due(maintenance, stream, 10 * SECOND) == [("seal", 0), ("grow", 0)]
     have(stream, 4, 4, 0)
-    assert due(upkeep, stream, 20 * SECOND) == [("seal", 1)]
-    upkeep.done(GROWN, 10 * SECOND)
-    assert upkeep.sealing == {0, 1}
-    assert due(upkeep, stream, 20 * SECOND) == [("grow", 0)]
-    upkeep.done(sealed(1), 0)
-    assert (upkeep.sealing, upkeep.growing) == ({0}, True)
+    assert due(maintenance, stream, 20 * SECOND) == [("seal", 1)]
+    maintenance.done(GROWN, 10 * SECOND)
+    assert maintenance.sealing == {0, 1}
+    assert due(maintenance, stream, 20 * SECOND) == [("grow", 0)]
+    maintenance.done(sealed(1), 0)
+    assert (maintenance.sealing, maintenance.growing) == ({0}, True)
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.ACTIVE])
 def test_nothing_is_due_of_a_stream_that_takes_no_frames(state: State) -> None:
-    upkeep, stream = Upkeep(), stream_of(SHARDS)
+    maintenance, stream = Maintenance(), stream_of(SHARDS)
     have(stream, 8, 8, 8)
     stream.state = state
-    assert due(upkeep, stream, 10 * SECOND) == []
+    assert due(maintenance, stream, 10 * SECOND) == []
 
 
 def test_nothing_is_due_while_the_disk_is_full_and_all_of_it_afterwards() -> None:
-    upkeep, stream = Upkeep(), stream_of(SHARDS)
+    maintenance, stream = Maintenance(), stream_of(SHARDS)
     have(stream, 8, 4, 0)
     stream.paused = OmewdError("disk_full", "no space")
-    assert due(upkeep, stream, 10 * SECOND) == []
+    assert due(maintenance, stream, 10 * SECOND) == []
     stream.paused = None
-    assert due(upkeep, stream, 10 * SECOND) == [("seal", 0), ("seal", 1), ("grow", 0)]
+    assert due(maintenance, stream, 10 * SECOND) == [("seal", 0), ("seal", 1), ("grow", 0)]
 
 
 def test_a_daemon_that_takes_over_seals_what_the_last_one_may_have_left() -> None:
     stream = stream_of(SHARDS)
     have(stream, 8, 3, 4)
-    assert due(Upkeep(), stream) == [("seal", 0), ("seal", 2)]
+    assert due(Maintenance(), stream) == [("seal", 0), ("seal", 2)]
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["frames", "done", "due"]), st.integers(0, 6)), max_size=60)
 )
 def test_every_whole_shard_is_sealed_and_no_two_jobs_of_a_source_are_out(steps: list[tuple[int, str, int]]) -> None:
-    upkeep, stream = Upkeep(), stream_of(SHARDS)
+    maintenance, stream = Maintenance(), stream_of(SHARDS)
     frames, covered, out = [0, 0, 0], [0, 0, 0], set[int]()
     for number, step, count in [*steps, *((n, step, 0) for step in ("done", "due") for n in range(3))]:
         match step:
@@ -160,10 +163,10 @@ def test_every_whole_shard_is_sealed_and_no_two_jobs_of_a_source_are_out(steps: 
                 frames[number] += count
                 have(stream, *frames)
             case "done":
-                upkeep.done(sealed(number), 0)
+                maintenance.done(sealed(number), 0)
                 out.discard(number)
             case _:
-                for kind, source in due(upkeep, stream):
+                for kind, source in due(maintenance, stream):
                     if kind == "seal":
                         assert source not in out
                         assert stream.safe_below[source] // 4 > covered[source]
@@ -174,10 +177,10 @@ def test_every_whole_shard_is_sealed_and_no_two_jobs_of_a_source_are_out(steps: 
 
 def test_growing_that_takes_long_is_not_done_all_the_time() -> None:
     """Of many images: a writer has better things to do."""
-    stream, upkeep = stream_of("t:inf,v:2,y:2,x:3"), Upkeep()
+    stream, maintenance = stream_of("t:inf,v:2,y:2,x:3"), Maintenance()
     have(stream, 5, 5)
-    assert due(upkeep, stream, 10 * SECOND) == [("grow", 0)]
-    upkeep.done(GROWN, 15 * SECOND)
+    assert due(maintenance, stream, 10 * SECOND) == [("grow", 0)]
+    maintenance.done(GROWN, 15 * SECOND)
     have(stream, 6, 5)
-    assert due(upkeep, stream, 64 * SECOND) == []
-    assert due(upkeep, stream, 65 * SECOND) == [("grow", 0)]
+    assert due(maintenance, stream, 64 * SECOND) == []
+    assert due(maintenance, stream, 65 * SECOND) == [("grow", 0)]

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from omewd.daemon.control.pending_replies import Waiters
+from omewd.daemon.control.pending_replies import PendingReplies
 from omewd.daemon.control.server import MOST_UNREAD_BYTES, ControlServer, Peer
 from omewd.daemon.loop import Loop
 from omewd.daemon.streams.stream import Stream
@@ -17,6 +17,7 @@ from omewd.errors import OmewdError
 from omewd.model.spec.dimensions import parse_dims
 from omewd.model.spec.spec import StreamSpec
 from omewd.protocol.messages import Message, receive, send
+from tests.unit.cameras import dataset_at
 from tests.unit.rings import make_geometry
 
 LARGE, SMALL = {"text": "x" * (3 << 20)}, {"text": "y"}
@@ -82,18 +83,18 @@ def test_who_does_not_read_is_dropped_with_the_second_large_reply(served: Served
 
 def test_one_client_can_not_wait_for_ever_more() -> None:
     spec = StreamSpec(name="s", dimensions=parse_dims("t:5,y:2,x:3"))
-    stream = Stream.of(1, spec, "direct", make_geometry(), Path("s"), Path(), started_ns=0)
-    waiters = Waiters(cast(ControlServer, None))
+    stream = Stream.of(1, spec, "direct", make_geometry(), dataset_at("s"), started_ns=0)
+    replies = PendingReplies(cast(ControlServer, None))
     greedy, other = cast(Peer, object()), cast(Peer, object())
     for _ in range(256):
-        waiters.add(greedy, stream, None)
+        replies.when_ended(greedy, stream, None)
     for more in ("add", "then"):
         with pytest.raises(OmewdError) as error:
-            waiters.add(greedy, stream, None) if more == "add" else waiters.then(greedy, stream, dict)
+            replies.when_ended(greedy, stream, None) if more == "add" else replies.when_settled(greedy, stream, dict)
         assert error.value.code == "busy"
-    waiters.add(other, stream, None)
-    waiters.forget(greedy)
-    waiters.add(greedy, stream, None)
+    replies.when_ended(other, stream, None)
+    replies.forget(greedy)
+    replies.when_ended(greedy, stream, None)
 
 
 def test_many_who_do_not_read_are_bounded_together(served: Served) -> None:

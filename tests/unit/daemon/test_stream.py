@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omewd.daemon.control.status import stream_status
+from omewd.daemon.datasets.dataset import Phase
 from omewd.daemon.jobs.of_stream import finalize_job
-from omewd.daemon.streams.stream import State
+from omewd.daemon.streams.transitions import State
 from omewd.errors import OmewdError
+from omewd.model.contrast import FRACTIONS
 from omewd.model.plan.plan import Plan
 from omewd.protocol.jobs.frames import WriteUnits
 from omewd.protocol.jobs.job import job_message
@@ -378,3 +380,40 @@ def test_a_status_is_json_and_its_figures_agree() -> None:
         assert frames["gaps"] == frames["skipped"] + frames["dropped"] == 2
         assert status["throughput"]["frames_per_s"] == frames["written"] == 2
         assert status["ring"]["used"] == it.ends.producer.published - it.ends.daemon.released
+
+
+def test_the_contrast_is_put_into_the_dataset_once_when_all_channels_have_come() -> None:
+    sketch = (5.0,) * len(FRACTIONS)
+    with camera_of("t:inf,c:2,y:2,x:3") as it:
+        it.stream.contrast.add([(0, sketch)])
+        assert it.stream.take_contrast(2 * 10**9) is None
+        it.stream.contrast.add([(1, sketch)])
+        assert it.stream.take_contrast(10**9 - 1) is None
+        windows = it.stream.take_contrast(10**9)
+        assert windows is not None
+        assert [channel for channel, *_ in windows] == [0, 1]
+        assert it.stream.take_contrast(2 * 10**9) is None
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.ACTIVE])
+def test_no_contrast_is_put_into_a_dataset_that_gets_its_last_metadata(state: State) -> None:
+    with camera_of("t:inf,y:2,x:3") as it:
+        it.stream.contrast.add([(0, (5.0,) * len(FRACTIONS))])
+        it.stream.state = state
+        assert it.stream.take_contrast(10**10) is None
+
+
+def test_a_dataset_knows_what_its_stream_does_with_it() -> None:
+    with camera_of("t:inf,y:2,x:3") as it:
+        it.stream.state = State.STARTING
+        dataset, seen = it.stream.dataset, []
+        for event in (
+            lambda: it.stream.made(False),
+            lambda: it.stream.stop("asked", 1),
+            lambda: it.stream.idle(2),
+            it.stream.settle,
+            lambda: it.stream.fail(OmewdError("disk_full", "late"), 3),
+        ):
+            event()
+            seen.append(dataset.phase)
+        assert seen == [Phase.WRITING, Phase.WRITING, Phase.ENDING, Phase.AT_REST, Phase.AT_REST]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from omewd.daemon.control.status import stream_status
 from omewd.daemon.jobs.of_stream import finalize_job
-from omewd.daemon.streams.stream import State, Stream
+from omewd.daemon.streams.stream import Stream
+from omewd.daemon.streams.transitions import State
 from omewd.errors import OmewdError
 from omewd.model.spec.outline import MAX_SOURCES
 from omewd.protocol.jobs.job import job_message
@@ -288,7 +289,7 @@ def test_another_backend_changes_the_units_of_all_sources() -> None:
     stream = stream_of(spec, make_geometry())
     assert [(source.plan.units_total, source.shards) for source in stream.sources] == [(2, None), (2, None)]
     geometry = make_geometry(12, epoch=9)
-    stream.write_with("direct", geometry)
+    stream.placed("direct", "", geometry)
     assert [source.plan.units_total for source in stream.sources] == [4, 4]
     assert [source.shards and source.shards.units_total for source in stream.sources] == [2, 2]
     assert (stream.backend, stream.epoch, stream.ring_bytes) == ("direct", 9, 2 * geometry.total_bytes)

@@ -10,19 +10,15 @@ from typing import Any, cast
 import pytest
 
 from omewd.daemon.control.server import ControlServer, Peer
-from omewd.daemon.datasets.user_metadata import Annotations
+from omewd.daemon.datasets.dataset import Dataset, Phase
+from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.tasks import Lease
-from omewd.daemon.streams.stream import State, Stream
-from omewd.daemon.streams.streams import Streams
-from omewd.dataset.user_value import annotation
+from omewd.daemon.state.journal import Journal
+from omewd.dataset.user_value import parsed
 from omewd.errors import OmewdError
-from omewd.model.contrast import FRACTIONS
-from omewd.model.spec.dimensions import parse_dims
-from omewd.model.spec.spec import StreamSpec
 from omewd.protocol.jobs.job import Result
 from omewd.protocol.jobs.metadata import PutContrast, PutUserMetadata
-from tests.unit.rings import make_geometry
 
 
 class Server:
@@ -39,21 +35,22 @@ class Server:
 
 
 class Desk:
-    """Annotations with a real dispatcher, whose jobs are taken by hand."""
+    """Datasets with a real dispatcher, whose jobs are taken by hand."""
 
     def __init__(self) -> None:
         self.dispatcher, self.server = Dispatcher(60), Server()
-        self.streams = SimpleNamespace(open={})
-        self.annotations = Annotations(cast(Streams, self.streams), self.dispatcher, cast(ControlServer, self.server))
+        self.datasets = Datasets(self.dispatcher, cast(Journal, None), cast(ControlServer, self.server))
         self._writers = iter(range(1, 1000))
 
-    def add(self, who: str, stream: Stream, namespace: Any = "mine", mapping: Any = None) -> None:
+    def dataset(self, phase: Phase, epoch: int = 1, path: str = "s.ome.zarr") -> Dataset:
+        dataset = Dataset("s", Path(path), Path(), epoch, phase)
+        self.datasets.add(dataset)
+        return dataset
+
+    def add(self, who: str, dataset: Dataset, namespace: Any = "mine", mapping: Any = None) -> None:
         peer = cast(Peer, SimpleNamespace(name=who))
         text = json.dumps({"by": who} if mapping is None else mapping).encode()
-        self.annotations.add(peer, stream, namespace, text)
-
-    def is_open(self, stream: Stream) -> None:
-        self.streams.open[stream.id] = SimpleNamespace(stream=stream)
+        self.datasets.put_user_metadata(peer, dataset, namespace, text, None, None)
 
     def jobs(self) -> list[Lease]:
         """What has been submitted since."""
@@ -81,13 +78,6 @@ def desk() -> Desk:
     return Desk()
 
 
-def stream_in(state: State, number: int = 1, dataset: str = "s.ome.zarr", *, settled: bool = False) -> Stream:
-    spec = StreamSpec(name="s", dimensions=parse_dims("t:inf,y:2,x:3"))
-    stream = Stream.of(number, spec, "direct", make_geometry(), Path(dataset), Path(), started_ns=0)
-    stream.state, stream.settled = state, settled
-    return stream
-
-
 def given(lease: Lease) -> PutUserMetadata:
     assert isinstance(lease.task.job, PutUserMetadata)
     return lease.task.job
@@ -95,77 +85,77 @@ def given(lease: Lease) -> PutUserMetadata:
 
 def by(lease: Lease) -> object:
     assert given(lease).namespace == "mine"
-    return annotation(given(lease).value)["by"]
+    return parsed(given(lease).value)["by"]
 
 
 @pytest.mark.parametrize(
     "namespace", ["", "a b", "a/b", "a\tb", "a\n", "ome", "omewd", "x" * 129, None, 5, ["mine"], {"a": 1}, True]
 )
 def test_namespaces_that_are_refused(desk: Desk, namespace: Any) -> None:
-    stream = stream_in(State.ACTIVE)
+    dataset = desk.dataset(Phase.WRITING)
     with pytest.raises(OmewdError) as caught:
-        desk.add("a", stream, namespace, {})
+        desk.add("a", dataset, namespace, {})
     assert caught.value.code == "bad_metadata"
     assert len(str(caught.value)) < 400
     assert (desk.jobs(), desk.answers) == ([], [])
-    desk.add("a", stream)
+    desk.add("a", dataset)
     assert [by(job) for job in desk.jobs()] == ["a"]
 
 
 def test_a_reserved_namespace_is_told_which_are(desk: Desk) -> None:
     with pytest.raises(OmewdError, match=r"and none of 'ome', 'omewd', '\.', '\.\.'\."):
-        desk.add("a", stream_in(State.ACTIVE), "omewd")
+        desk.add("a", desk.dataset(Phase.WRITING), "omewd")
 
 
 @pytest.mark.parametrize("namespace", ["m", "x" * 128, "org.example.scope-2", "Ome", "omewd2", "µManager"])
 def test_namespaces_that_are_taken(desk: Desk, namespace: str) -> None:
-    desk.add("a", stream_in(State.ACTIVE), namespace, {"deep": [{"er": None}]})
+    desk.add("a", desk.dataset(Phase.WRITING), namespace, {"deep": [{"er": None}]})
     [job] = desk.jobs()
     assert (given(job).namespace, given(job).dataset) == (namespace, "s.ome.zarr")
-    assert annotation(given(job).value) == {"deep": [{"er": None}]}
+    assert parsed(given(job).value) == {"deep": [{"er": None}]}
 
 
 @pytest.mark.parametrize("value", [[], [1], "text", 5, 0.5, True, None])
 def test_a_value_may_be_any_json(value: Any) -> None:
-    assert annotation(json.dumps(value).encode()) == value
+    assert parsed(json.dumps(value).encode()) == value
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 100_000, b'{"a":' * 70 + b"1" + b"}" * 70, b"NaN"])
 def test_what_can_not_be_read_is_refused(text: bytes) -> None:
     with pytest.raises(OmewdError) as caught:
-        annotation(text)
+        parsed(text)
     assert caught.value.code == "bad_metadata"
 
 
 def test_metadata_without_an_attachment_is_refused(desk: Desk) -> None:
     with pytest.raises(OmewdError, match="attached"):
-        desk.annotations.add(cast(Peer, SimpleNamespace(name="a")), stream_in(State.ACTIVE), "mine", b"")
+        peer = cast(Peer, SimpleNamespace(name="a"))
+        desk.datasets.put_user_metadata(peer, desk.dataset(Phase.WRITING), "mine", b"", None, None)
     assert desk.jobs() == []
 
 
 def test_windows_are_put_in_between_what_clients_give(desk: Desk) -> None:
-    stream = stream_in(State.ACTIVE)
-    desk.is_open(stream)
-    stream.contrast.add([(0, [5.0] * len(FRACTIONS))])
-    desk.add("ada", stream)
-    desk.annotations.show_contrast(stream)
+    dataset = desk.dataset(Phase.WRITING)
+    windows = ((0, 5.0, 5.0, 5.0, 5.0),)
+    desk.add("ada", dataset)
+    desk.datasets.put_contrast(dataset, windows)
     [first] = desk.jobs()
     desk.end(first)
     [second] = desk.jobs()
-    assert second.task.job == PutContrast("s.ome.zarr", stream.epoch, ((0, 5.0, 5.0, 5.0, 5.0),))
+    assert second.task.job == PutContrast("s.ome.zarr", dataset.epoch, windows)
     desk.end(second, OmewdError("disk_error", "once"))
     assert desk.answers == [("ada", {})]
-    assert not desk.annotations.is_writing(stream)
+    assert not desk.datasets.is_busy(dataset)
 
 
 def test_an_empty_mapping_is_one(desk: Desk) -> None:
-    desk.add("a", stream_in(State.ACTIVE), "mine", {})
+    desk.add("a", desk.dataset(Phase.WRITING), "mine", {})
     [job] = desk.jobs()
-    assert annotation(given(job).value) == {}
+    assert parsed(given(job).value) == {}
 
 
 def test_who_gives_metadata_is_answered_when_it_is_on_disk(desk: Desk) -> None:
-    desk.add("a", stream_in(State.ACTIVE, number=7))
+    desk.add("a", desk.dataset(Phase.WRITING, epoch=7))
     [job] = desk.jobs()
     assert desk.answers == []
     desk.end(job)
@@ -175,13 +165,13 @@ def test_who_gives_metadata_is_answered_when_it_is_on_disk(desk: Desk) -> None:
 
 
 def test_one_job_at_a_time_writes_a_datasets_metadata_in_the_order_of_its_clients(desk: Desk) -> None:
-    stream = stream_in(State.DRAINING)
+    dataset = desk.dataset(Phase.WRITING)
     for who in "abc":
-        desk.add(who, stream)
+        desk.add(who, dataset)
     for who in "abc":
         [job] = desk.jobs()
         assert by(job) == who
-        desk.annotations.step(stream)
+        desk.datasets.step(dataset)
         assert desk.jobs() == []
         desk.end(job)
         assert desk.answers == [(who, {})]
@@ -189,7 +179,7 @@ def test_one_job_at_a_time_writes_a_datasets_metadata_in_the_order_of_its_client
 
 
 def test_datasets_do_not_wait_for_each_other(desk: Desk) -> None:
-    one, other = stream_in(State.ACTIVE, 1, "one.zarr"), stream_in(State.ACTIVE, 2, "other.zarr")
+    one, other = desk.dataset(Phase.WRITING, 1, "one.zarr"), desk.dataset(Phase.WRITING, 2, "other.zarr")
     desk.add("a", one)
     desk.add("b", other)
     jobs = desk.jobs()
@@ -201,9 +191,9 @@ def test_datasets_do_not_wait_for_each_other(desk: Desk) -> None:
 
 
 def test_who_can_not_be_served_is_told_and_the_next_one_is_served(desk: Desk) -> None:
-    stream = stream_in(State.ACTIVE)
-    desk.add("a", stream)
-    desk.add("b", stream)
+    dataset = desk.dataset(Phase.WRITING)
+    desk.add("a", dataset)
+    desk.add("b", dataset)
     [job] = desk.jobs()
     desk.end(job, OmewdError("disk_full", "no space"))
     assert desk.answers == [("a", "disk_full")]
@@ -212,23 +202,21 @@ def test_who_can_not_be_served_is_told_and_the_next_one_is_served(desk: Desk) ->
     assert desk.answers == [("b", {})]
 
 
-@pytest.mark.parametrize("state", [State.STARTING, State.FINALIZING, State.FAILED])
-def test_metadata_waits_while_the_daemon_writes_that_of_the_dataset(desk: Desk, state: State) -> None:
-    stream = stream_in(state)
-    desk.add("a", stream)
-    desk.annotations.step(stream)
+@pytest.mark.parametrize("phase", [Phase.MAKING, Phase.ENDING])
+def test_metadata_waits_while_the_daemon_writes_that_of_the_dataset(desk: Desk, phase: Phase) -> None:
+    dataset = desk.dataset(phase)
+    desk.add("a", dataset)
+    desk.datasets.step(dataset)
     assert desk.jobs() == []
-    stream.state = State.ACTIVE if state is State.STARTING else State.DONE
-    stream.settled = state is not State.STARTING
-    desk.annotations.step(stream)
+    dataset.phase = Phase.WRITING if phase is Phase.MAKING else Phase.AT_REST
+    desk.datasets.step(dataset)
     [job] = desk.jobs()
     desk.end(job)
     assert desk.answers == [("a", {})]
 
 
-@pytest.mark.parametrize("state", [State.DONE, State.FAILED])
-def test_the_dataset_of_a_stream_that_has_ended_takes_metadata_too(desk: Desk, state: State) -> None:
-    desk.add("a", stream_in(state, settled=True))
+def test_the_dataset_of_a_stream_that_has_ended_takes_metadata_too(desk: Desk) -> None:
+    desk.add("a", desk.dataset(Phase.AT_REST))
     [job] = desk.jobs()
     assert given(job).dataset == "s.ome.zarr"
     desk.end(job)
@@ -236,17 +224,17 @@ def test_the_dataset_of_a_stream_that_has_ended_takes_metadata_too(desk: Desk, s
 
 
 def test_a_dataset_has_room_for_so_many_who_wait(desk: Desk) -> None:
-    stream = stream_in(State.ACTIVE)
+    dataset = desk.dataset(Phase.WRITING)
     for number in range(64):
-        desk.add(f"{number}", stream)
+        desk.add(f"{number}", dataset)
     with pytest.raises(OmewdError) as caught:
-        desk.add("late", stream)
+        desk.add("late", dataset)
     assert caught.value.code == "busy"
-    desk.add("other", stream_in(State.ACTIVE, 2, "other.zarr"))
+    desk.add("other", desk.dataset(Phase.WRITING, 2, "other.zarr"))
     first, other = desk.jobs()
     assert (by(first), by(other)) == ("0", "other")
     desk.end(first)
-    desk.add("late", stream)
+    desk.add("late", dataset)
     served = 0
     while jobs := desk.jobs():
         for job in jobs:
@@ -257,15 +245,15 @@ def test_a_dataset_has_room_for_so_many_who_wait(desk: Desk) -> None:
 
 
 def test_a_job_that_a_failure_took_back_is_asked_for_again(desk: Desk) -> None:
-    stream = stream_in(State.ACTIVE)
-    desk.add("a", stream)
-    desk.add("b", stream)
-    stream.state = State.FAILED
-    desk.annotations.forget(stream)
-    desk.annotations.step(stream)
+    dataset = desk.dataset(Phase.WRITING)
+    desk.add("a", dataset)
+    desk.add("b", dataset)
+    dataset.phase = Phase.ENDING
+    desk.datasets.withdraw(dataset)
+    desk.datasets.step(dataset)
     assert (desk.jobs(), desk.answers) == ([], [])  # the last metadata is being written
-    stream.settled = True
-    desk.annotations.step(stream)
+    dataset.phase = Phase.AT_REST
+    desk.datasets.step(dataset)
     for who in "ab":
         [job] = desk.jobs()
         assert by(job) == who
@@ -274,73 +262,74 @@ def test_a_job_that_a_failure_took_back_is_asked_for_again(desk: Desk) -> None:
 
 
 def test_a_job_that_is_out_when_its_stream_fails_still_answers(desk: Desk) -> None:
-    stream = stream_in(State.ACTIVE)
-    desk.add("a", stream)
-    desk.add("b", stream)
+    dataset = desk.dataset(Phase.WRITING)
+    desk.add("a", dataset)
+    desk.add("b", dataset)
     [job] = desk.jobs()
-    stream.state = State.FAILED
-    desk.annotations.forget(stream)
+    dataset.phase = Phase.ENDING
+    desk.datasets.withdraw(dataset)
     desk.end(job)
     assert desk.answers == [("a", {})]
     assert desk.jobs() == []
-    stream.settled = True
-    desk.annotations.step(stream)
+    dataset.phase = Phase.AT_REST
+    desk.datasets.step(dataset)
     assert [by(job) for job in desk.jobs()] == ["b"]
 
 
 def test_jobs_of_others_are_none_of_its_business(desk: Desk) -> None:
-    stream = stream_in(State.ACTIVE)
-    desk.add("a", stream)
+    dataset = desk.dataset(Phase.WRITING)
+    desk.add("a", dataset)
     [job] = desk.jobs()
-    desk.annotations.forget(stream_in(State.ACTIVE, 2))
-    desk.annotations.step(stream_in(State.ACTIVE, 2, "elsewhere.zarr"))
-    desk.annotations.discarded(stream_in(State.ACTIVE, 2, "elsewhere.zarr"))
+    desk.datasets.withdraw(desk.dataset(Phase.WRITING, 2))
+    desk.datasets.step(desk.dataset(Phase.WRITING, 2, "elsewhere.zarr"))
+    desk.datasets.never_made(desk.dataset(Phase.WRITING, 2, "elsewhere.zarr"))
     assert (desk.jobs(), desk.answers) == ([], [])
     desk.end(job)
     assert desk.answers == [("a", {})]
 
 
 def test_of_a_stream_that_never_started_all_are_told(desk: Desk) -> None:
-    stream = stream_in(State.STARTING)
-    desk.add("a", stream)
-    desk.add("b", stream)
-    stream.state = State.FAILED
-    desk.annotations.discarded(stream)
+    dataset = desk.dataset(Phase.MAKING)
+    desk.add("a", dataset)
+    desk.add("b", dataset)
+    dataset.phase = Phase.ENDING
+    desk.datasets.never_made(dataset)
     assert desk.answers == [("a", "unknown_stream"), ("b", "unknown_stream")]
-    stream.settled = True
-    desk.annotations.step(stream)
+    dataset.phase = Phase.AT_REST
+    desk.datasets.step(dataset)
     assert desk.jobs() == []
 
 
 def test_a_stream_that_never_started_leaves_the_clients_of_the_one_before_alone(desk: Desk) -> None:
-    before, new = stream_in(State.DONE, 1, settled=True), stream_in(State.STARTING, 2)
+    before = desk.dataset(Phase.AT_REST, 1)
     desk.add("a", before)
     [job] = desk.jobs()
-    desk.is_open(new)
+    new = desk.dataset(Phase.MAKING, 2)
     desk.add("b", new)
-    desk.annotations.discarded(new)
+    desk.datasets.never_made(new)
     assert desk.answers == [("b", "unknown_stream")]
     desk.end(job)
     assert desk.answers == [("a", {})]
 
 
-def test_metadata_for_an_ended_stream_waits_for_the_one_that_replaces_its_dataset(desk: Desk) -> None:
-    before, new = stream_in(State.DONE, 1, settled=True), stream_in(State.FINALIZING, 2)
-    desk.is_open(new)
-    desk.add("b", new)
+def test_what_is_still_written_to_a_dataset_that_was_replaced_is_waited_for(desk: Desk) -> None:
+    before = desk.dataset(Phase.AT_REST, 1)
     desk.add("a", before)
+    [old] = desk.jobs()
+    new = desk.dataset(Phase.WRITING, 2)
+    desk.add("b", new)
     assert desk.jobs() == []
-    new.state, new.settled = State.DONE, True
-    desk.annotations.step(new)
+    assert desk.datasets.is_busy(new)
+    desk.end(old)
     [job] = desk.jobs()
-    assert desk.annotations.is_writing(new)
+    assert by(job) == "b"
     desk.end(job)
-    assert [by(job) for job in desk.jobs()] == ["a"]
+    assert desk.answers == [("a", {}), ("b", {})]
 
 
 def test_metadata_for_an_ended_stream_whose_dataset_is_being_replaced_is_refused(desk: Desk) -> None:
-    before, new = stream_in(State.DONE, 1, settled=True), stream_in(State.ACTIVE, 2)
-    desk.is_open(new)
+    before = desk.dataset(Phase.AT_REST, 1)
+    desk.dataset(Phase.WRITING, 2)
     desk.add("a", before)
     assert desk.jobs() == []
     assert desk.answers == [("a", "unknown_stream")]

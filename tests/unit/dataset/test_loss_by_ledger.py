@@ -30,7 +30,8 @@ def test_frames_on_record_that_nobody_has_reported_are_written(
         for frame, fate in enumerate(it.fates[: it.source.received]):
             if plan.unit_of(frame) in it.done_units:
                 status[frame] = MARKS[fate]
-        it.stream.tell_loss(Ledger([status]).totals)
+        it.stream.finalized(Ledger([status]).totals, 9)
+        it.stream.tell_loss()
         check_loss(it)
         assert it.source.received == it.source.written + sum(it.source.gaps.values()) + it.source.lost_frames
         assert it.source.totals.lost_frames == sum(count for _, count in it.source.lost)

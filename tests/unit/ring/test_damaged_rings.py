@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from omewd.daemon.control.status import stream_status
 from omewd.daemon.loop import Loop
-from omewd.daemon.streams.rings import HeldRing
+from omewd.daemon.streams.source_ring import SourceRing
 from omewd.daemon.streams.stream import Stream
 from omewd.errors import OmewdError
 from omewd.model.spec.dimensions import parse_dims
@@ -23,7 +22,7 @@ from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.guard import GUARD
 from omewd.ring.layout import FRAME_INDEX, FRONTIER, GAP_KINDS, GAP_TABLE, PUBLISHED, RELEASED, SLOT_HEADERS
 from omewd.ring.segment import Segment
-from tests.unit.cameras import Camera, camera_of
+from tests.unit.cameras import Camera, camera_of, dataset_at
 from tests.unit.rings import anonymous_memory, make_geometry, open_ring
 
 CAPACITY = 8
@@ -135,7 +134,7 @@ def test_a_segment_that_is_cut_short_is_an_error(left: int) -> None:
         daemon = DaemonRing(segment)
         daemon.format()
         spec = StreamSpec(name="s", dimensions=parse_dims("t:inf,y:2,x:3"))
-        stream = Stream.of(1, spec, "direct", geometry, Path("s"), Path(), started_ns=0)
+        stream = Stream.of(1, spec, "direct", geometry, dataset_at("s"), started_ns=0)
         [source] = stream.sources
         source.ring = daemon
         os.ftruncate(segment.fd, left)
@@ -174,12 +173,12 @@ def test_a_look_past_the_end_finds_zeros_and_is_noted() -> None:
 # -- doorbells -------------------------------------------------------------------------------------
 
 
-def bell_of(ring: HeldRing) -> socket.socket | None:
-    return ring.bell
+def is_up(ring: SourceRing) -> bool:
+    return ring.bell is not None and ring.bell.is_up
 
 
 def test_a_doorbell_that_is_full_or_made_to_block_costs_the_daemon_nothing() -> None:
-    loop, ring = Loop(), HeldRing("/none", os.open(os.devnull, os.O_RDONLY))
+    loop, ring = Loop(), SourceRing("/none", os.open(os.devnull, os.O_RDONLY))
     with ring.hang_bell(loop) as theirs:
         theirs.setblocking(True)
         for _ in range(100_000):  # nobody reads them
@@ -190,24 +189,24 @@ def test_a_doorbell_that_is_full_or_made_to_block_costs_the_daemon_nothing() -> 
                 theirs.send(b"!" * 4096)
         for _ in range(1000):
             loop.wait(0)
-        assert bell_of(ring) is not None
+        assert is_up(ring)
         theirs.send(b"!", socket.MSG_DONTWAIT)
     for _ in range(3):  # it has hung up
         loop.wait(0)
     ring.ring_producer()
-    assert bell_of(ring) is None
+    assert not is_up(ring)
     ring.close()
     loop.close()
 
 
 def test_a_new_producer_gets_a_doorbell_of_its_own() -> None:
-    loop, ring = Loop(), HeldRing("/none", os.open(os.devnull, os.O_RDONLY))
+    loop, ring = Loop(), SourceRing("/none", os.open(os.devnull, os.O_RDONLY))
     with ring.hang_bell(loop) as first, ring.hang_bell(loop) as second:
         ring.ring_producer()
         assert second.recv(10) == b"!"
         assert first.recv(10) == b""
         second.close()
         loop.wait(1)
-        assert bell_of(ring) is None
+        assert not is_up(ring)
     ring.close()
     loop.close()

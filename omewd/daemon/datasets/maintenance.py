@@ -1,12 +1,12 @@
-"""What a stream's dataset needs beside its write units while frames come in: shards sealed, a shape that follows."""
+"""What a dataset needs beside its write units while frames come in: shards sealed, a shape that follows. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from omewd.daemon.streams.source import Source
-from omewd.daemon.streams.stream import State, Stream
+from omewd.model.plan.plan import Plan
 from omewd.protocol.jobs.frames import GrowShape, SealShards
 
 # The shape on disk of an unbounded stream follows its frames at this distance, for those who look.
@@ -14,9 +14,24 @@ _GROW_EVERY_NS = 2_000_000_000
 _PAUSE_PARTS = 10
 
 
+class Source(Protocol):
+    """A source whose frames are written into the dataset, as far as maintenance looks at it."""
+
+    number: int
+
+    @property
+    def plan(self) -> Plan: ...
+
+    @property
+    def shards(self) -> Plan | None: ...
+
+    @property
+    def safe_below(self) -> int: ...
+
+
 @dataclass
-class Upkeep:
-    """Which such jobs are due. Pure.
+class Maintenance:
+    """Which jobs are due.
 
     ``sealing``: sources that have such a job out. ``sealed``: how many shards of each source are, or will be by that
     job; ``looked_at``: the frame index of each that was last compared with their ends. Of jobs that grow the shape one
@@ -31,19 +46,17 @@ class Upkeep:
     sealed: dict[int, int] = field(default_factory=dict)
     looked_at: dict[int, int] = field(default_factory=dict)
 
-    def due(self, stream: Stream, now_ns: int) -> Iterator[GrowShape | SealShards]:
-        """Jobs to submit now."""
-        if stream.state is not State.ACTIVE or stream.paused is not None:
-            return
-        for source in stream.sources:
+    def due(self, stream: int, sources: Sequence[Source], now_ns: int) -> Iterator[GrowShape | SealShards]:
+        """Jobs to submit now; ``stream``: the id of the stream that has the sources."""
+        for source in sources:
             if self._may_seal(source):
-                yield SealShards(stream.id, source.number, source.safe_below)
-        safe = stream.safe_below
-        endless = any(source.plan.frames_total is None for source in stream.sources)
+                yield SealShards(stream, source.number, source.safe_below)
+        safe = tuple(source.safe_below for source in sources)
+        endless = any(source.plan.frames_total is None for source in sources)
         behind = endless and safe != (self.grown_to or (0,) * len(safe))
         if behind and not self.growing and now_ns >= self.due_ns:
             self.began_ns, self.grown_to, self.growing = now_ns, safe, True
-            yield GrowShape(stream.id, safe)
+            yield GrowShape(stream, safe)
 
     def _may_seal(self, source: Source) -> bool:
         number, safe = source.number, source.safe_below

@@ -1,0 +1,115 @@
+"""What clients ask about the ring of a source: producers come, come back and finish, others look."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+from omewd.daemon.control.server import ControlServer, Handler, Peer
+from omewd.daemon.control.source_names import source_of
+from omewd.daemon.control.status import stream_status
+from omewd.daemon.streams.lifecycle import Lifecycle
+from omewd.daemon.streams.producers import Producers
+from omewd.daemon.streams.source import Source
+from omewd.daemon.streams.stream import Stream
+from omewd.daemon.streams.streams import Streams
+from omewd.daemon.streams.transitions import State
+from omewd.errors import OmewdError
+from omewd.protocol.messages import Message
+
+
+class RingRequests:
+    def __init__(self, streams: Streams, producers: Producers, lifecycle: Lifecycle, server: ControlServer) -> None:
+        self._streams, self._producers = streams, producers
+        self._lifecycle, self._server = lifecycle, server
+
+    @property
+    def operations(self) -> Mapping[str, Handler]:
+        return {
+            "attach": self._attach,
+            "reattach": self._reattach,
+            "view": self._view,
+            "finish": self._finish,
+        }
+
+    def _attach(self, peer: Peer, message: Message) -> None:
+        stream = self._streams.named(message.get("name"))
+        source = source_of(stream, message.get("source"))
+        if peer.attached is not None:
+            raise OmewdError("producer_exists", "this connection is a producer already")
+        if not self._streams.is_open(stream) or stream.state is not State.ACTIVE or not source.is_open:
+            ended_by = source.ended_by or stream.ended_by
+            raise OmewdError(
+                "stream_stopped",
+                f"stream {stream.name!r} takes no frames{f' of {source.name!r}' if source.name else ''}: "
+                f"it is {stream.state.value}" + (f" ({ended_by})" if ended_by else ""),
+                "Start a new stream",
+            )
+        descriptor, bell = self._producers.attach(stream, source, peer)
+        try:
+            with bell:
+                reply = {**stream_status(stream, time.monotonic_ns()).to_json(), "source": source.number}
+                self._server.reply(peer, reply, (descriptor, bell.fileno()))
+        finally:
+            os.close(descriptor)
+
+    def _reattach(self, peer: Peer, message: Message) -> None:
+        """A producer goes on with a ring that it has; a new doorbell is all it needs."""
+        stream = self._streams.named(message.get("name"), message.get("id"))
+        source = source_of(stream, message.get("source"))
+        if not self._streams.is_open(stream) or stream.epoch != message.get("epoch"):
+            raise OmewdError("stream_stopped", f"stream {stream.name!r} has ended, or it is another one now")
+        with self._producers.reattach(stream, source, peer) as bell:
+            self._server.reply(peer, stream_status(stream, time.monotonic_ns()).to_json(), (bell.fileno(),))
+
+    def _view(self, peer: Peer, message: Message) -> None:
+        """Whoever may connect may look: at the ring, which they can't write, and at where the dataset is."""
+        stream = self._streams.named(message.get("name"))
+        source = source_of(stream, message.get("source"))
+        if stream.state is State.STARTING:
+            raise OmewdError("no_frame", f"stream {stream.name!r} is just starting", "Try again")
+        reply = {
+            **stream_status(stream, time.monotonic_ns()).to_json(),
+            "source": source.number,
+            "epoch": stream.epoch,
+            "spec": stream.fields,
+        }
+        if not self._streams.is_open(stream) or source.ring is None:
+            self._server.reply(peer, reply, attachment=stream.details)
+            return
+        descriptor = stream.rings[source.number].open_to_look()
+        try:
+            self._server.reply(peer, reply, (descriptor,), attachment=stream.details)
+        finally:
+            os.close(descriptor)
+
+    def _finish(self, peer: Peer, _: Message) -> Message:
+        found = self._source_of(peer)
+        peer.detach()
+        if found is None:
+            return {}
+        stream, source = found
+        now_ns = time.monotonic_ns()
+        self._lifecycle.stop(stream, "the producer closed the stream", now_ns, source)
+        return stream_status(stream, now_ns).to_json()
+
+    def peer_gone(self, peer: Peer) -> None:
+        """A connection has ended; if it was a producer's, its camera may be gone with it."""
+        found = self._source_of(peer)
+        if found is None:
+            return
+        stream, source = found
+        ring = stream.rings[source.number]
+        peer.detach()
+        ring.leave_producer()
+        if not ring.producer_lives:  # else it has only hung up, and comes back
+            self._lifecycle.producer_lost(stream, source, time.monotonic_ns())
+
+    def _source_of(self, peer: Peer) -> tuple[Stream, Source] | None:
+        """The source of an open stream whose producer a client is."""
+        if peer.attached is None:
+            return None
+        number, source = peer.attached
+        stream = self._streams.open.get(number)
+        return None if stream is None else (stream, stream.sources[source])

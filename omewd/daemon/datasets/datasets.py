@@ -1,0 +1,214 @@
+"""The datasets that the daemon knows: what of them is left to do that is not a frame's way to the disk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from omewd.daemon.control.server import ControlServer, Peer
+from omewd.daemon.datasets.dataset import Dataset, Phase
+from omewd.daemon.datasets.user_metadata import Value, check
+from omewd.daemon.jobs.dispatcher import Dispatcher
+from omewd.daemon.jobs.tasks import Task
+from omewd.daemon.state.journal import RECOVER, SWEEP, UNDO, Journal
+from omewd.errors import OmewdError
+from omewd.model.contrast import Window
+from omewd.model.spec.outline import Fields
+from omewd.protocol.jobs.datasets import Leftovers, RecoverDataset, Recovered, SweepLeftovers, UndoDataset
+from omewd.protocol.jobs.job import Job, Result
+from omewd.protocol.jobs.metadata import PutContrast, PutUserMetadata
+
+log = structlog.get_logger("datasets")
+
+
+class Datasets:
+    """By where they are, and by their epochs. Clients are answered when what they gave is on disk, or can't be."""
+
+    def __init__(self, dispatcher: Dispatcher, journal: Journal, server: ControlServer) -> None:
+        self._dispatcher, self._journal, self._server = dispatcher, journal, server
+        self._known: dict[Path, dict[int, Dataset]] = {}
+
+    # -- which there are -----------------------------------------------------------------------
+
+    def add(self, dataset: Dataset) -> None:
+        self._known.setdefault(dataset.path, {})[dataset.epoch] = dataset
+
+    def forget(self, dataset: Dataset) -> None:
+        """Nobody asks for it by its stream's name any more."""
+        of_path = self._known.get(dataset.path, {})
+        of_path.pop(dataset.epoch, None)
+        if not of_path:
+            self._known.pop(dataset.path, None)
+
+    def _at(self, path: Path) -> Iterator[Dataset]:
+        """What is, or was, at that path."""
+        yield from self._known.get(path, {}).values()
+
+    # -- metadata beside its stream's ----------------------------------------------------------
+
+    def put_user_metadata(
+        self, peer: Peer, dataset: Dataset, namespace: object, value: bytes, position: object, well: object
+    ) -> None:
+        """Take what a client gives, a value as JSON, of a position or a well.
+
+        Raises OmewdError ``bad_metadata``, ``busy``.
+        """
+        envelope = check(namespace, value, position, well)
+        self._put(dataset, Value(PutUserMetadata(str(dataset.path), dataset.epoch, *envelope, value), peer))
+
+    def put_contrast(self, dataset: Dataset, windows: tuple[Window, ...]) -> None:
+        """Let its images be shown in these windows of grey values."""
+        self._put(dataset, Value(PutContrast(str(dataset.path), dataset.epoch, windows), None))
+
+    def _put(self, dataset: Dataset, value: Value) -> None:
+        dataset.user_metadata.add(value)
+        self.step(dataset)
+
+    def step(self, dataset: Dataset) -> None:
+        """Go on with what waits for a dataset, if nothing else may be writing its metadata now."""
+        value = dataset.user_metadata.first
+        if value is None or value.task is not None:
+            return
+        others = [other for other in self._at(dataset.path) if other is not dataset]
+        new = next((other for other in others if other.phase is not Phase.AT_REST), None)
+        if new is not None and dataset.phase is Phase.AT_REST:
+            error = OmewdError("unknown_stream", f"its dataset is replaced by stream {new.name!r}")
+            self.dealt_with(dataset, value, error)
+        elif dataset.takes_user_metadata and not any(other.user_metadata.is_out for other in others):
+            value.submitted(self._dispatcher.submit(value.job, _Put(self, dataset, value)))
+
+    def dealt_with(self, dataset: Dataset, value: Value, error: OmewdError | None) -> None:
+        """Tell who gave a value, and go on with the next."""
+        if not dataset.user_metadata.remove(value):
+            return
+        self._answer(value, error)
+        self.step(dataset)
+        for other in list(self._at(dataset.path)):
+            self.step(other)
+
+    def _answer(self, value: Value, error: OmewdError | None) -> None:
+        if value.peer is None:
+            return  # the end of the stream makes up for it
+        if error is None:
+            self._server.reply(value.peer, {})
+        else:
+            self._server.reply_error(value.peer, error)
+
+    def is_busy(self, dataset: Dataset) -> bool:
+        """Whether it is being taken away, or its metadata is being written, or that of what it replaces."""
+        return dataset.is_being_undone or any(each.user_metadata.is_out for each in self._at(dataset.path))
+
+    def withdraw(self, dataset: Dataset) -> None:
+        """Its stream has failed: a job that no child has yet is not run, and asked for again once it is at rest."""
+        value = dataset.user_metadata.first
+        if value is None or value.task is None:
+            return
+        owner = value.task.owner
+        self._dispatcher.forget(owner)
+        if not self._dispatcher.is_busy(owner):
+            value.withdrawn()
+
+    def never_made(self, dataset: Dataset) -> None:
+        """Its stream did not start: there is no such dataset."""
+        self.forget(dataset)
+        for value in dataset.user_metadata.take_all():
+            self._answer(value, OmewdError("unknown_stream", "the stream did not start"))
+
+    # -- what its stream leaves behind ---------------------------------------------------------
+
+    def undo(self, dataset: Dataset, *, waits_for_space: bool = False) -> None:
+        """Have it taken away: its stream did not start. Its entry in the journal says so, or is of one that starts."""
+        dataset.undo_begun()
+        self._submit(UndoDataset(str(dataset.path), dataset.epoch), dataset, waits_for_space=waits_for_space)
+
+    def sweep(self, dataset: Dataset) -> None:
+        """Have what it has replaced removed."""
+        self._submit(SweepLeftovers(str(dataset.path), dataset.epoch), dataset)
+
+    def recover(self, dataset: Dataset, outline: Fields, details: bytes) -> None:
+        """Have it finalized to what its ledger has: its rings are gone. ``outline``, ``details``: its stream's spec."""
+        self._submit(RecoverDataset(str(dataset.path), dataset.epoch, outline, details), dataset)
+
+    def _submit(self, job: Job, dataset: Dataset, *, waits_for_space: bool = False) -> None:
+        self._dispatcher.submit(job, _CleanUp(self, dataset, waits_for_space))
+
+    def undone(self, dataset: Dataset, there_are_leftovers: bool) -> None:
+        """It is taken away, or can't be."""
+        dataset.undo_ended(there_are_leftovers)
+        if dataset.phase is Phase.AT_REST:  # of the last daemon: nobody else goes on with it
+            with self._noting(dataset):
+                self._journal.go_on_with(UNDO, SWEEP, dataset.epoch)
+            self.sweep(dataset)
+
+    def done_with(self, kind: str, dataset: Dataset) -> None:
+        """What was left to do is done."""
+        dataset.note_leftovers(False)
+        with self._noting(dataset):
+            self._journal.done(kind, dataset.epoch)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _noting(dataset: Dataset) -> Iterator[None]:
+        """What can't be noted is done once more by the next daemon."""
+        try:
+            yield
+        except OSError as error:
+            log.error("the journal keeps what is done", dataset=str(dataset.path), error=str(error))
+
+
+@dataclass(eq=False)
+class _Put:
+    """The owner of a job that puts a value into a dataset's metadata."""
+
+    datasets: Datasets
+    dataset: Dataset
+    value: Value
+    waits_for_space: bool = False
+
+    def job_done(self, _task: Task, _result: Result, _now_ns: int) -> None:
+        self.datasets.dealt_with(self.dataset, self.value, None)
+
+    def job_put_back(self, _task: Task, _error: OmewdError, _now_ns: int) -> None:
+        self.dataset.note_retry()
+
+    def job_failed(self, _task: Task, error: OmewdError, _now_ns: int) -> None:
+        self.datasets.dealt_with(self.dataset, self.value, error)
+
+
+@dataclass(eq=False)
+class _CleanUp:
+    """The owner of a job for what a stream leaves behind. One that fails stays in the journal for the next daemon."""
+
+    datasets: Datasets
+    dataset: Dataset
+    waits_for_space: bool
+
+    def job_done(self, task: Task, result: Result, _now_ns: int) -> None:
+        match task.job, result:
+            case UndoDataset(), Leftovers():
+                self.datasets.undone(self.dataset, result.leftovers)
+            case SweepLeftovers(), _:
+                self.datasets.done_with(SWEEP, self.dataset)
+            case RecoverDataset(), Recovered():
+                log.error(
+                    "a dataset whose ring was gone is finalized",
+                    dataset=str(self.dataset.path),
+                    found=result.found,
+                    received=sum(totals.received for totals in result.totals),
+                    written=sum(totals.written for totals in result.totals),
+                    gaps=sum(totals.gaps for totals in result.totals),
+                    lost=[list(totals.lost) for totals in result.totals],
+                )
+                self.datasets.done_with(RECOVER, self.dataset)
+
+    def job_put_back(self, _task: Task, _error: OmewdError, _now_ns: int) -> None:
+        self.dataset.note_retry()
+
+    def job_failed(self, task: Task, error: OmewdError, _now_ns: int) -> None:
+        log.error("job failed", job=task.job.what, dataset=str(self.dataset.path), **error.to_dict())
+        if isinstance(task.job, UndoDataset):
+            self.dataset.undo_ended(self.dataset.has_leftovers)
