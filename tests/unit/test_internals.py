@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import struct
+from dataclasses import fields
 
 import pytest
 
+from omewd.daemon.processes.roles import roles
 from omewd.daemon.streams.transitions import TABLE, Action
 from omewd.model.dtypes import MAX_FRAMES
+from omewd.protocol.jobs.values import Wire
 from omewd.ring import layout
 from omewd.ring.layout import Geometry
 from omewd.store.format import shard_table
 from omewd.store.format.shard_index import ENTRY_BYTES
+from omewd.writer.handlers.table import HANDLERS
 from tests.support.places import DOCS
 
 INTERNALS = DOCS / "internals"
@@ -115,3 +119,30 @@ def test_the_transitions_of_a_stream() -> None:
     ]
     actions = {row["action"]: row["what is done"] for row in table("streams.md", "actions")}
     assert actions == {action.name.lower(): action.value for action in Action}
+
+
+def names(kind: type[Wire]) -> list[str]:
+    return [field.name for field in fields(kind)] or ["none"]
+
+
+def test_the_kinds_of_jobs() -> None:
+    described = table("jobs.md", "jobs")
+    assert [row["kind"] for row in described] == [job.kind for job in HANDLERS]
+    for row, job in zip(described, HANDLERS, strict=True):
+        assert code(row["fields"]) == names(job)
+        assert code(row["result"]) == names(job.result)
+        needs = job.needs
+        assert (row["role"], row["long role"], row["opened"]) == (
+            needs.role,
+            needs.long_role or "",
+            needs.opened.name.lower(),
+        )
+        assert (row["tries"], row["waits for space"]) == (str(needs.tries), "yes" if needs.waits_for_space else "no")
+
+
+def test_the_roles() -> None:
+    described = table("jobs.md", "roles")
+    for row, role in zip(described, roles(writers=3, cores=6), strict=True):
+        assert (row["role"], row["module"], row["jobs ahead"]) == (role.name, role.module, str(role.jobs_ahead))
+        assert row["children"] == ("one while there are jobs" if role.on_demand else "--writers")
+        assert row["cores each"] == ("an equal share" if role.threads > 1 else "1")

@@ -48,6 +48,7 @@ class Dispatcher:
     def submit(self, job: Job, owner: Owner, documents: int = 0) -> Task:
         """Add a job that is no write unit; ``documents``: how many zarr.json its dataset has."""
         task = Task(job, owner, extra_timeout_s=extra_timeout_s(job, documents))
+        assert task.role in self.roles, f"there is no role {task.role} for {job.kind}"
         self._waiting.append(task)
         return task
 
