@@ -1,36 +1,31 @@
-"""Every error that omewd raises or sends: its code, its exit status, its remedy.
+"""Every error that omewd raises or sends. Codes are what scripts and the control socket rely on.
 
-Codes are what scripts and the control socket rely on; the text is for people and says what
-happened, the numbers, and what to do.
+The text is for people and says what happened, the numbers, and what to do. See :mod:`omewd.error_codes` for the codes.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
-EXIT_ERROR = 1
-EXIT_USAGE = 2
-EXIT_START = 3
-EXIT_UNREACHABLE = 4
-EXIT_INCOMPLETE = 5
+from omewd.error_codes import CODES, EXIT_ERROR
 
-_EXIT_STATUS = {
-    "usage": EXIT_USAGE,
-    "bad_spec": EXIT_USAGE,
-    "start_failed": EXIT_START,
-    "already_running": EXIT_START,
-    "unreachable": EXIT_UNREACHABLE,
-    "no_daemon": EXIT_UNREACHABLE,
-    "no_permission": EXIT_UNREACHABLE,
-    "incomplete": EXIT_INCOMPLETE,
-    "stream_failed": EXIT_INCOMPLETE,
-}
+# (first frame index, count) of frames that follow each other.
+Run = tuple[int, int]
+
+_RUNS_IN_TEXT = 10
 
 
 class OmewdError(Exception):
-    """An error with a stable ``code``; ``str(error)`` is one line: what happened and the remedy."""
+    """An error with a stable ``code``; ``str(error)`` is one line: what happened and the remedy.
 
-    def __init__(self, code: str, message: str, remedy: str = "") -> None:
+    Without a ``remedy`` it has the usual one of its code.
+    """
+
+    def __init__(self, code: str, message: str, remedy: str | None = None) -> None:
+        if remedy is None:
+            remedy = CODES[code].remedy if code in CODES else ""
         super().__init__(code, message, remedy)
         self.code = code
         self.message = message
@@ -41,16 +36,24 @@ class OmewdError(Exception):
 
     @property
     def exit_status(self) -> int:
-        return _EXIT_STATUS.get(self.code, EXIT_ERROR)
+        return CODES[self.code].exit_status if self.code in CODES else EXIT_ERROR
 
-    def to_dict(self) -> dict[str, str]:
+    def with_text(self, message: str, remedy: str) -> OmewdError:
+        """The same error in other words."""
+        return OmewdError.from_dict({**self.to_dict(), "message": message, "remedy": remedy})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: ``code``, ``message``, ``remedy``, and what kinds of errors have beside that."""
         return {"code": self.code, "message": self.message, "remedy": self.remedy}
 
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> OmewdError:
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> OmewdError:
+        """The error of :meth:`to_dict`, of the class that goes with its code; also one that a newer omewd has made."""
         code = str(fields.get("code", "error"))
-        kind = _BY_CODE.get(code, cls)
-        return kind(code, str(fields.get("message", "unknown error")), str(fields.get("remedy", "")))
+        text = str(fields.get("message", "unknown error")), str(fields.get("remedy", ""))
+        if code == "stream_failed":
+            return StreamFailedError(code, *text, cause=str(fields.get("cause", "")), loss=Loss.from_dict(fields))
+        return _BY_CODE.get(code, OmewdError)(code, *text)
 
 
 class RingFullError(OmewdError):
@@ -61,25 +64,109 @@ class StreamStoppedError(OmewdError):
     """The stream takes no more frames: it was stopped, or all declared frames are there."""
 
 
+@dataclass(frozen=True)
+class Loss:
+    """What a failed stream has lost: of ``received`` frames, ``frames`` are not in the dataset.
+
+    ``by_source``: each source's name (empty where it is the only one) and the first of its runs of lost frames.
+    """
+
+    received: int
+    frames: int
+    by_source: tuple[tuple[str, tuple[Run, ...]], ...] = ()
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs of all sources, one source after the other."""
+        return tuple(run for _, runs in self.by_source for run in runs)
+
+    def shortened(self, most_runs: int) -> Loss:
+        """With so many runs at most; sources of which none is left are left out."""
+        kept, room = [], most_runs
+        for name, runs in self.by_source:
+            if runs[:room]:
+                kept.append((name, runs[:room]))
+                room -= len(kept[-1][1])
+        return Loss(self.received, self.frames, tuple(kept))
+
+    def __str__(self) -> str:
+        if not self.frames:
+            return f"all {self.received} received frames are written"
+        told = [text for name, runs in self.by_source if (text := _runs_in_text(name, runs))]
+        counted = sum(count for _, count in self.runs)
+        if counted < self.frames and not any(text.endswith("…") for text in told):
+            told.append("…")
+        return f"{self.frames} of {self.received} received frames are missing: {'; '.join(told)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: ``received``, ``lost_frames``, ``lost``, and ``lost_by_source`` where sources have names."""
+        fields: dict[str, Any] = {"received": self.received, "lost_frames": self.frames, "lost": list(self.runs)}
+        if any(name for name, _ in self.by_source):
+            fields["lost_by_source"] = dict(self.by_source)
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self | None:
+        """From what :meth:`to_dict` gave; None if it is not there, or can't be read."""
+        try:
+            sources = fields.get("lost_by_source", {"": fields["lost"]})
+            by_source = tuple((str(name), tuple((int(a), int(b)) for a, b in runs)) for name, runs in sources.items())
+            return cls(int(fields["received"]), int(fields["lost_frames"]), by_source)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+
+def _runs_in_text(name: str, runs: tuple[Run, ...]) -> str:
+    texts = [f"{first}-{first + n - 1}" if n > 1 else str(first) for first, n in runs[:_RUNS_IN_TEXT]]
+    if not texts:
+        return ""
+    more = ", …" if len(runs) > _RUNS_IN_TEXT else ""
+    return f"{name}: {', '.join(texts)}{more}" if name else f"{', '.join(texts)}{more}"
+
+
 class StreamFailedError(OmewdError):
-    """The stream has failed; the message says why and which frames are missing."""
+    """The stream has failed. ``cause``: the code of what went wrong; ``loss``: what is lost by that, None if that is
+    not known (yet).
+    """
+
+    def __init__(
+        self, code: str, message: str, remedy: str | None = None, *, cause: str = "", loss: Loss | None = None
+    ) -> None:
+        super().__init__(code, message, remedy)
+        self.cause = cause
+        self.loss = loss
+
+    @classmethod
+    def of(cls, reason: OmewdError, loss: Loss | None) -> StreamFailedError:
+        """A stream has failed for a reason, and has lost something by that."""
+        message = reason.message if loss is None else f"{reason.message.rstrip('.')}; {loss}"
+        return cls("stream_failed", message, reason.remedy, cause=reason.code, loss=loss)
+
+    @property
+    def lost(self) -> tuple[Run, ...]:
+        """Runs of missing frames, (first frame index, count); those of several sources one source after the other."""
+        return self.loss.runs if self.loss else ()
+
+    @property
+    def lost_by_source(self) -> dict[str, tuple[Run, ...]]:
+        """The same by the sources' names; the only source of a stream is ""."""
+        return dict(self.loss.by_source) if self.loss else {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: with ``cause``, and what :meth:`Loss.to_dict` has."""
+        return {**super().to_dict(), "cause": self.cause, **(self.loss.to_dict() if self.loss else {})}
 
 
 _BY_CODE: dict[str, type[OmewdError]] = {
     "ring_full": RingFullError,
     "stream_stopped": StreamStoppedError,
     "too_many_frames": StreamStoppedError,
-    "stream_failed": StreamFailedError,
 }
 
 
-def ring_full(message: str, remedy: str = "") -> RingFullError:
+def ring_full(message: str, remedy: str | None = None) -> RingFullError:
     return RingFullError("ring_full", message, remedy)
 
 
-def stream_stopped(message: str, remedy: str = "") -> StreamStoppedError:
+def stream_stopped(message: str, remedy: str | None = None) -> StreamStoppedError:
     return StreamStoppedError("stream_stopped", message, remedy)
-
-
-def stream_failed(message: str, remedy: str = "") -> StreamFailedError:
-    return StreamFailedError("stream_failed", message, remedy)

@@ -28,7 +28,7 @@ def options_of(command: click.Command) -> dict[str, click.Option]:
 
 def for_command_line(error: OmewdError, options: Mapping[str, click.Option]) -> OmewdError:
     """The error with settings written as options of a command, if it has them."""
-    return OmewdError(error.code, with_options(error.message, options), with_options(error.remedy, options))
+    return error.with_text(with_options(error.message, options), with_options(error.remedy, options))
 
 
 def with_options(text: str, options: Mapping[str, click.Option]) -> str:

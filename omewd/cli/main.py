@@ -12,23 +12,24 @@ from typing import Any
 import click
 
 from omewd import __version__
-from omewd.errors import EXIT_ERROR, OmewdError
+from omewd.error_codes import EXIT_ERROR
+from omewd.errors import OmewdError
 
 # Folder and one line of help of each command, so that "omewd --help" imports none of them.
 _COMMANDS = {
     "serve": ("service", "Run the daemon."),
-    "start-stream": ("streams", "Open a stream: make its dataset and its ring."),
+    "start-stream": ("streams", "Open a stream: create its dataset and its ring."),
     "stop-stream": ("streams", "Take no more frames; write what has arrived."),
-    "resume-stream": ("streams", "Take up a failed stream again."),
-    "set-metadata": ("streams", "Put metadata of your own into a stream's dataset."),
-    "view": ("streams", "Look at a frame while it is written."),
+    "resume-stream": ("streams", "Resume a failed stream."),
+    "set-metadata": ("streams", "Add metadata to a stream's dataset."),
+    "view": ("streams", "Show or save a frame while the stream is recorded."),
     "status": ("streams", "Show streams, throughput and writers."),
-    "ledger": ("datasets", "Show what is on record of each frame: times, metadata, gaps."),
+    "ledger": ("datasets", "Show the record of each frame: times, metadata, gaps."),
     "verify": ("datasets", "Read a dataset back and say what is wrong."),
-    "repair": ("datasets", "Mend what can be mended of a dataset."),
-    "backends": ("service", "Show which backends can be used here, and why not."),
-    "demo": ("service", "Show it all: daemon, simulated camera, dataset."),
-    "benchmark": ("measure", "Time the settings that a stream could have."),
+    "repair": ("datasets", "Repair a dataset after a crash."),
+    "backends": ("service", "List the backends, and why some can't be used here."),
+    "demo": ("service", "Try it: a daemon, a simulated camera, a dataset."),
+    "benchmark": ("measure", "Time backends and settings on this machine."),
     "profile": ("measure", "Show where the time goes, in every process."),
 }
 
@@ -77,13 +78,13 @@ def _read_config(context: click.Context, _: click.Parameter, path: Path | None) 
     callback=_read_config,
     is_eager=True,
     expose_value=False,
-    help="TOML file with options; a table for each command.",
+    help="TOML file of options, with a table for each command.",
 )
 @click.option("--socket", type=click.Path(path_type=Path), envvar="OMEWD_SOCKET", help="The daemon's control socket.")
 @click.version_option(__version__)
 @click.pass_context
 def cli(context: click.Context, socket: Path | None) -> None:
-    """Camera frames from shared memory to OME-Zarr on disk."""
+    """Put camera frames from shared memory on disk as OME-Zarr."""
     context.obj = socket
 
 

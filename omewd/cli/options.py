@@ -24,7 +24,7 @@ def socket_option(function: Command) -> Command:
 
 
 def json_option(function: Command) -> Command:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, errors too.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, including errors.")(function)
 
 
 def client(socket: Path | None) -> Client:

@@ -42,7 +42,8 @@ from omewd.daemon.streams.lifecycle import Lifecycle
 from omewd.daemon.streams.memory import MemoryBudget
 from omewd.daemon.streams.producers import Producers
 from omewd.daemon.streams.streams import Streams
-from omewd.errors import EXIT_ERROR, EXIT_INCOMPLETE, OmewdError, stream_failed
+from omewd.error_codes import EXIT_ERROR, EXIT_INCOMPLETE
+from omewd.errors import OmewdError
 from omewd.process.profiling import profiled
 from omewd.protocol.jobs.datasets import SweepLeftovers
 from omewd.ring.layout import require_x86_64
@@ -213,7 +214,8 @@ class Daemon:
             what = "given up" if self._config.ephemeral else "its ring is kept, and the next daemon goes on with it"
             log.error(f"not drained in time: {what}", stream=stream.spec.name, in_flight=stream.in_flight)
             if self._config.ephemeral:
-                stream.fail(stream_failed(f"the daemon was stopped with {stream.in_flight} frames not on disk"), now)
+                error = OmewdError("stopping", f"the daemon was stopped with {stream.in_flight} frames not on disk", "")
+                stream.fail(error, now)
             self._exit_status = EXIT_INCOMPLETE
         return True
 

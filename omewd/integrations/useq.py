@@ -48,7 +48,9 @@ def load_sequence(sequence: Any) -> Any:
         from useq import MDASequence
     except ImportError as error:
         raise OmewdError(
-            "missing", f"a useq sequence needs useq-schema, which can't be imported: {error}", "pip install useq-schema"
+            "not_installed",
+            f"a useq sequence needs useq-schema, which can't be imported: {error}",
+            "pip install useq-schema",
         ) from error
     try:
         if isinstance(sequence, str | bytes):

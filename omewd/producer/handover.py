@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from omewd.errors import OmewdError, ring_full, stream_failed, stream_stopped
+from omewd.errors import OmewdError, StreamFailedError, StreamStoppedError, ring_full, stream_stopped
 from omewd.process.faultpoints import point
 from omewd.producer.link import Link
 from omewd.ring import pixels
@@ -42,13 +42,10 @@ class Handover:
         total = self._frames_total
         if total is not None and ring.next_frame + claimed + frames > total:
             has = f"{ring.next_frame} and {claimed} claimed slots" if claimed else str(ring.next_frame)
-            raise OmewdError.from_dict(
-                {
-                    "code": "too_many_frames",
-                    "message": f"stream {self._name!r} was declared with {total} frames and has {has}: "
-                    f"{frames} more do not fit",
-                    "remedy": "Declare more frames, or an unbounded first dimension such as `t:inf`",
-                }
+            raise StreamStoppedError(
+                "too_many_frames",
+                f"stream {self._name!r} was declared with {total} frames and has {has}: {frames} more do not fit",
+                "Declare more frames, or an unbounded first dimension such as `t:inf`",
             )
         if ring.state != STATE_OPEN:
             raise self.ended()
@@ -153,11 +150,12 @@ class Handover:
         """The error that says why the stream has ended, and whether it took the frames at hand."""
         if self.ring.state == STATE_FAILED:
             for _ in range(_FAILURE_READS):  # the daemon may be replacing the error
-                cause = self.ring.failure
-                if cause is not None:
-                    return stream_failed(cause.message, cause.remedy)
+                failure = self.ring.failure
+                if failure is not None:
+                    return failure.error
                 time.sleep(0.001)
-            return stream_failed(f"stream {self._name!r} has failed", "See omewd status")
+            unread = OmewdError("reason_lost", f"stream {self._name!r} has failed", "See omewd status")
+            return StreamFailedError.of(unread, None)
         lost = "this frame was not taken" if frames == 1 else f"{frames - taken} of {frames} frames were not taken"
         return stream_stopped(
             f"stream {self._name!r} was stopped and takes no more frames; {lost}",

@@ -216,7 +216,7 @@ class Producer:
                 raise
             taken = sum(index is not None for index in indexes)
             message = f"{error.message} ({taken} of the block's {count} frames were taken)"
-            raise OmewdError.from_dict({**error.to_dict(), "message": message}) from error
+            raise error.with_text(message, error.remedy) from error
         return indexes if is_block else indexes[0]
 
     def _planes(self, frame: Frame) -> tuple[Frame, bool]:

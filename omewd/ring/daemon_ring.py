@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
-from omewd.errors import OmewdError
+from omewd.errors import Loss, OmewdError
 from omewd.model.dtypes import MAX_FRAMES
 from omewd.ring import layout
+from omewd.ring.failure import Failure
 from omewd.ring.layout import (
     DOORBELL_AT,
     DURABLE,
@@ -90,7 +90,7 @@ class DaemonRing:
         return self._words[STATE]
 
     @property
-    def failure(self) -> OmewdError | None:
+    def failure(self) -> Failure | None:
         with memoryview(self._segment.memory) as memory:
             return read_failure(self._words, memory)
 
@@ -258,14 +258,9 @@ class DaemonRing:
         self._words[STATE] = layout.STATE_STOPPED
         self._fence()
 
-    def fail(self, error: OmewdError) -> None:
-        """Leave the error for the producer, and take no more frames."""
-        text = json.dumps(error.to_dict()).encode()
-        kept = max(len(error.message), len(error.remedy))
-        while len(text) > layout.FAILURE_MAX_BYTES:
-            kept = kept * 3 // 4
-            short = type(error)(error.code, _cut(error.message, kept), _cut(error.remedy, min(kept, 400)))
-            text = json.dumps(short.to_dict()).encode()
+    def fail(self, reason: OmewdError, loss: Loss | None = None) -> None:
+        """Leave the reason for the producer, and what is lost once that is known; take no more frames."""
+        text = Failure(reason, loss).pack()
         start = layout.FAILURE + 8
         self._words[layout.FAILURE // 8] = 0
         self._segment.memory[start : start + len(text)] = text
@@ -276,7 +271,3 @@ class DaemonRing:
             self._words[FINAL_FRONTIER] = self.frontier
             self._words[FINAL_PUBLISHED] = self._words[PUBLISHED]
             self._is_final = True
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[:length] + " …"

@@ -10,13 +10,12 @@ the other's store: either the daemon counts the frame, or the producer learns th
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 
-from omewd.errors import OmewdError
 from omewd.model.dtypes import MAX_FRAMES
 from omewd.ring import layout
+from omewd.ring.failure import Failure
 from omewd.ring.layout import (
     DOORBELL_AT,
     DURABLE,
@@ -111,8 +110,8 @@ class ProducerRing:
         return self.next_frame >= self._words[DOORBELL_AT]
 
     @property
-    def failure(self) -> OmewdError | None:
-        """The error with which the daemon failed the stream; None if there is none, or while it is being replaced."""
+    def failure(self) -> Failure | None:
+        """The failure that the daemon left; None if there is none, or while it is being replaced."""
         return read_failure(self._words, self._memory)
 
     def publish(self, monotonic_ns: int, wall_ns: int, metadata: bytes | Sequence[bytes], waited_ns: int = 0) -> int:
@@ -189,13 +188,13 @@ class ProducerRing:
         self._memory.release()
 
 
-def read_failure(words: memoryview, memory: memoryview) -> OmewdError | None:
-    """The error that the daemon left; None if there is none, or while it is being replaced."""
+def read_failure(words: memoryview, memory: memoryview) -> Failure | None:
+    """The failure that the daemon left; None if there is none, or while it is being replaced."""
     length = words[layout.FAILURE // 8]
     if not 0 < length <= layout.FAILURE_MAX_BYTES:
         return None
     start = layout.FAILURE + 8
     try:
-        return OmewdError.from_dict(json.loads(bytes(memory[start : start + length])))
+        return Failure.unpack(bytes(memory[start : start + length]))
     except ValueError:
         return None

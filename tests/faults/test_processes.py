@@ -238,10 +238,13 @@ def test_row_18_disk_full_is_told(tmp_path: Path, small_disk: Path) -> None:
         with pytest.raises(omewd.OmewdError, match="disk is full") as caught:
             for index in range(100):
                 producer.append(make_frame(index, spec.frame_shape, spec.dtype))
-        assert caught.value.code == "stream_failed"
-        with pytest.raises(omewd.OmewdError, match="Free space"):
+        assert isinstance(caught.value, omewd.StreamFailedError)
+        assert caught.value.cause == "disk_full"
+        with pytest.raises(omewd.StreamFailedError, match="Free space") as at_close:
             producer.close()
+        assert at_close.value.cause == "disk_full"
         status = process.client.status("cam")
+        assert [list(run) for run in at_close.value.lost] == status["lost"]
         frames = status["frames"]
         assert status["error"]["code"] == "disk_full"
         assert frames["lost"] > 0
@@ -262,7 +265,8 @@ def test_row_21_dataset_removed_in_mid_stream(omewd_daemon: DaemonProcess) -> No
         for index in range(1, 100):
             producer.append(make_frame(index, spec.frame_shape, spec.dtype))
             time.sleep(0.01)
-    assert caught.value.code == "stream_failed"
+    assert isinstance(caught.value, omewd.StreamFailedError)
+    assert caught.value.cause == "dataset_replaced"
     with pytest.raises(omewd.OmewdError):
         producer.close()
 

@@ -18,7 +18,8 @@ MAX_LINES = 400
 
 # part → the parts that it may import beside itself; a lower line may import those above it.
 MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
+    "error_codes": set(),
+    "errors": {"error_codes"},
     "process": {"errors"},
     "model": {"errors"},
     "protocol": {"errors", "model"},
@@ -28,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"errors", "process", "model"},
     "dataset": {"errors", "process", "model", "store"},
     "reader": {"errors", "model", "protocol", "ring", "client", "store", "dataset"},
-    "daemon": {"errors", "process", "model", "protocol", "ring", "omewd"},
+    "daemon": {"error_codes", "errors", "process", "model", "protocol", "ring", "omewd"},
     "writer": {"errors", "process", "model", "protocol", "ring", "store", "dataset"},
     "integrations": {"errors", "process", "model", "protocol", "ring", "client", "producer"},
 }
@@ -48,10 +49,12 @@ NOT_IN: dict[str, set[str]] = {
     "integrations": (LIBRARIES - {"numpy"}) | {"ome_writers", "pymmcore_plus"},
 }
 PRODUCER_MAY_IMPORT = {
+    "omewd.error_codes",
     "omewd.errors",
     "omewd.process",
     "omewd.model.dtypes",
     "omewd.model.jsonable",
+    "omewd.model.record",
     "omewd.protocol",
     "omewd.ring",
     "omewd.client",

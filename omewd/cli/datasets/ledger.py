@@ -28,14 +28,14 @@ _RUNS = 8
 @click.command("ledger")
 @click.argument("dataset", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--csv", "as_csv", is_flag=True, help="Print a table: a line for each frame index, a column for each key."
+    "--csv", "as_csv", is_flag=True, help="Print a table with a line for each frame index and a column for each key."
 )
 @json_option
-@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file instead.")
+@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead.")
 def command(dataset: Path, as_csv: bool, as_json: bool, output: Path | None) -> None:
-    """Show what is on record of each frame of DATASET: where it is stored, its times and metadata, or why it is a gap.
+    """Show the record of each frame of DATASET: where it is stored, its times and metadata, or why it is a gap.
 
-    Without --csv or --json it is summed up. The dataset may still be being written.
+    Without --csv or --json, print a summary. The dataset may be one that is still recorded.
     """
     from omewd.dataset.ledger.frames import open_ledger
 

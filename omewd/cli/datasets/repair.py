@@ -15,10 +15,10 @@ from omewd.errors import OmewdError
 @click.argument("dataset", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_option
 def command(dataset: Path, as_json: bool) -> None:
-    """Make DATASET whole after a crash: true shape, true totals, nothing left over; say what can't be mended.
+    """Repair DATASET after a crash: restore shape and totals, remove leftovers, and say what can't be repaired.
 
-    Pixels of frames on record are never touched. Not for a dataset whose daemon will be started again: that goes on
-    with it by itself.
+    Pixels of frames on record are never touched. Don't use it where the daemon will be started again: the daemon goes
+    on with the dataset by itself.
     """
     from rich.console import Console
     from rich.progress import Progress

@@ -15,7 +15,7 @@ from omewd.errors import OmewdError
 @click.argument("dataset", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_option
 def command(dataset: Path, as_json: bool) -> None:
-    """Read everything of DATASET back: metadata, every shard, the ledger; say what is wrong (exit status 5)."""
+    """Read all of DATASET back: metadata, every shard, the ledger. If anything is wrong, say what, and exit with 5."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -30,18 +30,27 @@ _NO_DIMS = "Give it as in --dims t:128:1:16,y:2048:256:8,x:2048:256:8"
     "--settings-file",
     "-f",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="JSON with dimensions (or dims), dtype, compression, backend.",
+    help="JSON file with dimensions (or dims), dtype, compression, backend.",
 )
-@click.option("--backend", "-b", multiple=True, help="Repeatable, or all.  [default: every usable one]")
+@click.option("--backend", "-b", multiple=True, help="A backend, or all; repeatable.  [default: every usable one]")
 @click.option("--compression", "-c", multiple=True, help=f"{COMPRESSIONS} Repeatable.")
 @click.option("--dtype", help="Pixel type.  [default: uint16]")
 @click.option("--warmups", "-w", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option(
     "--iterations", "-i", "-n", type=click.IntRange(min=1), help="[default: 10, or fewer within five minutes]"
 )
-@click.option("--writers", type=click.IntRange(1, 64), multiple=True, help="Repeatable.  [default: as omewd serve]")
-@click.option("--cameras", type=click.IntRange(1, 16), multiple=True, help="At once; repeatable.  [default: 1]")
-@click.option("--levels", type=click.IntRange(1, 16), multiple=True, help="Resolutions; repeatable.  [default: 1]")
+@click.option(
+    "--writers",
+    type=click.IntRange(1, 64),
+    multiple=True,
+    help="Number of writers; repeatable.  [default: as omewd serve]",
+)
+@click.option(
+    "--cameras", type=click.IntRange(1, 16), multiple=True, help="Number of cameras at once; repeatable.  [default: 1]"
+)
+@click.option(
+    "--levels", type=click.IntRange(1, 16), multiple=True, help="Number of resolutions; repeatable.  [default: 1]"
+)
 @click.option(
     "--output-dir",
     "--benchmark-drive",
@@ -52,18 +61,18 @@ _NO_DIMS = "Give it as in --dims t:128:1:16,y:2048:256:8,x:2048:256:8"
 @click.option("--durability", type=click.Choice(["fsync", "none"]), default="fsync", show_default=True)
 @click.option("--data", type=click.Choice(["random", "camera"]), help="[default: random; camera with --recommend]")
 @click.option(
-    "--fps", type=click.FloatRange(min=0), default=0.0, help="Frames a second.  [default: as fast as it goes]"
+    "--fps", type=click.FloatRange(min=0), default=0.0, help="Frames per second.  [default: as fast as possible]"
 )
-@click.option("--memory", default="4GiB", show_default=True, help="Budget of the daemon.")
-@click.option("--in-process", is_flag=True, help="Time each library called directly, too.")
-@click.option("--peer", multiple=True, type=click.Choice(["ome-writers"]), help="Time it too, in turn.")
+@click.option("--memory", default="4GiB", show_default=True, help="Memory budget of the daemon.")
+@click.option("--in-process", is_flag=True, help="Also time each library called directly.")
+@click.option("--peer", multiple=True, type=click.Choice(["ome-writers"]), help="Also time this program, in turn.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv", "markdown"]), default="table")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it, to this PNG file.")
-@click.option("--recommend", is_flag=True, help="Try chunks, shards, backends and compressions; print the best.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the result to this PNG file.")
+@click.option("--recommend", is_flag=True, help="Try chunks, shards, backends and compressions, and print the best.")
 @click.option(
     "--time-limit",
     type=click.FloatRange(min=1),
-    help="Seconds after which no further round begins.  [default: 300, none with --iterations, 120 with --recommend]",
+    help="Begin no round after this many seconds.  [default: 300, none with --iterations, 120 with --recommend]",
 )
 def command(
     dims: tuple[str, ...],
@@ -85,11 +94,11 @@ def command(
     data: str | None,
     **settings: Any,
 ) -> None:
-    """Time datasets of the given dimensions through a daemon of its own, with real camera and writer processes.
+    """Time datasets of the given dimensions through a private daemon, with real camera and writer processes.
 
     The clock runs from the first append until all is on disk. Columns are timed in turn, beside plain writes of
-    the same volume to the same drive. What is made is removed. Several cameras have a dataset of these dimensions
-    each, in one daemon; figures are of all together.
+    the same volume to the same drive. Everything that is made is removed. With several
+    cameras, each has a dataset of these dimensions, in one daemon; figures are for all of them together.
     """
     from rich.console import Console
 

@@ -25,8 +25,10 @@ _COLOURS = {"omewd/": "green", "<site-packages>/": "blue", "<stdlib>/": "dim"}
 
 @click.command("profile")
 @click.option("--dims", "-d", help="name:count[:chunk[:shard]],… as for start-stream.")
-@click.option("--settings-file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON.")
-@click.option("--backend", "-b", help="[default: auto]")
+@click.option(
+    "--settings-file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON file of settings."
+)
+@click.option("--backend", "-b", help="Backend.  [default: auto]")
 @click.option("--compression", "-c", help=f"{COMPRESSIONS}  [default: none]")
 @click.option("--dtype", help="Pixel type.  [default: uint16]")
 @click.option("--writers", type=click.IntRange(1, 64), help="[default: as omewd serve]")
@@ -41,19 +43,34 @@ _COLOURS = {"omewd/": "green", "<site-packages>/": "blue", "<stdlib>/": "dim"}
 @click.option("--durability", type=click.Choice(["fsync", "none"]), default="fsync", show_default=True)
 @click.option("--data", type=click.Choice(["random", "camera"]), default="random", show_default=True)
 @click.option(
-    "--fps", type=click.FloatRange(min=0), default=0.0, help="Frames a second.  [default: as fast as it goes]"
+    "--fps", type=click.FloatRange(min=0), default=0.0, help="Frames per second.  [default: as fast as possible]"
 )
-@click.option("--memory", default="4GiB", show_default=True, help="Budget of the daemon.")
+@click.option("--memory", default="4GiB", show_default=True, help="Memory budget of the daemon.")
 @click.option("--sort", type=click.Choice(["time", "cumulative", "calls"]), default="time", show_default=True)
 @click.option(
-    "--top", "--top-n", type=click.IntRange(min=1), default=20, show_default=True, help="Functions in a table."
+    "--top",
+    "--top-n",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Number of functions in a table.",
 )
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Keep the profiles, for pstats.")
-@click.option("--flamegraph", type=click.Path(dir_okay=False, path_type=Path), help="Sample it too, to an SVG file.")
-@click.option("--speedscope", type=click.Path(dir_okay=False, path_type=Path), help="Sample it too, to a JSON file.")
-@click.option("--raw", type=click.Path(dir_okay=False, path_type=Path), help="Sample it too, to a text file.")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Keep the profiles in this file, for pstats."
+)
+@click.option(
+    "--flamegraph",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also sample, and draw a flame graph to this SVG file.",
+)
+@click.option(
+    "--speedscope",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also sample, to this JSON file for speedscope.",
+)
+@click.option("--raw", type=click.Path(dir_okay=False, path_type=Path), help="Also sample, to this text file.")
 @click.option("--seconds", type=click.FloatRange(min=0.5), default=5.0, show_default=True, help="How long to sample.")
-@click.option("--stream", help="Sample the writers of a running daemon that has this stream open, instead.")
+@click.option("--stream", help="Instead, sample the daemon and writers that are recording this stream.")
 @socket_option
 def command(
     dims: str | None,
@@ -76,8 +93,8 @@ def command(
 ) -> None:
     """Write a dataset with a profiler in the producer, the daemon and the writers, and show where the time goes.
 
-    With --flamegraph, --speedscope or --raw (a line for each stack) it is written again, sampled by py-spy. With
-    --stream NAME nothing is written: a daemon that runs is looked at.
+    With --flamegraph, --speedscope or --raw (a line for each stack), write it again, sampled by py-spy. With
+    --stream NAME, write nothing, and sample a daemon that is running.
     """
     from rich.console import Console
 

@@ -12,7 +12,7 @@ from omewd.cli.options import json_option
 @click.command("backends")
 @json_option
 def command(as_json: bool) -> None:
-    """Show which backends can be used here, and why not. "auto" takes the first that can."""
+    """List the backends, and why some can't be used here. "auto" takes the first one that can."""
     from omewd.store.encoders import availability
 
     reasons = availability()

@@ -14,15 +14,23 @@ from omewd.errors import OmewdError
 
 @click.command("demo")
 @click.option("--frames", type=click.IntRange(1, 9999), default=200, show_default=True)
-@click.option("--size", type=click.IntRange(64, 4096), default=1024, show_default=True, help="Pixels a side.")
-@click.option("--fps", type=click.FloatRange(min=0), default=100.0, show_default=True, help="0: as fast as it goes.")
+@click.option(
+    "--size", type=click.IntRange(64, 4096), default=1024, show_default=True, help="Rows and columns of a frame."
+)
+@click.option(
+    "--fps",
+    type=click.FloatRange(min=0),
+    default=100.0,
+    show_default=True,
+    help="Frames per second; 0 is as fast as possible.",
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="The dataset to make.  [default: the first free omewd-demo.ome.zarr, omewd-demo-2.ome.zarr, …]",
+    help="The dataset to create.  [default: the first free omewd-demo.ome.zarr, omewd-demo-2.ome.zarr, …]",
 )
 def command(frames: int, size: int, fps: float, output: Path | None) -> None:
-    """Show it all: start a daemon of its own, record a simulated camera, read the dataset back."""
+    """Try omewd: start a private daemon, record a simulated camera, and read the dataset back."""
     from omewd.bench.run.private_daemon import PrivateDaemon
     from omewd.cli.show.progress import follow
     from omewd.dataset.verify import verify

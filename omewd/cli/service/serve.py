@@ -16,11 +16,17 @@ from omewd.cli.options import socket_option
     "--data-root",
     multiple=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder that datasets may be written under; repeatable.  [default: the current folder]",
+    help="A folder in which datasets may be written; repeatable.  [default: the current folder]",
 )
-@click.option("--state-dir", type=click.Path(file_okay=False, path_type=Path), help="Where the journal is kept.")
-@click.option("--memory", default="4GiB", show_default=True, help="Budget for rings and writers.")
-@click.option("--writers", type=click.IntRange(1, 64), help="Writer processes.  [default: one a core, at most 4]")
+@click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the journal, which a restart needs.",
+)
+@click.option("--memory", default="4GiB", show_default=True, help="Memory budget for rings and writers.")
+@click.option(
+    "--writers", type=click.IntRange(1, 64), help="Number of writer processes.  [default: one per core, at most 4]"
+)
 @click.option("--group", help="Unix group that may use the daemon.  [default: only this user]")
 @click.option("--log-format", type=click.Choice(["console", "json"]), default="console", show_default=True)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
@@ -29,23 +35,25 @@ from omewd.cli.options import socket_option
     type=click.FloatRange(min=0.1),
     default=60.0,
     show_default=True,
-    help="Seconds after which a writer that hangs is killed.",
+    help="Kill a writer that has not finished a job after this many seconds.",
 )
 @click.option(
     "--start-timeout",
     type=click.FloatRange(min=0.1),
     default=60.0,
     show_default=True,
-    help="Seconds in which a writer must get ready.",
+    help="Kill a writer that is not ready after this many seconds.",
 )
 @click.option(
     "--drain-timeout",
     type=click.FloatRange(min=0),
     default=300.0,
     show_default=True,
-    help="Seconds to write on when asked to stop.",
+    help="How many seconds to go on writing when asked to stop.",
 )
-@click.option("--ephemeral", is_flag=True, help="Leave nothing to a next daemon: give up what is not drained in time.")
+@click.option(
+    "--ephemeral", is_flag=True, help="Leave nothing to the next daemon: give up what is not written in time."
+)
 @click.pass_context
 def command(
     context: click.Context,
@@ -62,7 +70,7 @@ def command(
     drain_timeout: float,
     ephemeral: bool,
 ) -> None:
-    """Run the daemon until SIGTERM or Ctrl-C; then write what has arrived and exit."""
+    """Run the daemon. On SIGTERM or Ctrl-C it writes what has arrived, and exits."""
     from omewd.daemon.config import ServeConfig, default_state_dir, default_writers, parse_size
     from omewd.daemon.daemon import Daemon
     from omewd.daemon.logs import configure

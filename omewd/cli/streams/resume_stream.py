@@ -15,7 +15,7 @@ from omewd.cli.options import client, json_option, socket_option
 @json_option
 @socket_option
 def command(name: str, as_json: bool, socket: Path | None) -> None:
-    """Write what the FAILED stream NAME still has in its ring, once the cause is mended; wait until it is done."""
+    """Resume the failed stream NAME once the cause is removed: write what is still in its ring, and wait for it."""
     from omewd.cli.show.progress import follow
 
     daemon = client(socket)

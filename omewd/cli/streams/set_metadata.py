@@ -16,8 +16,8 @@ from omewd.errors import OmewdError
 @click.argument("name")
 @click.argument("namespace")
 @click.argument("value")
-@click.option("--position", help="Into those of this position: its name, or its number from 0.")
-@click.option("--well", help="Into those of this well, such as B3; with --position, of a position in it.")
+@click.option("--position", help="Use the attributes of this position: its name, or its number from 0.")
+@click.option("--well", help="Use the attributes of this well, such as B3, or, with --position, of a position in it.")
 @json_option
 @socket_option
 def command(
@@ -31,8 +31,8 @@ def command(
 ) -> None:
     """Put VALUE, any JSON, under NAMESPACE into the attributes of the dataset of stream NAME.
 
-    VALUE may be @FILE, or @- for standard input. NAMESPACE ome.omero sets
-    how channels are shown. While the stream is open, or after it has ended.
+    VALUE may be @FILE, or @- for standard input. The namespace ome.omero sets how channels are shown. This works while
+    the stream is open, and after it has ended.
     """
     try:
         if value.startswith("@"):

@@ -21,36 +21,55 @@ from omewd.protocol.status import StreamStatus, read_status
 @click.option(
     "--dims",
     "-d",
-    help="name:count[:chunk[:shard]],… slowest first, the last two the frame's y, x; first count may be inf.",
+    help="name:count[:chunk[:shard]],… Slowest first; the last two are the frame's y and x. The first may be inf.",
 )
 @click.option("--dtype", help="Pixel type.  [default: uint16]")
-@click.option("--output", help="Dataset, relative to the daemon's data root.  [default: NAME.ome.zarr]")
+@click.option("--output", help="Path of the dataset, relative to the daemon's data root.  [default: NAME.ome.zarr]")
 @click.option(
     "--backend", "-b", help="auto, direct, tensorstore, acquire-zarr, zarrs-python or zarr-python.  [default: auto]"
 )
 @click.option("--compression", "-c", help=f"{COMPRESSIONS}  [default: none]")
-@click.option("--backpressure", help="What a full ring does: block, drop or fail.  [default: block]")
-@click.option("--durability", help="fsync, or none: faster, and a crash of the machine loses frames.  [default: fsync]")
+@click.option("--backpressure", help="What a full ring does to the camera: block, drop or fail.  [default: block]")
+@click.option("--durability", help="fsync, or none. With none, a crash of the machine loses frames.  [default: fsync]")
 @click.option(
     "--on-producer-loss",
-    help="When the camera's program dies: finalize the dataset, or wait for another one.  [default: finalize]",
+    help="When the camera's program dies: finalize the dataset, or wait for another program.  [default: finalize]",
 )
-@click.option("--on-disk-full", help="wait until there is space again, or fail.  [default: wait]")
-@click.option("--overwrite", is_flag=True, default=None, help="Replace a dataset that is there.")
-@click.option("--ring-slots", type=int, help="Frames that the ring holds.  [default: by memory and shards]")
-@click.option("--scale", help="Step of dimensions in their units, such as y=0.108,x=0.108,t=0.05.")
+@click.option(
+    "--on-disk-full", help="When the disk is full: wait until there is space again, or fail.  [default: wait]"
+)
+@click.option("--overwrite", is_flag=True, default=None, help="Replace an existing dataset.")
+@click.option("--ring-slots", type=int, help="Number of frames that the ring holds.  [default: by memory and shards]")
+@click.option("--scale", help="Step of each dimension in its unit, such as y=0.108,x=0.108,t=0.05.")
 @click.option("--channels", help="Names of the channels, such as DAPI,GFP.")
 @click.option("--positions", help="Names of the positions, such as left,right.")
-@click.option("--position-folders", help="What their folders are called by: numbers, or names.  [default: numbers]")
-@click.option("--plate", help="A plate of so many rows and columns, such as 8x12; with --wells.")
-@click.option("--wells", help="Where the positions are, such as A1,A2,B1; several fields a well if there are more.")
-@click.option("--storage-order", help="ome, acquisition, or names such as t,c,z.  [default: ome]")
-@click.option("--source-dim", "source_dimension", help="The dimension that several cameras feed, such as c.")
-@click.option("--levels", type=int, help="Resolutions to write, each half of the one before.  [default: 1]")
-@click.option("--color", help="Frames in colour: rgb or rgba; or raw of a sensor: bayer-rggb, -grbg, -gbrg or -bggr.")
-@click.option("--downsample", help="How they are made: mean, min, max, or nearest for labels.  [default: mean]")
-@click.option("--settings-file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON.")
-@click.option("--wait", is_flag=True, help="Stay, with live progress, until the stream is done.")
+@click.option(
+    "--position-folders", help="How the folders of positions are named: numbers or names.  [default: numbers]"
+)
+@click.option("--plate", help="Rows and columns of the plate, such as 8x12; needs --wells.")
+@click.option(
+    "--wells",
+    help="The wells of the positions, such as A1,A2,B1. More positions than wells are several fields in each.",
+)
+@click.option(
+    "--storage-order", help="Order of the axes on disk: ome, acquisition, or names such as t,c,z.  [default: ome]"
+)
+@click.option(
+    "--source-dim", "source_dimension", help="The dimension along which several cameras feed the stream, such as c."
+)
+@click.option(
+    "--levels", type=int, help="Number of resolutions to write, each half the size of the one before.  [default: 1]"
+)
+@click.option(
+    "--color", help="Colour frames (rgb, rgba), or the raw frames of a sensor (bayer-rggb, -grbg, -gbrg, -bggr)."
+)
+@click.option(
+    "--downsample", help="How smaller resolutions are made: mean, min, max, or nearest for labels.  [default: mean]"
+)
+@click.option(
+    "--settings-file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON file of settings."
+)
+@click.option("--wait", is_flag=True, help="Wait until the stream is done, showing progress.")
 @json_option
 @socket_option
 def command(
@@ -67,11 +86,10 @@ def command(
     socket: Path | None,
     **settings: Any,
 ) -> None:
-    """Open a stream: its dataset and its ring are there when this returns.
+    """Open a stream. Its dataset and its ring exist when this returns.
 
-    The settings file is a JSON object with the fields of a stream (name, dimensions or dims, dtype, …), or
-    ome-writers' AcquisitionSettings, or useq's MDASequence (--dims then says what the frame is); options given here
-    count more.
+    The settings file is a JSON object with the fields of a stream (name, dimensions or dims, dtype, …), ome-writers'
+    AcquisitionSettings, or useq's MDASequence, which needs --dims for the frame. Options given here override it.
     """
     daemon = client(socket)
     scales = _scales(scale)

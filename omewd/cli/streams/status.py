@@ -26,14 +26,14 @@ _POLL_S = 0.5
 @click.command("status")
 @click.argument("name", required=False)
 @json_option
-@click.option("--watch", is_flag=True, help="Stay, and show it anew twice a second.")
-@click.option("--all", "every", is_flag=True, help="Show every stream that has ended, not only the last few.")
+@click.option("--watch", is_flag=True, help="Keep running, and refresh twice a second.")
+@click.option("--all", "every", is_flag=True, help="Show all streams that have ended, not only the last few.")
 @socket_option
 def command(name: str | None, as_json: bool, watch: bool, every: bool, socket: Path | None) -> None:
-    """Show throughput, ring fill, frames and writers; of one stream with NAME.
+    """Show throughput, ring fill, frames and writers; with NAME, those of one stream.
 
-    "lag" is how many of the received frames are not durable yet. The rate is that since the first frame; with --watch,
-    that of the last seconds.
+    "lag" is the number of received frames that are not durable yet. The rate is the average since the first frame, or,
+    with --watch, over the last seconds.
     """
     daemon = client(socket)
     if as_json:

@@ -16,9 +16,9 @@ from omewd.protocol.status import KeptRingStatus
 @json_option
 @socket_option
 def command(name: str, as_json: bool, socket: Path | None) -> None:
-    """Take no more frames of stream NAME; return when all that has arrived is written.
+    """Stop stream NAME: take no more frames, and return when all that has arrived is written.
 
-    The ring of a stream that has failed, or could not be taken over, is let go, with the frames that are in it.
+    If the stream has failed, or could not be taken over, its ring is discarded together with the frames in it.
     """
     from omewd.cli.show.progress import follow
 

@@ -13,15 +13,17 @@ from omewd.errors import OmewdError
 
 @click.command("view")
 @click.argument("name")
-@click.option("--source", help="Which source, by name or number, of a stream that has several.")
-@click.option("--index", type=int, help="Which frame.  [default: the latest]")
-@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Save its pixels (.npy).")
+@click.option("--source", help="The source, by name or number, of a stream that has several.")
+@click.option("--index", type=int, help="Frame index.  [default: the latest]")
+@click.option(
+    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Save the pixels to this .npy file."
+)
 @json_option
 @socket_option
 def command(
     name: str, source: str | None, index: int | None, output: Path | None, as_json: bool, socket: Path | None
 ) -> None:
-    """Show what the latest frame of stream NAME is, or the one of --index; the writer does not notice."""
+    """Describe or save the latest frame of stream NAME, or that of --index. The writers do not notice."""
     import numpy as np
 
     from omewd.reader.view import view

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from omewd.daemon.control.server import ControlServer, Peer
 from omewd.daemon.control.status import stream_status
 from omewd.daemon.streams.stream import Stream
-from omewd.errors import OmewdError, stream_failed
+from omewd.errors import OmewdError
 from omewd.protocol.messages import Message
 
 _MOST_WAITS = 256
@@ -83,8 +83,8 @@ class PendingReplies:
                 self._answer(peer, stream)
 
     def _answer(self, peer: Peer, stream: Stream) -> None:
-        if stream.error is not None:
-            self._server.reply_error(peer, stream_failed(stream.error.message, stream.error.remedy))
+        if stream.failure is not None:
+            self._server.reply_error(peer, stream.failure)
         else:
             self._server.reply(peer, stream_status(stream, time.monotonic_ns()).to_json())
 

@@ -214,7 +214,7 @@ class ControlServer:
                 self._note_unread(peer, held_bytes)
         except OmewdError as error:
             if "ok" in message or len(str(message)) > MAX_MESSAGE_BYTES // 2:
-                self._send(peer, {"error": {"code": error.code, "message": error.message, "remedy": ""}}, ())
+                self._send(peer, {"error": error.to_dict()}, ())
         except OSError:  # gone, or it never reads its replies
             self.drop(peer)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from omewd.errors import StreamFailedError
 from omewd.model.waits import summary
 from omewd.protocol.status import (
     DiskStatus,
@@ -87,8 +88,12 @@ def stream_status(stream: Stream, now_ns: int) -> StreamStatus:
         retries=stream.retries,
         producer=next((source.producer for source in sources if source.producer), None),
         ended_by=stream.ended_by,
-        error=ErrorStatus.of(stream.error) if stream.error else None,
+        error=_why(stream.failure) if stream.failure else None,
     )
+
+
+def _why(failure: StreamFailedError) -> ErrorStatus:
+    return ErrorStatus(failure.cause, failure.message, failure.remedy)
 
 
 def _frames(sources: Sequence[SourceStatus]) -> FramesStatus:

@@ -97,8 +97,7 @@ class Recovery:
         except Exception as error:
             self._keep(name, entry, error)
             kept = self._streams.kept[name]
-            raise OmewdError(
-                kept.error.code,
+            raise kept.error.with_text(
                 f"the ring of stream {name!r} still can't be taken over: {kept.error.message}",
                 kept.error.remedy or "omewd stop-stream lets it go, with the frames that are in it",
             ) from error

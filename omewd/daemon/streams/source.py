@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import groupby, islice
 from operator import itemgetter
 
-from omewd.errors import OmewdError
+from omewd.errors import Loss, OmewdError
 from omewd.model.plan.memory import JOB_BYTES, unit_bytes
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import DIRECT, StreamSpec
@@ -136,10 +136,10 @@ class Source:
         assert self.ring is not None
         self.ring.finish()
 
-    def tell(self, error: OmewdError) -> None:
-        """Leave a reason for a failure where the producer finds it at its next call."""
+    def tell(self, error: OmewdError, loss: Loss) -> None:
+        """Leave a reason for a failure, and what is lost, where the producer finds it at its next call."""
         if self.ring is not None:
-            self.ring.fail(error)
+            self.ring.fail(error, loss)
 
     # -- frames in ------------------------------------------------------------------------------
 

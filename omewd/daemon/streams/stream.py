@@ -6,7 +6,6 @@ to be done, a method here returns it, and its caller does it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,7 @@ from omewd.daemon.jobs.tasks import Owner
 from omewd.daemon.streams.source import Source
 from omewd.daemon.streams.source_ring import SourceRing
 from omewd.daemon.streams.transitions import Action, Event, Facts, State, decide
-from omewd.errors import OmewdError, stream_failed
+from omewd.errors import Loss, OmewdError, StreamFailedError
 from omewd.model.contrast import MOST_CHANNELS, Contrast, Window
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
@@ -25,8 +24,8 @@ from omewd.protocol.jobs.frames import GrowShape, SealShards, WriteUnits, Writte
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_FAILED, Geometry
 
-_LOSS = re.compile(r"; (all \d+ received frames are written|\d+ of \d+ received frames are missing: .*)$")
-_RUNS_TOLD = 10
+# Which frames are lost follows from the ledger too; an error tells this many runs of each source.
+_LOST_RUNS = 1000
 _SHOW_CONTRAST_NS = 1_000_000_000
 # Each takes a file that is synced; of more images the end is early enough.
 _MOST_IMAGES_SHOWN = 64
@@ -51,7 +50,8 @@ class Stream:
     ``settled``: nothing more will happen to it, the last metadata is written (or could not be).
 
     ``backend``: of spec "auto" the one that is hoped for, until a writer has looked at the disk; ``backend_reason``:
-    why not that one. ``disk_io``: how bytes get to the disk. ``was_active``: its dataset was made. ``paused``: why no
+    why not that one. ``disk_io``: how bytes get to the disk. ``was_active``: its dataset was made. ``error``: why
+    it has failed; ``loss``: what is lost by that, None as long as that is not known. ``paused``: why no
     new jobs are given out, until one that waits has succeeded. ``contrast``: of what was written since the daemon is
     there; ``contrast_shown``: whether it has been put into the dataset while frames come.
     """
@@ -73,6 +73,7 @@ class Stream:
     was_active: bool = False
     backend_reason: str = ""
     error: OmewdError | None = None
+    loss: Loss | None = None
     ended_by: str = ""
     ended_ns: int | None = None
     _retries: int = 0
@@ -199,9 +200,9 @@ class Stream:
 
     def tell_unaccounted(self, now_ns: int) -> None:
         """All jobs are done, and not all frames are accounted for."""
-        error = stream_failed(
+        error = OmewdError(
+            "frames_unaccounted",
             f"{self.in_flight} of {self.received} frames are unaccounted for after writing all units",
-            "Run omewd verify on the dataset, and report this: it is a bug",
         )
         self._leave_reason(error, now_ns)
 
@@ -224,14 +225,16 @@ class Stream:
         """Go on where another daemon was, or after a failure; ``rings`` have been resumed."""
         for source, ring in zip(self.sources, rings, strict=True):
             source.resume(ring, now_ns)
-        self.settled, self.error, self.ended_ns, self.paused = False, None, None, None
+        self.settled, self.error, self.loss, self.ended_ns, self.paused = False, None, None, None, None
         self.dataset.reopened()
         self.was_active = True
         self._take(Event.RESUMED)
         self._drain_if_ended()
         failed = next((ring for ring in rings if ring.state == STATE_FAILED), None)
         if failed is not None:
-            self.error = failed.failure or stream_failed("it failed, and the reason was lost with the last daemon")
+            failure = failed.failure
+            lost = OmewdError("reason_lost", "it failed, and the reason was lost with the last daemon")
+            self.error, self.loss = (failure.reason, failure.loss) if failure else (lost, None)
             self.ended_by = "failure"
             for source in self.sources:  # the last daemon may have died before it had told all of them
                 if source.is_open:
@@ -248,6 +251,11 @@ class Stream:
         """Wake the producers that wait for room, or for the end."""
         for ring in self.rings:
             ring.ring_producer()
+
+    @property
+    def failure(self) -> StreamFailedError | None:
+        """Why it has failed and what is lost by that, as producers and waiting clients get it."""
+        return StreamFailedError.of(self.error, self.loss) if self.error is not None else None
 
     @property
     def has_kept_frames(self) -> bool:
@@ -373,28 +381,20 @@ class Stream:
         return tuple(source.safe_below for source in self.sources)
 
     def tell_loss(self) -> None:
-        """Find what is lost of a failed stream, and say so in its error, also to the producers.
+        """Find what is lost of a failed stream, and say so, also to the producers.
 
         That is what its ledger says of each source, if that is known, else what no writer has reported.
         """
         assert self.error is not None
-        told = []
         for source in self.sources:
             if self.dataset.by_ledger is None:
                 source.find_lost()
             else:
                 source.count_by(self.dataset.by_ledger[source.number])
-            runs = ", ".join(
-                f"{first}-{first + n - 1}" if n > 1 else str(first) for first, n in source.lost[:_RUNS_TOLD]
-            )
-            if runs:
-                more = ", …" if len(source.lost) > _RUNS_TOLD else ""
-                told.append(f"{source.name}: {runs}{more}" if source.name else f"{runs}{more}")
-        reason = _LOSS.sub("", self.error.message)  # a daemon before this one may have said so already
-        text = f"{reason}; all {self.received} received frames are written"
-        if told:
-            count = sum(source.lost_frames for source in self.sources)
-            text = f"{reason}; {count} of {self.received} received frames are missing: {'; '.join(told)}"
-        self.error = OmewdError(self.error.code, text, self.error.remedy)
+        self.loss = Loss(
+            received=self.received,
+            frames=sum(source.lost_frames for source in self.sources),
+            by_source=tuple((source.name, source.lost[:_LOST_RUNS]) for source in self.sources),
+        )
         for source in self.sources:
-            source.tell(self.error)
+            source.tell(self.error, self.loss)

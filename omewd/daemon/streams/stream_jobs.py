@@ -99,4 +99,4 @@ class StreamJobs:
                 self._lifecycle.fail(stream, error, now_ns)
             case job:
                 message = f"{job.what} could not be written in {task.tries} tries: {error.message}"
-                self._lifecycle.fail(stream, OmewdError(error.code, message, error.remedy), now_ns)
+                self._lifecycle.fail(stream, error.with_text(message, error.remedy), now_ns)

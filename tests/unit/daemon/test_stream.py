@@ -247,7 +247,7 @@ def test_a_damaged_ring_does_not_keep_a_stream_from_failing(code: str) -> None:
         assert it.ends.producer.state == STATE_FAILED
         failure = it.ends.producer.failure
         assert failure is not None
-        assert failure.message == "first reason"
+        assert (failure.reason.code, failure.reason.message) == (code, "first reason")
         it.source.find_lost()
         assert (it.source.lost, it.stream.in_flight) == (((0, 2),), 0)
 

@@ -183,14 +183,18 @@ def test_a_failure_tells_the_losses_by_source() -> None:
         stream.fail(OmewdError("disk_full", "no space", "Make room"), 3)
         for _ in range(2):  # also of one that has been told
             stream.tell_loss()
-            assert stream.error is not None
+            assert stream.failure is not None
             told = "no space; 4 of 13 received frames are missing: left: 4; right: 2-3, 5"
-            assert (stream.error.message, stream.error.remedy) == (told, "Make room")
+            assert (stream.failure.message, stream.failure.remedy) == (told, "Make room")
+            assert (stream.failure.cause, stream.failure.lost) == ("disk_full", ((4, 1), (2, 2), (5, 1)))
+            third = its[2].source.name
+            assert stream.failure.lost_by_source == {"left": ((4, 1),), "right": ((2, 2), (5, 1)), third: ()}
         assert (stream.gaps, stream.in_flight) == (1, 0)
+        assert stream.failure is not None
         for it in its:
             assert (it.ends.producer.state, it.source.is_open) == (STATE_FAILED, False)
             assert it.ends.producer.failure is not None
-            assert it.ends.producer.failure.message == told
+            assert it.ends.producer.failure.error.to_dict() == stream.failure.to_dict()
         job = finalize_job(stream)
         assert job.failed
         assert [totals.lost for totals in job.totals] == [((4, 1),), ((2, 2), (5, 1)), ()]
@@ -210,8 +214,8 @@ def test_a_failure_without_a_loss_says_so() -> None:
             it.work()
         stream.fail(OmewdError("disk_full", "no space"), 3)
         stream.tell_loss()
-        assert stream.error is not None
-        assert stream.error.message == "no space; all 4 received frames are written"
+        assert stream.failure is not None
+        assert stream.failure.message == "no space; all 4 received frames are written"
         assert not stream.has_kept_frames
 
 
@@ -222,9 +226,9 @@ def test_a_source_without_a_name_is_not_named_and_many_losses_are_cut_short() ->
             it.publish()
         it.stream.fail(OmewdError("disk_full", "no space"), 3)
         it.stream.tell_loss()
-        assert it.stream.error is not None
+        assert it.stream.failure is not None
         runs = ", ".join(str(2 * n + 1) for n in range(10))
-        assert it.stream.error.message == f"no space; 12 of 24 received frames are missing: {runs}, …"
+        assert it.stream.failure.message == f"no space; 12 of 24 received frames are missing: {runs}, …"
 
 
 def test_a_ring_that_is_damaged_fails_all_sources_and_costs_the_others_nothing() -> None:
@@ -376,9 +380,9 @@ def test_a_failed_stream_is_taken_over_as_one() -> None:
         stream = taken_over(its)[0].stream
         assert stream.state is State.FAILED
         stream.tell_loss()
-        assert stream.error is not None
-        assert (stream.error.code, stream.error.remedy) == ("disk_full", "Make room")
-        assert stream.error.message == "no space; 2 of 2 received frames are missing: b: 0-1"
+        assert stream.failure is not None
+        assert (stream.failure.cause, stream.failure.remedy) == ("disk_full", "Make room")
+        assert stream.failure.message == "no space; 2 of 2 received frames are missing: b: 0-1"
         assert not stream.gives_jobs
 
 

@@ -333,7 +333,7 @@ def test_without_useq(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "useq", None)
     with pytest.raises(OmewdError, match="pip install useq-schema") as caught:
         load_sequence({"channels": TWO})
-    assert caught.value.code == "missing"
+    assert caught.value.code == "not_installed"
 
 
 # -- files of settings -------------------------------------------------------------------------

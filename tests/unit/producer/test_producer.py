@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import omewd
-from omewd.errors import OmewdError, RingFullError, StreamFailedError, StreamStoppedError, stream_failed
+from omewd.errors import OmewdError, RingFullError, StreamFailedError, StreamStoppedError
 from omewd.model.dtypes import MAX_FRAMES
 from omewd.producer import values
 from omewd.ring.layout import FRONTIER, GAP_SKIPPED
@@ -360,7 +360,7 @@ def test_close_called_again_raises_what_it_did_first() -> None:
     with producer_on() as both:
 
         def fail(*_args: Any, **_fields: Any) -> dict[str, Any]:
-            raise stream_failed("the disk is gone")
+            raise StreamFailedError.of(OmewdError("disk_error", "the disk is gone"), None)
 
         both.link.request = fail  # type: ignore[method-assign]
         for _ in range(2):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omewd.errors import OmewdError, RingFullError, StreamFailedError, StreamStoppedError, stream_failed
+from omewd.errors import OmewdError, RingFullError, StreamFailedError, StreamStoppedError
 from omewd.producer.slot import Slot
 from omewd.ring.ring import ProducerRing
 from tests.unit.producers import Array, Both, producer_on
@@ -326,7 +326,7 @@ def test_of_slots_that_come_together_those_before_the_stop_are_taken(monkeypatch
 def test_slots_of_a_stream_that_failed_say_why() -> None:
     with producer_on() as both:
         slots = [claim(both, number) for number in (1, 2)]
-        both.daemon.fail(stream_failed("the disk is gone"))
+        both.daemon.fail(OmewdError("disk_error", "the disk is gone"))
         for slot in slots:
             with pytest.raises(StreamFailedError, match="the disk is gone"):
                 slot.publish()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omewd.errors import OmewdError, RingFullError, stream_failed
+from omewd.errors import Loss, OmewdError, RingFullError
 from omewd.ring import layout, pixels
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import (
@@ -456,15 +456,14 @@ def test_a_damaged_ring_can_still_be_failed() -> None:
 def test_a_failure_leaves_its_reason_for_the_producer() -> None:
     with open_ring() as ends:
         ends.publish()
-        ends.daemon.fail(stream_failed("the disk is full: µ-drive", "Free space"))
+        ends.daemon.fail(OmewdError("disk_full", "the disk is full: µ-drive", "Free space"))
         assert ends.producer.state == STATE_FAILED
         assert ends.producer.final_published == 1
         failure = ends.producer.failure
         assert failure is not None
-        assert (type(failure), failure.to_dict()) == (
-            type(stream_failed("")),
-            {"code": "stream_failed", "message": "the disk is full: µ-drive", "remedy": "Free space"},
-        )
+        error = failure.error
+        assert (error.code, error.cause, error.loss, error.lost) == ("stream_failed", "disk_full", None, ())
+        assert (error.message, error.remedy) == ("the disk is full: µ-drive", "Free space")
 
 
 def test_a_failure_after_a_stop_keeps_what_was_counted() -> None:
@@ -479,10 +478,15 @@ def test_a_failure_after_a_stop_keeps_what_was_counted() -> None:
 def test_a_later_failure_replaces_the_first() -> None:
     with open_ring() as ends:
         ends.daemon.fail(OmewdError("disk_full", "no space"))
-        ends.daemon.fail(OmewdError("disk_full", "no space; frames 3-4 are missing"))
+        loss = Loss(9, 3, (("left", ((3, 2), (7, 1))), ("right", ())))
+        ends.daemon.fail(OmewdError("disk_full", "no space"), loss)
         failure = ends.producer.failure
         assert failure is not None
-        assert failure.message == "no space; frames 3-4 are missing"
+        assert (failure.reason.code, failure.reason.message, failure.loss) == ("disk_full", "no space", loss)
+        error = failure.error
+        assert error.message == "no space; 3 of 9 received frames are missing: left: 3-4, 7"
+        assert (error.cause, error.lost) == ("disk_full", ((3, 2), (7, 1)))
+        assert error.lost_by_source == {"left": ((3, 2), (7, 1)), "right": ()}
 
 
 @pytest.mark.timeout(10)
@@ -500,8 +504,26 @@ def test_a_long_failure_is_cut_to_what_fits(message: str, remedy: str) -> None:
     with open_ring() as ends:
         ends.daemon.fail(RingFullError("ring_full", message, remedy))
         failure = ends.producer.failure
-        assert isinstance(failure, RingFullError)
-        assert failure.message[:5] == message[:5]
+        assert failure is not None
+        assert isinstance(failure.reason, RingFullError)
+        assert failure.reason.message[:5] == message[:5]
+        assert bytes(ends.segment.memory[4096:8192]) == bytes(4096), "the table behind it is untouched"
+
+
+@pytest.mark.parametrize("sources", [1, 2, 64])
+def test_of_many_lost_runs_the_ring_has_the_first(sources: int) -> None:
+    names = ["" if sources == 1 else f"{'camera' * 8}{number}" for number in range(sources)]
+    runs = tuple((2**40 + 2 * n, 1) for n in range(1000))
+    with open_ring() as ends:
+        ends.daemon.fail(OmewdError("disk_full", "no space"), Loss(10**9, 10**6, tuple((name, runs) for name in names)))
+        failure = ends.producer.failure
+        assert failure is not None
+        assert failure.loss is not None
+        assert (failure.loss.received, failure.loss.frames) == (10**9, 10**6)
+        assert 4 <= len(failure.error.lost) <= 1000
+        assert failure.error.lost == runs[: len(failure.error.lost)]
+        assert failure.error.message.endswith("…")
+        assert failure.reason.message == "no space"
         assert bytes(ends.segment.memory[4096:8192]) == bytes(4096), "the table behind it is untouched"
 
 
@@ -514,5 +536,5 @@ def test_a_failure_that_is_half_written_is_none_yet() -> None:
     with open_ring() as ends:
         ends.daemon.fail(OmewdError("disk_full", "no space"))
         start = layout.FAILURE + 8
-        ends.segment.memory[start : start + 20] = b'{"code": "bad_ring",'
+        ends.segment.memory[start : start + 20] = b'{"code":: "bad_rin",'
         assert ends.producer.failure is None
