@@ -14,6 +14,7 @@ from omewd.errors import OmewdError
 from omewd.model.contrast import Window
 from omewd.model.plan.images import group_of, image_paths
 from omewd.model.spec.spec import StreamSpec
+from omewd.model.spec.stored import stored_spec
 from omewd.store.sinks.publish import Publisher
 
 
@@ -55,7 +56,7 @@ def _spec(dataset: Path, epoch: int) -> StreamSpec:
         raise OmewdError(
             "not_a_dataset", f"{dataset} is no longer the dataset of that stream", "Was it moved or replaced?"
         )
-    return StreamSpec.parse(summary["stream"])
+    return stored_spec(summary["stream"])
 
 
 def _documents(dataset: Path, groups: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -29,6 +29,15 @@ class Version:
         match = _TEXT.fullmatch(text) if isinstance(text, str) else None
         return cls(int(match[1]), int(match[2])) if match else None
 
+    @property
+    def packed(self) -> int:
+        """As a number of 32 bits: the major version in the lower half, the minor one in the upper."""
+        return self.major | self.minor << 16
+
+    @classmethod
+    def unpack(cls, number: int) -> Version:
+        return cls(number & 0xFFFF, number >> 16)
+
     def reads(self, other: Version) -> bool:
         """Whether a reader of this version understands what has the ``other`` one."""
         return self.major == other.major
@@ -36,3 +45,7 @@ class Version:
 
 # What ``omewd status --json`` and ``Client.status`` return.
 STATUS = Version(1, 0)
+# Entries of the daemon's journal.
+JOURNAL = Version(1, 0)
+# The layout of a ring: see :mod:`omewd.ring.layout`.
+RING = Version(2, 0)

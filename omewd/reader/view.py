@@ -172,10 +172,10 @@ class View:
     def _dataset(self) -> StoredFrames:
         if self._stored is None:
             from omewd.model.spec.outline import join
-            from omewd.model.spec.spec import StreamSpec
+            from omewd.model.spec.stored import stored_spec
             from omewd.reader.stored import StoredFrames
 
-            spec = StreamSpec.parse(join(self._spec, self._details))
+            spec = stored_spec(join(self._spec, self._details))
             self._stored = StoredFrames(spec, self.path, self.source, backend=self._backend, epoch=self._epoch)
         return self._stored
 

@@ -1,4 +1,4 @@
-"""The layout of a ring segment, version 2. All numbers are little-endian u64 unless said otherwise.
+"""The layout of a ring segment, version 2.0. All numbers are little-endian u64 unless said otherwise.
 
     0      ┌───────────────────────────────────────────────────────────────┐
            │ geometry: magic, version, epoch, sizes, dtype, name, CRC-32   │ written once, at creation
@@ -33,10 +33,11 @@ from dataclasses import dataclass
 
 from omewd.errors import OmewdError
 from omewd.model.dtypes import ITEM_BYTES
+from omewd.protocol.versions import RING, Version
 
 MAGIC = b"OMEWDRNG"
-VERSION = 2
 PAGE = 4096
+GEOMETRY_MAX_BYTES = 1024  # the producer's cursors follow
 
 # Indexes of 8-byte words, for memoryview(...).cast("Q").
 PUBLISHED = 1024 // 8  # slots published so far, which is also the next sequence
@@ -136,7 +137,7 @@ class Geometry:
         """The header at the start of the segment, with its checksum."""
         fields = _GEOMETRY.pack(
             MAGIC,
-            VERSION,
+            RING.packed,
             _GEOMETRY.size,
             self.epoch,
             self.capacity,
@@ -164,12 +165,15 @@ class Geometry:
         frame_bytes, slot, pixels, total, policy, frames_total, name = rest
         if magic != MAGIC:
             raise _bad(f"it starts with {magic!r}, not {MAGIC!r}")
-        if version != VERSION or size != _GEOMETRY.size:
+        if not RING.reads(Version.unpack(version)):
             raise _bad(
-                f"it has version {version}, and this omewd reads version {VERSION}",
+                f"it has version {Version.unpack(version)}, and this omewd reads version {RING.major}",
                 "Start the omewd that made it, with the same --state-dir: it continues with the ring",
             )
-        if _CRC.unpack_from(head, _GEOMETRY.size)[0] != zlib.crc32(fields):
+        # A newer minor version may have added fields at the end of the geometry.
+        if not _GEOMETRY.size <= size <= min(GEOMETRY_MAX_BYTES, len(head)) - _CRC.size:
+            raise _bad(f"its header of {size} bytes should have {_GEOMETRY.size} or more")
+        if _CRC.unpack_from(head, size)[0] != zlib.crc32(head[:size]):
             raise _bad("its header is damaged: the checksum is wrong")
         dtype_name = dtype.rstrip(b"\0").decode(errors="replace")
         if dtype_name not in ITEM_BYTES or policy >= len(POLICIES):

@@ -16,7 +16,8 @@ from omewd.model.plan.levels import Level, levels_of
 from omewd.model.plan.plan import Plan
 from omewd.model.plan.shards import ShardLayout, ShardPlace
 from omewd.model.spec.outline import join
-from omewd.model.spec.spec import DIRECT, StreamSpec
+from omewd.model.spec.spec import DIRECT
+from omewd.model.spec.stored import stored_spec
 from omewd.protocol.jobs.job import StreamToOpen
 from omewd.ring.segment import Segment
 from omewd.store import encoders as backends
@@ -64,7 +65,7 @@ class OpenStream:
 
     def __init__(self, told: StreamToOpen, tools: Tools) -> None:
         self.number, self.epoch, self.backend, self.folder = told.stream, told.epoch, told.backend, Path(told.dataset)
-        self.spec = spec = StreamSpec.parse(join(told.outline, told.details))
+        self.spec = spec = stored_spec(join(told.outline, told.details))
         self._tools = tools
         self.rings: dict[int, RingReader] = {}
         self.lines: dict[int, ledger.FrameLines] = {}

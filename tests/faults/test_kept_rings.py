@@ -162,14 +162,14 @@ def test_a_ring_of_another_version_is_kept_and_told(daemons: Daemons, kept: Stre
     [told] = status["kept_rings"]
     assert (told["name"], told["rings"], told["bytes"]) == ("cam", [str(path)], path.stat().st_size)
     assert told["dataset"] == str(daemons.now.data / kept.output)
-    assert "version 3, and this omewd reads version 2. Start the omewd that made it" in told["reason"]
+    assert "version 3.0, and this omewd reads version 2. Start the omewd that made it" in told["reason"]
     assert status["memory"]["ring_bytes"] == path.stat().st_size
     [line] = [line for line in daemons.now.log().splitlines() if "can't be taken over" in line]
     assert str(path) in line
-    assert "version 3, and this omewd reads version 2" in line
+    assert "version 3.0, and this omewd reads version 2" in line
     shown = "".join(daemons.now.omewd("status").stdout.split())  # lines are wrapped
     assert "couldnotbetakenover" in shown
-    assert "omewdresume-streamcamtriesitagain,stop-streamletsitgo" in shown
+    assert "omewdresume-streamcamtriesagain,stop-streamdiscardsit" in shown
     assert daemons.now.omewd("stop-stream", "cam").returncode == 0
 
 

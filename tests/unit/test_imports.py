@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "process": {"errors"},
     "model": {"errors"},
     "protocol": {"errors", "model"},
-    "ring": {"errors", "process", "model"},
+    "ring": {"errors", "process", "model", "protocol"},
     "client": {"errors", "model", "protocol"},
     "producer": {"errors", "process", "model", "protocol", "ring", "client"},
     "store": {"errors", "process", "model"},

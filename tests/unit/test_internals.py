@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import struct
-from dataclasses import fields
+from typing import Any
 
 import pytest
 
+from omewd.daemon.control.dataset_requests import DatasetRequests
+from omewd.daemon.control.requests import Group
+from omewd.daemon.control.ring_requests import RingRequests
+from omewd.daemon.control.status_requests import StatusRequests
+from omewd.daemon.control.stream_requests import StreamRequests
 from omewd.daemon.processes.roles import roles
+from omewd.daemon.state import recovery
 from omewd.daemon.streams.transitions import TABLE, Action
 from omewd.model.dtypes import MAX_FRAMES
-from omewd.protocol.jobs.values import Wire
+from omewd.protocol import messages
+from omewd.protocol.jobs.job import FINAL_ERRORS
 from omewd.ring import layout
 from omewd.ring.layout import Geometry
 from omewd.store.format import shard_table
 from omewd.store.format.shard_index import ENTRY_BYTES
-from omewd.writer.handlers.table import HANDLERS
+from omewd.writer.handlers.table import KINDS
 from tests.support.places import DOCS
 
 INTERNALS = DOCS / "internals"
@@ -86,6 +94,53 @@ def test_the_table_of_a_shard_in_progress() -> None:
     assert entries["type"] == f"{ENTRY_BYTES} bytes for each chunk"
 
 
+def fields_of(record: type) -> str:
+    """The names of a dataclass's fields as the pages list them."""
+    return ", ".join(field.name for field in dataclasses.fields(record)) or "–"
+
+
+def test_the_kinds_of_jobs() -> None:
+    described = {row["kind"]: row for row in table("jobs.md", "jobs")}
+    assert set(described) == set(KINDS)
+    for name, kind in KINDS.items():
+        needs = kind.needs
+        assert described[name] == {
+            "kind": name,
+            "role": needs.role,
+            "long role": needs.long_role or "–",
+            "opened": needs.opened.name.lower(),
+            "tries": str(needs.tries),
+            "waits for space": "yes" if needs.waits_for_space else "no",
+            "fields": fields_of(kind),
+            "result": fields_of(kind.result),
+        }
+    text = (INTERNALS / "jobs.md").read_text()
+    assert {code for code in FINAL_ERRORS if f"`{code}`" in text} == FINAL_ERRORS
+
+
+def test_the_limits_of_messages() -> None:
+    for row in table("control-protocol.md", "limits"):
+        assert int(row["value"]) == getattr(messages, row["limit"]), row
+
+
+def test_the_operations() -> None:
+    """Those that the daemon has handlers for."""
+    absent: Any = None
+    groups: list[Group] = [
+        StatusRequests(absent, absent, absent, absent, absent),
+        StreamRequests(absent, absent, absent, absent),
+        RingRequests(absent, absent, absent, absent),
+        DatasetRequests(absent, absent),
+    ]
+    known = {name for group in groups for name in group.operations}
+    assert {row["op"] for row in table("control-protocol.md", "operations")} == known
+
+
+def test_an_entry_of_the_journal() -> None:
+    described = {row["field"] for row in table("journal.md", "entry")}
+    assert described - {"details"} == recovery._ENTRY
+
+
 @pytest.mark.parametrize("page", sorted(path.name for path in INTERNALS.glob("*.md")))
 def test_constants_that_are_named_are_in_the_code(page: str) -> None:
     """Names in capitals, in code marks, on a page about the ring."""
@@ -119,25 +174,6 @@ def test_the_transitions_of_a_stream() -> None:
     ]
     actions = {row["action"]: row["what is done"] for row in table("streams.md", "actions")}
     assert actions == {action.name.lower(): action.value for action in Action}
-
-
-def names(kind: type[Wire]) -> list[str]:
-    return [field.name for field in fields(kind)] or ["none"]
-
-
-def test_the_kinds_of_jobs() -> None:
-    described = table("jobs.md", "jobs")
-    assert [row["kind"] for row in described] == [job.kind for job in HANDLERS]
-    for row, job in zip(described, HANDLERS, strict=True):
-        assert code(row["fields"]) == names(job)
-        assert code(row["result"]) == names(job.result)
-        needs = job.needs
-        assert (row["role"], row["long role"], row["opened"]) == (
-            needs.role,
-            needs.long_role or "",
-            needs.opened.name.lower(),
-        )
-        assert (row["tries"], row["waits for space"]) == (str(needs.tries), "yes" if needs.waits_for_space else "no")
 
 
 def test_the_roles() -> None:

@@ -1,4 +1,4 @@
-"""``omewd repair``: mend what can be mended of a dataset."""
+"""``omewd repair``: repair a dataset as far as possible."""
 
 from __future__ import annotations
 

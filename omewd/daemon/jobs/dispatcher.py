@@ -60,8 +60,7 @@ class Dispatcher:
         ``ready``: the ids of those that take jobs, by role. Write units come after all jobs of their role that wait.
         """
         for waiting in self._waiting:
-            if waiting.not_before_ns <= now_ns:
-                waiting.not_before_ns = 0  # what it waits for now is a child
+            waiting.look_at(now_ns)
         assigned: list[Lease] = []
         for role, children in ready.items():
             units = offers if role == WriteUnits.needs.role else ()

@@ -79,6 +79,15 @@ class Child:
         with contextlib.suppress(ProcessLookupError):  # it has just died
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
+    def got_ready(self) -> None:
+        """Note that it has said that it can work."""
+        self.ready = True
+
+    def leave(self) -> None:
+        """Have it end, as there is nothing to do for it any more."""
+        self.leaving = True
+        self.end()
+
     def end(self) -> None:
         """Close the channel, at which it leaves when it is done with what it is at."""
         with contextlib.suppress(OSError):

@@ -71,9 +71,8 @@ class Pool:
         self._wanted = int(wanted)
         for child in () if wanted else self.children.values():
             if not child.leaving:
-                child.leaving = True
                 self._loop.forget(child.channel.fileno())
-                child.end()
+                child.leave()
 
     def fill(self) -> None:
         """Start children until there are as many as wanted."""
@@ -141,7 +140,7 @@ class Pool:
             return False
         message, _ = received
         if "ready" in message:
-            child.ready = True
+            child.got_ready()
             self.failed_starts = 0
             self.facts = message["ready"]
         self._on_message(child, message)

@@ -4,6 +4,9 @@ One JSON file a stream in the state directory, written when its ring is made, ag
 when nothing more will happen to it: the spec, the ring's name, the dataset. How far a stream is stands in its ring.
 Where only its dataset has to be seen to, by a job that needs no ring, the entry is set apart under a name that says
 which and has its epoch, so that a new stream may have the old one's name meanwhile.
+
+An entry has its version. Fields of newer minor versions are ignored; an entry of another major version is kept as it
+is, with its ring, and reported.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from omewd.errors import OmewdError
+from omewd.protocol.versions import JOURNAL, Version
 
 # How far a stream was: its dataset is being made; it has taken frames, and its ring says the rest.
 STARTING, ACTIVE = "starting", "active"
@@ -36,7 +40,7 @@ class Journal:
         """Put an entry in place, whole and on disk; raises OSError."""
         aside = self._folder / f".{name}.new"
         with aside.open("w") as file:
-            json.dump(entry, file)
+            json.dump({"version": str(JOURNAL), **entry}, file)
             file.flush()
             os.fsync(file.fileno())
         aside.rename(self._path(name))
@@ -97,6 +101,18 @@ class Journal:
         """(name, entry) of every stream that was open when the last daemon ended, and of what was left to do."""
         for path in sorted(self._folder.glob("*.json")):
             yield path.stem, self.read(path.stem)
+
+
+def require_readable(entry: Any) -> None:
+    """Raise OmewdError ``other_version`` for an entry of another major version. One without a version is of 1.0."""
+    told = entry.get("version", "1.0") if isinstance(entry, dict) else "1.0"
+    version = Version.parse(told)
+    if version is None or not JOURNAL.reads(version):
+        raise OmewdError(
+            "other_version",
+            f"its entry in the journal is of version {told}, and this omewd reads version {JOURNAL.major}",
+            "Start the omewd that made it with the same --state-dir: that one goes on with it",
+        )
 
 
 def instance_name(state_dir: Path) -> str:

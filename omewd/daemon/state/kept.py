@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omewd.daemon.state.journal import require_readable
 from omewd.errors import OmewdError
 from omewd.protocol.status import KeptRingStatus
 
@@ -44,6 +45,10 @@ class KeptRing:
         """Whether the entry says enough of the dataset to finalize it."""
         numbers, texts = ("id", "epoch"), ("dataset", "root")
         known = all(isinstance(self.entry.get(key), int) for key in numbers)
+        try:
+            require_readable(self.entry)
+        except OmewdError:
+            return False
         return known and all(self.entry.get(key) for key in texts) and isinstance(self.entry.get("spec"), dict)
 
     @property

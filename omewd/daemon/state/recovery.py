@@ -14,7 +14,7 @@ import structlog
 from omewd.daemon.datasets.dataset import Dataset, Phase
 from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.processes import shared_memory
-from omewd.daemon.state.journal import RECOVER, STARTING, SWEEP, UNDO, Journal, boot_id
+from omewd.daemon.state.journal import RECOVER, STARTING, SWEEP, UNDO, Journal, boot_id, require_readable
 from omewd.daemon.state.kept import KeptRing
 from omewd.daemon.streams.lifecycle import Lifecycle
 from omewd.daemon.streams.source_ring import SourceRing
@@ -22,7 +22,7 @@ from omewd.daemon.streams.stream import Stream
 from omewd.daemon.streams.streams import Streams
 from omewd.errors import OmewdError
 from omewd.model.spec.outline import split
-from omewd.model.spec.spec import StreamSpec
+from omewd.model.spec.stored import stored_spec
 from omewd.process.faultpoints import point
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_DONE
@@ -131,6 +131,7 @@ class Recovery:
             self._see_to(kept.entry, RECOVER)
 
     def _take_over(self, name: str, entry: dict[str, Any]) -> None:
+        require_readable(entry)
         if kind := self._journal.kind_of(name):
             self._see_to(entry, kind)
             return
@@ -172,7 +173,7 @@ class Recovery:
         Raises FileNotFoundError if a ring is gone, OmewdError ``bad_ring`` if one is damaged; they stay as they are.
         """
         fields, details = details_of(entry)
-        spec = StreamSpec.parse(fields)
+        spec = stored_spec(fields)
         with contextlib.ExitStack() as undo:
             source_rings = _reopen(entry, undo)
             rings = [DaemonRing(segment) for each in source_rings if (segment := each.segment) is not None]

@@ -41,6 +41,7 @@ from omewd.model.plan.grid import places
 from omewd.model.plan.plan import Plan
 from omewd.model.plan.shards import Flags
 from omewd.model.spec.spec import StreamSpec
+from omewd.model.spec.stored import stored_spec
 from omewd.model.totals import Totals
 from omewd.process.locks import lock, try_lock
 
@@ -176,7 +177,7 @@ def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
     path = dataset / FOLDER / "zarr.json"
     try:
         totals = json.loads(path.read_text())["attributes"]["omewd"]
-        spec, each = StreamSpec.parse(totals["stream"]), totals_in(totals)
+        spec, each = stored_spec(totals["stream"]), totals_in(totals)
         if not isinstance(totals["state"], str) or not isinstance(totals["ended_by"], str):
             raise TypeError("state and ended_by are texts")
         if len(each) != spec.sources or min(of.received for of in each) < 0:

@@ -7,6 +7,7 @@ from pathlib import Path
 from omewd.dataset import dataset
 from omewd.model.spec.outline import join
 from omewd.model.spec.spec import StreamSpec
+from omewd.model.spec.stored import stored_spec
 from omewd.protocol.jobs.datasets import (
     CheckPlace,
     CreateDataset,
@@ -51,7 +52,7 @@ def sweep(job: SweepLeftovers, _: OpenStreams) -> Result:
 
 
 def recover(job: RecoverDataset, _: OpenStreams) -> Recovered:
-    spec = StreamSpec.parse(join(job.outline, job.details))
+    spec = stored_spec(join(job.outline, job.details))
     totals = dataset.recover(spec, Path(job.dataset), job.epoch)
     return Recovered(totals is not None, tuple(totals or ()))
 

@@ -157,13 +157,13 @@ def test_what_the_daemon_refuses_is_told_in_options(omewd_daemon: DaemonProcess)
     done = omewd_daemon.omewd("start-stream", "cam", "--dims", "y:4,x:4", "--output", "there.ome.zarr")
     assert "Choose another output, or pass --overwrite to replace it" in done.stderr
     done = omewd_daemon.omewd("start-stream", "cam", "--dims", "t:100:10,y:16,x:16", "--ring-slots", "9", "--json")
-    assert json.loads(done.stdout)["error"]["remedy"].startswith("Pass at least --ring-slots 10 (best ")
+    assert json.loads(done.stdout)["error"]["remedy"].startswith("Pass at least --ring-slots 10 (preferably ")
     for settings in ({"foo": 1}, {"foo": 1, "dims": "y:4,x:4"}):
         path = omewd_daemon.folder / "settings.json"
         path.write_text(json.dumps(settings))
         done = omewd_daemon.omewd("start-stream", "-f", str(path))
         assert done.returncode == 2
-        assert "a stream has no field 'foo'. It has name, dims, " in done.stderr
+        assert "a stream has no field 'foo'. The fields are name, dims, " in done.stderr
 
 
 def test_verify_finds_what_is_wrong(omewd_daemon: DaemonProcess) -> None:

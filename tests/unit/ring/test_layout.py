@@ -119,6 +119,26 @@ def test_sizes_that_do_not_fit_together_are_refused_even_with_a_good_checksum(fi
         assert error.value.code == "bad_ring"
 
 
+def test_a_newer_minor_version_with_more_fields_is_read() -> None:
+    geometry = make_geometry()
+    fields = bytearray(geometry.pack()[:-4]) + bytes(range(16))
+    struct.pack_into("<II", fields, 8, 2 | 7 << 16, len(fields))
+    newer = bytes(fields) + struct.pack("<I", zlib.crc32(fields))
+    assert Geometry.unpack(newer, geometry.total_bytes) == geometry
+    damaged = bytearray(newer)
+    damaged[len(fields) - 1] ^= 1
+    with pytest.raises(OmewdError, match="checksum"):
+        Geometry.unpack(bytes(damaged), geometry.total_bytes)
+
+
+def test_a_newer_major_version_is_refused_with_its_number() -> None:
+    geometry = make_geometry()
+    fields = bytearray(geometry.pack()[:-4])
+    struct.pack_into("<I", fields, 8, 3 | 1 << 16)
+    with pytest.raises(OmewdError, match=r"version 3\.1, and this omewd reads version 2"):
+        Geometry.unpack(bytes(fields) + struct.pack("<I", zlib.crc32(fields)), geometry.total_bytes)
+
+
 def test_a_frame_without_pixels_is_refused() -> None:
     head = make_geometry(frame_shape=(0, 0)).pack()
     with pytest.raises(OmewdError, match="not a usable ring"):
