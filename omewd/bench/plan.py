@@ -12,8 +12,9 @@ from typing import Any
 from omewd.errors import OmewdError
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.plan.plan import Plan
+from omewd.model.spec.backend import AUTO, BACKENDS
 from omewd.model.spec.dimensions import Dimension
-from omewd.model.spec.spec import DIRECT, StreamSpec
+from omewd.model.spec.spec import StreamSpec
 from omewd.model.waits import StageWaits
 
 OMEWD, IN_PROCESS, OME_WRITERS = "omewd", "in-process", "ome-writers"
@@ -170,7 +171,8 @@ def columns(
     Raises OmewdError ``usage`` if those kinds have none of the named backends.
     """
     made = [Column(OMEWD, b, c, *rest) for c, b, *rest in product(compressions, backends, writers, cameras, levels)]
-    of_others = [b for b in backends if b not in (DIRECT, "auto")]
+    own = {AUTO, *(backend.name for backend in BACKENDS.values() if backend.is_own)}
+    of_others = [b for b in backends if b not in own]
     if kinds and not of_others:
         raise OmewdError(
             "usage",

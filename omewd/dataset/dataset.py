@@ -16,20 +16,21 @@ from typing import Any
 from omewd.dataset import metadata, omero
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.appending import append_to
+from omewd.dataset.made_by import MadeBy
 from omewd.dataset.strays import remove_strays
 from omewd.errors import OmewdError
 from omewd.model.contrast import Window
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Plan
-from omewd.model.plan.shards import Flags
+from omewd.model.plan.shards import Flags, ShardLayout
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.process.faultpoints import point
 from omewd.store.filesystem import sync_folder
 from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE, Publisher
-from omewd.store.sinks.shards import ShardPool, Shards
-from omewd.store.stopwatch import Stopwatch
+from omewd.store.sinks.shards import ShardSink
+from omewd.store.tools import Tools
 
 # Names files of metadata that are being written.
 USER_METADATA = "user-metadata"
@@ -81,11 +82,11 @@ def check(spec: StreamSpec, dataset: Path, root: Path) -> Path:
     return dataset.resolve()
 
 
-def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
+def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int, made_by: MadeBy | None = None) -> None:
     """Make a dataset's metadata, whole or not at all: it is made aside and renamed to its place.
 
-    ``epoch`` marks it as this stream's: running this again leaves it as it is. Raises what :func:`check`
-    raises; OSError.
+    ``epoch`` marks it as this stream's: running this again leaves it as it is. ``made_by``: what encodes its pixels.
+    Raises what :func:`check` raises; OSError.
     """
     if _epoch(dataset) == epoch:
         return
@@ -100,7 +101,8 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int) -> None:
         frames = [Plan.of(spec, source=source).frames_total or 0 for source in range(spec.sources)]
         publisher = _publisher(aside, spec)
         documents = metadata.documents(spec, frames)
-        documents[f"{ledger.FOLDER}/zarr.json"] = ledger.summary_json(spec, state="writing", epoch=epoch)
+        summary = ledger.summary_json(spec, state="writing", epoch=epoch, made_by=made_by)
+        documents[f"{ledger.FOLDER}/zarr.json"] = summary
         append_to(aside, b"", durable=publisher.durable)
         _publish(publisher, documents, "create")
         point("writer: dataset made aside")
@@ -133,7 +135,9 @@ def reopen(spec: StreamSpec, dataset: Path, epoch: int) -> None:
         staging.mkdir(exist_ok=True)
         sync_folder(staging.parent)
     if _epoch(dataset) != epoch:
-        document = {f"{ledger.FOLDER}/zarr.json": ledger.summary_json(spec, state="writing", epoch=epoch)}
+        made_by = MadeBy.of(summary_of(dataset))
+        summary = ledger.summary_json(spec, state="writing", epoch=epoch, made_by=made_by)
+        document = {f"{ledger.FOLDER}/zarr.json": summary}
         _publish(_publisher(dataset, spec), document, f"reopen-{os.getpid()}")
 
 
@@ -281,8 +285,15 @@ def finalize(
     documents = metadata.documents(spec, frames)
     _keep_what_is_set(spec, dataset, documents, windows)
     state = "failed" if failed else "complete"
-    epoch = summary_of(dataset).get("epoch", 0)
-    summary = ledger.summary_json(spec, state=state, epoch=epoch, totals=totals, ended_by=ended_by)
+    before = summary_of(dataset)
+    summary = ledger.summary_json(
+        spec,
+        state=state,
+        epoch=before.get("epoch", 0),
+        totals=totals,
+        ended_by=ended_by,
+        made_by=MadeBy.of(before),
+    )
     documents[f"{ledger.FOLDER}/zarr.json"] = summary
     _publish(publisher, _changed(dataset, documents), "finalize")
     point("writer: finalized")
@@ -324,10 +335,9 @@ def seal_by_ledger(spec: StreamSpec, dataset: Path) -> None:
 
 
 def _seal(spec: StreamSpec, publisher: Publisher, written: Sequence[Flags] | None) -> None:
-    with closing(ShardPool()) as pool:
+    with closing(Tools()) as tools, closing(ShardSink(publisher, tools)) as sink:
         for level, source in product(levels_of(spec), range(spec.sources)):
-            shards = Shards(spec, publisher, Stopwatch(), pool, level, source)
-            shards.seal(written=None if written is None else written[source])
+            sink.seal(ShardLayout(spec, level, source), written=None if written is None else written[source])
 
 
 def _check_inside(dataset: Path, root: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -26,10 +26,12 @@ from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Plan
 from omewd.model.plan.shards import Flags, ShardLayout
 from omewd.model.spec.spec import StreamSpec
-from omewd.store.encoders import BACKENDS
-from omewd.store.encoders.base import UnitArray
+from omewd.store.encoders.base import Block, UnitArray
+from omewd.store.encoders.tensorstore import TensorStoreEncoder
 from omewd.store.format.shard_table import STAGING
-from omewd.store.sinks.publish import Folder, Publisher
+from omewd.store.sinks.keys import KeySink
+from omewd.store.sinks.publish import Publisher
+from omewd.store.tools import Tools
 
 _READ_BYTES = 16 << 20
 # There is no such file, or something else in its place.
@@ -106,7 +108,6 @@ def _make_levels_again(dataset: Path, spec: StreamSpec, report: Report) -> int:
     status = ledger.Ledger.read(dataset, report.received).written
     staging = dataset / STAGING
     staging.mkdir(exist_ok=True)
-    publisher = Publisher(dataset, staging, durable=True)
     made = 0
     for source, unit, number in sorted(report.bad_levels, key=lambda bad: bad[2]):
         if unit in report.bad_units.get(source, ()):
@@ -122,12 +123,18 @@ def _make_levels_again(dataset: Path, spec: StreamSpec, report: Report) -> int:
         shape = shape_on_disk(spec, report.received, image, level)
         part = [(start, min(stop, length)) for (start, stop), length in zip(layout.region(unit), shape, strict=False)]
         block = made_of(before, part, level, spec.downsample, present, layouts[number - 1].region(unit))
-        sink = BACKENDS["tensorstore"].open(UnitArray.of(spec, level), threads=1, scratch=staging)
-        files = ((f"{key.place[0]}/{key.place[1]}", key.pieces) for key in sink.encode(block))
-        publisher.publish_folders([Folder(layout.folder(unit), f"level-{number}-{source}-{unit}", files)], None)
-        sink.close()
+        _put(dataset, spec, layout, unit, block)
         made += 1
     return made
+
+
+def _put(dataset: Path, spec: StreamSpec, layout: ShardLayout, unit: int, block: Block) -> None:
+    """Write a unit of whole keys at one resolution."""
+    publisher, array = Publisher(dataset, dataset / STAGING, durable=True), UnitArray.of(spec, layout.level)
+    with closing(Tools()) as tools, closing(TensorStoreEncoder(array, threads=1, scratch=tools.scratch)) as encoder:
+        sink = KeySink(publisher, tools)
+        sink.put(layout, unit, encoder.encode(block), lasting=encoder.lasting)
+        sink.wait(sink.fence())
 
 
 def _written(plan: Plan, unit: int, written: Flags) -> Flags:

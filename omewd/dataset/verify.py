@@ -18,6 +18,7 @@ from yaozarrs import validate_zarr_store
 
 from omewd.dataset import metadata
 from omewd.dataset.ledger import ledger
+from omewd.dataset.made_by import FIELD, MadeBy
 from omewd.dataset.resolutions import Region, made_of, present_in
 from omewd.model.plan.grid import frame_indexes
 from omewd.model.plan.images import image_paths
@@ -39,7 +40,7 @@ class Report:
     ``received``: frames of each source; ``notes``: what is not as it should be, and does no harm; ``bad_units``: by
     source, the units of whole keys with files of the full resolution that are missing, empty or can't be decoded;
     ``bad_levels``: (source, unit, level) of smaller resolutions that are not what they should be; ``strays``: files
-    that do not belong there.
+    that do not belong there; ``made_by``: what encoded the pixels.
     """
 
     dataset: Path
@@ -53,6 +54,7 @@ class Report:
     bad_units: dict[int, list[int]] = field(default_factory=dict)
     bad_levels: list[tuple[int, int, int]] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
+    made_by: MadeBy = field(default_factory=MadeBy)
 
     @property
     def frames(self) -> int:
@@ -60,7 +62,7 @@ class Report:
         return sum(self.received)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**self.__dict__, "dataset": str(self.dataset), "frames": self.frames}
+        return {**self.__dict__, "dataset": str(self.dataset), "frames": self.frames, FIELD: self.made_by.to_dict()}
 
 
 def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) -> Report:
@@ -73,7 +75,7 @@ def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
     Raises OmewdError ``not_a_dataset`` if it is none of omewd's.
     """
     totals, spec = ledger.totals_of(dataset)
-    report = Report(dataset, [each.received for each in ledger.totals_in(totals)])
+    report = Report(dataset, [each.received for each in ledger.totals_in(totals)], made_by=MadeBy.of(totals))
     try:
         validate_zarr_store(str(dataset))
     except Exception as error:  # noqa: BLE001  whatever the validator dislikes is a finding
@@ -223,7 +225,7 @@ def _check_keys(
     keys = keys_of(layout, unit)
     if not _check_files(dataset, list(keys), report):
         return False
-    if not spec.sharded or spec.backend in ledger.LEAVE_ZEROS_OUT:
+    if not spec.sharded or report.made_by.leaves_zeros_out(spec.backend):
         return True
     whole = [_check_index(dataset / key, layout, place, written, report) for key, place in keys.items()]
     return all(whole)

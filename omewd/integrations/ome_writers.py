@@ -13,6 +13,7 @@ from typing import Any
 from pydantic.color import parse_str
 
 from omewd.errors import OmewdError
+from omewd.model.spec.backend import AUTO, BACKENDS
 from omewd.model.spec.compression import NAMES, SHUFFLES
 from omewd.model.spec.dimensions import Position
 from omewd.model.spec.folders import folder_problem
@@ -38,7 +39,8 @@ _DIMENSION_FIELDS = {
     "scale",
     "translation",
 }
-_BACKENDS = {"auto", "tensorstore", "acquire-zarr", "zarrs-python", "zarr-python"}
+# What ome-writers calls its backends, too.
+_BACKENDS = {AUTO, *(backend.name for backend in BACKENDS.values() if not backend.is_own)}
 _SUFFIXES = (".tiff", ".tif", ".zarr")
 _MAX_NAME = 64
 _USUAL = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space", "p": "position"}

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from omewd.dataset.ledger.index import LedgerIndex, Row
-from omewd.dataset.ledger.ledger import FOLDER, LEAVE_ZEROS_OUT
+from omewd.dataset.ledger.ledger import FOLDER
 from omewd.errors import OmewdError
 from omewd.model.plan.shards import ShardLayout, ShardPlace
+from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.compression import Compression
 from omewd.model.spec.spec import StreamSpec
 from omewd.store.format.libraries import required
@@ -36,7 +37,7 @@ class StoredFrames:
 
     def __init__(self, spec: StreamSpec, dataset: Path, source: int, *, backend: str, epoch: int) -> None:
         self._spec, self._dataset, self._source, self._epoch = spec, dataset, source, epoch
-        self._leaves_zeros_out = backend in LEAVE_ZEROS_OUT
+        self._leaves_zeros_out = BACKENDS[backend].leaves_zeros_out
         self._layout = ShardLayout(spec, source=source)
         self._dtype = np.dtype(spec.dtype)
         self._index = LedgerIndex(dataset, spec)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.job import StreamToOpen
 from omewd.ring.segment import Segment
-from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE
-from omewd.store.sinks.shards import ShardPool
-from omewd.writer.open_stream import OpenStream, Tools
+from omewd.store.tools import Tools
+from omewd.writer.open_stream import OpenStream
 
 
 class OpenStreams:
     """``tools``: what jobs of all streams work with. A stream that can't be opened fails its jobs, and no others."""
 
     def __init__(self, threads: int, scratch: Path) -> None:
-        files = ThreadPoolExecutor(SMALL_FILES_AT_ONCE, thread_name_prefix="publish")
-        self.tools = Tools(threads, scratch, files, ShardPool(threads))
+        self.tools = Tools(threads, scratch)
         self._streams: dict[int, OpenStream | OmewdError] = {}
 
     def get(self, number: int) -> OpenStream:
@@ -61,5 +58,4 @@ class OpenStreams:
     def close_all(self) -> None:
         for number in list(self._streams):
             self.close(number)
-        self.tools.files.shutdown()
-        self.tools.shards.close()
+        self.tools.close()

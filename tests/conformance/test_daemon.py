@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from omewd.store.encoders import BACKENDS
+from omewd.model.spec.backend import BACKENDS
 from tests.support.daemons import DaemonProcess
 from tests.support.datasets import check_dataset
 from tests.support.frames import make_frame, make_spec

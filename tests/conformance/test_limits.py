@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from omewd.daemon.processes.roles import ALLOCATOR
-from omewd.model.plan.memory import WRITER_COPIES
-from omewd.store.encoders import BACKENDS
+from omewd.model.spec.backend import BACKENDS
 from tests.support.places import REPOSITORY
 
 # Threads that run at a time, on average, when a writer may use one core; with two: 1.7 to 1.9, 1.5, 2.1, 2.4.
@@ -22,17 +21,23 @@ THREADS = {"direct": 1.5, "tensorstore": 1.3, "zarrs-python": 1.25, "zarr-python
 # The interpreter's own, such as modules that are imported late.
 SLACK_BYTES = 16 << 20
 
-# Encodes units out of shared memory as a writer does, and tells what that took.
+# Encodes and stores units out of shared memory as a writer does, and tells what that took: cores to encode them,
+# memory to store them.
 _WRITER = """
 import json, mmap, sys, threading, time
 from pathlib import Path
 import numpy as np
+from omewd.model.plan.plan import Plan
+from omewd.model.spec.backend import BACKENDS
 from omewd.store.encoders.base import UnitArray
-from tests.conformance.support import open_sink
+from omewd.store.sinks.publish import Publisher
+from omewd.store.tools import Tools
+from omewd.store.units import Unit, UnitStore
 from tests.support.frames import make_spec
 
-backend, compression, threads, scratch = sys.argv[1], sys.argv[2] or None, int(sys.argv[3]), Path(sys.argv[4])
-spec = make_spec("cam", "t:8:1:8,y:1024:256:4,x:2048:256:8", compression=compression)
+backend, compression, threads = BACKENDS[sys.argv[1]], sys.argv[2] or None, int(sys.argv[3])
+scratch, folder = map(Path, sys.argv[4:])
+spec = make_spec("cam", "t:8:1:8,y:1024:256:4,x:2048:256:8", compression=compression, durability="none")
 array = UnitArray.of(spec)
 block = np.frombuffer(mmap.mmap(-1, array.key_bytes), spec.dtype).reshape(array.shape)
 for frame in block:
@@ -63,40 +68,56 @@ def watch():
         except OSError:  # a file went while it was looked at
             pass
 
-def encode():
-    for encoded in sink.encode(block):
-        for piece in encoded.pieces:
-            view = memoryview(piece).cast("B")
-            for start in range(0, len(view), len(taken)):
-                part = view[start : start + len(taken)]
-                taken[: len(part)] = part
+tools = Tools(threads, scratch)
+(folder / "staging").mkdir()
+store = UnitStore(spec, backend, Publisher(folder, folder / "staging", durable=False), tools, "unit")
+store.open_encoders()
+depth = Plan.of(spec, backend.encodes).extents[0]
+units = [Unit(number) for number in range(len(block) // depth)]
+blocks = [block[number * depth : (number + 1) * depth] for number in range(len(units))]
+[encoder] = store.open_encoders()
+buffers = threading.local()
+def copy(cell):
+    taken = buffers.__dict__.setdefault("taken", bytearray(1 << 20))
+    for piece in cell.pieces:
+        view = memoryview(np.ascontiguousarray(piece)).cast("B")
+        for start in range(0, len(view), len(taken)):
+            part = view[start : start + len(taken)]
+            taken[: len(part)] = part
 
-taken = bytearray(1 << 20)
-sink = open_sink(backend, array, threads, scratch)
+def encode():
+    run = tools.pieces.map if encoder.lasting and compression else map  # several threads may consume what lasts
+    list(run(lambda part: [copy(cell) for cell in encoder.encode(part)], blocks))
+
 at_rest, held, running, done, peaks = held_bytes(), [], [], threading.Event(), []
 watcher = threading.Thread(target=watch)
 watcher.start()
+for _ in range(16):
+    encode()
+cores = sum(running) / max(len(running), 1)
+held.clear()
 for _ in range(4):
     for _ in range(4):
-        encode()
+        store.store(0, units, blocks)
     peaks.append(max(held) - at_rest)
     held.clear()
 done.set()
 watcher.join()
-sink.close()
-print(json.dumps({"threads": sum(running) / len(running), "peaks": peaks, "unit": array.key_bytes}))
+store.close()
+tools.close()
+print(json.dumps({"threads": cores, "peaks": peaks, "unit": array.key_bytes}))
 """
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("compression", ["", "blosc-zstd"], ids=["raw", "compressed"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_one_core_and_a_bounded_memory(backend: str, compression: str) -> None:
+def test_one_core_and_a_bounded_memory(tmp_path: Path, backend: str, compression: str) -> None:
     """``THREADS``, and what the daemon counts on beside the gathered unit; no growth from unit to unit."""
     caps = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "BLOSC_NTHREADS"), "1")
     scratch = Path("/dev/shm") / f"conformance-{os.getpid()}-{backend}"
     ran = subprocess.run(
-        [sys.executable, "-c", _WRITER, backend, compression, "1", str(scratch)],
+        [sys.executable, "-c", _WRITER, backend, compression, "1", str(scratch), str(tmp_path)],
         env={**os.environ, **ALLOCATOR, **caps},
         cwd=REPOSITORY,
         capture_output=True,
@@ -107,5 +128,5 @@ def test_one_core_and_a_bounded_memory(backend: str, compression: str) -> None:
     assert ran.returncode == 0, ran.stderr
     took = json.loads(ran.stdout)
     assert took["threads"] < THREADS[backend]
-    assert max(took["peaks"]) <= (WRITER_COPIES[backend] - 1) * took["unit"] + SLACK_BYTES
+    assert max(took["peaks"]) <= (BACKENDS[backend].copies - 1) * took["unit"] + SLACK_BYTES
     assert took["peaks"][-1] <= took["peaks"][0] + took["unit"], "it grows"

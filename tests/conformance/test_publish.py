@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 from omewd.dataset.ledger.appending import append_to
 from omewd.dataset.ledger.ledger import FILE, FOLDER
 from omewd.store.sinks import publish
-from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE, Folder, Publisher
+from omewd.store.sinks.keys import KeyBatch
+from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE, Publisher
+from omewd.store.tools import Tools
 
 MIB = 1 << 20
 
@@ -44,7 +47,19 @@ def put(publisher: Publisher, way: str, files: Iterable[Item], *, label: str = "
     if way == "files":
         publisher.publish(((f"{folder}/{path}", pieces) for path, pieces in files), label=label)
     else:
-        publisher.publish_folders([Folder(folder, label, files)], publisher.pool if way == "folder, at once" else None)
+        put_folders(publisher, [(folder, label, files)], at_once=way == "folder, at once")
+
+
+def put_folders(publisher: Publisher, folders: Iterable[tuple[str, str, Iterable[Item]]], *, at_once: bool) -> int:
+    """Publish folders (path in the dataset, name aside, files) as the sink of plain keys does."""
+    with closing(Tools()) as tools:
+        batch = KeyBatch(publisher, tools)
+        try:
+            for folder, label, files in folders:
+                batch.put_folder(folder, label, files, tools.files if at_once else None)
+            return batch.finish()
+        finally:
+            batch.give_up()
 
 
 @pytest.fixture
@@ -363,8 +378,8 @@ def test_data_then_name_then_folders_are_synced(
 def test_a_folder_is_synced_inside_before_it_gets_its_name(
     root: Path, publisher: Publisher, events: list[tuple[str, str]], small: bool
 ) -> None:
-    folders = [Folder(f"0/c/{unit}", f"unit{unit}", [("0/0", (b"1",)), ("1/0", (b"2",))]) for unit in range(2)]
-    assert publisher.publish_folders(folders, publisher.pool if small else None) == 4
+    folders = [(f"0/c/{unit}", f"unit{unit}", [("0/0", (b"1",)), ("1/0", (b"2",))]) for unit in range(2)]
+    assert put_folders(publisher, folders, at_once=small) == 4
     for unit in range(2):
         aside = f"{root}/staging/unit{unit}"
         name = events.index(("rename", f"{root}/0/c/{unit}"))
@@ -433,8 +448,8 @@ def test_an_append_is_synced(root: Path, events: list[tuple[str, str]]) -> None:
 
 def test_many_small_files_at_once(root: Path, publisher: Publisher) -> None:
     files = {f"c/{n % 7}/{n}": some_bytes(3000 + n, seed=n) for n in range(300)}
-    folder = Folder("0", "unit0", ((path, (data,)) for path, data in files.items()))
-    assert publisher.publish_folders([folder], publisher.pool) == sum(map(len, files.values()))
+    folder = ("0", "unit0", ((path, (data,)) for path, data in files.items()))
+    assert put_folders(publisher, [folder], at_once=True) == sum(map(len, files.values()))
     for path, data in files.items():
         assert (root / "0" / path).read_bytes() == data
 

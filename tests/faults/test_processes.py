@@ -18,8 +18,8 @@ import pytest
 import omewd
 from omewd.dataset.verify import verify
 from omewd.errors import RingFullError
+from omewd.model.spec.backend import BACKENDS
 from omewd.process.faultpoints import VARIABLE
-from omewd.store.encoders import BACKENDS
 from tests.support.daemons import DaemonProcess, daemon
 from tests.support.datasets import check_dataset
 from tests.support.frames import Array, make_frame, make_spec

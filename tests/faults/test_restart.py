@@ -18,6 +18,7 @@ import omewd
 from omewd.client.connection import Connection
 from omewd.dataset.verify import verify
 from omewd.model.plan.plan import Plan
+from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.spec import StreamSpec
 from omewd.process.faultpoints import VARIABLE
 from tests.faults.support import OPTIONS, Daemons, abandon, append, entries
@@ -71,7 +72,7 @@ def test_row_10_daemon_killed_while_units_interleave(daemons: Daemons, dims: str
     spec = make_spec("cam", dims, ring_slots=48, backend=backend)
     daemons.now.client.start_stream(spec)
     producer = daemons.now.connect("cam")
-    plan = Plan.of(spec, backend)
+    plan = Plan.of(spec, BACKENDS[backend].encodes)
     complete = plan.last_frame(0) + 1  # the first unit is, and no other
     append(producer, spec, range(complete))
     wait_for(lambda: daemons.now.client.status("cam")["frames"]["written"] == plan.extents[0])

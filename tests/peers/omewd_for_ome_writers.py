@@ -33,7 +33,7 @@ from omewd.bench.run.private_daemon import PrivateDaemon
 from omewd.integrations.ome_writers import stream_fields
 from omewd.model.plan.images import image_paths
 from omewd.model.spec.spec import StreamSpec
-from omewd.store.encoders import BACKENDS
+from omewd.store.encoders import ENCODERS
 from omewd.store.encoders.base import UnitArray
 
 # Names a file for what came of the tests: {"outcomes": {test: outcome}, "through_omewd": [test, …]}.
@@ -87,9 +87,8 @@ class OmewdBackend(ArrayBackend):  # type: ignore[misc]
             spec = self._spec(settings)
         except omewd.OmewdError as error:
             return str(error)
-        array = UnitArray.of(spec)
-        backend = BACKENDS.get(spec.backend)
-        return (backend.incompatible(array) if backend else None) or False
+        encoder = ENCODERS.get(spec.backend)
+        return (encoder.incompatible(UnitArray.of(spec)) if encoder else None) or False
 
     def _spec(self, settings: Any) -> StreamSpec:
         fields = stream_fields(settings.model_dump(mode="json"))

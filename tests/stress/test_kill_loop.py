@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from omewd.store.encoders import BACKENDS
+from omewd.model.spec.backend import BACKENDS
 from tests.support.acquisitions import check_acquisition
 from tests.support.daemons import DaemonProcess, KeptDaemon
 from tests.support.frames import make_frame, make_spec

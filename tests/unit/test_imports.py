@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dataset": {"errors", "process", "model", "store"},
     "reader": {"errors", "model", "protocol", "ring", "client", "store", "dataset"},
     "daemon": {"error_codes", "errors", "process", "model", "protocol", "ring", "omewd"},
-    "writer": {"errors", "process", "model", "protocol", "ring", "store", "dataset"},
+    "writer": {"errors", "process", "model", "protocol", "ring", "store", "dataset", "omewd"},
     "integrations": {"errors", "process", "model", "protocol", "ring", "client", "producer"},
 }
 FREE = {"bench", "cli", "__main__", "omewd"}

@@ -18,7 +18,7 @@ from omewd.daemon.processes.roles import roles
 from omewd.daemon.state import recovery
 from omewd.daemon.streams.transitions import TABLE, Action
 from omewd.model.dtypes import MAX_FRAMES
-from omewd.protocol import messages
+from omewd.protocol import messages, versions
 from omewd.protocol.jobs.job import FINAL_ERRORS
 from omewd.ring import layout
 from omewd.ring.layout import Geometry
@@ -137,8 +137,9 @@ def test_the_operations() -> None:
 
 
 def test_an_entry_of_the_journal() -> None:
-    described = {row["field"] for row in table("journal.md", "entry")}
-    assert described - {"details"} == recovery._ENTRY
+    rows = {row["field"]: row["meaning"] for row in table("journal.md", "entry")}
+    assert set(rows) - {"details", "version"} == recovery._ENTRY
+    assert f"`{versions.JOURNAL}`" in rows["version"]
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in INTERNALS.glob("*.md")))

@@ -17,10 +17,11 @@ from omewd.client.client import Client
 from omewd.dataset.metadata import array_json
 from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
+from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.compression import Compression
 from omewd.model.spec.spec import StreamSpec
-from omewd.store.encoders import BACKENDS
-from omewd.store.encoders.acquire_zarr import compression_settings
+from omewd.store.encoders import unusable
+from omewd.store.encoders.acquire_zarr import AcquireZarrEncoder, compression_settings
 from omewd.store.encoders.base import UnitArray
 from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE
 
@@ -166,7 +167,7 @@ class AcquireZarrTarget:
             )
             for axis, (d, chunk) in enumerate(zip(spec.dimensions, spec.chunk_shape, strict=True))
         ]
-        if (reason := BACKENDS["acquire-zarr"].incompatible(UnitArray.of(spec))) is not None:
+        if (reason := AcquireZarrEncoder.incompatible(UnitArray.of(spec))) is not None:
             raise OmewdError("backend_unusable", reason)
         compression = compression_settings(spec.compression, spec.dtype)
         array = aqz.ArraySettings(
@@ -226,7 +227,7 @@ def open_target(kind: str, spec: StreamSpec, folder: Path, socket: str) -> Targe
         return OmewdTarget(spec, socket)
     if kind == "ome-writers":
         return OmeWritersTarget(spec, folder)
-    if (reason := BACKENDS[spec.backend].unusable()) is not None:
+    if (reason := unusable(BACKENDS[spec.backend])) is not None:
         raise OmewdError("backend_unusable", reason)
     match spec.backend:
         case "tensorstore":

@@ -12,6 +12,7 @@ import click
 
 from omewd.cli.settings_file import read_settings
 from omewd.errors import OmewdError
+from omewd.model.spec.backend import HELP as BACKENDS
 from omewd.model.spec.compression import HELP as COMPRESSIONS
 from omewd.model.spec.compression import canonical
 
@@ -32,7 +33,7 @@ _NO_DIMS = "Give it as in --dims t:128:1:16,y:2048:256:8,x:2048:256:8"
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="JSON file with dimensions (or dims), dtype, compression, backend.",
 )
-@click.option("--backend", "-b", multiple=True, help="A backend, or all; repeatable.  [default: every usable one]")
+@click.option("--backend", "-b", multiple=True, help=f"{BACKENDS} Or all; repeatable.  [default: every usable one]")
 @click.option("--compression", "-c", multiple=True, help=f"{COMPRESSIONS} Repeatable.")
 @click.option("--dtype", help="Pixel type.  [default: uint16]")
 @click.option("--warmups", "-w", type=click.IntRange(min=0), default=1, show_default=True)

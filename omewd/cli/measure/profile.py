@@ -11,6 +11,7 @@ import click
 
 from omewd.cli.options import client, socket_option
 from omewd.errors import OmewdError
+from omewd.model.spec.backend import HELP as BACKENDS
 from omewd.model.spec.compression import HELP as COMPRESSIONS
 from omewd.model.waits import StageWaits
 
@@ -28,7 +29,7 @@ _COLOURS = {"omewd/": "green", "<site-packages>/": "blue", "<stdlib>/": "dim"}
 @click.option(
     "--settings-file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON file of settings."
 )
-@click.option("--backend", "-b", help="Backend.  [default: auto]")
+@click.option("--backend", "-b", help=f"{BACKENDS}  [default: auto]")
 @click.option("--compression", "-c", help=f"{COMPRESSIONS}  [default: none]")
 @click.option("--dtype", help="Pixel type.  [default: uint16]")
 @click.option("--writers", type=click.IntRange(1, 64), help="[default: as omewd serve]")

@@ -13,6 +13,7 @@ from omewd.cli.options import json_option
 @json_option
 def command(as_json: bool) -> None:
     """List the backends, and why some can't be used here. "auto" takes the first one that can."""
+    from omewd.model.spec.backend import BACKENDS
     from omewd.store.encoders import availability
 
     reasons = availability()
@@ -20,4 +21,4 @@ def command(as_json: bool) -> None:
         print(json.dumps(reasons, indent=2))
         return
     for name, reason in reasons.items():
-        print(f"{name:14}{'usable' if reason is None else f'not usable: {reason}'}")
+        print(f"{name:14}{f'usable: {BACKENDS[name].about}' if reason is None else f'not usable: {reason}'}")

@@ -12,6 +12,7 @@ import click
 from omewd.cli.options import client, json_option, socket_option
 from omewd.cli.settings_file import read_settings
 from omewd.errors import OmewdError
+from omewd.model.spec.backend import HELP as BACKENDS
 from omewd.model.spec.compression import HELP as COMPRESSIONS
 from omewd.protocol.status import StreamStatus, read_status
 
@@ -25,9 +26,7 @@ from omewd.protocol.status import StreamStatus, read_status
 )
 @click.option("--dtype", help="Pixel type.  [default: uint16]")
 @click.option("--output", help="Path of the dataset, relative to the daemon's data root.  [default: NAME.ome.zarr]")
-@click.option(
-    "--backend", "-b", help="auto, direct, tensorstore, acquire-zarr, zarrs-python or zarr-python.  [default: auto]"
-)
+@click.option("--backend", "-b", help=f"{BACKENDS}  [default: auto]")
 @click.option("--compression", "-c", help=f"{COMPRESSIONS}  [default: none]")
 @click.option("--backpressure", help="What a full ring does to the camera: block, drop or fail.  [default: block]")
 @click.option("--durability", help="fsync, or none. With none, a crash of the machine loses frames.  [default: fsync]")

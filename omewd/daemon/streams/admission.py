@@ -19,8 +19,9 @@ from omewd.daemon.streams.stream import Stream
 from omewd.daemon.streams.streams import Streams
 from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
+from omewd.model.spec.backend import first_choice
 from omewd.model.spec.outline import MAX_SPEC_BYTES, require_small, split
-from omewd.model.spec.spec import DIRECT, StreamSpec
+from omewd.model.spec.spec import StreamSpec
 from omewd.process.faultpoints import point
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import Geometry
@@ -63,7 +64,7 @@ class Admission:
         spec = StreamSpec.parse(fields)
         self._require_free(spec.name)
         path, root = self._place(spec)
-        backend = DIRECT if spec.backend == "auto" else spec.backend
+        backend = first_choice(spec.backend).name
         epoch = secrets.randbits(63)
         geometry = Geometry.plan(
             name=spec.name,

@@ -7,6 +7,7 @@ from omewd.daemon.streams.stream import Stream
 from omewd.daemon.streams.streams import Streams
 from omewd.model.plan.memory import index_cause, writer_need_bytes
 from omewd.model.plan.plan import Budget, Plan, choose_capacity
+from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.spec import StreamSpec
 from omewd.protocol.status import MemoryStatus
 from omewd.ring.layout import PAGE, slot_header_stride, slot_stride
@@ -42,7 +43,7 @@ class MemoryBudget:
         rings = spec.sources
         slot_bytes = rings * (slot_stride(spec.frame_bytes) + slot_header_stride(spec.frame_bytes))
         return choose_capacity(
-            Plan.of(spec, backend),
+            Plan.of(spec, BACKENDS[backend].encodes),
             slot_bytes,
             Budget(
                 self._config.memory_bytes - self.ring_bytes(without) - rings * _FIXED_BYTES,

@@ -15,7 +15,8 @@ from operator import itemgetter
 from omewd.errors import Loss, OmewdError
 from omewd.model.plan.memory import JOB_BYTES, unit_bytes
 from omewd.model.plan.plan import Plan
-from omewd.model.spec.spec import DIRECT, StreamSpec
+from omewd.model.spec.backend import BACKENDS
+from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.process.faultpoints import point
 from omewd.protocol.jobs.frames import WriteUnits
@@ -67,13 +68,13 @@ class Source:
     @cached_property
     def plan(self) -> Plan:
         """Its write units."""
-        return Plan.of(self.spec, self.backend, self.number)
+        return Plan.of(self.spec, BACKENDS[self.backend].encodes, self.number)
 
     @cached_property
     def shards(self) -> Plan | None:
         """Its shards, where they are more than a write unit."""
-        is_shards = self.backend == DIRECT and self.spec.sharded
-        return Plan.of(self.spec, source=self.number) if is_shards else None
+        fills_shards = BACKENDS[self.backend].fills_shards(sharded=self.spec.sharded)
+        return Plan.of(self.spec, source=self.number) if fills_shards else None
 
     def write_with(self, backend: str, geometry: Geometry) -> None:
         """Take another backend, before anything is made."""

@@ -36,6 +36,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from omewd.dataset.made_by import FIELD, MadeBy
 from omewd.errors import OmewdError
 from omewd.model.plan.grid import places
 from omewd.model.plan.plan import Plan
@@ -137,13 +138,19 @@ def source_of(spec: StreamSpec, number: int) -> int | None:
 
 
 def summary_json(
-    spec: StreamSpec, *, state: str, epoch: int = 0, totals: Sequence[Totals] = (), ended_by: str = ""
+    spec: StreamSpec,
+    *,
+    state: str,
+    epoch: int = 0,
+    totals: Sequence[Totals] = (),
+    ended_by: str = "",
+    made_by: MadeBy | None = None,
 ) -> dict[str, Any]:
     """The zarr.json of the group ``omewd``: what was acquired, and the totals of the ledger.
 
     ``state``: "writing", "complete" or "failed"; ``epoch``: a number that tells the stream from all others.
     ``totals``: of each source; all together they stand beside the state, those of each under ``sources`` where a
-    stream has several. See :class:`omewd.model.totals.Totals`.
+    stream has several. See :class:`omewd.model.totals.Totals`. ``made_by``: what encodes the pixels.
     """
     each = list(totals) or [Totals()] * spec.sources
     together = Totals(
@@ -159,6 +166,7 @@ def summary_json(
         "state": state,
         "epoch": epoch,
         "ended_by": ended_by,
+        FIELD: (made_by or MadeBy()).to_dict(),
         **together.to_dict(),
         "stream": spec.model_dump(mode="json"),
     }
@@ -189,9 +197,6 @@ def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
             "not_a_dataset", f"{dataset} is no dataset of omewd: {path.name} of its ledger can't be read ({error})"
         ) from error
 
-
-# These backends do not store chunks that only hold the fill value.
-LEAVE_ZEROS_OUT = ("zarrs-python", "acquire-zarr")
 
 UNACCOUNTED, WRITTEN, SKIPPED, DROPPED = range(4)
 _GAP_STATUS = {"skipped": SKIPPED, "dropped": DROPPED, "lost": UNACCOUNTED}

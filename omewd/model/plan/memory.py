@@ -6,7 +6,8 @@ import math
 
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.plan.plan import Plan
-from omewd.model.spec.spec import DIRECT, StreamSpec
+from omewd.model.spec.backend import BACKENDS
+from omewd.model.spec.spec import StreamSpec
 
 # A job takes several units, up to this many bytes, because each job costs a sync of the ledger and a message each way.
 # Measured with frames of 8 MiB and two writers, as a share of the disk's speed, for jobs of 16, 32 and 64 MiB: 0.95,
@@ -23,11 +24,6 @@ INDEX_ENTRY_BYTES = 16
 # for the frame indexes.
 _INDEX_COPIES = 5
 
-# Bytes that a writer holds beside the ring for each byte of a unit: 1 gathered, and the rest at the peak inside the
-# library and encoded (measured with units of 32 and 64 MiB: 1.5, 2 to 3, 3, 3 to 4). For direct: for each byte of the
-# chunks it is compressing.
-WRITER_COPIES = {"direct": 3, "tensorstore": 3, "zarr-python": 4, "acquire-zarr": 4, "zarrs-python": 5}
-
 
 def unit_bytes(spec: StreamSpec, plan: Plan) -> int:
     """The size of a whole write unit at the full resolution."""
@@ -36,27 +32,28 @@ def unit_bytes(spec: StreamSpec, plan: Plan) -> int:
 
 def writer_need_bytes(spec: StreamSpec, backend: str, plan: Plan | None = None) -> int:
     """The most memory that a writer holds beside the ring during a job; ``plan``: other units than the stream's."""
-    plan = plan or Plan.of(spec, backend)
+    record = BACKENDS[backend]
+    plan = plan or Plan.of(spec, record.encodes)
     frames = plan.frames_total
     job_bytes = JOB_BYTES if frames is None else min(JOB_BYTES, frames * spec.frame_bytes)
     unit = unit_bytes(spec, plan)
-    if backend == DIRECT:
-        need = max(_direct_bytes(spec, plan, max(job_bytes, unit)), _sealing_bytes(spec))
+    if record.encodes == "chunk":
+        need = max(_chunk_bytes(spec, plan, max(job_bytes, unit), record.copies), _sealing_bytes(spec))
     else:
-        need = WRITER_COPIES[backend] * unit + job_bytes
+        need = record.copies * unit + job_bytes
     # A contiguous copy of a job's pixels, and all lower resolutions, which together are a third of the full one.
     return need + (int(1.5 * max(unit, job_bytes)) if spec.levels > 1 else 0)
 
 
-def _direct_bytes(spec: StreamSpec, plan: Plan, job_bytes: int) -> int:
-    """What the threads of the direct encoder hold: pieces, and with compression chunks, too."""
+def _chunk_bytes(spec: StreamSpec, plan: Plan, job_bytes: int, copies: int) -> int:
+    """What the threads that encode chunk by chunk hold: pieces, and with compression chunks, too."""
     chunk_bytes = math.prod(plan.extents) * math.prod(spec.chunk_shape[-2:]) * ITEM_BYTES[spec.dtype]
     pieces = PIECES_AT_ONCE * 2 * min(PIECE_BYTES, job_bytes)
     if spec.compression is None:
         return pieces
     at_once = min(PIECES_AT_ONCE, -(-job_bytes // chunk_bytes))
     # Each chunk is gathered, compressed into a buffer of the largest possible size, and copied into bytes.
-    return pieces + at_once * WRITER_COPIES[DIRECT] * max(chunk_bytes, min(PIECE_BYTES, job_bytes))
+    return pieces + at_once * copies * max(chunk_bytes, min(PIECE_BYTES, job_bytes))
 
 
 def _sealing_bytes(spec: StreamSpec) -> int:
@@ -69,7 +66,7 @@ def _sealing_bytes(spec: StreamSpec) -> int:
 
 def index_cause(spec: StreamSpec, backend: str) -> str:
     """Explains a writer's need for memory if the shard indexes make it so large; else ""."""
-    if backend != DIRECT or _sealing_bytes(spec) < writer_need_bytes(spec, backend):
+    if BACKENDS[backend].encodes != "chunk" or _sealing_bytes(spec) < writer_need_bytes(spec, backend):
         return ""
     chunks = chunks_per_shard(spec)
     size = chunks * INDEX_ENTRY_BYTES / 2**20

@@ -3,10 +3,10 @@
 This is the one module that knows both orders: acquisition order, in which frames arrive and are numbered, and storage
 order, in which OME-Zarr keeps them.
 
-A write unit is a box of outer coordinates. It is as large as one key (a shard, or a chunk), or with the direct backend
-as one chunk, and spans the whole frame. It lies in one image: along positions it has one element. Frames are numbered
-in lexicographic order of their outer coordinates, and units in lexicographic order of their block coordinates. So
-units complete in the order of their numbers, and their first frames ascend, too. This gives every answer here in
+A write unit is a box of outer coordinates. It is as large as what the backend encodes by itself, one key (a shard, or a
+chunk) or one chunk, and spans the whole frame. It lies in one image: along positions it has one element. Frames are
+numbered in lexicographic order of their outer coordinates, and units in lexicographic order of their block coordinates.
+So units complete in the order of their numbers, and their first frames ascend, too. This gives every answer here in
 closed form.
 """
 
@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from omewd.errors import OmewdError
-from omewd.model.spec.spec import DIRECT, StreamSpec
+from omewd.model.spec.backend import Cell
+from omewd.model.spec.spec import StreamSpec
 
 
 def unravel(number: int, counts: tuple[int | None, ...]) -> tuple[int, ...]:
@@ -52,10 +53,10 @@ class Plan:
     names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, spec: StreamSpec, backend: str = "", source: int = 0) -> Plan:
-        """The units that a backend writes for a source; without a backend, each unit is a key."""
+    def of(cls, spec: StreamSpec, cell: Cell = "key", source: int = 0) -> Plan:
+        """The units of a source: each is one key, or one of the chunks that a backend encodes by itself."""
         dims, own = spec.dimensions, spec.source_axis
-        shape = spec.chunk_shape if backend == DIRECT else spec.key_shape
+        shape = spec.chunk_shape if cell == "chunk" else spec.key_shape
         outer = [i for i in range(len(dims) - 2) if i != own] + ([] if own is None else [own])
         images = next((i for i in outer if dims[i].type == "position"), None)
         return cls(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -19,7 +20,7 @@ from omewd.model.plan.grid import frame_indexes
 from omewd.model.plan.images import image_paths
 from omewd.model.plan.levels import Level, levels_of
 from omewd.model.plan.plan import Plan
-from omewd.model.spec.spec import DIRECT, StreamSpec
+from omewd.model.spec.spec import StreamSpec
 
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -38,17 +39,21 @@ class ShardLayout:
 
     ``chunks``, ``keys``: the plans whose units are one chunk, or one shard, along the outer axes. ``grid``: the number
     of chunks in a shard along each axis on disk. ``shards_across``: (rows, columns) of shards across the frame.
+    ``chunk_bytes``, ``key_bytes``: the size of the pixels of a chunk, and of a shard. ``is_raw``: chunks are stored as
+    they are, so that each has ``chunk_bytes``.
     """
 
     def __init__(self, spec: StreamSpec, level: Level | None = None, source: int = 0) -> None:
         full = levels_of(spec)[0]
         self.level, self.source = level or full, source
-        self.chunks, self.keys = Plan.of(spec, DIRECT, source), Plan.of(spec, source=source)
+        self.chunks, self.keys = Plan.of(spec, "chunk", source), Plan.of(spec, source=source)
         self._paths = image_paths(spec)
         # Frames count at the full resolution for every level, because all have the same grid along the outer axes.
         self._key_frames, self._chunk_frames = full.key_shape[:-2], full.chunk_shape[:-2]
         self.chunk_shape, self.grid = self.level.chunk_shape, self.level.grid
         self.chunk_bytes = math.prod(self.chunk_shape) * ITEM_BYTES[spec.dtype]
+        self.key_bytes = self.chunk_bytes * self.chunks_per_shard
+        self.is_raw = spec.compression is None
         self._across = tuple(-(-n // c) for n, c in zip(self.level.frame_shape, self.chunk_shape[-2:], strict=True))
         rows, columns = (-(-n // g) for n, g in zip(self._across, self.grid[-2:], strict=True))
         self.shards_across = rows, columns
@@ -86,6 +91,16 @@ class ShardLayout:
         first *= self.grid[-2] * self.grid[-1]
         for row, column in self._frame_keys:
             yield ShardPlace(shard, row, column), first
+
+    @cached_property
+    def chunk_places(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """For each chunk across the frame, by (row, column): (which of :meth:`shards_of`, number from the first)."""
+        rows, columns = self.grid[-2:]
+        places = {}
+        for row, column in product(range(self._across[0]), range(self._across[1])):
+            which = row // rows * self.shards_across[1] + column // columns
+            places[row, column] = which, row % rows * columns + column % columns
+        return places
 
     def chunks_of(self, place: ShardPlace) -> Iterator[tuple[int, tuple[slice, slice]]]:
         """A unit's chunks in a shard: (number counted from the unit's first chunk, the frame's pixels in it)."""

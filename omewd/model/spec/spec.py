@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from omewd.errors import OmewdError
 from omewd.model.dtypes import ITEM_BYTES, MAX_FRAMES
+from omewd.model.spec.backend import AUTO, backend_name
 from omewd.model.spec.checked import Checked
 from omewd.model.spec.color import Color, check_samples, samples_of, with_samples
 from omewd.model.spec.compression import canonical
@@ -18,8 +19,6 @@ from omewd.model.spec.folders import folder_problem
 from omewd.model.spec.outline import MAX_SOURCES, MAX_SPEC_BYTES
 from omewd.model.spec.spellings import dtype_name, is_uint8, path_text
 
-Backend = Literal["auto", "direct", "tensorstore", "zarr-python", "zarrs-python", "acquire-zarr"]
-DIRECT = "direct"  # omewd's own encoder; only its write units are chunks instead of shards
 Backpressure = Literal["block", "drop", "fail"]
 Durability = Literal["fsync", "none"]
 ProducerLoss = Literal["finalize", "wait"]
@@ -80,8 +79,9 @@ class StreamSpec(Checked):
     ``plate``: the plate whose wells the positions name. ``source_dimension``: the dimension whose elements each have a
     producer of their own. ``levels``: the number of resolutions, each half the size of the one before. ``downsample``:
     how pixels are combined for them: "mean", "min", "max", or "nearest" (for labels). ``compression``: see
-    :mod:`omewd.model.spec.compression`. ``position_folders``: whether "numbers" or "names" name the folders of the
-    positions' images. ``on_producer_loss``: None means "wait" with several sources, else "finalize".
+    :mod:`omewd.model.spec.compression`. ``backend``: "auto", or one of :mod:`omewd.model.spec.backend`.
+    ``position_folders``: whether "numbers" or "names" name the folders of the positions' images.
+    ``on_producer_loss``: None means "wait" with several sources, else "finalize".
 
     ``color``: "rgb" or "rgba" for frames of shape (Y, X, 3 or 4). They are stored as planes along a channel dimension,
     which omewd adds if there is none. "bayer-rggb", "bayer-grbg", "bayer-gbrg" or "bayer-bggr" for raw Bayer frames.
@@ -94,7 +94,7 @@ class StreamSpec(Checked):
     output: Annotated[str, Field(min_length=1, max_length=4096), BeforeValidator(path_text)] = ""
     dimensions: Annotated[tuple[Dimension, ...], Field(min_length=2, max_length=6)]
     dtype: Annotated[str, BeforeValidator(dtype_name)] = "uint16"
-    backend: Backend = "auto"
+    backend: Annotated[str, BeforeValidator(backend_name)] = AUTO
     compression: Annotated[str | None, BeforeValidator(canonical)] = None
     backpressure: Backpressure = "block"
     durability: Durability = "fsync"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +12,10 @@ import numpy as np
 from omewd.errors import OmewdError
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.spec.compression import SHUFFLES, Compression
-from omewd.store.encoders.base import Block, Buffer, Encoded, UnitArray
+from omewd.store.encoders.base import Block, Buffer, Encoded, Encoder, UnitArray
 from omewd.store.encoders.files import in_order, inner_chunks, take, zero_key
 
 _DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64")
-
-
-class AcquireZarrBackend:
-    name = "acquire-zarr"
-    module = "acquire_zarr"
-
-    def unusable(self) -> str | None:
-        return None if find_spec("acquire_zarr") else "acquire-zarr is not installed: pip install acquire-zarr"
-
-    def incompatible(self, array: UnitArray) -> str | None:
-        if array.dtype not in _DTYPES:
-            return f"acquire-zarr does not write {array.dtype}"
-        compression = Compression.parse(array.compression)
-        if compression is not None and compression.level < 0:
-            return f"acquire-zarr has no levels below 0, and so no {compression}"
-        return None
-
-    def unsuited(self, folder: Path) -> str | None:  # noqa: ARG002
-        return None
-
-    def open(self, array: UnitArray, *, threads: int, scratch: Path) -> AcquireZarrSink:
-        return AcquireZarrSink(array, threads, scratch)
 
 
 def compression_settings(compression: str | None, dtype: str) -> Any:
@@ -63,10 +40,8 @@ def compression_settings(compression: str | None, dtype: str) -> Any:
     )
 
 
-class AcquireZarrSink:
-    lasting = False
-
-    def __init__(self, array: UnitArray, threads: int, scratch: Path) -> None:
+class AcquireZarrEncoder(Encoder):
+    def __init__(self, array: UnitArray, *, threads: int, scratch: Path) -> None:
         import acquire_zarr
 
         acquire_zarr.set_log_level(acquire_zarr.LogLevel.ERROR)
@@ -75,6 +50,15 @@ class AcquireZarrSink:
         self._threads = threads
         self._folder = scratch
         scratch.mkdir(parents=True)
+
+    @staticmethod
+    def incompatible(array: UnitArray) -> str | None:
+        if array.dtype not in _DTYPES:
+            return f"acquire-zarr does not write {array.dtype}"
+        compression = Compression.parse(array.compression)
+        if compression is not None and compression.level < 0:
+            return f"acquire-zarr has no levels below 0, and so no {compression}"
+        return None
 
     def _stream(self) -> Any:
         aqz, array = self._library, self._array

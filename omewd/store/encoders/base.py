@@ -1,22 +1,26 @@
-"""What omewd asks of a Zarr library: encode one write unit. Getting the bytes to disk is omewd's own.
+"""What omewd asks of an encoder: the bytes of one write unit. Getting them to disk is omewd's own.
 
-A backend sees an array that holds exactly one write unit: a single key along every outer axis, and
-all keys across the frame. So no library ever opens, reads, locks or rewrites anything in a dataset,
-and whichever made the bytes, they reach the disk by one path (:mod:`omewd.store.sinks.publish`).
+An encoder sees an array that holds exactly one write unit: a single cell along every outer axis, and all cells
+across the frame. A cell is a key of that array: a shard or a chunk of the dataset, or of a dataset in shards one of
+their chunks, which is then like a key without shards. So no library ever opens, reads, locks or rewrites anything
+in a dataset, and whichever made the bytes, they reach the disk by one of two paths (:mod:`omewd.store.sinks`).
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.plan.levels import Level, levels_of
+from omewd.model.spec.backend import Cell
 from omewd.model.spec.compression import Compression
 from omewd.model.spec.spec import StreamSpec
 from omewd.store.format.array_document import array_document
@@ -36,7 +40,10 @@ PixelsOf = TypeVar("PixelsOf", Block, ScatteredFrames, Pixels)
 
 @dataclass(frozen=True)
 class UnitArray:
-    """The array of one write unit at one resolution; shapes in elements, storage order, frame axes last."""
+    """The array of one write unit at one resolution; shapes in elements, storage order, frame axes last.
+
+    Its keys are the cells that an encoder makes; ``sharded``: whether they are shards.
+    """
 
     shape: tuple[int, ...]
     key_shape: tuple[int, ...]
@@ -46,11 +53,13 @@ class UnitArray:
     sharded: bool
 
     @classmethod
-    def of(cls, spec: StreamSpec, level: Level | None = None) -> UnitArray:
-        """That of a stream's units; ``level``: at which resolution, the full one without it."""
+    def of(cls, spec: StreamSpec, level: Level | None = None, cell: Cell = "key") -> UnitArray:
+        """That of a stream's units of such cells; ``level``: at which resolution, the full one without it."""
         level = level or levels_of(spec)[0]
-        shape = (*level.key_shape[:-2], *level.frame_shape)
-        return cls(shape, level.key_shape, level.chunk_shape, spec.dtype, spec.compression, spec.sharded)
+        key_shape = level.key_shape if cell == "key" else level.chunk_shape
+        sharded = spec.sharded and cell == "key"
+        shape = (*key_shape[:-2], *level.frame_shape)
+        return cls(shape, key_shape, level.chunk_shape, spec.dtype, spec.compression, sharded)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -63,7 +72,7 @@ class UnitArray:
             sharded=self.sharded,
         )
 
-    @property
+    @cached_property
     def frame_keys(self) -> tuple[tuple[int, int], ...]:
         """The keys across the frame: (y, x) places in the grid of keys."""
         rows, columns = (-(-n // k) for n, k in zip(self.shape[-2:], self.key_shape[-2:], strict=True))
@@ -103,47 +112,42 @@ class UnitArray:
         return part
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """One key's bytes, in pieces; several keys of a unit may be consumed at once, each by one thread."""
+class Encoded(NamedTuple):
+    """One cell's bytes, in pieces; several cells of a unit may be consumed at once, each by one thread.
+
+    ``place``: (y, x) in the grid of cells; ``pieces``: a tuple where they cost nothing to make.
+    """
 
     place: tuple[int, int]
     pieces: Iterable[Piece]
 
 
-class Sink(Protocol):
-    """A backend's open handle for one stream, in one writer.
+class Encoder(ABC):
+    """Turns units into the bytes of their cells; a writer has one for each stream and resolution.
 
-    ``lasting``: pieces may be consumed as long as the block stays unchanged, not only until the next call.
+    ``lasting``: pieces may be consumed by any thread as long as the block stays unchanged, not only until the next
+    call. ``takes_scattered``: it takes frames where they are, too.
     """
 
-    lasting: bool
+    lasting: ClassVar[bool] = False
+    takes_scattered: ClassVar[bool] = False
 
+    @abstractmethod
+    def __init__(self, array: UnitArray, *, threads: int, scratch: Path) -> None:
+        """``threads``: cores it may use. ``scratch``: a folder in memory for it alone, which it may make."""
+
+    @staticmethod
+    def incompatible(array: UnitArray) -> str | None:  # noqa: ARG004
+        """Why it can't encode such an array, None if it can. Imports nothing heavy."""
+        return None
+
+    @abstractmethod
     def encode(self, block: Block) -> Iterator[Encoded]:
-        """Encode a unit; every key of it is yielded once, also one that holds only the fill value.
+        """Encode a unit; every cell of it is yielded once, also one that holds only the fill value.
 
         ``block``: (…, Y, X) in storage order, any strides, shorter than the unit at a ragged end; the rest
         of the unit gets the fill value. The block must stay unchanged until all pieces are consumed.
         """
 
-    def close(self) -> None:
-        """Let go of what the handle holds."""
-
-
-class Backend(Protocol):
-    """A Zarr library as omewd uses it."""
-
-    name: str
-    module: str
-
-    def unusable(self) -> str | None:
-        """Why this backend can't be used here, None if it can. Imports nothing heavy."""
-
-    def incompatible(self, array: UnitArray) -> str | None:
-        """Why this backend can't encode such an array, None if it can."""
-
-    def unsuited(self, folder: Path) -> str | None:
-        """Why this backend should not write to the filesystem of a folder, None if it may."""
-
-    def open(self, array: UnitArray, *, threads: int, scratch: Path) -> Sink:
-        """Open a sink. ``threads``: cores it may use. ``scratch``: a folder in memory, for this sink alone."""
+    def close(self) -> None:  # noqa: B027  most hold nothing
+        """Let go of what it holds."""

@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from omewd.errors import OmewdError
-from omewd.store.encoders.base import Block, Encoded, UnitArray
+from omewd.store.encoders.base import Block, Encoded, Encoder, UnitArray
 
 # The encoded key is taken over in pieces that fit in the same touched memory again and again: for 128 MiB
 # 25 ms, and 130 ms as one fresh allocation.
 _PIECE_BYTES = 8 << 20
 
 
-class TensorStoreBackend:
-    name = "tensorstore"
-    module = "tensorstore"
-
-    def unusable(self) -> str | None:
-        return None if find_spec("tensorstore") else "tensorstore is not installed: pip install tensorstore"
-
-    def incompatible(self, array: UnitArray) -> str | None:  # noqa: ARG002
-        return None
-
-    def unsuited(self, folder: Path) -> str | None:  # noqa: ARG002
-        return None
-
-    def open(self, array: UnitArray, *, threads: int, scratch: Path) -> TensorStoreSink:  # noqa: ARG002
-        return TensorStoreSink(array, threads)
-
-
-class TensorStoreSink:
-    lasting = False
-
-    def __init__(self, array: UnitArray, threads: int) -> None:
+class TensorStoreEncoder(Encoder):
+    def __init__(self, array: UnitArray, *, threads: int, scratch: Path) -> None:  # noqa: ARG002
         import tensorstore
 
         self._array = array

@@ -4,34 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from omewd.store.encoders.base import Block, Encoded, UnitArray
+from omewd.store.encoders.base import Block, Encoded, Encoder, UnitArray
 
 
-class ZarrPythonBackend:
-    name = "zarr-python"
-    module = "zarr"
-
-    def unusable(self) -> str | None:
-        return None if find_spec("zarr") else "zarr is not installed: pip install 'zarr>=3'"
-
-    def incompatible(self, array: UnitArray) -> str | None:  # noqa: ARG002
-        return None
-
-    def unsuited(self, folder: Path) -> str | None:  # noqa: ARG002
-        return None
-
-    def open(self, array: UnitArray, *, threads: int, scratch: Path) -> ZarrPythonSink:  # noqa: ARG002
-        return ZarrPythonSink(array, threads)
-
-
-class ZarrPythonSink:
-    lasting = False
-
-    def __init__(self, array: UnitArray, threads: int) -> None:
+class ZarrPythonEncoder(Encoder):
+    def __init__(self, array: UnitArray, *, threads: int, scratch: Path) -> None:  # noqa: ARG002
         import zarr
         from zarr.core.buffer import default_buffer_prototype
         from zarr.storage import MemoryStore

@@ -5,37 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from omewd.store.encoders.base import Block, Buffer, Encoded, UnitArray
+from omewd.store.encoders.base import Block, Buffer, Encoded, Encoder, UnitArray
 from omewd.store.encoders.files import in_order, take, zero_key
 
 
-class ZarrsPythonBackend:
-    name = "zarrs-python"
-    module = "zarrs"
-
-    def unusable(self) -> str | None:
-        if not find_spec("zarr"):
-            return "zarr is not installed: pip install 'zarr>=3'"
-        return None if find_spec("zarrs") else "zarrs is not installed: pip install 'omewd[zarrs]'"
-
-    def incompatible(self, array: UnitArray) -> str | None:  # noqa: ARG002
-        return None
-
-    def unsuited(self, folder: Path) -> str | None:  # noqa: ARG002
-        return None
-
-    def open(self, array: UnitArray, *, threads: int, scratch: Path) -> ZarrsPythonSink:
-        return ZarrsPythonSink(array, threads, scratch)
-
-
-class ZarrsPythonSink:
-    lasting = False
-
-    def __init__(self, array: UnitArray, threads: int, scratch: Path) -> None:
+class ZarrsPythonEncoder(Encoder):
+    def __init__(self, array: UnitArray, *, threads: int, scratch: Path) -> None:
         import zarr
         import zarrs  # noqa: F401  registers the pipeline
 

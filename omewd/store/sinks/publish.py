@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 
 from omewd.process.faultpoints import point
@@ -30,18 +28,6 @@ SMALL_FILES_AT_ONCE = 16
 SMALL_FILE_BYTES = 1 << 20
 # A unit has folders of its own, and an acquisition has no end; to forget one costs a sync of its parent.
 _FOLDERS_REMEMBERED = 10_000
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder of a dataset (``path`` in it) with files (name in the folder, bytes in pieces).
-
-    ``label`` is its name aside: the same one again overwrites what a killed writer left.
-    """
-
-    path: str
-    label: str
-    files: Iterable[tuple[str, Iterable[Piece]]]
 
 
 class Publisher:
@@ -89,7 +75,7 @@ class Publisher:
             self._write_at_once(pool, laid_out())
         else:
             for aside, pieces in laid_out():
-                self._write_aside(aside, pieces)
+                self.write_aside(aside, pieces)
         self.put_in_place(asides)
 
     def put_in_place(self, asides: Iterable[tuple[Path, Path]], there: Iterable[Path] = ()) -> None:
@@ -99,80 +85,17 @@ class Publisher:
         """
         unsynced: dict[Path, None] = {}
         for target in there:
-            self._make_folder(target.parent, unsynced)
+            self.make_folder(target.parent, unsynced)
             unsynced[target.parent] = None
         with self._clock.stage("rename"):
             for aside, target in asides:
-                self._make_folder(target.parent, unsynced)
+                self.make_folder(target.parent, unsynced)
                 aside.rename(target)
                 point("writer: file renamed")
                 unsynced[target.parent] = None
         if self.durable:
             self.sync_folders(list(unsynced))
-        self._remember(unsynced)
-
-    def publish_folders(self, folders: Iterable[Folder], pool: ThreadPoolExecutor | None) -> int:
-        """Put folders in place, each as a whole; returns how many bytes their files have.
-
-        Nobody else may write into them. One that is there already, as a killed writer may have left it, gets
-        the files one by one. ``pool``: threads to write the files with, several at once.
-        """
-        asides: list[tuple[Path, Path]] = []
-        inner: list[Path] = []
-        files = self._laid_out(folders, asides, inner)
-        sizes = self._write_at_once(pool, files) if pool is not None else [self._write_aside(*file) for file in files]
-        point("writer: files written")
-        if self.durable:
-            self.sync_folders(inner)
-        point("writer: files synced")
-        unsynced: dict[Path, None] = {}
-        with self._clock.stage("rename"):
-            for aside, target in asides:
-                self._make_folder(target.parent, unsynced)
-                unsynced[target.parent] = None  # merged too: whoever put the folder there may not have synced its name
-                try:
-                    aside.rename(target)
-                except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                        raise
-                    self._merge(aside, target, unsynced)
-                point("writer: folder renamed")
-        if self.durable:
-            self.sync_folders(list(unsynced))
-        self._remember(unsynced)
-        return sum(sizes)
-
-    def _laid_out(
-        self, folders: Iterable[Folder], asides: list[tuple[Path, Path]], inner: list[Path]
-    ) -> Iterator[tuple[str, Iterable[Piece]]]:
-        """The files of folders as (path aside, bytes), their folders made; notes those that are renamed, and all."""
-        for folder in folders:
-            aside = self.staging / folder.label
-            asides.append((aside, self.root / folder.path))
-            made: set[str] = set()
-            for name, pieces in folder.files:
-                parent = name.rpartition("/")[0]
-                if parent not in made:
-                    with self._clock.stage("rename"):
-                        parents = [aside / parent, *(aside / parent).parents]
-                        for path in reversed(parents[: parents.index(self.staging)]):
-                            if str(path) not in made:
-                                path.mkdir(exist_ok=True)
-                                made.add(str(path))
-                                inner.append(path)
-                    made.add(parent)
-                yield f"{aside}/{name}", pieces
-
-    def _merge(self, aside: Path, target: Path, unsynced: dict[Path, None]) -> None:
-        for path in sorted(aside.rglob("*")):  # folders come before what is in them
-            place = target / path.relative_to(aside)
-            if path.is_dir():
-                place.mkdir(exist_ok=True)
-            else:
-                path.rename(place)
-                point("writer: file merged")
-            unsynced[place.parent] = None
-        shutil.rmtree(aside)
+        self.remember(unsynced)
 
     def _write_at_once(self, pool: ThreadPoolExecutor, files: Iterable[tuple[str, Iterable[Piece]]]) -> list[int]:
         """Write files in threads; none of them is at it any more when this returns or raises."""
@@ -180,7 +103,7 @@ class Publisher:
         with self._clock.pooled():
             try:
                 for path, pieces in files:
-                    futures.append(pool.submit(self._write_aside, path, pieces))
+                    futures.append(pool.submit(self.write_aside, path, pieces))
             finally:
                 wait(futures)
         try:
@@ -198,7 +121,7 @@ class Publisher:
             with self._clock.stage("fsync"):
                 os.fdatasync(descriptor)
 
-    def _make_folder(self, folder: Path, unsynced: dict[Path, None]) -> None:
+    def make_folder(self, folder: Path, unsynced: dict[Path, None]) -> None:
         """Make a folder and its parents.
 
         What is seen for the first time has its parent synced, even if it is there: another writer may have
@@ -206,17 +129,17 @@ class Publisher:
         """
         if folder in self._known_folders or folder in unsynced or folder == self.root:
             return
-        self._make_folder(folder.parent, unsynced)
+        self.make_folder(folder.parent, unsynced)
         folder.mkdir(exist_ok=True)
         unsynced[folder.parent] = None
 
-    def _remember(self, folders: Iterable[Path]) -> None:
+    def remember(self, folders: Iterable[Path]) -> None:
         """Folders whose way down from the root is on disk."""
         if len(self._known_folders) >= _FOLDERS_REMEMBERED:
             self._known_folders.clear()
         self._known_folders.update(folders)
 
-    def _write_aside(self, path: str, pieces: Iterable[Piece]) -> int:
+    def write_aside(self, path: str, pieces: Iterable[Piece]) -> int:
         """Write and sync a file; returns its size."""
         with self._clock.stage("write"):
             descriptor = self._open(path)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from omewd import __version__
 from omewd.dataset import dataset
+from omewd.dataset.made_by import MadeBy
 from omewd.model.spec.outline import join
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.spec.stored import stored_spec
@@ -22,21 +24,21 @@ from omewd.protocol.jobs.datasets import (
 )
 from omewd.protocol.jobs.job import Result
 from omewd.store import encoders as backends
-from omewd.store.encoders.base import UnitArray
 from omewd.writer.open_streams import OpenStreams
 
 
 def check_place(job: CheckPlace, _: OpenStreams) -> PlaceChecked:
     spec = StreamSpec.parse(join(job.outline, job.details))
     place = dataset.check(spec, Path(job.dataset), Path(job.root))
-    backend, reason = backends.select(spec.backend, UnitArray.of(spec), place)
+    backend, reason = backends.select(spec, place)
     return PlaceChecked(str(place), backend.name, reason)
 
 
 def create(job: CreateDataset, streams: OpenStreams) -> Leftovers:
     stream = streams.get(job.stream)
-    stream.open_sinks()  # a library that fails does so before anything is made
-    dataset.create(stream.spec, stream.folder, Path(job.root), stream.epoch)
+    stream.open_encoders()  # a library that fails does so before anything is made
+    made_by = MadeBy(stream.backend.name, __version__)
+    dataset.create(stream.spec, stream.folder, Path(job.root), stream.epoch, made_by)
     stream.hold_dataset()
     return Leftovers(dataset.has_leftovers(stream.folder, stream.epoch))
 

@@ -16,6 +16,7 @@ import omewd
 from omewd.client.client import Client
 from omewd.model.spec.spec import StreamSpec
 from omewd.reader.stored import StoredFrames
+from tests.conformance.reader.by_the_page import ReaderByThePage
 from tests.support.frames import Array
 
 
@@ -96,5 +97,5 @@ class LedgerReader:
 
 
 Open = Callable[[Path, str], ConformingReader]
-LIVE: dict[str, Open] = {"view": ViewReader, "stored": StoredReader}
+LIVE: dict[str, Open] = {"view": ViewReader, "stored": StoredReader, "by the page": ReaderByThePage}
 COMPLETE: dict[str, Open] = {**LIVE, "ledger": LedgerReader}

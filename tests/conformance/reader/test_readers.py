@@ -40,6 +40,13 @@ def check(reader: Any, indexes: range) -> None:
             assert pixels.tobytes() == make_frame(index, pixels.shape, "uint16").tobytes(), index
 
 
+def refusal_of(reader: Any, index: int) -> str:
+    """The code of the error that a frame index is refused with; readers may have errors of their own."""
+    with pytest.raises(Exception) as refusal:  # noqa: PT011
+        reader.frame(index)
+    return str(getattr(refusal.value, "code", repr(refusal.value)))
+
+
 @pytest.mark.parametrize("stream", STREAMS)
 def test_durable_frames_of_a_stream_that_is_recorded(omewd_daemon: DaemonProcess, stream: str) -> None:
     """Also in shards in progress, and after they have left the ring; a reader that is open goes on at the end."""
@@ -55,9 +62,7 @@ def test_durable_frames_of_a_stream_that_is_recorded(omewd_daemon: DaemonProcess
                 check(reader, range(producer.durable))
                 if producer.durable > 8:
                     assert reader.metadata(8) == {"delta_t": 2.0}, name
-                with pytest.raises(omewd.OmewdError) as refusal:
-                    reader.frame(FRAMES + 1)
-                assert refusal.value.code in ("no_frame", "not_stored"), name
+                assert refusal_of(reader, FRAMES + 1) in ("no_frame", "not_stored"), name
 
 
 @pytest.mark.parametrize("stream", STREAMS)
@@ -85,13 +90,9 @@ def test_what_is_lost_is_not_black(omewd_daemon: DaemonProcess, name: str) -> No
     with closing(LIVE[name](omewd_daemon.socket, "cam")) as reader:
         for bad in (b"", good[:-1] + bytes([good[-1] ^ 1])):
             shard.write_bytes(bad)
-            with pytest.raises(omewd.OmewdError) as refusal:
-                reader.frame(5)
-            assert refusal.value.code == "not_stored"
+            assert refusal_of(reader, 5) == "not_stored"
         shard.unlink()
-        with pytest.raises(omewd.OmewdError) as refusal:
-            reader.frame(5)
-        assert refusal.value.code == "not_stored"
+        assert refusal_of(reader, 5) == "not_stored"
         assert reader.frame(2).tobytes() == make_frame(2, (16, 16), "uint16").tobytes()
         shard.write_bytes(good)
         assert reader.frame(5).tobytes() == make_frame(5, (16, 16), "uint16").tobytes()

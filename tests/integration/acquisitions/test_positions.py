@@ -99,7 +99,7 @@ def test_positions_are_in_folders_of_their_names(
         dimensions=(t, omewd.Dimension(name="p", count=2, coords=positions), y, x),
         plate=omewd.Plate.of_size(1, 1) if in_wells else None,
         position_folders="names",
-        backend=backend,  # type: ignore[arg-type]
+        backend=backend,
         levels=2,
     )
     omewd_daemon.client.start_stream(spec)

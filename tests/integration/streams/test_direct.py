@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,6 +105,9 @@ def test_auto_takes_another_backend_on_a_network_filesystem(on_nfs: DaemonProces
         for index in range(70):
             producer.append(make_frame(index, spec.frame_shape, spec.dtype))
     check_dataset(on_nfs.data / "cam.ome.zarr", spec, 70)
+    summary = json.loads((on_nfs.data / "cam.ome.zarr/omewd/zarr.json").read_text())["attributes"]["omewd"]
+    assert summary["stream"]["backend"] == "auto"
+    assert summary["made_by"] == {"backend": "tensorstore", "omewd": omewd.__version__}
 
 
 def test_a_ring_that_only_the_other_backend_needs_is_refused(on_nfs: DaemonProcess) -> None:

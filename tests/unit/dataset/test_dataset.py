@@ -16,13 +16,13 @@ from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.appending import append_to
 from omewd.dataset.repair import repair
 from omewd.errors import OmewdError
+from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.publish import Publisher
-from omewd.store.sinks.shards import ShardPool, Shards
-from omewd.store.stopwatch import Stopwatch
-from tests.conformance.support import store as store_chunks
+from omewd.store.tools import Tools
+from omewd.store.units import Unit, UnitStore
 from tests.support.datasets import check_dataset, read_zarr
 from tests.support.frames import frame_line, make_frame, make_spec
 
@@ -109,17 +109,17 @@ GOES_ON = make_spec("cam", "t:8:1:4,y:20:10:1,x:20", backend="direct", compressi
 
 
 @pytest.fixture
-def pool() -> Iterator[ShardPool]:
-    with closing(ShardPool()) as pool:
-        yield pool
+def tools() -> Iterator[Tools]:
+    with closing(Tools()) as tools:
+        yield tools
 
 
-def store(spec: StreamSpec, place: Path, pool: ShardPool, frames: Iterable[int], *, on_record: bool = True) -> None:
+def store(spec: StreamSpec, place: Path, tools: Tools, frames: Iterable[int], *, on_record: bool = True) -> None:
     """Write frames, each a unit of its own, as a writer does."""
     frames = list(frames)
     publisher = Publisher(place, place / STAGING, durable=True)
-    blocks = ((frame, make_frame(frame, spec.frame_shape, spec.dtype)[None]) for frame in frames)
-    store_chunks(publisher, pool, Shards(spec, publisher, Stopwatch(), pool), blocks)
+    blocks = [make_frame(frame, spec.frame_shape, spec.dtype)[None] for frame in frames]
+    UnitStore(spec, BACKENDS["direct"], publisher, tools, "test").store(0, [Unit(frame) for frame in frames], blocks)
     if on_record:
         lines = [frame_line(frame, 0, 0, b"") for frame in frames]
         append_to(publisher.root, ledger.batch(lines, max(frames) + 1))
@@ -131,11 +131,11 @@ def totals(place: Path) -> dict[str, object]:
 
 
 @pytest.fixture
-def failed(tmp_path: Path, pool: ShardPool) -> Path:
+def failed(tmp_path: Path, tools: Tools) -> Path:
     """A dataset with frames 0 to 4 of 6 received, finalized when its stream had failed."""
     place = tmp_path / "cam.ome.zarr"
     dataset.create(GOES_ON, place, tmp_path, epoch=7)
-    store(GOES_ON, place, pool, range(5))
+    store(GOES_ON, place, tools, range(5))
     dataset.finalize_by_ledger(GOES_ON, place, "test", known_frames=[6])
     assert totals(place)["state"] == "failed"
     assert not (place / STAGING).exists()
@@ -179,10 +179,10 @@ def test_a_dataset_of_another_is_not_taken_up(failed: Path, there: str, state: s
     assert listing(failed.parent) == before
 
 
-def test_a_reopened_dataset_that_loses_its_ring_is_recovered_with_what_was_added(failed: Path, pool: ShardPool) -> None:
+def test_a_reopened_dataset_that_loses_its_ring_is_recovered_with_what_was_added(failed: Path, tools: Tools) -> None:
     """Shards that were taken back are in staging: nothing of them may be swept away."""
     dataset.reopen(GOES_ON, failed, epoch=7)
-    store(GOES_ON, failed, pool, [5])
+    store(GOES_ON, failed, tools, [5])
     assert not [path for path in (failed / "0/c/1").rglob("*") if path.is_file()]
     assert len(list((failed / STAGING).glob("shard-0-0-1-*-0"))) == 2
     assert dataset.recover(GOES_ON, failed, epoch=7) == [Totals(6, 6)]
@@ -190,21 +190,21 @@ def test_a_reopened_dataset_that_loses_its_ring_is_recovered_with_what_was_added
     assert totals(failed)["state"] == "complete"
 
 
-def test_what_is_not_on_record_is_not_recovered(failed: Path, pool: ShardPool) -> None:
+def test_what_is_not_on_record_is_not_recovered(failed: Path, tools: Tools) -> None:
     dataset.reopen(GOES_ON, failed, epoch=7)
-    store(GOES_ON, failed, pool, [5], on_record=False)
-    store(GOES_ON, failed, pool, [6])
+    store(GOES_ON, failed, tools, [5], on_record=False)
+    store(GOES_ON, failed, tools, [6])
     assert dataset.recover(GOES_ON, failed, epoch=7) == [Totals(7, 6, 0, ((5, 1),), 1)]
     array = read_zarr(failed)
     assert [bool(frame.any()) for frame in array] == [True] * 5 + [False, True]
 
 
-def test_a_dataset_is_recovered_for_its_own_stream_only(failed: Path, pool: ShardPool) -> None:
+def test_a_dataset_is_recovered_for_its_own_stream_only(failed: Path, tools: Tools) -> None:
     before = listing(failed)
     assert dataset.recover(GOES_ON, failed, epoch=7) is None
     assert listing(failed) == before
     dataset.reopen(GOES_ON, failed, epoch=7)
-    store(GOES_ON, failed, pool, [5])
+    store(GOES_ON, failed, tools, [5])
     before = listing(failed)
     assert dataset.recover(GOES_ON, failed, epoch=9) is None
     assert listing(failed) == before

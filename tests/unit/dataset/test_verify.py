@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omewd.dataset import verify
+from omewd.dataset import dataset, repair, verify
 from omewd.dataset.ledger import ledger
 from omewd.model.plan.shards import ShardLayout
 from omewd.model.spec.spec import StreamSpec
@@ -127,3 +129,44 @@ def test_parts_cover_a_region_once(drawn: tuple[list[tuple[int, int]], list[int]
     inside = np.zeros_like(seen)
     inside[tuple(slice(*ends) for ends in region)] = 1
     assert (seen == inside).all()
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((folder / ledger.FOLDER / "zarr.json").read_text())["attributes"]["omewd"]
+    return summary
+
+
+@pytest.mark.parametrize("asked", ["auto", "direct"])
+def test_a_dataset_is_judged_by_the_backend_that_served(tmp_path: Path, asked: str) -> None:
+    """zarrs stores no chunks of zeros, which are no fault then; those of others are."""
+    spec = make_spec("cam", "t:8:1:4,y:8,x:8", backend="zarrs-python", durability="none")
+    folder = write_dataset(spec, tmp_path, lambda _: np.zeros((8, 8), np.uint16), scratch=tmp_path / "scratch")
+    (folder / ledger.FOLDER / ledger.FILE).write_bytes(
+        ledger.batch([frame_line(frame, 0, 0, b"") for frame in range(8)], 8)
+    )
+    path = folder / ledger.FOLDER / "zarr.json"
+    document = json.loads(path.read_text())
+    document["attributes"]["omewd"]["stream"]["backend"] = asked  # another one than the one that served
+    path.write_text(json.dumps(document))
+    assert verify.verify(folder).problems == []
+    assert verify.verify(folder).to_dict()["made_by"] == {"backend": "zarrs-python", "omewd": "1.2"}
+    document["attributes"]["omewd"]["made_by"] = {"backend": "direct"}
+    path.write_text(json.dumps(document))
+    assert "lacks 4 of 4 chunks" in verify.verify(folder).problems[0]
+    for unknown in (None, {"backend": ""}, {"backend": 7}, ["?"]):  # an older omewd began it
+        document["attributes"]["omewd"]["made_by"] = unknown
+        path.write_text(json.dumps(document))
+        assert "lacks 4 of 4 chunks" in verify.verify(folder).problems[0]
+    document["attributes"]["omewd"]["made_by"] = {"backend": "of a newer omewd", "more": 1}
+    path.write_text(json.dumps(document))
+    assert verify.verify(folder).problems == []
+
+
+def test_repair_keeps_what_made_it(tmp_path: Path) -> None:
+    spec = make_spec("cam", "t:8:1:4,y:8,x:8", backend="zarr-python", durability="none")
+    folder = written(tmp_path, spec)
+    (folder / "0/zarr.json").unlink()
+    assert repair.repair(folder).after.problems == []
+    assert summary_of(folder)["made_by"] == {"backend": "zarr-python", "omewd": "1.2"}
+    dataset.finalize_by_ledger(spec, folder, "the machine was restarted")  # as in a recovery
+    assert summary_of(folder)["made_by"] == {"backend": "zarr-python", "omewd": "1.2"}

@@ -14,8 +14,11 @@ from omewd.errors import OmewdError
 from omewd.model.plan.images import image_paths, shape_on_disk
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Budget, Plan, choose_capacity
+from omewd.model.spec.backend import Cell
 from omewd.model.spec.dimensions import Dimension, Plate, Position, parse_dims
 from omewd.model.spec.spec import StreamSpec
+
+CELLS: tuple[Cell, ...] = ("key", "chunk")
 
 
 def spec_of(dims: str, **fields: Any) -> StreamSpec:
@@ -57,12 +60,12 @@ def specs(draw: st.DrawFn) -> StreamSpec:
         return reject()
 
 
-@given(specs(), st.sampled_from(["", "direct"]))
-def test_each_frame_is_where_its_coordinate_says(spec: StreamSpec, backend: str) -> None:
+@given(specs(), st.sampled_from(CELLS))
+def test_each_frame_is_where_its_coordinate_says(spec: StreamSpec, cell: Cell) -> None:
     names = [d.name for d in spec.disk_dimensions[:-2]]
-    size = spec.stored(spec.chunk_shape if backend else spec.key_shape)
+    size = spec.stored(spec.chunk_shape if cell == "chunk" else spec.key_shape)
     for source in range(spec.sources):
-        plan = Plan.of(spec, backend, source)
+        plan = Plan.of(spec, cell, source)
         for frame, at in enumerate(coordinates(spec, source)):
             place = tuple(at[name] for name in names)
             assert plan.place(frame) == place
@@ -90,20 +93,20 @@ def test_the_shape_of_an_image_is_the_bounding_box_of_its_frames(spec: StreamSpe
         assert shape[-2:] == (6, 4)
 
 
-@given(specs(), st.integers(1, 8), st.sampled_from(["", "direct"]))
-def test_units_hold_the_planes_that_all_levels_need(spec: StreamSpec, levels: int, backend: str) -> None:
+@given(specs(), st.integers(1, 8), st.sampled_from(CELLS))
+def test_units_hold_the_planes_that_all_levels_need(spec: StreamSpec, levels: int, cell: Cell) -> None:
     spec = spec.model_copy(update={"levels": min(levels, 4)})
     full, *smaller = levels_of(spec)
     assert (full.chunk_shape, full.key_shape) == (spec.stored(spec.chunk_shape), spec.stored(spec.key_shape))
-    plan = Plan.of(spec, backend)
+    plan = Plan.of(spec, cell)
     frames = sum(1 for _ in coordinates(spec, 0))
     whole = shape_on_disk(spec, [frames] * spec.sources)
     before = full
     for level in smaller:
         assert level.frame_shape == tuple(-(-n // 2) for n in before.frame_shape)
-        units = zip(full.chunk_shape if backend else full.key_shape, level.factors, strict=True)
+        units = zip(full.chunk_shape if cell == "chunk" else full.key_shape, level.factors, strict=True)
         outer = [(size, factor) for size, factor in units][:-2]
-        of_level = (level.chunk_shape if backend else level.key_shape)[:-2]
+        of_level = (level.chunk_shape if cell == "chunk" else level.key_shape)[:-2]
         for unit in range(plan.units_with(frames)):
             block = plan.block_on_disk(unit)
             for (size, factor), mine, at, length in zip(outer, of_level, block, whole, strict=False):

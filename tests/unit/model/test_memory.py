@@ -10,6 +10,7 @@ import pytest
 from omewd.errors import OmewdError
 from omewd.model.plan.memory import JOB_BYTES, PIECE_BYTES, PIECES_AT_ONCE, index_cause, writer_need_bytes
 from omewd.model.plan.plan import Budget, Plan, choose_capacity
+from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.dimensions import parse_dims
 from omewd.model.spec.spec import StreamSpec
 
@@ -62,7 +63,7 @@ def test_a_refusal_names_the_depth_and_one_that_fits(backend: str, compression: 
     def capacity(depth: int) -> int:
         spec = spec_of(f"t:inf:{depth},y:4096,x:4096", compression=compression)
         return choose_capacity(
-            Plan.of(spec, backend),
+            Plan.of(spec, BACKENDS[backend].encodes),
             32 * MIB + 4096,
             Budget(1024 * MIB, 2 * writer_need_bytes(spec, backend), cause=index_cause(spec, backend)),
             target_bytes=0,

@@ -44,7 +44,7 @@ def test_the_two_parts_make_the_spec(fields: dict[str, Any]) -> None:
     assert split(whole.model_dump(mode="json"))[1] == b"" or details
     # All that the daemon works with is in the outline.
     assert (seen.images, seen.sources, seen.source_names) == (whole.images, whole.sources, whole.source_names)
-    assert Plan.of(seen, "direct") == Plan.of(whole, "direct")
+    assert Plan.of(seen, "chunk") == Plan.of(whole, "chunk")
     assert (seen.disk_order, seen.frame_bytes, seen.output) == (whole.disk_order, whole.frame_bytes, whole.output)
 
 

@@ -21,17 +21,17 @@ from omewd.model.plan.images import image_paths, shape_on_disk
 from omewd.model.plan.levels import Level, levels_of
 from omewd.model.plan.plan import Plan
 from omewd.model.plan.shards import ShardLayout, ShardPlace
+from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.dimensions import Position
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.store.aligned import write_at
 from omewd.store.format.shard_table import MAGIC, STAGING, SUFFIX, in_staging, name_of, read_header, table_entries
 from omewd.store.pyramid import halve
-from omewd.store.sinks import shards as shards_module
-from omewd.store.sinks.batch import Batch
+from omewd.store.sinks import shard_batch
 from omewd.store.sinks.publish import Publisher
-from omewd.store.sinks.shards import ShardPool, Shards
-from omewd.store.stopwatch import Stopwatch
+from omewd.store.tools import Tools
+from omewd.store.units import Unit, UnitStore
 from tests.support.frames import Array, make_frame, make_spec
 
 Chunk = tuple[str, int]
@@ -169,9 +169,9 @@ def test_keys_of_wells_are_in_their_fields() -> None:
 
 
 @pytest.fixture
-def pool() -> Iterator[ShardPool]:
-    with closing(ShardPool(2)) as pool:
-        yield pool
+def tools() -> Iterator[Tools]:
+    with closing(Tools(2)) as tools:
+        yield tools
 
 
 def open_files() -> int:
@@ -188,11 +188,9 @@ def pixels(spec: StreamSpec, source: int, frame: int) -> Array:
     return make_frame(frame + 1000 * source, spec.frame_shape, spec.dtype)
 
 
-def store(
-    spec: StreamSpec, publisher: Publisher, pool: ShardPool, source: int, units: Sequence[int]
-) -> dict[int, Shards]:
-    """Store units of a source at all resolutions, as a writer does; returns the shards of each."""
-    plan = Plan.of(spec, "direct", source)
+def store(spec: StreamSpec, publisher: Publisher, tools: Tools, source: int, units: Sequence[int]) -> UnitStore:
+    """Store units of a source at all resolutions, as a writer does."""
+    plan = Plan.of(spec, "chunk", source)
     blocks = []
     for unit in units:
         frames = frame_indexes(plan, unit)
@@ -200,14 +198,8 @@ def store(
         for place, frame in np.ndenumerate(frames):
             block[place] = pixels(spec, source, int(frame))
         blocks.append(block)
-    stored = {}
-    with Batch(publisher, Stopwatch(), pool) as batch:
-        for level in levels_of(spec):
-            if level.number:
-                blocks = [halve(block, level.halved, spec.downsample, None)[0] for block in blocks]
-            stored[level.number] = Shards(spec, publisher, Stopwatch(), pool, level, source)
-            batch.add(stored[level.number], zip(units, blocks, strict=True))
-        taken = batch.finish()
+    stored = UnitStore(spec, BACKENDS["direct"], publisher, tools, "test")
+    taken = stored.store(source, [Unit(unit) for unit in units], blocks)
     assert (taken > 0) == bool(units)
     return stored
 
@@ -240,15 +232,15 @@ def test_what_was_stored_of_any_source_is_read_at_every_resolution(
     fields = {**spec.model_dump(), "compression": compression, "downsample": downsample}
     spec = StreamSpec.parse(fields)
     folder = tmp_path_factory.mktemp("shards")
-    with closing(ShardPool(2)) as pool:
+    with closing(Tools(2)) as tools:
         publisher = make(folder, spec)
         for source in range(spec.sources):
-            units = list(range(Plan.of(spec, "direct", source).units_total or 0))
+            units = list(range(Plan.of(spec, "chunk", source).units_total or 0))
             if rng is not None:
                 rng.shuffle(units)
             half = len(units) // 2
             for some in (units[:half], units[half:]):
-                store(spec, publisher, pool, source, some)
+                store(spec, publisher, tools, source, some)
     totals = [Totals(received=count, written=count) for count in all_frames(spec)]
     dataset.finalize(spec, publisher.root, totals=totals, ended_by="test", failed=False)
     for image, path in enumerate(image_paths(spec)):
@@ -256,11 +248,11 @@ def test_what_was_stored_of_any_source_is_read_at_every_resolution(
             np.testing.assert_array_equal(read(publisher.root / path / str(level.number)), whole)
 
 
-def test_each_source_and_resolution_has_its_own_shards_in_progress(tmp_path: Path, pool: ShardPool) -> None:
+def test_each_source_and_resolution_has_its_own_shards_in_progress(tmp_path: Path, tools: Tools) -> None:
     spec = spec_of("t:4:1:4,c:12,y:8:4:2,x:8", source_dimension="c", levels=2)
     publisher = make(tmp_path, spec)
-    store(spec, publisher, pool, 1, [0, 2])
-    store(spec, publisher, pool, 11, [1])
+    store(spec, publisher, tools, 1, [0, 2])
+    store(spec, publisher, tools, 11, [1])
     there = {
         (level.number, source): in_staging(publisher.staging, ShardLayout(spec, level, source))
         for level in levels_of(spec)
@@ -274,25 +266,21 @@ def test_each_source_and_resolution_has_its_own_shards_in_progress(tmp_path: Pat
     assert tables == {f"shard-{level}-{source}-0-0-0.table" for level in (0, 1) for source in (1, 11)}
 
 
-def test_a_source_is_sealed_without_the_others(tmp_path: Path, pool: ShardPool) -> None:
+def test_a_source_is_sealed_without_the_others(tmp_path: Path, tools: Tools) -> None:
     spec = spec_of("t:4:1:2,c:2,y:8,x:8", source_dimension="c", levels=2)
     publisher = make(tmp_path, spec)
-    left = store(spec, publisher, pool, 0, [0, 1, 2])
-    right = store(spec, publisher, pool, 1, [0, 1, 2, 3])
+    left = store(spec, publisher, tools, 0, [0, 1, 2])
+    right = store(spec, publisher, tools, 1, [0, 1, 2, 3])
 
     def sealed() -> set[str]:
         return {str(path.relative_to(publisher.root)) for path in publisher.root.glob("*/c/**/*") if path.is_file()}
 
-    right[0].seal(below=2)
-    assert sealed() == {"0/c/0/1/0/0"}
-    right[1].seal(below=2)
+    right.seal(1, below=2)
     assert sealed() == {"0/c/0/1/0/0", "1/c/0/1/0/0"}
-    for shards in right.values():
-        shards.seal(below=4)
-    for shards in left.values():
-        shards.seal(below=3)
+    right.seal(1, below=4)
+    left.seal(0, below=3)
     assert sealed() == {f"{level}/c/{t}/{c}/0/0" for level in (0, 1) for t, c in ((0, 1), (1, 1), (0, 0))}
-    store(spec, publisher, pool, 0, [3])
+    store(spec, publisher, tools, 0, [3])
     totals = [Totals(received=4, written=4)] * 2
     dataset.finalize(spec, publisher.root, totals=totals, ended_by="test", failed=False)
     for level, whole in enumerate(expected(spec, 0)):
@@ -300,12 +288,12 @@ def test_a_source_is_sealed_without_the_others(tmp_path: Path, pool: ShardPool) 
 
 
 def test_what_the_ledger_does_not_have_of_a_source_is_left_out_at_every_resolution(
-    tmp_path: Path, pool: ShardPool
+    tmp_path: Path, tools: Tools
 ) -> None:
     spec = spec_of("t:4:1:4,c:2,y:8,x:8", source_dimension="c", levels=2)
     publisher = make(tmp_path, spec)
     for source in (0, 1):
-        store(spec, publisher, pool, source, range(4))
+        store(spec, publisher, tools, source, range(4))
     written = [np.array([True, False, True, True]), np.array([False, True])]
     totals = [Totals(received=4, written=3, lost=((1, 1),), lost_frames=1), Totals(4, 1, 0, ((0, 1), (2, 2)), 3)]
     dataset.finalize(spec, publisher.root, totals=totals, ended_by="test", failed=True, written=written)
@@ -315,22 +303,21 @@ def test_what_the_ledger_does_not_have_of_a_source_is_left_out_at_every_resoluti
         np.testing.assert_array_equal(read(publisher.root / str(level)), whole)
 
 
-def test_a_shard_of_a_small_resolution_that_was_sealed_takes_more_chunks(tmp_path: Path, pool: ShardPool) -> None:
+def test_a_shard_of_a_small_resolution_that_was_sealed_takes_more_chunks(tmp_path: Path, tools: Tools) -> None:
     spec = spec_of("t:4:1:4,y:8:4:2,x:8", levels=3, compression="zstd")
     publisher = make(tmp_path, spec)
     for units in ([0, 3], [2], [1]):
-        for shards in store(spec, publisher, pool, 0, units).values():
-            shards.seal()
+        store(spec, publisher, tools, 0, units).seal(0, below=4)
     for level, whole in enumerate(expected(spec, 0)):
         np.testing.assert_array_equal(read(publisher.root / str(level)), whole)
 
 
 def test_a_job_that_fails_at_one_resolution_is_on_record_at_none(
-    tmp_path: Path, pool: ShardPool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = spec_of("t:3:1:3,y:8,x:8", levels=3, compression="zstd")
     publisher = make(tmp_path, spec)
-    store(spec, publisher, pool, 0, [0])
+    store(spec, publisher, tools, 0, [0])
 
     def write(descriptor: int, block: memoryview, offset: int) -> None:
         if "shard-2-" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
@@ -339,9 +326,9 @@ def test_a_job_that_fails_at_one_resolution_is_on_record_at_none(
 
     descriptors = open_files()
     with monkeypatch.context() as patch:
-        patch.setattr(shards_module, "write_at", write)
+        patch.setattr(shard_batch, "write_at", write)
         with pytest.raises(OSError, match="Input/output error"):
-            store(spec, publisher, pool, 0, [1])
+            store(spec, publisher, tools, 0, [1])
     assert open_files() == descriptors
     for level in levels_of(spec):
         name = name_of(ShardLayout(spec, level), ShardPlace(0, 0, 0))
@@ -349,7 +336,7 @@ def test_a_job_that_fails_at_one_resolution_is_on_record_at_none(
             assert [bool(length) for _, length in table_entries(table.fileno(), 3)] == [True, False, False]
             # Room that a job was given and has not used is there for the next one.
             assert read_header(table.fileno()) == (MAGIC, 4096)
-    store(spec, publisher, pool, 0, [2, 1])
+    store(spec, publisher, tools, 0, [2, 1])
     dataset.finalize(spec, publisher.root, totals=[Totals(3, 3)], ended_by="test", failed=False)
     for level, whole in zip(levels_of(spec), expected(spec, 0), strict=True):
         np.testing.assert_array_equal(read(publisher.root / str(level.number)), whole)

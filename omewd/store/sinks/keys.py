@@ -1,0 +1,136 @@
+"""The sink of plain keys: the files of each unit are written aside, in a folder, and put in place with it."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from omewd.model.plan.shards import Flags, ShardLayout
+from omewd.process.faultpoints import point
+from omewd.store.encoders.base import Encoded, Piece
+from omewd.store.sinks.base import Batch, Sink, results
+from omewd.store.sinks.publish import SMALL_FILE_BYTES, Publisher
+from omewd.store.tools import Tools
+
+# Names in a folder, and their bytes in pieces.
+Files = Iterable[tuple[str, Iterable[Piece]]]
+
+
+class KeySink(Sink):
+    """Writes keys (shards as a whole, or chunks) of a dataset, a folder a unit.
+
+    A folder that is there already, as a killed writer may have left it, gets the files one by one. Two writers may not
+    have the same unit.
+    """
+
+    def __init__(self, publisher: Publisher, tools: Tools) -> None:
+        self._publisher, self._tools = publisher, tools
+        super().__init__()
+
+    def _begin(self) -> Batch:
+        return KeyBatch(self._publisher, self._tools)
+
+    def seal(self, layout: ShardLayout, below: int | None = None, written: Flags | None = None) -> None:
+        """Keys are in place once they are durable."""
+
+
+class KeyBatch(Batch):
+    """Files of units on their way to their places. Errors are OSError, or what a library raises."""
+
+    def __init__(self, publisher: Publisher, tools: Tools) -> None:
+        self._publisher, self._tools = publisher, tools
+        self._folders: list[tuple[Path, Path]] = []
+        self._inner: dict[Path, None] = {}
+        self._bytes = 0
+        self._futures: list[Future[int]] = []
+
+    def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:
+        """Write the files of a unit aside; its name there is the same each time, and what is there is overwritten.
+
+        Small files are bound by the latency of their syncs, so many are written at once.
+        """
+        is_small = layout.key_bytes <= SMALL_FILE_BYTES
+        pool = self._tools.files if is_small else self._tools.pieces if lasting else None
+        files: Files = ((f"{row}/{column}", pieces) for (row, column), pieces in cells)
+        if pool is not None and not lasting:
+            files = ((name, [bytes(piece) for piece in self._encoding(pieces)]) for name, pieces in files)
+        label = f"unit-{layout.level.number}-{layout.source}-{unit}"
+        self.put_folder(layout.folder(unit), label, files, pool)
+
+    def put_folder(self, folder: str, label: str, files: Files, pool: ThreadPoolExecutor | None) -> None:
+        """Write the files of a ``folder`` of the dataset aside, as ``label``; nobody else may have either name.
+
+        ``pool``: threads to write them with; else they are written one by one, before this returns.
+        """
+        aside = self._publisher.staging / label
+        self._folders.append((aside, self._publisher.root / folder))
+        made: set[str] = set()
+        for name, pieces in files:
+            parent = name.rpartition("/")[0]
+            if parent not in made:
+                self._make_folders(aside, parent)
+                made.add(parent)
+            path = f"{aside}/{name}"
+            if pool is None:
+                self._bytes += self._publisher.write_aside(path, self._encoding(pieces))
+            else:
+                self._futures.append(pool.submit(self._publisher.write_aside, path, self._encoding(pieces)))
+
+    def _encoding(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        return self._tools.clock.timed("encode", pieces)
+
+    def _make_folders(self, aside: Path, inner: str) -> None:
+        """Make a folder in staging, and those around it; all of them are synced together."""
+        with self._tools.clock.stage("rename"):
+            parents = [aside / inner, *(aside / inner).parents]
+            for path in reversed(parents[: parents.index(self._publisher.staging)]):
+                if path not in self._inner:
+                    path.mkdir(exist_ok=True)
+                    self._inner[path] = None
+
+    def finish(self) -> int:
+        """Returns the bytes of the files, once they are in place and synced."""
+        if not self._folders:
+            return 0
+        publisher = self._publisher
+        self._bytes += sum(results(self._futures))
+        point("writer: files written")
+        if publisher.durable:
+            publisher.sync_folders(list(self._inner))
+        point("writer: files synced")
+        unsynced: dict[Path, None] = {}
+        with self._tools.clock.stage("rename"):
+            for aside, target in self._folders:
+                publisher.make_folder(target.parent, unsynced)
+                unsynced[target.parent] = None  # merged too: whoever put the folder there may not have synced its name
+                try:
+                    aside.rename(target)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    _merge(aside, target, unsynced)
+                point("writer: folder renamed")
+        if publisher.durable:
+            publisher.sync_folders(list(unsynced))
+        publisher.remember(unsynced)
+        return self._bytes
+
+    def give_up(self) -> None:
+        wait(self._futures)
+        self._futures.clear()  # an error's traceback holds them, they hold the error, and it the frames of the ring
+
+
+def _merge(aside: Path, target: Path, unsynced: dict[Path, None]) -> None:
+    """Put the files of a folder into one that is there."""
+    for path in sorted(aside.rglob("*")):  # folders come before what is in them
+        place = target / path.relative_to(aside)
+        if path.is_dir():
+            place.mkdir(exist_ok=True)
+        else:
+            path.rename(place)
+            point("writer: file merged")
+        unsynced[place.parent] = None
+    shutil.rmtree(aside)

@@ -1,0 +1,112 @@
+"""Storing write units of a stream at all its resolutions: an encoder for each resolution, and a sink for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from omewd.model.plan.levels import levels_of
+from omewd.model.plan.shards import Flags, ShardLayout
+from omewd.model.spec.backend import Backend
+from omewd.model.spec.spec import StreamSpec
+from omewd.store.encoders import ENCODERS
+from omewd.store.encoders.base import Block, Encoder, Pixels, UnitArray
+from omewd.store.pyramid import halve
+from omewd.store.scattered import gathered
+from omewd.store.sinks.base import Sink
+from omewd.store.sinks.keys import KeySink
+from omewd.store.sinks.publish import Publisher
+from omewd.store.sinks.shards import ShardSink
+from omewd.store.tools import Tools
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A write unit with pixels; ``present``: which of its frames are there, None if all are (storage order)."""
+
+    number: int
+    present: Flags | None = None
+
+
+def sink_of(spec: StreamSpec, backend: Backend, publisher: Publisher, tools: Tools) -> Sink:
+    """Where the cells of a backend go: single chunks of an array in shards into those, all else to keys of its own."""
+    sink = ShardSink if backend.fills_shards(sharded=spec.sharded) else KeySink
+    return sink(publisher, tools)
+
+
+class UnitStore:
+    """Stores the write units of a stream, in one writer. ``name``: of its scratch folders, no other stream's."""
+
+    def __init__(self, spec: StreamSpec, backend: Backend, publisher: Publisher, tools: Tools, name: str) -> None:
+        self._spec, self._tools, self._name = spec, tools, name
+        self._make = ENCODERS[backend.name]
+        self._levels = levels_of(spec)
+        self._arrays = [UnitArray.of(spec, level, backend.encodes) for level in self._levels]
+        self._layouts = [[ShardLayout(spec, level, n) for level in self._levels] for n in range(spec.sources)]
+        self._encoders: list[Encoder] = []
+        self.sink = sink_of(spec, backend, publisher, tools)
+
+    def open_encoders(self) -> list[Encoder]:
+        """Have the library open what it needs, the first time; raises whatever it does. One for each resolution."""
+        for number in range(len(self._encoders), len(self._arrays)):
+            scratch = self._tools.scratch / f"{self._name}-{number}"
+            self._encoders.append(self._make(self._arrays[number], threads=self._tools.cores, scratch=scratch))
+        return self._encoders
+
+    def store(self, source: int, units: Sequence[Unit], pixels: Sequence[Pixels]) -> int:
+        """Store units at all resolutions; returns the bytes that they take on disk, once they are durable.
+
+        ``pixels`` of each unit, (…, Y, X) in storage order, at the full resolution; they must not change meanwhile.
+        While threads write one resolution, this one makes the next. After an error units have to be stored again.
+        """
+        layouts, encoders, sink = self._layouts[source], self.open_encoders(), self.sink
+        with self._tools.clock.pooled():
+            try:
+                for level, blocks in enumerate(self._at_all_resolutions(units, pixels)):
+                    encoder = encoders[level]
+                    for unit, block in zip(units, blocks, strict=True):
+                        cells = encoder.encode(cast(Block, block))  # gathered, where it takes no scattered frames
+                        if not encoder.lasting:
+                            cells = self._tools.clock.timed("encode", cells)
+                        sink.put(layouts[level], unit.number, cells, lasting=encoder.lasting)
+            except BaseException:
+                sink.give_up()
+                raise
+            return sink.wait(sink.fence())
+
+    def _at_all_resolutions(self, units: Sequence[Unit], pixels: Sequence[Pixels]) -> Iterator[Iterable[Pixels]]:
+        """The pixels of units at each resolution in turn."""
+        clock = self._tools.clock
+        if len(self._levels) == 1:
+            yield pixels if self._make.takes_scattered else self._one_by_one(pixels)
+            return
+        with clock.stage("read"):
+            blocks = [gathered(block) for block in pixels]
+        yield blocks
+        present = [unit.present for unit in units]
+        for level in self._levels[1:]:
+            with clock.stage("halve"):
+                halved = [
+                    halve(block, level.halved, self._spec.downsample, there)
+                    for block, there in zip(blocks, present, strict=True)
+                ]
+            blocks, present = [block for block, _ in halved], [there for _, there in halved]
+            yield blocks
+
+    def _one_by_one(self, pixels: Iterable[Pixels]) -> Iterator[Block]:
+        """What has to be gathered is so when it is its turn, to hold one unit of it at a time."""
+        for block in pixels:
+            with self._tools.clock.stage("read"):
+                whole = gathered(block)
+            yield whole
+
+    def seal(self, source: int, below: int) -> None:
+        """Put the shards of a source in place that only have frame indexes below ``below``."""
+        for layout in self._layouts[source]:
+            self.sink.seal(layout, below)
+
+    def close(self) -> None:
+        self.sink.close()
+        for encoder in self._encoders:
+            encoder.close()
