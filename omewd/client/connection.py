@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -9,9 +10,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from omewd import __version__
 from omewd.errors import OmewdError
 from omewd.protocol.address import client_socket
+from omewd.protocol.hello import Hello, Welcome, require_same_major
 from omewd.protocol.messages import Message, close_all, receive, send
+from omewd.protocol.versions import CONTROL
 
 # The daemon's loop answers in milliseconds; this only ends the wait for one that hangs.
 REPLY_TIMEOUT_S = 60.0
@@ -19,10 +23,15 @@ _UCRED = struct.Struct("3i")
 
 
 class Connection:
-    """A connection for requests, one at a time. Closing it is what tells the daemon that a producer is gone."""
+    """A connection for requests, one at a time. Closing it is what tells the daemon that a producer is gone.
 
-    def __init__(self, socket_path: str | os.PathLike[str] | None = None) -> None:
+    ``kind``: what the daemon is told that this is, "client", "producer" or "viewer". ``welcome``: what the daemon has
+    answered to the hello, None before the first request.
+    """
+
+    def __init__(self, socket_path: str | os.PathLike[str] | None = None, *, kind: str = "client") -> None:
         self.path = client_socket(socket_path)
+        self._kind = kind
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
             self._socket.connect(str(self.path))
@@ -32,18 +41,29 @@ class Connection:
             raise _unreachable(self.path, error) from error
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+        self.welcome: Welcome | None = None
 
     def request(
         self, op: str, *, timeout: float | None = REPLY_TIMEOUT_S, attachment: bytes = b"", **fields: Any
     ) -> tuple[Message, list[int]]:
         """Send a request and wait for its reply: (result, descriptors); an attachment is the result's "attachment".
 
-        Raises the daemon's error as OmewdError, ``unreachable`` if the daemon goes away, and
-        TimeoutError after ``timeout`` seconds (None: wait for ever); the connection is useless then.
+        The first request is sent along with the hello, so that it takes no longer than another.
+
+        Raises the daemon's error as OmewdError, ``unreachable`` if the daemon goes away, ``other_version`` if it speaks
+        another protocol, and TimeoutError after ``timeout`` seconds (None: wait for ever); the connection is useless
+        then.
         """
         self._socket.settimeout(timeout)
+        hello = self.welcome is None
         try:
-            send(self._socket, {"op": op, **fields}, attachment=attachment)
+            with contextlib.suppress(BrokenPipeError):  # what it said before it hung up is read below
+                if hello:
+                    told = Hello(str(CONTROL), self._kind, __version__)
+                    send(self._socket, {"op": "hello", **told.to_json()})
+                send(self._socket, {"op": op, **fields}, attachment=attachment)
+            if hello:
+                self._greeted(receive(self._socket))
             reply = receive(self._socket)
         except TimeoutError:
             self.close()
@@ -53,6 +73,28 @@ class Connection:
         finally:
             if self._socket.fileno() >= 0:
                 self._socket.setblocking(False)  # for is_gone
+        return self._result_of(reply)
+
+    def _greeted(self, reply: tuple[Message, list[int]] | None) -> None:
+        """Take the answer to the hello in; a connection that is refused is closed."""
+        try:
+            result, descriptors = self._result_of(reply)
+            close_all(descriptors)
+            welcome = Welcome.from_json(result)
+            require_same_major(welcome.version, f"the daemon at {self.path}", welcome.omewd)
+        except ValueError as error:
+            self.close()
+            raise OmewdError("bad_message", f"the daemon's answer to the hello can't be read: {error}") from error
+        except OmewdError as error:
+            self.close()
+            if error.code != "bad_message":
+                raise
+            raise OmewdError(
+                "other_version", f"the daemon at {self.path} is of an older omewd, which has no hello"
+            ) from error
+        self.welcome = welcome
+
+    def _result_of(self, reply: tuple[Message, list[int]] | None) -> tuple[Message, list[int]]:
         if reply is None:
             raise OmewdError(
                 "unreachable",

@@ -82,7 +82,7 @@ class Link:
             return False
         self._next_reconnect_ns = now_ns + _RECONNECT_EVERY_NS
         try:
-            connection = Connection(self._connection.path)
+            connection = Connection(self._connection.path, kind="producer")
         except OmewdError:
             return False
         try:

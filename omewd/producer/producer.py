@@ -42,7 +42,7 @@ def connect(name: str, *, source: str | int | None = None, socket: str | os.Path
     Raises OmewdError: ``unknown_stream``, ``unknown_source``, ``producer_exists``, ``stream_stopped``, ….
     """
     source = source_of(source)
-    connection = Connection(socket)
+    connection = Connection(socket, kind="producer")
     try:
         status, descriptors = connection.request("attach", name=name, source=source)
     except BaseException:

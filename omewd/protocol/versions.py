@@ -43,6 +43,8 @@ class Version:
         return self.major == other.major
 
 
+# The control protocol: messages between clients and the daemon.
+CONTROL = Version(1, 0)
 # What ``omewd status --json`` and ``Client.status`` return.
 STATUS = Version(1, 0)
 # Entries of the daemon's journal.

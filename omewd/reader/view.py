@@ -40,7 +40,7 @@ def view(name: str, *, source: str | int | None = None, socket: str | os.PathLik
     default is $OMEWD_SOCKET, then the default of ``omewd serve``.
     Raises OmewdError: ``unknown_stream``, ``unknown_source``, ….
     """
-    connection = Connection(socket)
+    connection = Connection(socket, kind="viewer")
     try:
         status, descriptors = connection.request("view", name=name, source=source)
         if len(descriptors) > 1:

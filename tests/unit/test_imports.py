@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"errors"},
     "protocol": {"errors", "model"},
     "ring": {"errors", "process", "model", "protocol"},
-    "client": {"errors", "model", "protocol"},
+    "client": {"errors", "model", "protocol", "omewd"},
     "producer": {"errors", "process", "model", "protocol", "ring", "client"},
     "store": {"errors", "process", "model"},
     "dataset": {"errors", "process", "model", "store"},
@@ -49,6 +49,7 @@ NOT_IN: dict[str, set[str]] = {
     "integrations": (LIBRARIES - {"numpy"}) | {"ome_writers", "pymmcore_plus"},
 }
 PRODUCER_MAY_IMPORT = {
+    "omewd.__version__",
     "omewd.error_codes",
     "omewd.errors",
     "omewd.process",

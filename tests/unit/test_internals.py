@@ -19,6 +19,7 @@ from omewd.daemon.state import recovery
 from omewd.daemon.streams.transitions import TABLE, Action
 from omewd.model.dtypes import MAX_FRAMES
 from omewd.protocol import messages, versions
+from omewd.protocol.hello import FEATURES
 from omewd.protocol.jobs.job import FINAL_ERRORS
 from omewd.ring import layout
 from omewd.ring.layout import Geometry
@@ -133,7 +134,8 @@ def test_the_operations() -> None:
         DatasetRequests(absent, absent),
     ]
     known = {name for group in groups for name in group.operations}
-    assert {row["op"] for row in table("control-protocol.md", "operations")} == known
+    assert {row["op"] for row in table("control-protocol.md", "operations")} == known | {"hello"}
+    assert set(FEATURES) == known
 
 
 def test_an_entry_of_the_journal() -> None:

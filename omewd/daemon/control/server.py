@@ -17,9 +17,12 @@ from typing import Any
 
 import structlog
 
+from omewd import __version__
 from omewd.daemon.loop import Loop
 from omewd.errors import OmewdError
+from omewd.protocol.hello import FEATURES, Hello, Welcome, require_same_major
 from omewd.protocol.messages import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES, Message, close_all, receive, send
+from omewd.protocol.versions import CONTROL
 
 log = structlog.get_logger("control")
 
@@ -35,7 +38,8 @@ MOST_UNREAD_BYTES = 64 << 20
 class Peer:
     """One connected client. ``attached``: (the stream's id, the source's number) whose producer it is.
 
-    ``unread_bytes``: memory that holds replies which it may not have read yet.
+    ``refused``: why none of its requests is handled. ``unread_bytes``: memory that holds replies which it may not have
+    read yet.
     """
 
     def __init__(self, channel: socket.socket, pid: int, uid: int) -> None:
@@ -45,6 +49,7 @@ class Peer:
         self.attached: tuple[int, int] | None = None
         self.unread_bytes = 0
         self.open = True
+        self.refused: OmewdError | None = None
 
     def attach(self, stream: int, source: int) -> None:
         """It is the producer of that source."""
@@ -181,7 +186,7 @@ class ControlServer:
             return
         message, descriptors = received
         close_all(descriptors)  # no request carries any
-        self.answer(peer, lambda: self._handle(peer, message), op=str(message.get("op"))[:40])
+        self.answer(peer, lambda: self._result(peer, message), op=str(message.get("op"))[:40])
 
     def answer(self, peer: Peer, answer: Callable[[], Message | None], *, op: str) -> None:
         """Reply with what ``answer`` returns, unless that is None, or with the error that it raises."""
@@ -196,6 +201,27 @@ class ControlServer:
         else:
             if result is not None:
                 self.reply(peer, result)
+
+    @staticmethod
+    def _greet(peer: Peer, message: Message) -> Message:
+        """Answer a hello. A client whose protocol can't be spoken gets the same error for all that it asks."""
+        try:
+            hello = Hello.from_json(message)
+        except ValueError as error:
+            raise OmewdError("bad_message", f"a hello that can't be read: {error}") from error
+        try:
+            require_same_major(hello.version, f"the {hello.kind[:40]}", hello.omewd)
+        except OmewdError as error:
+            peer.refused = error
+            raise
+        return Welcome(str(CONTROL), __version__, FEATURES).to_json()
+
+    def _result(self, peer: Peer, message: Message) -> Message | None:
+        if message.get("op") == "hello":
+            return self._greet(peer, message)
+        if peer.refused is not None:
+            raise peer.refused
+        return self._handle(peer, message)
 
     def reply(self, peer: Peer, result: Message, descriptors: tuple[int, ...] = (), *, attachment: bytes = b"") -> None:
         self._send(peer, {"ok": result}, descriptors, attachment)

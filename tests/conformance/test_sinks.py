@@ -1,0 +1,354 @@
+"""What every sink must do, wherever it puts cells: the same suite for all of them.
+
+A new sink is in it by a line in ``SINKS``. What is special to one is in ``test_publish``, and in the unit tests of
+shards.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from omewd.dataset import dataset
+from omewd.model.plan.plan import Plan
+from omewd.model.plan.shards import Flags, ShardLayout
+from omewd.model.spec.backend import BACKENDS, Backend, Cell
+from omewd.model.spec.spec import StreamSpec
+from omewd.model.totals import Totals
+from omewd.store.encoders.base import Encoded, Encoder, UnitArray
+from omewd.store.encoders.direct import DirectEncoder
+from omewd.store.format.shard_table import STAGING
+from omewd.store.sinks.base import Batch, Fence, Sink
+from omewd.store.sinks.keys import KeySink
+from omewd.store.sinks.publish import Publisher
+from omewd.store.sinks.shards import ShardSink
+from omewd.store.tools import Tools
+from omewd.store.units import sink_of
+from tests.conformance.support import ToyEncoder, unit_block, usual_frames
+from tests.support.datasets import read_tensorstore, read_zarr
+from tests.support.frames import Array, make_frame, make_spec
+
+FRAMES = 12
+PLAIN = f"t:{FRAMES},y:16:8,x:24:8"
+SHARDED = f"t:{FRAMES}:1:3,y:16:8:2,x:24:8:2"
+
+
+class ToyBatch(Batch):
+    """Keeps all bytes until the fence."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._files: dict[str, bytes] = {}
+        self._label = ""
+
+    def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:  # noqa: ARG002
+        self._label = self._label or f"unit-0-0-{unit}"
+        for (row, column), pieces in cells:
+            self._files[f"{layout.folder(unit)}/{row}/{column}"] = b"".join(map(bytes, pieces))
+
+    def finish(self) -> int:
+        self._publisher.publish(((path, (data,)) for path, data in self._files.items()), label=self._label)
+        return sum(map(len, self._files.values()))
+
+    def give_up(self) -> None:
+        self._files.clear()
+
+
+class ToySink(Sink):
+    """The least that a sink has to be."""
+
+    def __init__(self, publisher: Publisher, tools: Tools) -> None:  # noqa: ARG002
+        self._publisher = publisher
+        super().__init__()
+
+    def _begin(self) -> Batch:
+        return ToyBatch(self._publisher)
+
+    def seal(self, layout: ShardLayout, below: int | None = None, written: Flags | None = None) -> None:
+        """All is in place."""
+
+
+class ForgetfulEncoder(ToyEncoder):
+    """Bytes that are gone as soon as the next cell is made."""
+
+    def encode(self, block: Array) -> Iterator[Encoded]:
+        for place, pieces in super().encode(block):
+            buffer = bytearray(b"".join(map(bytes, pieces)))
+            yield Encoded(place, (memoryview(buffer),))
+            buffer[:] = bytes(len(buffer))
+
+
+@dataclass(frozen=True)
+class Case:
+    sink: Callable[[Publisher, Tools], Sink]
+    cell: Cell
+    dims: str
+
+
+SINKS = {
+    "keys": Case(KeySink, "key", PLAIN),
+    "keys that are shards": Case(KeySink, "key", SHARDED),
+    "shards": Case(ShardSink, "chunk", SHARDED),
+    "toy": Case(ToySink, "key", PLAIN),
+}
+ENCODERS: dict[str, type[Encoder]] = {"lasting": DirectEncoder, "not lasting": ForgetfulEncoder}
+
+
+class Writer:
+    """A dataset, and a sink of it; units hold the frames of their numbers."""
+
+    def __init__(self, folder: Path, case: Case, encoder: type[Encoder], tools: Tools) -> None:
+        self.spec: StreamSpec = make_spec("cam", case.dims)
+        self.folder, self.layout = folder / "cam.ome.zarr", ShardLayout(self.spec)
+        self.plan = Plan.of(self.spec, case.cell)
+        dataset.create(self.spec, self.folder, folder, epoch=1)
+        self.sink = case.sink(Publisher(self.folder, self.folder / STAGING, durable=True, pool=tools.files), tools)
+        # An encoder of whole shards is a library's: what this suite asks of a sink is the same for any bytes.
+        array = UnitArray.of(self.spec, cell=case.cell)
+        if array.sharded:
+            from omewd.store.encoders.tensorstore import TensorStoreEncoder as encoder  # noqa: N813
+        self.encoder = encoder(array, threads=2, scratch=folder / "scratch")
+
+    @property
+    def units(self) -> range:
+        return range(self.plan.units_total or 0)
+
+    def put(self, *units: int) -> None:
+        for unit in units:
+            block = unit_block(self.spec, self.plan, unit, usual_frames(self.spec))
+            self.sink.put(self.layout, unit, self.encoder.encode(block), lasting=self.encoder.lasting)
+
+    def check(self, units: Iterable[int]) -> None:
+        """Once it is finalized, other libraries read the frames of these units, and zeros in place of all others."""
+        self.sink.seal(self.layout)
+        dataset.finalize(self.spec, self.folder, totals=[Totals(FRAMES, FRAMES)], ended_by="test", failed=False)
+        stored = set(units)
+        for array in (read_zarr(self.folder), read_tensorstore(self.folder)):
+            for frame in range(FRAMES):
+                expected = make_frame(frame, self.spec.frame_shape, self.spec.dtype)
+                there = self.plan.unit_of(frame) in stored
+                assert np.array_equal(array[frame], expected if there else 0 * expected), frame
+
+    def keys(self) -> list[Path]:
+        """What is in its place."""
+        return [path for path in (self.folder / "0").glob("c/**/*") if path.is_file()]
+
+
+@pytest.fixture
+def tools() -> Iterator[Tools]:
+    with closing(Tools(2)) as tools:
+        yield tools
+
+
+@pytest.fixture(params=ENCODERS)
+def encoder(request: pytest.FixtureRequest) -> type[Encoder]:
+    return ENCODERS[request.param]
+
+
+@pytest.fixture(params=SINKS)
+def writer(tmp_path: Path, request: pytest.FixtureRequest, encoder: type[Encoder], tools: Tools) -> Iterator[Writer]:
+    writer = Writer(tmp_path, SINKS[request.param], encoder, tools)
+    yield writer
+    writer.sink.close()
+    writer.encoder.close()
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def fail_for_unit_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the disk fail for what has the first frames; only a sync sees it."""
+    real_sync = os.fdatasync
+
+    def sync(descriptor: int) -> None:
+        path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        if re.search(r"/(unit|shard)-0-0-0(?![0-9])", path) and not path.endswith(".table"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real_sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+
+
+def test_what_was_put_can_be_read_once_it_is_durable(writer: Writer) -> None:
+    first, *others = writer.units
+    writer.put(first)
+    fence = writer.sink.fence()
+    assert not writer.sink.is_durable(fence)
+    assert not writer.keys()
+    assert writer.sink.wait(fence) >= writer.spec.frame_bytes
+    assert writer.sink.is_durable(fence)
+    for unit in others:
+        writer.put(unit)
+        writer.sink.wait(writer.sink.fence())
+    writer.check(writer.units)
+
+
+def test_many_units_before_one_fence(writer: Writer) -> None:
+    writer.put(*writer.units)
+    assert writer.sink.wait(writer.sink.fence()) >= FRAMES * writer.spec.frame_bytes
+    writer.check(writer.units)
+
+
+def test_a_fence_is_durable_with_all_before_it(writer: Writer) -> None:
+    fences = []
+    for unit in writer.units:
+        writer.put(unit)
+        fences.append(writer.sink.fence())
+    *before, last = fences
+    assert not any(map(writer.sink.is_durable, fences))
+    writer.sink.wait(before[-1])
+    assert [writer.sink.is_durable(fence) for fence in fences] == [True] * len(before) + [False]
+    assert writer.sink.wait(before[0]) > 0  # it is told what it took, also later
+    writer.sink.wait(last)
+    writer.check(writer.units)
+
+
+def test_a_fence_with_nothing_before_it_is_durable(writer: Writer) -> None:
+    fence = writer.sink.fence()
+    assert writer.sink.wait(fence) == 0
+    assert writer.sink.is_durable(fence)
+
+
+def test_one_is_waited_for_while_the_next_is_put(writer: Writer) -> None:
+    """The pipeline: one job's sync beside the next one's encoding, by two threads."""
+    fences: list[Fence] = []
+    errors: list[Exception] = []
+    there, done = threading.Semaphore(0), threading.Event()
+
+    def wait_for_all() -> None:
+        try:
+            for number in range(len(writer.units)):
+                assert there.acquire(timeout=30)
+                writer.sink.wait(fences[number])
+                assert writer.sink.is_durable(fences[number])
+        except Exception as error:  # noqa: BLE001  told by the test
+            errors.append(error)
+        done.set()
+
+    threading.Thread(target=wait_for_all).start()
+    for unit in writer.units:
+        writer.put(unit)
+        fences.append(writer.sink.fence())
+        there.release()
+    assert done.wait(60)
+    assert not errors
+    writer.check(writer.units)
+
+
+def test_what_failed_is_put_again(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = descriptors()
+    with monkeypatch.context() as patch:
+        fail_for_unit_0(patch)
+        with pytest.raises(OSError, match="Input/output error"):
+            put_and_wait(writer, 0)
+        assert not writer.keys()
+    assert descriptors() == before
+    put_and_wait(writer, 0)
+    put_and_wait(writer, *writer.units[1:])
+    writer.check(writer.units)
+
+
+def put_and_wait(writer: Writer, *units: int) -> None:
+    """As a job does it: put all, or give up what was put."""
+    try:
+        writer.put(*units)
+    except OSError:
+        writer.sink.give_up()
+        raise
+    writer.sink.wait(writer.sink.fence())
+
+
+def test_a_fence_that_fails_harms_no_other(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told once, at the first wait that comes upon it; only what was before that fence is put again."""
+    last = writer.units[-1]
+    with monkeypatch.context() as patch:
+        fail_for_unit_0(patch)
+        try:
+            writer.put(0)
+        except OSError:  # one that syncs at once
+            writer.sink.give_up()
+            failed = None
+        else:
+            failed = writer.sink.fence()
+        writer.put(last)
+        fence = writer.sink.fence()
+        if failed is not None:
+            with pytest.raises(OSError, match="Input/output error"):
+                writer.sink.wait(fence)
+            assert not writer.sink.is_durable(failed)
+            with pytest.raises(ValueError, match="given up"):
+                writer.sink.wait(failed)
+        writer.sink.wait(fence)
+    assert writer.sink.is_durable(fence)
+    put_and_wait(writer, 0)
+    writer.check([0, last])
+
+
+def test_what_is_given_up_leaves_nothing_open(writer: Writer) -> None:
+    before = descriptors()
+    writer.put(0)
+    kept = writer.sink.fence()
+    writer.put(*writer.units[1:])
+    writer.sink.give_up()
+    writer.sink.wait(kept)  # it was before
+    assert descriptors() == before
+    writer.check([0])
+
+
+def test_a_sink_that_is_closed_holds_nothing(writer: Writer) -> None:
+    before = descriptors()
+    writer.put(0)
+    writer.sink.fence()
+    writer.put(1)
+    writer.sink.close()
+    assert descriptors() == before
+    assert not writer.keys()
+
+
+def test_a_unit_that_is_put_again_is_there_once(writer: Writer) -> None:
+    """A job that is run again, by the same writer or after it was killed."""
+    for _ in range(2):
+        writer.put(*writer.units)
+        writer.sink.wait(writer.sink.fence())
+    writer.check(writer.units)
+    assert not list((writer.folder).rglob("staging"))
+
+
+def test_another_writer_goes_on_with_what_one_has_left(tmp_path: Path, encoder: type[Encoder], tools: Tools) -> None:
+    for name, case in SINKS.items():
+        (tmp_path / name).mkdir()
+        killed = Writer(tmp_path / name, case, encoder, tools)
+        killed.put(0)
+        killed.sink.wait(killed.sink.fence())
+        killed.put(1)
+        killed.sink.fence()  # which nobody waits for
+        other = Writer(tmp_path / name, case, encoder, tools)
+        other.put(*other.units[1:])
+        other.sink.wait(other.sink.fence())
+        killed.sink.close()
+        other.check(other.units)
+        killed.encoder.close()
+        other.encoder.close()
+
+
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+def test_what_an_encoder_makes_decides_on_its_sink(tmp_path: Path, tools: Tools, backend: Backend) -> None:
+    publisher = Publisher(tmp_path, tmp_path / STAGING, durable=True)
+    for cell, dims, sink in (
+        ("chunk", SHARDED, ShardSink),
+        ("chunk", PLAIN, KeySink),
+        ("key", SHARDED, KeySink),
+        ("key", PLAIN, KeySink),
+    ):
+        record = replace(backend, encodes=cell)  # type: ignore[arg-type]
+        assert type(sink_of(make_spec("cam", dims), record, publisher, tools)) is sink
