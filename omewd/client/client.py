@@ -13,10 +13,10 @@ from omewd.errors import OmewdError
 from omewd.model.jsonable import to_json, without_numpy
 from omewd.model.spec.outline import require_small, split
 from omewd.protocol.messages import MAX_MESSAGE_BYTES, decode, encode
-from omewd.protocol.status import DaemonStatus, StreamStatus, read_status
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what takes time to import is imported where it is used
     from omewd.model.spec.spec import StreamSpec
+    from omewd.protocol.status import DaemonStatus, StreamStatus
 
 # What a socket can wait for; who asks for more waits for ever.
 _LONGEST_S = 1e6
@@ -72,10 +72,14 @@ class Client:
 
     def daemon_status(self) -> DaemonStatus:
         """The status of the daemon with all its streams; raises OmewdError ``other_version``, too."""
+        from omewd.protocol.status import DaemonStatus, read_status
+
         return read_status(DaemonStatus, self.status())
 
     def stream_status(self, name: str) -> StreamStatus:
         """The status of one stream; raises OmewdError ``other_version``, too."""
+        from omewd.protocol.status import StreamStatus, read_status
+
         return read_status(StreamStatus, self.status(name))
 
     def set_metadata(

@@ -192,6 +192,10 @@ class Daemon:
 
     def _finished(self) -> bool:
         now = time.monotonic_ns()
+        if self._pools.must_restart:
+            log.error("stopping, as omewd was upgraded on disk: rings are kept, and the next daemon goes on with them")
+            self._exit_status = EXIT_ERROR
+            return True
         if (role := self._pools.broken) is not None:
             log.error(f"no {role} can be started any more: giving up")
             self._lifecycle.give_up_all(OmewdError("no_writers", f"no {role} process can be started any more"), now)

@@ -15,14 +15,17 @@ from typing import Any
 
 from omewd.dataset import metadata, omero
 from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger.account import Ledger
 from omewd.dataset.ledger.appending import append_to
+from omewd.dataset.ledger.reading import RUNS_ASIDE
+from omewd.dataset.ledger.runs import start_runs, sync_runs
 from omewd.dataset.made_by import MadeBy
 from omewd.dataset.strays import remove_strays
 from omewd.errors import OmewdError
 from omewd.model.contrast import Window
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Plan
-from omewd.model.plan.shards import Flags, ShardLayout
+from omewd.model.plan.shards import ShardLayout, Written
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.process.faultpoints import point
@@ -104,6 +107,7 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int, made_by: Mad
         summary = ledger.summary_json(spec, state="writing", epoch=epoch, made_by=made_by)
         documents[f"{ledger.FOLDER}/zarr.json"] = summary
         append_to(aside, b"", durable=publisher.durable)
+        start_runs(aside, durable=publisher.durable)
         _publish(publisher, documents, "create")
         point("writer: dataset made aside")
         if dataset.exists():
@@ -203,13 +207,14 @@ def finalize_by_ledger(
     ``known_frames`` of each source are known to have been handed over. Frames are lost of which the ledger does not say
     what became. ``failed``: the stream has failed, whatever became of its frames.
     """
-    counted = ledger.received(dataset, spec.sources)
+    record = Ledger.read(dataset, spec.sources, completes=True)
+    counted = [account.received for account in record.accounts]
     received = [max(pair) for pair in zip(counted, known_frames or counted, strict=True)]
-    record = ledger.Ledger.read(dataset, received)
-    totals = record.totals
+    totals = record.totals(received)
     failed = failed or any(each.lost_frames for each in totals)
     remove_strays(spec, dataset)
-    finalize(spec, dataset, totals=totals, ended_by=ended_by, failed=failed, written=record.written, windows=windows)
+    written = [account.written for account in record.accounts]
+    finalize(spec, dataset, totals=totals, ended_by=ended_by, failed=failed, written=written, windows=windows)
     return totals
 
 
@@ -268,19 +273,22 @@ def finalize(
     totals: Sequence[Totals],
     ended_by: str,
     failed: bool,
-    written: Sequence[Flags] | None = None,
+    written: Sequence[Written] | None = None,
     windows: Sequence[Window] = (),
 ) -> None:
     """Seal what shards there are, write the final metadata for what has arrived, remove what was only for writing.
 
-    ``totals`` of each source. With ``written`` (for each source a flag a frame index, by the ledger), shards keep
-    those frames. ``windows``: what channels are shown in, as far as it is known; what users have set and added stays.
-    Running it again gives the same.
+    ``totals`` of each source. With ``written`` (of each source, by the ledger), shards keep those frames. ``windows``:
+    what channels are shown in, as far as it is known; what users have set and added stays. Running it again gives the
+    same.
     """
     (dataset / STAGING).mkdir(exist_ok=True)
     frames = [each.received for each in totals]
     publisher = _publisher(dataset, spec)
     append_to(dataset, b"", durable=publisher.durable)  # cuts off what a killed writer has left of a line
+    (dataset / ledger.FOLDER / RUNS_ASIDE).unlink(missing_ok=True)
+    if publisher.durable:
+        sync_runs(dataset)
     _seal(spec, publisher, written)
     documents = metadata.documents(spec, frames)
     _keep_what_is_set(spec, dataset, documents, windows)
@@ -330,11 +338,11 @@ def _keep_what_is_set(
 
 def seal_by_ledger(spec: StreamSpec, dataset: Path) -> None:
     """Seal the shards that are in progress, with what the ledger has as written."""
-    record = ledger.Ledger.read(dataset, ledger.received(dataset, spec.sources))
-    _seal(spec, _publisher(dataset, spec), record.written)
+    record = Ledger.read(dataset, spec.sources)
+    _seal(spec, _publisher(dataset, spec), [account.written for account in record.accounts])
 
 
-def _seal(spec: StreamSpec, publisher: Publisher, written: Sequence[Flags] | None) -> None:
+def _seal(spec: StreamSpec, publisher: Publisher, written: Sequence[Written] | None) -> None:
     with closing(Tools()) as tools, closing(ShardSink(publisher, tools)) as sink:
         for level, source in product(levels_of(spec), range(spec.sources)):
             sink.seal(ShardLayout(spec, level, source), written=None if written is None else written[source])

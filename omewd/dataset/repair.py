@@ -14,7 +14,9 @@ import numpy as np
 
 from omewd.dataset import dataset as datasets
 from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger.account import Account, Ledger
 from omewd.dataset.ledger.appending import append_to, mend
+from omewd.dataset.ledger.reading import make_runs_again
 from omewd.dataset.metadata import array_json
 from omewd.dataset.resolutions import made_of, present_in
 from omewd.dataset.strays import remove_strays
@@ -24,7 +26,7 @@ from omewd.model.plan.grid import frame_indexes
 from omewd.model.plan.images import image_paths, shape_on_disk
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Plan
-from omewd.model.plan.shards import Flags, ShardLayout
+from omewd.model.plan.shards import ShardLayout
 from omewd.model.spec.spec import StreamSpec
 from omewd.store.encoders.base import Block, UnitArray
 from omewd.store.encoders.tensorstore import TensorStoreEncoder
@@ -73,17 +75,22 @@ def _repair(dataset: Path, progress: Callable[[int, int], None] | None) -> Repai
             shutil.rmtree(dataset / STAGING)
             mended.append("removed what writers had left over")
         before = verify(dataset, progress)
-        if before.notes and (torn := mend(dataset)):
+        torn = mend(dataset) if before.notes else 0
+        if torn:
             mended.append(f"removed {torn} torn line{'s' * (torn > 1)} from the ledger")
+        if before.bad_runs:
+            make_runs_again(dataset, by_lines=True)
+            if not torn:  # else it comes of that
+                mended.append("made the ledger's record of runs again from its lines")
         if before.strays and (removed := remove_strays(spec, dataset)):
             mended.append(f"removed {len(removed)} files of frames that are not on record, such as {removed[0]}")
         if before.bad_units:
-            status = ledger.Ledger.read(dataset, before.received).status
+            accounts = Ledger.read(dataset, spec.sources).accounts
             for source, units in before.bad_units.items():
                 _require_readable(dataset, [ShardLayout(spec, source=source)], units)
             for source, units in before.bad_units.items():
                 number = ledger.source_of(spec, source)
-                lines = list(_lost_lines(Plan.of(spec, source=source), units, status[source], number))
+                lines = list(_lost_lines(Plan.of(spec, source=source), units, accounts[source], number))
                 batch = ledger.batch(lines, before.received[source])
                 append_to(dataset, batch)
             count = sum(map(len, before.bad_units.values()))
@@ -105,7 +112,7 @@ def _make_levels_again(dataset: Path, spec: StreamSpec, report: Report) -> int:
     Not those of which the full resolution is gone: there is nothing to make them of.
     """
     levels, paths = levels_of(spec), image_paths(spec)
-    status = ledger.Ledger.read(dataset, report.received).written
+    accounts = Ledger.read(dataset, spec.sources).accounts
     staging = dataset / STAGING
     staging.mkdir(exist_ok=True)
     made = 0
@@ -113,7 +120,8 @@ def _make_levels_again(dataset: Path, spec: StreamSpec, report: Report) -> int:
         if unit in report.bad_units.get(source, ()):
             continue
         layouts = [ShardLayout(spec, level, source) for level in levels]
-        present = _written(layouts[0].keys, unit, status[source])
+        frames = frame_indexes(layouts[0].keys, unit)
+        present = accounts[source].written(frames) & (frames < report.received[source])
         for level in levels[1:number]:
             present = present_in(level, spec.downsample, present)
         image = layouts[0].keys.image_of(unit)
@@ -137,15 +145,6 @@ def _put(dataset: Path, spec: StreamSpec, layout: ShardLayout, unit: int, block:
         sink.wait(sink.fence())
 
 
-def _written(plan: Plan, unit: int, written: Flags) -> Flags:
-    """Which frames of a unit are written."""
-    indexes = frame_indexes(plan, unit)
-    flags: Flags = np.zeros(indexes.shape, bool)
-    known = indexes < len(written)
-    flags[known] = written[indexes[known]]
-    return flags
-
-
 def _require_readable(dataset: Path, layouts: list[ShardLayout], units: list[int]) -> None:
     """Raise OSError if files are there and can't be read: a disk that fails for a while is no loss of frames."""
     for layout, unit in product(layouts, units):
@@ -155,11 +154,11 @@ def _require_readable(dataset: Path, layouts: list[ShardLayout], units: list[int
                     pass
 
 
-def _lost_lines(plan: Plan, units: list[int], status: bytearray, source: int | None) -> Iterator[str]:
+def _lost_lines(plan: Plan, units: list[int], account: Account, source: int | None) -> Iterator[str]:
     for unit in units:
-        for frame in sorted(int(f) for f in frame_indexes(plan, unit).flat):
-            if frame < len(status) and status[frame] == ledger.WRITTEN:
-                yield ledger.gap_line(frame, 1, "lost", source)
+        frames = np.sort(frame_indexes(plan, unit), axis=None)
+        for frame in frames[account.written(frames)].tolist():
+            yield ledger.gap_line(frame, 1, "lost", source)
 
 
 @contextmanager

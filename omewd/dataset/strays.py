@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger.ledger import UNACCOUNTED, WRITTEN
+from omewd.dataset.ledger.marks import Marks
+from omewd.dataset.ledger.reading import LedgerReader
 from omewd.model.plan.grid import frame_indexes
 from omewd.model.plan.images import image_paths
 from omewd.model.plan.levels import Level, levels_of
 from omewd.model.plan.plan import Plan
-from omewd.model.plan.shards import Flags, ShardLayout
+from omewd.model.plan.shards import ShardLayout
 from omewd.model.spec.spec import StreamSpec
 from omewd.store.filesystem import sync_folder
 
@@ -46,7 +48,7 @@ def remove_strays(spec: StreamSpec, dataset: Path) -> list[str]:
 
 
 def _remove_from(
-    grid: Path, image: int, level: Level, spec: StreamSpec, plans: Sequence[Plan], recorded: Sequence[Flags]
+    grid: Path, image: int, level: Level, spec: StreamSpec, plans: Sequence[Plan], recorded: Sequence[Marks]
 ) -> list[Path]:
     """Remove the strays among an array's keys, which are below the folder ``grid``; returns what was removed."""
     rows, columns = ShardLayout(spec, level).shards_across
@@ -72,20 +74,19 @@ def _remove_from(
     return removed
 
 
-def _has_any(flags: Flags, plan: Plan, unit: int) -> bool:
-    if plan.first_frame(unit) >= len(flags):
-        return False
-    indexes = frame_indexes(plan, unit)
-    return bool(flags[indexes[indexes < len(flags)]].any())
+def _has_any(marks: Marks, plan: Plan, unit: int) -> bool:
+    return bool(marks.at(frame_indexes(plan, unit)).any())
 
 
-def _recorded(dataset: Path, sources: int) -> list[Flags] | None:
-    """For each source which frames have a line that says that they are written or lost; None if too much is torn."""
-    recorded = [np.zeros(count, bool) for count in ledger.received(dataset, sources)]
-    torn = 0
-    for row in ledger.rows(dataset):
-        if row is None or row.get("source", 0) >= sources:
-            torn += 1
-        elif row.get("gap", "lost") == "lost":
-            recorded[row.get("source", 0)][max(row["frame"], 0) : max(row["frame"] + row.get("count", 1), 0)] = True
-    return recorded if torn <= _MOST_TORN else None
+def _recorded(dataset: Path, sources: int) -> list[Marks] | None:
+    """For each source 1 for frames of which any line says that they are written or lost; None if too much is torn."""
+    recorded = [Marks() for _ in range(sources)]
+    reader = LedgerReader(dataset)
+    foreign = 0
+    for runs in reader.read(last_line=True):
+        foreign += int((runs["source"] >= sources).sum())
+        told = runs[(runs["kind"] == WRITTEN) | (runs["kind"] == UNACCOUNTED)]
+        for source, marks in enumerate(recorded):
+            own = told[told["source"] == source]
+            marks.put_runs(own, np.ones(len(own), np.uint8))
+    return recorded if reader.unreadable_lines + foreign <= _MOST_TORN else None

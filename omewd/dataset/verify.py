@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -18,17 +18,20 @@ from yaozarrs import validate_zarr_store
 
 from omewd.dataset import metadata
 from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger.account import Account, Ledger
+from omewd.dataset.ledger.marks import Marks
+from omewd.dataset.ledger.runs import RUNS_FILE
 from omewd.dataset.made_by import FIELD, MadeBy
 from omewd.dataset.resolutions import Region, made_of, present_in
 from omewd.model.plan.grid import frame_indexes
 from omewd.model.plan.images import image_paths
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Plan
-from omewd.model.plan.shards import Flags, ShardLayout, ShardPlace
+from omewd.model.plan.shards import ShardLayout, ShardPlace, Written
 from omewd.model.spec.spec import StreamSpec
 from omewd.store.format.shard_index import ABSENT, read_entries
 
-_OWN_FILES = {f"{ledger.FOLDER}/zarr.json", f"{ledger.FOLDER}/{ledger.FILE}"}
+_OWN_FILES = {f"{ledger.FOLDER}/{name}" for name in ("zarr.json", ledger.FILE, RUNS_FILE)}
 # What is read back at a time, or a chunk across the frame if that is more.
 _READ_BYTES = 256 << 20
 
@@ -37,7 +40,8 @@ _READ_BYTES = 256 << 20
 class Report:
     """What was read, and what is wrong with it: one line for each problem.
 
-    ``received``: frames of each source; ``notes``: what is not as it should be, and does no harm; ``bad_units``: by
+    ``received``: frames of each source; ``notes``: what is not as it should be, and does no harm; ``bad_runs``: the
+    ledger's record of runs does not fit its lines; ``bad_units``: by
     source, the units of whole keys with files of the full resolution that are missing, empty or can't be decoded;
     ``bad_levels``: (source, unit, level) of smaller resolutions that are not what they should be; ``strays``: files
     that do not belong there; ``made_by``: what encoded the pixels.
@@ -51,6 +55,7 @@ class Report:
     read_bytes: int = 0
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    bad_runs: bool = False
     bad_units: dict[int, list[int]] = field(default_factory=dict)
     bad_levels: list[tuple[int, int, int]] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
@@ -82,8 +87,8 @@ def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         report.problems.append(f"metadata does not validate as OME-Zarr 0.5: {first_line}")
     _check_metadata(dataset, spec, report)
-    status = _check_ledger(dataset, totals, report)
-    _check_pixels(dataset, spec, status, report, progress)
+    accounts = _check_ledger(dataset, totals, report)
+    _check_pixels(dataset, spec, accounts, report, progress)
     return report
 
 
@@ -113,40 +118,44 @@ def _meaning(group: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in group["attributes"].get("ome", {}).items() if name != "omero"}
 
 
-def _check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> list[bytearray]:
-    """What the ledger says of each frame index of each source, after comparing it with the totals."""
+def _check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> Sequence[Account]:
+    """What the ledger says of each source, after comparing its lines with the totals and its record of runs."""
     if totals["state"] != "complete":
         ended = f" ({totals['ended_by']})" if totals["ended_by"] else ""
         report.problems.append(f"the dataset is not complete: its state is {totals['state']!r}{ended}")
     try:
-        record = ledger.Ledger.read(dataset, report.received)
+        record = Ledger.read(dataset, len(report.received), checks=True)
     except OSError as error:
         report.problems.append(f"the ledger can't be read: {error.strerror}")
-        return [bytearray(frames) for frames in report.received]
+        return [Account(Marks()) for _ in report.received]
     if record.unreadable_lines:
         lines = "1 line" if record.unreadable_lines == 1 else f"{record.unreadable_lines} lines"
         report.notes.append(f"{lines} of the ledger can't be read, as a writer that is killed leaves one")
+    if record.misfits:
+        report.bad_runs = True
+        report.notes.append(f"{ledger.FOLDER}/{RUNS_FILE} does not fit the lines of the ledger, which count")
     told = ledger.totals_in(totals)
     names = [source["name"] for source in totals.get("sources", [{"name": ""}])]
-    for name, status, claimed, found in zip(names, record.status, told, record.totals, strict=True):
+    for name, account, claimed in zip(names, record.accounts, told, strict=True):
+        found = account.totals(claimed.received)
         of = f" of {name}" if name else ""
         report.written += found.written
         report.gaps += found.gaps
-        missing = np.flatnonzero(np.frombuffer(status, np.uint8) == ledger.UNACCOUNTED).tolist()
-        if missing:
-            report.problems.append(f"{len(missing)} received frames{of} are not in the ledger: {_runs(missing)}")
+        if found.lost_frames:
+            lost = account.marks.intervals({ledger.UNACCOUNTED}, claimed.received)
+            report.problems.append(f"{found.lost_frames} received frames{of} are not in the ledger: {_runs(lost)}")
         for what in ("written", "gaps", "lost_frames"):
             if getattr(claimed, what) != getattr(found, what):
                 report.problems.append(
                     f"the totals{of} say {what}: {getattr(claimed, what)}, the ledger has {getattr(found, what)}"
                 )
-    return record.status
+    return record.accounts
 
 
 def _check_pixels(
     dataset: Path,
     spec: StreamSpec,
-    status: list[bytearray],
+    accounts: Sequence[Account],
     report: Report,
     progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -162,23 +171,39 @@ def _check_pixels(
     done = 0
     for source, plan in enumerate(plans):
         layouts = [ShardLayout(spec, level, source) for level in levels]
-        end = plan.last_frame(units[source] - 1) + 1 if units[source] else 0
-        written = np.zeros(max(end, len(status[source])), bool)
-        written[: len(status[source])] = np.frombuffer(status[source], np.uint8) == ledger.WRITTEN
-        for unit in range(units[source]):
-            is_written = written[frame_indexes(plan, unit)]
-            if is_written.any():
+        written = partial(_received_and_written, accounts[source], report.received[source])
+        for unit in _units_with_frames(plan, accounts[source], report.received[source]):
+            if written(frame_indexes(plan, unit)).any():
                 expected_keys.update(key for layout in layouts for key in keys_of(layout, unit))
                 images = [arrays[plan.image_of(unit), level.number] for level in levels]
                 _check_levels(dataset, spec, layouts, images, unit, written, report)
-            done += 1
             if progress is not None:
-                progress(done, sum(units))
+                progress(done + unit + 1, sum(units))
+        done += units[source]
+        if progress is not None:
+            progress(done, sum(units))
     found = {str(path.relative_to(dataset)) for path in dataset.rglob("*") if path.is_file()}
     expected_files = _OWN_FILES | set(documents)
     for stray in sorted(found - expected_keys - expected_files):
         report.strays.append(stray)
         report.problems.append(f"{stray} does not belong there")
+
+
+def _units_with_frames(plan: Plan, account: Account, received: int) -> Iterator[int]:
+    """The units that may have written frames: all but those in long gaps."""
+    unit = 0
+    while unit < plan.units_with(received):
+        first = plan.first_frame(unit)
+        written = next(account.marks.intervals({ledger.WRITTEN}, received, first), None)
+        if written is None:
+            return
+        first_unit = max(unit, plan.units_complete(written[0]))
+        unit = max(plan.units_with(written[1]), first_unit + 1)
+        yield from range(first_unit, unit)
+
+
+def _received_and_written(account: Account, received: int, frames: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return account.written(frames) & (frames < received)
 
 
 def _check_levels(
@@ -187,12 +212,12 @@ def _check_levels(
     layouts: list[ShardLayout],
     arrays: list[Any],
     unit: int,
-    written: Flags,
+    written: Written,
     report: Report,
 ) -> None:
     """Whether a unit is there, decodes, and holds what it should at every resolution."""
     source = layouts[0].source
-    present = written[frame_indexes(layouts[0].keys, unit)]
+    present = written(frame_indexes(layouts[0].keys, unit))
     whole_before = False
     for number, (layout, array) in enumerate(zip(layouts, arrays, strict=True)):
         check: Check = partial(_only_where_written, present)
@@ -219,7 +244,7 @@ def open_array(dataset: Path, path: str, document: dict[str, Any]) -> Any:
 
 
 def _check_keys(
-    dataset: Path, spec: StreamSpec, layout: ShardLayout, unit: int, written: Flags, report: Report
+    dataset: Path, spec: StreamSpec, layout: ShardLayout, unit: int, written: Written, report: Report
 ) -> bool:
     """Whether all keys of a unit are there, with all the chunks that they should have."""
     keys = keys_of(layout, unit)
@@ -260,7 +285,7 @@ def _check_files(dataset: Path, keys: list[str], report: Report) -> bool:
     return complete
 
 
-def _check_index(path: Path, layout: ShardLayout, place: ShardPlace, written: Flags, report: Report) -> bool:
+def _check_index(path: Path, layout: ShardLayout, place: ShardPlace, written: Written, report: Report) -> bool:
     """Whether a shard has every chunk that a written frame is in: one that is not there reads as the fill value."""
     wanted = layout.with_frames(place, written)
     try:
@@ -336,13 +361,12 @@ def _parts(region: Region, chunk: Sequence[int], frames: int) -> Iterator[Region
     yield region
 
 
-def _runs(numbers: list[int], most: int = 10) -> str:
-    """Ascending numbers as runs, such as "3, 7-9"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and runs[-1][1] == number - 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs[:most])
-    return f"{text}, … ({len(runs)} runs)" if len(runs) > most else text
+def _runs(runs: Iterable[tuple[int, int]], most: int = 10) -> str:
+    """Runs of numbers, (first, one past the last), such as "3, 7-9"."""
+    told, count = [], 0
+    for first, stop in runs:
+        count += 1
+        if count <= most:
+            told.append(str(first) if stop == first + 1 else f"{first}-{stop - 1}")
+    text = ", ".join(told)
+    return f"{text}, … ({count} runs)" if count > most else text

@@ -21,7 +21,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name, as values for :mod:`json`."""
-        return {name: _plain(getattr(self, name)) for name in _names(type(self))}
+        return {name: v if type(v) in _SCALARS else _plain(v) for name, v in vars(self).items()}
 
     @classmethod
     def from_json(cls, value: object) -> Self:
@@ -35,6 +35,7 @@ class Record:
         return cls(**known)
 
 
+_SCALARS = frozenset({int, str, float, bool, type(None)})
 # Cached by class, because inspecting annotations is slow and a status has many records.
 _NAMES: dict[type[Record], tuple[str, ...]] = {}
 _READERS: dict[type[Record], tuple[tuple[str, Reader], ...]] = {}

@@ -171,13 +171,17 @@ class MemoryStatus(Record):
 
 @dataclass(frozen=True)
 class KeptRingStatus(Record):
-    """Rings of a stream of an earlier daemon that could not be taken over. ``rings``: their paths in /dev/shm."""
+    """Rings of a stream of an earlier daemon that could not be taken over. ``rings``: their paths in /dev/shm.
+
+    ``reason``: why, in words; ``code``: the error's code.
+    """
 
     name: str = ""
     rings: tuple[str, ...] = ()
     bytes: int = 0
     dataset: str | None = None
     reason: str = ""
+    code: str = "error"
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,9 @@ class Version:
 CONTROL = Version(1, 0)
 # What ``omewd status --json`` and ``Client.status`` return.
 STATUS = Version(1, 0)
+# Messages between the daemon and its children, which are exec'd from what is on disk: after an upgrade that may be
+# newer than the daemon. Both sides must have the same version, minor included.
+JOBS = Version(1, 0)
 # Entries of the daemon's journal.
 JOURNAL = Version(1, 0)
 # The layout of a ring: see :mod:`omewd.ring.layout`.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from omewd.dataset.ledger.index import LedgerIndex, Row
+from omewd.dataset.ledger.index import FRAME, LedgerIndex, Row
 from omewd.dataset.ledger.ledger import FOLDER
 from omewd.errors import OmewdError
 from omewd.model.plan.shards import ShardLayout, ShardPlace
@@ -76,12 +76,12 @@ class StoredFrames:
         """The highest frame index below ``below`` that holds a frame; None if there is none."""
         self._require_dataset()
         self._read_on()
-        return self._index.last_frame(self._source, below)
+        return self._index.marks[self._source].last(FRAME, below)
 
     def recorded(self, index: int) -> Recorded:
         """The metadata and the wall-clock time (ns) of a frame, each None if the ledger has none.
 
-        The first call reads the whole ledger. Raises OmewdError ``not_stored`` if the ledger can't be read.
+        The first call reads the ledger's record of runs. Raises OmewdError ``not_stored`` if the ledger can't be read.
         """
         self._require_dataset()
         row = self._row(index) or {}
@@ -94,11 +94,7 @@ class StoredFrames:
     def _row(self, index: int) -> Row | None:
         """The ledger's row of a frame index; None if there is none."""
         self._read_on()
-        if not (line := self._index.line(self._source, index)):
-            return None
-        file = self._index.file
-        with file.opened() as descriptor:
-            return file.row(descriptor, self._source, index, line)
+        return self._index.row(self._source, index)
 
     def _read_on(self) -> None:
         try:

@@ -10,6 +10,7 @@ import numpy as np
 
 from omewd.dataset import dataset
 from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger.frame_lines import FrameLines
 from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.backend import BACKENDS
@@ -32,7 +33,7 @@ class OpenStream:
         self.spec = spec = stored_spec(join(told.outline, told.details))
         self._clock = tools.clock
         self.rings: dict[int, RingReader] = {}
-        self.lines: dict[int, ledger.FrameLines] = {}
+        self.lines: dict[int, FrameLines] = {}
         self.publisher = Publisher(
             self.folder,
             self.folder / STAGING,
@@ -46,7 +47,7 @@ class OpenStream:
 
     def add_ring(self, source: int, segment: Segment) -> None:
         self.rings[source] = RingReader(segment, Plan.of(self.spec, self.backend.encodes, source))
-        self.lines[source] = ledger.FrameLines.of(self.spec, source)
+        self.lines[source] = FrameLines.of(self.spec, source)
 
     def hold_dataset(self) -> None:
         """Lock the dataset against ``omewd repair`` while this writer has it, and see that it is open for writing.

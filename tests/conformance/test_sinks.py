@@ -20,7 +20,7 @@ import pytest
 
 from omewd.dataset import dataset
 from omewd.model.plan.plan import Plan
-from omewd.model.plan.shards import Flags, ShardLayout
+from omewd.model.plan.shards import ShardLayout, Written
 from omewd.model.spec.backend import BACKENDS, Backend, Cell
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
@@ -73,7 +73,7 @@ class ToySink(Sink):
     def _begin(self) -> Batch:
         return ToyBatch(self._publisher)
 
-    def seal(self, layout: ShardLayout, below: int | None = None, written: Flags | None = None) -> None:
+    def seal(self, layout: ShardLayout, below: int | None = None, written: Written | None = None) -> None:
         """All is in place."""
 
 

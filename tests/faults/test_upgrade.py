@@ -9,6 +9,9 @@ progress) has 9 durable frame indexes and 3 in its ring; of "cams" (tensorstore,
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import struct
 import tarfile
 import zlib
@@ -22,9 +25,12 @@ import omewd
 from omewd.daemon.state.journal import boot_id, instance_name
 from omewd.dataset.verify import verify
 from omewd.model.spec.stored import stored_spec
+from omewd.protocol import versions
+from tests.faults.support import append
 from tests.support.acquisitions import Frames, check_acquisition
 from tests.support.daemons import DaemonProcess
-from tests.support.frames import make_frame
+from tests.support.datasets import check_dataset
+from tests.support.frames import make_frame, make_spec
 from tests.support.processes import wait_for
 from tests.support.shared_memory import started_instances
 
@@ -170,6 +176,7 @@ def test_row_31_a_newer_major_version_is_kept_aside(left: Left) -> None:
         kept = {ring.name: ring for ring in process.client.daemon_status().kept_rings}
         assert set(kept) == {"cam", "cams"}
         assert "journal is of version 2.0, and this omewd reads version 1" in kept["cam"].reason
+        assert (kept["cam"].code, kept["cams"].code) == ("other_version", "bad_ring")
         assert "it has version 3.0, and this omewd reads version 2" in kept["cams"].reason
         assert all("Start the omewd that made it" in ring.reason for ring in kept.values())
         assert {name: path.read_bytes() for name, path in left.rings.items()} == before
@@ -195,6 +202,37 @@ def test_row_31_what_is_kept_aside_can_be_let_go(left: Left) -> None:
             assert process.client.stop_stream(name)["let_go"]["name"] == name
         assert not any(ring.exists() for ring in left.rings.values())
         assert not list((left.folder / "state" / "streams").iterdir())
+        assert process.stop() == 0
+    finally:
+        process.kill()
+
+
+def test_row_31_a_daemon_that_was_upgraded_on_disk_leaves_its_streams_to_the_next(tmp_path: Path) -> None:
+    """Writers that it starts then are newer than it is: they get no jobs."""
+    package = tmp_path / "site" / "omewd"
+    shutil.copytree(Path(omewd.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    installed = {"PYTHONPATH": str(package.parent), "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    options = ("--writers", "1", "--memory", "512MiB")
+    process = DaemonProcess(tmp_path, *options, env=installed)
+    try:
+        spec = make_spec("cam", "t:inf:1:4,y:16,x:16", ring_slots=32, backend="tensorstore")
+        process.client.start_stream(spec)
+        producer = process.connect("cam")
+        append(producer, spec, range(4))
+        wait_for(lambda: producer.durable == 4)
+        [pid] = process.writer_pids()
+        text = (package / "protocol" / "versions.py").read_text()
+        assert f"JOBS = Version({versions.JOBS.major}, {versions.JOBS.minor})" in text
+        (package / "protocol" / "versions.py").write_text(text.replace("JOBS = Version(", "JOBS = Version(1"))
+        os.kill(pid, signal.SIGKILL)
+        append(producer, spec, range(4, 10))
+        assert process.process.wait(60) == 1
+        assert "omewd was upgraded on disk" in process.log()
+        assert "restart it" in process.log()
+        append(producer, spec, range(10, 12))
+        process = DaemonProcess(tmp_path, *options, env=installed)
+        producer.close()
+        check_dataset(process.data / spec.output, spec, 12)
         assert process.stop() == 0
     finally:
         process.kill()

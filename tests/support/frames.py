@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 import omewd
-from omewd.dataset.ledger.ledger import FrameLines
+from omewd.dataset.ledger.frame_lines import FrameLines
+from omewd.model.plan.shards import Written
 from omewd.model.spec.spec import StreamSpec
 
 Array = np.ndarray[Any, Any]
@@ -42,5 +43,17 @@ def _frame_lines(source: int | None) -> FrameLines:
 
 def frame_line(frame: int, wall_ns: int, monotonic_ns: int, metadata: bytes, source: int | None = None) -> str:
     """The ledger's line of a frame along t, of a single camera, or of one of three."""
-    [line] = _frame_lines(source).make(np.array([frame]), [wall_ns], [monotonic_ns], [metadata])
-    return line
+    index, wall, monotonic = (np.array([number]) for number in (frame, wall_ns, monotonic_ns))
+    return _frame_lines(source).text(index, wall, monotonic, [metadata]).decode()
+
+
+def among(flags: np.ndarray[Any, Any]) -> Written:
+    """Frames are written as flags say, a flag each; those beyond are not."""
+
+    def written(frames: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        known = frames < len(flags)
+        found = np.zeros(frames.shape, bool)
+        found[known] = flags[frames[known]]
+        return found
+
+    return written

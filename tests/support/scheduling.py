@@ -27,10 +27,12 @@ def worker_count(arguments: Sequence[str], *, captures_output: bool, cores: int)
 
 
 def order(item: pytest.Item) -> int:
-    """Long tests come first, so that nobody waits for the last of them; those that must be alone come last."""
+    """Long tests come first and short ones late, so that no process waits for another's last one; then those alone."""
     if item.get_closest_marker("alone"):
-        return 2
-    return 0 if item.get_closest_marker("stress") else 1
+        return 3
+    if item.get_closest_marker("stress"):
+        return 0
+    return 2 if "unit" in item.path.parts else 1
 
 
 def skip_without_root(item: pytest.Item) -> None:

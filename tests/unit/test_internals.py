@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from omewd import error_codes
 from omewd.daemon.control.dataset_requests import DatasetRequests
 from omewd.daemon.control.requests import Group
 from omewd.daemon.control.ring_requests import RingRequests
@@ -17,6 +19,7 @@ from omewd.daemon.control.stream_requests import StreamRequests
 from omewd.daemon.processes.roles import roles
 from omewd.daemon.state import recovery
 from omewd.daemon.streams.transitions import TABLE, Action
+from omewd.dataset.ledger import ledger, runs
 from omewd.model.dtypes import MAX_FRAMES
 from omewd.protocol import messages, versions
 from omewd.protocol.hello import FEATURES
@@ -29,7 +32,7 @@ from omewd.writer.handlers.table import KINDS
 from tests.support.places import DOCS
 
 INTERNALS = DOCS / "internals"
-TYPES = {"u32": "I", "u64": "Q"}
+TYPES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
 
 
 def table(page: str, name: str) -> list[dict[str, str]]:
@@ -95,6 +98,33 @@ def test_the_table_of_a_shard_in_progress() -> None:
     assert entries["type"] == f"{ENTRY_BYTES} bytes for each chunk"
 
 
+def offsets(rows: list[dict[str, str]]) -> list[int]:
+    types = [type_of(row["type"]) for row in rows]
+    return [struct.calcsize("<" + "".join(types[:number])) for number in range(len(types))]
+
+
+def test_the_record_of_runs() -> None:
+    rows = table("ledger.md", "runs header")
+    assert [int(row["offset"]) for row in rows] == offsets(rows)
+    described = "<" + "".join(type_of(row["type"]) for row in rows)
+    magic, major, minor, size, _ = struct.unpack(described, runs.header())
+    assert [row["meaning"].split("`")[0] for row in rows[:1]] == [magic.decode()]
+    assert [rows[n]["meaning"].split("`")[0] for n in (1, 2)] == [str(major), str(minor)]
+    rows = table("ledger.md", "run")
+    assert [int(row["offset"]) for row in rows] == offsets(rows)
+    assert size == struct.calcsize("<" + "".join(type_of(row["type"]) for row in rows)) == runs.RECORD_BYTES
+    fields: Mapping[str, Any] = runs.RUN.fields or {}
+    assert [row["field"] for row in rows] == list(fields)
+    assert [int(row["offset"]) for row in rows] == [field[1] for field in fields.values()]
+    kinds = {"written": ledger.WRITTEN, **ledger.KINDS}
+    text = (INTERNALS / "ledger.md").read_text()
+    assert ", ".join(f"{code} {name}" for name, code in sorted(kinds.items(), key=lambda kind: kind[1])) in text
+    assert f"stay below 2^{runs.MOST.bit_length() - 1}." in text
+    for byte, of in enumerate((ledger.WRITING_BYTE, ledger.APPENDING_BYTE, ledger.RECORDING_BYTE)):
+        assert byte == of
+        assert f"lock on byte {byte}" in text
+
+
 def fields_of(record: type) -> str:
     """The names of a dataclass's fields as the pages list them."""
     return ", ".join(field.name for field in dataclasses.fields(record)) or "–"
@@ -136,6 +166,13 @@ def test_the_operations() -> None:
     known = {name for group in groups for name in group.operations}
     assert {row["op"] for row in table("control-protocol.md", "operations")} == known | {"hello"}
     assert set(FEATURES) == known
+
+
+def test_codes_that_are_named_exist() -> None:
+    known = {code.name for codes in error_codes.SECTIONS.values() for code in codes}
+    named = {code for row in table("control-protocol.md", "codes") for code in row["code"].split("`, `")}
+    assert len(named) > 10
+    assert named <= known
 
 
 def test_an_entry_of_the_journal() -> None:

@@ -75,8 +75,8 @@ class UserMetadata:
         return bool(self._values) and self._values[0].task is not None
 
     def add(self, value: Value) -> None:
-        """Raises OmewdError ``busy``."""
-        if len(self._values) >= _MOST_WAITING:
+        """Raises OmewdError ``busy`` for a client's value; the daemon gives one of its own."""
+        if value.peer is not None and len(self._values) >= _MOST_WAITING:
             raise OmewdError("busy", f"{len(self._values)} values wait for this dataset already", "Try again later")
         self._values.append(value)
 

@@ -14,8 +14,9 @@ from omewd.protocol.jobs.job import Job, Result
 QUEUE_BYTES = JOB_BYTES
 # A zarr.json of one of many images takes 2 ms on a disk that is quick to sync.
 _DOCUMENT_S = 0.05
-# Jobs that read the whole ledger get this much longer: a million lines take 5 s, and a day's recording has a billion.
-_LEDGER_S = 3600.0
+# Jobs that read the ledger get this much longer. A hundred million frames take half a second of a core where jobs have
+# a thousand each, 50 s where they have one, and 200 s without a record of runs, as in a dataset of an older omewd.
+_LEDGER_S = 900.0
 # What may take longer than the ring of a fast camera lasts: a hundred documents.
 _LONG_S = 5.0
 

@@ -16,6 +16,7 @@ from omewd.daemon.processes.child import Child, Place, start
 from omewd.daemon.processes.roles import Role
 from omewd.errors import OmewdError
 from omewd.protocol.messages import Message, receive, send
+from omewd.protocol.versions import JOBS
 
 log = structlog.get_logger("processes")
 
@@ -41,6 +42,7 @@ class Pool:
         self.failed_starts = 0
         self._next_start_ns = 0
         self._closing = False
+        self._outdated = False
         self._wanted = 0 if role.on_demand else role.children
 
     def start(self, on_message: OnMessage, on_death: OnDeath) -> None:
@@ -60,6 +62,11 @@ class Pool:
         return not self.role.on_demand and self.failed_starts >= MAX_FAILED_STARTS and not self.any_ready
 
     @property
+    def must_restart(self) -> bool:
+        """omewd was upgraded on disk, so that no children can be started, and none that is wanted is left."""
+        return self._outdated and self._wanted > 0 and not self.any_ready
+
+    @property
     def ready(self) -> list[int]:
         """The ids of those that take jobs."""
         return [child.id for child in self.children.values() if child.takes_jobs]
@@ -76,7 +83,7 @@ class Pool:
 
     def fill(self) -> None:
         """Start children until there are as many as wanted."""
-        while not self._closing and not self.broken:
+        while not (self._closing or self._outdated or self.broken):
             lacking = self._wanted - sum(not child.leaving for child in self.children.values())
             if lacking <= 0 or time.monotonic_ns() < self._next_start_ns:
                 return
@@ -139,12 +146,27 @@ class Pool:
             self._loop.forget(child.channel.fileno())
             return False
         message, _ = received
+        if "ready" in message and message.get("version") != str(JOBS):
+            self._outdated_by(child, str(message.get("version")))
+            return True
         if "ready" in message:
             child.got_ready()
             self.failed_starts = 0
             self.facts = message["ready"]
         self._on_message(child, message)
         return True
+
+    def _outdated_by(self, child: Child, version: str) -> None:
+        """What is on disk is another omewd by now: its children can't be given jobs."""
+        if not self._outdated:
+            log.error(
+                "omewd was upgraded on disk, and new children don't go with this daemon: restart it",
+                role=self.role.name,
+                children=version,
+                daemon=str(JOBS),
+            )
+        self._outdated = True
+        child.kill(f"it speaks version {version} of the messages about jobs, the daemon {JOBS}")
 
     def _reap(self, child: Child) -> None:
         status = child.process.poll()

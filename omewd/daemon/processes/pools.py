@@ -61,6 +61,11 @@ class Pools:
         return next((name for name, pool in self._pools.items() if pool.broken), None)
 
     @property
+    def must_restart(self) -> bool:
+        """omewd was upgraded on disk, and a role that is wanted has no children left."""
+        return any(pool.must_restart for pool in self._pools.values())
+
+    @property
     def awaited(self) -> Pool | None:
         """A pool that the daemon can't begin without, and that has no child that is ready."""
         fixed = (pool for pool in self._pools.values() if not pool.role.on_demand)

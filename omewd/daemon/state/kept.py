@@ -58,7 +58,7 @@ class KeptRing:
 
     def status(self) -> KeptRingStatus:
         dataset = str(self.dataset) if self.dataset else None
-        return KeptRingStatus(self.name, self.paths, self.ring_bytes, dataset, str(self.error))
+        return KeptRingStatus(self.name, self.paths, self.ring_bytes, dataset, str(self.error), self.error.code)
 
 
 def _path(entry: dict[str, Any], key: str) -> Path | None:
@@ -68,10 +68,10 @@ def _path(entry: dict[str, Any], key: str) -> Path | None:
 
 def _segments(name: str, entry: dict[str, Any], instance: str) -> tuple[str, ...]:
     told = entry.get("shared_memory")
-    names = [told] if isinstance(told, str) else told if isinstance(told, list) else []
+    names = told if isinstance(told, list) else []
     own = re.compile(rf"/{re.escape(instance)}-\d+-[\w-]+")
     wanted = [each for each in names if isinstance(each, str) and own.fullmatch(each)]
     if not wanted:
-        guess = re.compile(rf"{re.escape(instance)}-\d+-(\d+-)?{re.escape(name)}")
+        guess = re.compile(rf"{re.escape(instance)}-\d+-\d+-{re.escape(name)}")
         wanted = [f"/{path.name}" for path in _SHARED_MEMORY.iterdir() if guess.fullmatch(path.name)]
     return tuple(sorted(each for each in wanted if (_SHARED_MEMORY / each[1:]).is_file()))

@@ -21,7 +21,6 @@ from omewd.daemon.streams.source_ring import SourceRing
 from omewd.daemon.streams.stream import Stream
 from omewd.daemon.streams.streams import Streams
 from omewd.errors import OmewdError
-from omewd.model.spec.outline import split
 from omewd.model.spec.stored import stored_spec
 from omewd.process.faultpoints import point
 from omewd.ring.daemon_ring import DaemonRing
@@ -225,8 +224,7 @@ def _reopen(entry: dict[str, Any], undo: contextlib.ExitStack) -> list[SourceRin
     Raises FileNotFoundError if the first one is gone, OmewdError ``bad_ring``.
     """
     rings: list[SourceRing] = []
-    names = entry["shared_memory"]
-    for name in [names] if isinstance(names, str) else names:  # as omewd 0.1 had it before there were sources
+    for name in entry["shared_memory"]:
         try:
             ring = SourceRing.reopen(name)
         except FileNotFoundError as error:
@@ -252,8 +250,7 @@ def dataset_of(entry: dict[str, Any]) -> Dataset:
 
 def details_of(entry: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """The outline and the details of a stream's spec in its entry in the journal."""
-    fields, inside = split(entry["spec"])  # an entry of an earlier omewd has all in one
-    return fields, inside or entry.get("details", "").encode()
+    return entry["spec"], entry.get("details", "").encode()
 
 
 def resume_failed(stream: Stream, now_ns: int) -> None:

@@ -217,14 +217,14 @@ class Lifecycle:
         with self.failing(stream, now_ns):
             if stream.wants_memory and self._admission.allocate(stream):
                 self.do(stream, stream.allocated(), now_ns)
-            were_open = [source.is_open for source in stream.sources]
+            were_open = [source for source in stream.sources if source.is_open]
             if stream.state is State.ACTIVE:
                 for source in producers.orphans(stream):
                     self.producer_lost(stream, source, now_ns)
             stream.poll(now_ns)
-            for source, ring, was_open in zip(stream.sources, stream.rings, were_open, strict=True):
-                if was_open and not source.is_open:
-                    ring.ring_producer()
+            for source in were_open:
+                if not source.is_open:
+                    stream.rings[source.number].ring_producer()
         with self.failing(stream, now_ns):
             if stream.state is State.ACTIVE:
                 self._maintain(stream, now_ns)

@@ -8,10 +8,12 @@ whatever happens but a crash of the machine.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from omewd.dataset.ledger.ledger import APPENDING_BYTE, FILE, FOLDER, parse_object
+from omewd.dataset.ledger.runs import Run, append_runs
 from omewd.process.faultpoints import point
 from omewd.process.locks import lock, unlock
 from omewd.store.stopwatch import Stopwatch
@@ -19,27 +21,35 @@ from omewd.store.stopwatch import Stopwatch
 _TAIL_BYTES = 1 << 16
 
 
-def append_to(dataset: Path, lines: bytes, *, durable: bool = True, clock: Stopwatch | None = None) -> None:
+def append_to(
+    dataset: Path, lines: bytes, runs: Sequence[Run] = (), *, durable: bool = True, clock: Stopwatch | None = None
+) -> None:
     """Append lines to the ledger of a dataset, all of them or none; ``durable``: with fsync.
 
-    ``clock`` gets the time of each stage. Raises OSError.
+    ``runs``: what they tell of, by offsets among the lines. It is put on record once the lines are on disk, and not
+    synced; if that fails, whoever reads the ledger reads the lines. ``clock`` gets the time of each stage. Raises
+    OSError.
     """
     clock = clock or Stopwatch()
     with clock.stage("write"):
         descriptor = os.open(dataset / FOLDER / FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            append(descriptor, lines)
+            start = append(descriptor, lines)
             if durable:
                 with clock.stage("fsync"):
                     os.fdatasync(descriptor)
+            point("writer: ledger synced")
+            if runs:
+                with suppress(OSError):
+                    append_runs(dataset, descriptor, runs, start)
         finally:
             os.close(descriptor)
 
 
-def append(descriptor: int, lines: bytes) -> None:
-    """Append whole lines to a file that is open for reading and appending; it is as it was after an error, an OSError.
+def append(descriptor: int, lines: bytes) -> int:
+    """Append whole lines to a file that is open for reading and appending; returns where they start.
 
-    The lock costs 3 µs where nobody else has it.
+    It is as it was after an error, an OSError. The lock costs 3 µs where nobody else has it.
     """
     lock(descriptor, APPENDING_BYTE)
     try:
@@ -53,6 +63,7 @@ def append(descriptor: int, lines: bytes) -> None:
             with suppress(OSError):  # then the next one does it
                 os.ftruncate(descriptor, start)
             raise
+        return start
     finally:
         unlock(descriptor, APPENDING_BYTE)
 

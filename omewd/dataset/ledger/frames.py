@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from omewd.dataset.ledger.columns import Column
-from omewd.dataset.ledger.index import LedgerIndex, Row
+from omewd.dataset.ledger.index import FRAME, GAP, LedgerIndex, Row
 from omewd.dataset.ledger.ledger import totals_of
+from omewd.dataset.ledger.marks import PAGE, Indexes, Marks
 from omewd.errors import OmewdError
 from omewd.model.plan.grid import places
 from omewd.model.plan.images import image_paths
@@ -26,6 +27,8 @@ Array = np.ndarray[Any, Any]
 
 # Rows that are read at a time.
 _BLOCK = 1 << 14
+# A row each of more gaps than these does not fit into memory.
+_MOST_GAPS = 1 << 26
 
 
 def open_ledger(dataset: str | os.PathLike[str]) -> FrameLedger:
@@ -63,9 +66,9 @@ class LedgerRow:
 class FrameLedger(Sequence[LedgerRow]):
     """A row for each frame index on record: of the first source in order, then of the next.
 
-    Gaps have rows too; an index whose write unit is not on disk yet has none. It shows what was there when it was
-    opened, and keeps 16 bytes a frame in memory. Raises OmewdError ``changed`` for rows of a ledger that is not the
-    same any more.
+    Gaps have rows, too; an index whose write unit is not on disk yet has none. It shows what was there when it was
+    opened, and keeps next to nothing of it in memory. Raises OmewdError ``changed`` for rows of a ledger that is not
+    the same any more.
     """
 
     def __init__(self, dataset: Path) -> None:
@@ -78,10 +81,13 @@ class FrameLedger(Sequence[LedgerRow]):
             index.read_on()
         except OSError as error:
             raise OmewdError("not_a_dataset", f"the ledger of {dataset} can't be read: {error.strerror}") from error
-        known = [index.lines(source) for source in range(self.spec.sources)]
-        self._frames, self._lines = [frames for frames, _ in known], [lines for _, lines in known]
-        self._starts = np.cumsum([0, *map(len, self._frames)])
-        self._file = index.file
+        self._index = index
+        self._known = [_Known.of(marks) for marks in index.marks]
+        gaps = sum(known.long_gaps for known in self._known)
+        if gaps > _MOST_GAPS:
+            message = f"the ledger of {dataset} has {gaps} frame indexes in long gaps: too many to have a row each"
+            raise OmewdError("no_memory", message, "Read the file itself: each gap is a line of it")
+        self._starts = np.cumsum([0, *map(len, self._known)])
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -113,29 +119,23 @@ class FrameLedger(Sequence[LedgerRow]):
 
     def _parts(self) -> Iterator[tuple[int, slice]]:
         """(source, some of its rows), all of them in order."""
-        for source, frames in enumerate(self._frames):
-            for start in range(0, len(frames), _BLOCK):
-                yield source, slice(start, min(start + _BLOCK, len(frames)))
+        for source, known in enumerate(self._known):
+            for start in range(0, len(known), _BLOCK):
+                yield source, slice(start, min(start + _BLOCK, len(known)))
 
-    def _said(self, source: int, part: slice) -> Iterator[Row]:
-        """What the ledger says of some rows."""
-        frames, lines = self._frames[source][part].tolist(), self._lines[source][part].tolist()
-        last, row = 0, {}
+    def _said(self, source: int, frames: Indexes) -> list[Row]:
+        """What the ledger says of some frame indexes that it knows of."""
         try:
-            with self._file.opened() as descriptor:
-                for frame, line in zip(frames, lines, strict=True):
-                    if line != last:  # else it is one about a run of gaps
-                        last, row = line, self._file.row(descriptor, source, frame, line)
-                    yield row
+            return [row or {} for row in self._index.rows(source, frames)]
         except OSError as error:
             message = f"the ledger of {self.dataset} can't be read any more: {error.strerror}"
             raise OmewdError("changed", message, "Open it again") from error
 
     def _rows(self, source: int, part: slice) -> Iterator[LedgerRow]:
-        frames = self._frames[source][part]
+        frames = self._known[source].frames(part.start, part.stop)
         images, axes = places(self._plans[source], frames)
         indexes = zip(*(axis.tolist() for axis in axes), strict=True) if axes else ((),) * len(frames)
-        said = self._said(source, part)
+        said = self._said(source, frames)
         for frame, image, index, row in zip(frames.tolist(), images.tolist(), indexes, said, strict=True):
             where = dict(zip(self._names, index, strict=True))
             gap, wall_ns, monotonic_ns = row.get("gap", ""), row.get("wall_ns"), row.get("monotonic_ns")
@@ -150,10 +150,11 @@ class FrameLedger(Sequence[LedgerRow]):
         integers and truth values are masked (numpy.ma), floats NaN, others None. Texts, lists and mappings are
         Python's, in arrays of objects.
         """
-        stored = [places(plan, frames) for plan, frames in zip(self._plans, self._frames, strict=True)]
-        found = {"frame": np.concatenate(self._frames)}
-        if len(self._frames) > 1:
-            found["source"] = np.repeat(np.arange(len(self._frames)), np.diff(self._starts))
+        frames = [known.frames(0, len(known)) for known in self._known]
+        stored = [places(plan, some) for plan, some in zip(self._plans, frames, strict=True)]
+        found: dict[str, Array] = {"frame": np.concatenate(frames)}
+        if len(frames) > 1:
+            found["source"] = np.repeat(np.arange(len(frames)), np.diff(self._starts))
         found["image"] = np.concatenate([images for images, _ in stored])
         fixed = {"wall_ns": Column(np.int64), "monotonic_ns": Column(np.int64), "gap": Column()}
         for axis, name in enumerate(self._names):
@@ -162,7 +163,7 @@ class FrameLedger(Sequence[LedgerRow]):
         metadata: dict[str, Column] = {}
         start = 0
         for source, part in self._parts():
-            _gather(start, self._said(source, part), fixed, metadata)
+            _gather(start, self._said(source, frames[source][part]), fixed, metadata)
             start += part.stop - part.start
         found |= {name: column.array(start) for name, column in fixed.items()}
         for key, column in metadata.items():
@@ -190,7 +191,35 @@ class FrameLedger(Sequence[LedgerRow]):
         )
 
 
-def _gather(start: int, said: Iterator[Row], fixed: dict[str, Column], metadata: dict[str, Column]) -> None:
+@dataclass(frozen=True)
+class _Known:
+    """The frame indexes of a source that have a row, as ascending runs.
+
+    ``firsts``: of each; ``starts``: rows before each, and all at the end; ``long_gaps``: indexes in gaps that are long.
+    """
+
+    firsts: Indexes
+    starts: Indexes
+    long_gaps: int
+
+    @classmethod
+    def of(cls, marks: Marks) -> _Known:
+        runs = np.array([*marks.intervals({FRAME, GAP})], np.int64).reshape(-1, 2)
+        gaps = sum(stop - first for first, stop in marks.intervals({GAP}) if stop - first > PAGE)
+        return cls(runs[:, 0], np.append(0, np.cumsum(runs[:, 1] - runs[:, 0])), gaps)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def frames(self, start: int, stop: int) -> Indexes:
+        """The frame indexes of some rows."""
+        rows = np.arange(start, min(stop, len(self)))
+        run = np.searchsorted(self.starts, rows, side="right") - 1
+        frames: Indexes = self.firsts[run] + rows - self.starts[run]
+        return frames
+
+
+def _gather(start: int, said: Iterable[Row], fixed: dict[str, Column], metadata: dict[str, Column]) -> None:
     """Take the values of rows from number ``start`` on into columns."""
     of_fixed: dict[str, dict[int, Any]] = {name: {} for name in fixed}
     of_key: dict[str, dict[int, Any]] = {}

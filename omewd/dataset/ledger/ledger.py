@@ -28,19 +28,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
+from pydantic_core import from_json
 
 from omewd.dataset.made_by import FIELD, MadeBy
 from omewd.errors import OmewdError
-from omewd.model.plan.grid import places
-from omewd.model.plan.plan import Plan
-from omewd.model.plan.shards import Flags
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.spec.stored import stored_spec
 from omewd.model.totals import Totals
@@ -60,67 +55,28 @@ UNREADABLE = (
     MemoryError,
 )
 VERSION = 2
-# Which frames are lost follows from the ledger too; this many runs of them are told.
-_LOST_RUNS = 1000
-# Bytes of the ledger that are locked: by all who write the dataset, and by who appends a line. They are far apart from
-# what flock(2) could mean: over NFS that locks all bytes, and an append would wait for its own process.
-WRITING_BYTE, APPENDING_BYTE = 0, 1
+# What became of a frame index. A frame that is lost is one that nothing is known of.
+UNACCOUNTED, WRITTEN, SKIPPED, DROPPED = range(4)
+KINDS = {"lost": UNACCOUNTED, "skipped": SKIPPED, "dropped": DROPPED}
+# More frames than these make no sense.
+_MOST_FRAMES = 1 << 48
+# Bytes of the ledger that are locked: by all who write the dataset, by who appends a line, and by who appends to the
+# record of runs. They are far apart from what flock(2) could mean: over NFS that locks all bytes, and an append would
+# wait for its own process.
+WRITING_BYTE, APPENDING_BYTE, RECORDING_BYTE = 0, 1, 2
 
 
-@dataclass(frozen=True)
-class FrameLines:
-    """Makes the lines of written frames of one source: a thousand in half a millisecond."""
-
-    plan: Plan
-    format: str
-
-    @classmethod
-    def of(cls, spec: StreamSpec, source: int) -> FrameLines:
-        of_source = _of(source_of(spec, source))
-        index = ",".join(f'"{dim.name}":%d' for dim in spec.disk_dimensions[:-2])
-        line = f'{{"frame":%d{of_source},"image":%d,"index":{{{index}}},"wall_ns":%d,"monotonic_ns":%d%s}}\n'
-        return cls(Plan.of(spec, source=source), line)
-
-    def make(
-        self,
-        frames: np.ndarray[Any, Any],
-        wall_ns: Sequence[int],
-        monotonic_ns: Sequence[int],
-        metadata: Iterable[bytes],
-    ) -> list[str]:
-        """A line for each frame index; ``metadata`` of each is JSON as the producer encoded it, or empty."""
-        images, axes = places(self.plan, frames)
-        where = (column.tolist() for column in (frames, images, *axes))
-        said = (f',"metadata":{_checked(text)}' if text else "" for text in metadata)
-        return [self.format % row for row in zip(*where, wall_ns, monotonic_ns, said, strict=True)]
-
-
-def _of(source: int | None) -> str:
+def of_source(source: int | None) -> str:
+    """What lines say of their source."""
     return "" if source is None else f',"source":{source}'
 
 
-def _no_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
-
-
-_decoder = json.JSONDecoder(parse_constant=_no_json)
 _read = json.JSONDecoder().raw_decode  # json.loads first finds out in which encoding bytes are, and takes half longer
-
-
-def _checked(metadata: bytes) -> str:
-    """Metadata comes out of shared memory: one that is no JSON must not spoil the line."""
-    try:
-        text = metadata.decode()
-        value = _decoder.decode(text)
-    except (ValueError, RecursionError):
-        return json.dumps({"omewd_unreadable": metadata.decode(errors="replace")})
-    # As it is, it is cheaper by far; a line break in it would be one of the ledger's.
-    return text if text.isascii() and text.isprintable() else json.dumps(value, separators=(",", ":"))
 
 
 def gap_line(frame: int, count: int, kind: str, source: int | None = None) -> str:
     """The line of ``count`` frame indexes without a frame, from ``frame`` on; kind "skipped", "dropped" or "lost"."""
-    return f'{{"frame":{frame}{_of(source)},"count":{count},"gap":"{kind}"}}\n'
+    return f'{{"frame":{frame}{of_source(source)},"count":{count},"gap":"{kind}"}}\n'
 
 
 def batch(lines: Iterable[str], received: int) -> bytes:
@@ -128,8 +84,13 @@ def batch(lines: Iterable[str], received: int) -> bytes:
 
     ``received``: all frame indexes below (of the source) have been handed over by now, on disk or not.
     """
-    text = "".join(lines)
-    return f'{text[:-2]},"received":{received}}}\n'.encode() if text else b""
+    text = "".join(lines).encode()
+    return with_received(text, received) if text else b""
+
+
+def with_received(lines: bytes, received: int) -> bytes:
+    """Lines of which the last one says it."""
+    return b'%b,"received":%d}\n' % (lines[:-2], received)
 
 
 def source_of(spec: StreamSpec, number: int) -> int | None:
@@ -188,66 +149,13 @@ def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
         spec, each = stored_spec(totals["stream"]), totals_in(totals)
         if not isinstance(totals["state"], str) or not isinstance(totals["ended_by"], str):
             raise TypeError("state and ended_by are texts")
-        if len(each) != spec.sources or min(of.received for of in each) < 0:
+        if len(each) != spec.sources or not all(0 <= of.received <= _MOST_FRAMES for of in each):
             raise ValueError(f"totals of {len(each)} sources, the stream has {spec.sources}")
-        bytearray(max(of.received for of in each))  # what is made of its ledger: a MemoryError if that can't be
         return totals, spec
     except (*UNREADABLE, OmewdError) as error:
         raise OmewdError(
             "not_a_dataset", f"{dataset} is no dataset of omewd: {path.name} of its ledger can't be read ({error})"
         ) from error
-
-
-UNACCOUNTED, WRITTEN, SKIPPED, DROPPED = range(4)
-_GAP_STATUS = {"skipped": SKIPPED, "dropped": DROPPED, "lost": UNACCOUNTED}
-
-
-@dataclass
-class Ledger:
-    """A dataset's ledger, read back.
-
-    ``status``: for each source one byte a frame index, UNACCOUNTED, WRITTEN, SKIPPED or DROPPED.
-    """
-
-    status: list[bytearray]
-    unreadable_lines: int = 0
-
-    @property
-    def written(self) -> list[Flags]:
-        """For each source whether each frame index is WRITTEN."""
-        return [np.frombuffer(status, np.uint8) == WRITTEN for status in self.status]
-
-    @property
-    def totals(self) -> list[Totals]:
-        """What became of the frames of each source, by this ledger."""
-        return [_totals(status) for status in self.status]
-
-    @classmethod
-    def read(cls, dataset: Path, frames: Sequence[int]) -> Ledger:
-        """What the ledger says of the first so many frame indexes of each source; raises OSError if there is none."""
-        ledger = cls([bytearray(count) for count in frames])
-        for row in rows(dataset):
-            if row is None or row.get("source", 0) >= len(frames):
-                ledger.unreadable_lines += 1
-                continue
-            status = ledger.status[row.get("source", 0)]
-            first, count = row["frame"], row.get("count", 1)
-            mark = _GAP_STATUS.get(row["gap"], SKIPPED) if "gap" in row else WRITTEN
-            stop = min(first + count, len(status))
-            if 0 <= first < stop:
-                status[first:stop] = bytes([mark]) * (stop - first)
-        return ledger
-
-
-def _totals(status: bytearray) -> Totals:
-    lost = [(run.start(), run.end() - run.start()) for run in re.finditer(rb"\x00+", status)]
-    return Totals(
-        received=len(status),
-        written=status.count(WRITTEN),
-        gaps=status.count(SKIPPED) + status.count(DROPPED),
-        lost=tuple(lost[:_LOST_RUNS]),
-        lost_frames=sum(count for _, count in lost),
-    )
 
 
 @contextlib.contextmanager
@@ -284,16 +192,6 @@ def hold_alone(dataset: Path) -> int | None:
     return None
 
 
-def received(dataset: Path, sources: int) -> list[int]:
-    """For each source one past the last frame index that a ledger knows of, on disk or not."""
-    known = [0] * sources
-    for row in _lines(dataset):
-        if row is not None and (source := row.get("source", 0)) < sources:
-            of_frames = row["frame"] + row.get("count", 1) if "frame" in row else 0
-            known[source] = max(known[source], of_frames, row.get("received", 0))
-    return known
-
-
 def rows(dataset: Path) -> Iterator[dict[str, Any] | None]:
     """The lines about frames of a dataset's ledger in file order; None for one that can't be read."""
     return (row for row in _lines(dataset) if row is None or "frame" in row)
@@ -321,8 +219,13 @@ def parse(line: bytes) -> dict[str, Any] | None:
 def parse_object(line: bytes) -> dict[str, Any] | None:
     """The JSON object on a line, None if it is none: no part of one is one."""
     try:
-        text = line.decode().strip(" \t\r\n")
-        row, end = _read(text)
-    except (ValueError, RecursionError):
-        return None
-    return row if end == len(text) and isinstance(row, dict) else None
+        row = from_json(line)
+    except ValueError:
+        try:  # it is stricter than json, with surrogates and depth
+            text = line.decode().strip(" \t\r\n")
+            row, end = _read(text)
+        except (ValueError, RecursionError):
+            return None
+        if end != len(text):
+            return None
+    return row if isinstance(row, dict) else None

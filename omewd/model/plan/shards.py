@@ -7,7 +7,7 @@ format").
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -23,6 +23,8 @@ from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import StreamSpec
 
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
+# Which of some frame indexes are written: an array of them → a flag each.
+Written = Callable[[np.ndarray[Any, np.dtype[np.int64]]], Flags]
 
 
 @dataclass(frozen=True)
@@ -116,13 +118,12 @@ class ShardLayout:
         """All shards of a unit of the plan of keys."""
         return (ShardPlace(unit, row, column) for row, column in self._frame_keys)
 
-    def with_frames(self, place: ShardPlace, written: Flags) -> Flags:
-        """Which chunks of a shard hold any written frame; ``written``: one flag for each frame index."""
+    def with_frames(self, place: ShardPlace, written: Written) -> Flags:
+        """Which chunks of a shard hold any written frame."""
         indexes = frame_indexes(self.keys, place.unit)  # shorter than the shard at a ragged end
-        known = indexes < len(written)
         has = np.zeros(self._key_frames, bool)
         inside: tuple[Any, ...] = (*(slice(0, n) for n in indexes.shape), ...)
-        has[inside][known] = written[indexes[known]]
+        has[inside] = written(indexes)
         outer = len(self.grid) - 2
         apart = has.reshape([n for pair in zip(self.grid, self._chunk_frames, strict=False) for n in pair])
         units = apart.any(axis=tuple(range(1, 2 * outer, 2))).reshape(-1, 1)

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
-from omewd.model.plan.shards import Flags, ShardLayout
+from omewd.model.plan.shards import ShardLayout, Written
 from omewd.store.encoders.base import Encoded
 
 Result = TypeVar("Result")
@@ -136,10 +136,10 @@ class Sink(ABC):
         batch.give_up()
 
     @abstractmethod
-    def seal(self, layout: ShardLayout, below: int | None = None, written: Flags | None = None) -> None:
+    def seal(self, layout: ShardLayout, below: int | None = None, written: Written | None = None) -> None:
         """Put shards that get no more frames in place: those that only have frame indexes below ``below``, or all.
 
-        Nobody may be putting anything into them. ``written``: a flag a frame index; chunks without a frame that is
+        Nobody may be putting anything into them. With ``written``, chunks without a frame that is
         written are left out then. Running it again, after it was cut off anywhere, does the rest.
         """
 

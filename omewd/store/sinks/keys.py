@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from omewd.model.plan.shards import Flags, ShardLayout
+from omewd.model.plan.shards import ShardLayout, Written
 from omewd.process.faultpoints import point
 from omewd.store.encoders.base import Encoded, Piece
 from omewd.store.sinks.base import Batch, Sink, results
@@ -33,7 +33,7 @@ class KeySink(Sink):
     def _begin(self) -> Batch:
         return KeyBatch(self._publisher, self._tools)
 
-    def seal(self, layout: ShardLayout, below: int | None = None, written: Flags | None = None) -> None:
+    def seal(self, layout: ShardLayout, below: int | None = None, written: Written | None = None) -> None:
         """Keys are in place once they are durable."""
 
 

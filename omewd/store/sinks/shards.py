@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from omewd.model.plan.memory import INDEXES_AT_ONCE_BYTES
-from omewd.model.plan.shards import Flags, ShardLayout, ShardPlace
+from omewd.model.plan.shards import ShardLayout, ShardPlace, Written
 from omewd.process.faultpoints import point
 from omewd.store.format.shard_index import ENTRY_BYTES
 from omewd.store.format.shard_table import in_staging
@@ -33,7 +33,7 @@ class ShardSink(Sink):
     def _begin(self) -> Batch:
         return ShardBatch(self._publisher, self._tools, self._seen)
 
-    def seal(self, layout: ShardLayout, below: int | None = None, written: Flags | None = None) -> None:
+    def seal(self, layout: ShardLayout, below: int | None = None, written: Written | None = None) -> None:
         publisher = self._publisher
         places = [
             place

@@ -42,7 +42,7 @@ def write_units(job: WriteUnits, streams: OpenStreams) -> Written:
             lines = gap_lines(job, source)
         else:
             lines = ledger_lines(ring, units, job, stream.lines[job.source], source)
-        append_to(stream.folder, ledger.batch(lines, job.frontier), durable=stream.publisher.durable, clock=clock)
+        append_to(stream.folder, lines.text, lines.runs, durable=stream.publisher.durable, clock=clock)
     point("writer: ledger appended")
     waits = _waits(ring, units, started_ns)
     for stage, spent_ns in clock.take().items():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from omewd.dataset.ledger.runs import Run
 from omewd.dataset.repair import repair
 from omewd.dataset.verify import verify
 from tests.support.acquisitions import check_acquisition
@@ -133,6 +134,27 @@ def test_a_torn_line_is_removed_from_the_ledger(omewd_daemon: DaemonProcess, whe
     report = verify(dataset)
     assert (report.problems, report.notes) == ([], [])
     assert omewd_daemon.omewd("repair", "cam.ome.zarr").stdout == "nothing to repair\n"
+
+
+def test_a_record_of_runs_that_does_not_fit_is_made_again(omewd_daemon: DaemonProcess) -> None:
+    dataset = record(omewd_daemon)
+    runs = dataset / "omewd/ledger.runs"
+    whole = runs.read_bytes()
+    # Both files say something that makes sense, and not the same.
+    path = dataset / "omewd/ledger.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"frame":3,', b'"frame":4,'))
+    report = verify(dataset)
+    assert report.bad_runs
+    assert len(report.notes) == 1
+    assert "1 received frames are not in the ledger: 3" in report.problems
+    path.write_bytes(path.read_bytes().replace(b'"frame":4,', b'"frame":3,', 1))
+    runs.write_bytes(runs.read_bytes()[:48] + Run(9, 1, 0, 1, 0, 1, 0, 0).pack() + whole[96:])
+    assert "does not fit the lines" in verify(dataset).notes[0]
+    done = omewd_daemon.omewd("repair", "cam.ome.zarr")
+    assert done.stdout == "repaired: made the ledger's record of runs again from its lines\nall is well\n"
+    assert (verify(dataset).problems, verify(dataset).notes) == ([], [])
+    runs.unlink()
+    assert (verify(dataset).problems, verify(dataset).notes) == ([], [])
 
 
 def test_what_writers_left_is_removed_and_foreign_files_stay(omewd_daemon: DaemonProcess) -> None:

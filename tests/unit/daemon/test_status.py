@@ -56,7 +56,7 @@ def test_the_daemons_fields_are_there() -> None:
     assert set(status) == DAEMON_FIELDS
     assert set(status["memory"]) == {"budget_bytes", "ring_bytes", "writer_bytes"}
     assert set(status["writers"][0]) == {"id", "pid", "ready", "jobs", "aside"}
-    assert set(status["kept_rings"][0]) == {"name", "rings", "bytes", "dataset", "reason"}
+    assert set(status["kept_rings"][0]) == {"name", "rings", "bytes", "dataset", "reason", "code"}
 
 
 def test_a_status_is_read_as_it_was_written_also_with_fields_of_a_newer_omewd() -> None:

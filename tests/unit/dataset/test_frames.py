@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 import omewd
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.columns import Column
+from omewd.dataset.ledger.frame_lines import FrameLines
 from omewd.dataset.ledger.frames import LedgerRow
-from omewd.dataset.ledger.index import LedgerIndex
+from omewd.dataset.ledger.index import FRAME, GAP, LedgerIndex
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import StreamSpec
 
@@ -58,8 +59,9 @@ def put(dataset: Path, lines: Iterable[str]) -> None:
 def frames(spec: StreamSpec, numbers: Sequence[int], metadata: Any = None, source: int = 0) -> list[str]:
     """Lines of frames; their times are their indexes and some."""
     said = b"" if metadata is None else json.dumps(metadata).encode()
-    made = ledger.FrameLines.of(spec, source)
-    return made.make(np.array(numbers), [n + 10**18 for n in numbers], [n + 7 for n in numbers], [said] * len(numbers))
+    made = FrameLines.of(spec, source)
+    indexes = np.array(numbers, np.int64)
+    return made.text(indexes, indexes + 10**18, indexes + 7, [said] * len(numbers)).decode().splitlines(keepends=True)
 
 
 # -- rows ---------------------------------------------------------------------------------------------
@@ -351,11 +353,12 @@ def test_without_pandas_it_is_said(dataset: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def rows_by_index(index: LedgerIndex) -> dict[int, Any]:
-    frames, lines = (numbers.tolist() for numbers in index.lines(0))
-    assert lines == [index.line(0, frame) for frame in frames]
-    with index.file.opened() as descriptor:
-        rows = [index.file.row(descriptor, 0, frame, line) for frame, line in zip(frames, lines, strict=True)]
-    return {frame: row.get("gap", row.get("metadata")) for frame, row in zip(frames, rows, strict=True)}
+    runs = list(index.marks[0].intervals({FRAME, GAP}))
+    frames = np.array([frame for run in runs for frame in range(*run)], np.int64)
+    rows = index.rows(0, frames)
+    assert rows == [index.row(0, frame) for frame in frames.tolist()]
+    assert index.row(0, 10**9) is None
+    return {frame: row.get("gap", row.get("metadata")) for frame, row in zip(frames.tolist(), rows, strict=True) if row}
 
 
 def test_an_index_reads_on_from_where_it_was(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +397,8 @@ def test_an_index_has_the_last_line_of_each_frame(page: int, events: list[tuple[
     """Whether gaps are kept one by one, or a long run as one."""
     spec, expected = spec_of(), dict[int, Any]()
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("omewd.dataset.ledger.index._PAGE", page)
+        patch.setattr("omewd.dataset.ledger.marks.PAGE", page)
+        patch.setattr("omewd.dataset.ledger.marks._OPEN_PAGES", 2)
         dataset = make(Path(folder) / "d", spec)
         for number, (first, count) in enumerate(events):
             kind = f"gap {number}"
@@ -406,7 +410,7 @@ def test_an_index_has_the_last_line_of_each_frame(page: int, events: list[tuple[
         assert list(rows_by_index(index)) == sorted(expected)
         for below in range(62):
             written = [n for n, said in expected.items() if isinstance(said, int) and n < below]
-            assert index.last_frame(0, below) == max(written, default=None)
+            assert index.marks[0].last(FRAME, below) == max(written, default=None)
 
 
 def test_a_gap_of_any_length_takes_no_memory(dataset: Path) -> None:
@@ -414,15 +418,11 @@ def test_a_gap_of_any_length_takes_no_memory(dataset: Path) -> None:
     put(dataset, [*frames(spec, [0], "a"), ledger.gap_line(1, 2**60, "skipped"), *frames(spec, [2**60 + 1], "b")])
     index = LedgerIndex(dataset, spec)
     index.read_on()
-    with index.file.opened() as descriptor:
-        said = {
-            frame: index.file.row(descriptor, 0, frame, index.line(0, frame))
-            for frame in (0, 1, 2**59, 2**60, 2**60 + 1)
-        }
-    assert [row.get("gap", row.get("metadata")) for row in said.values()] == ["a", *["skipped"] * 3, "b"]
-    assert index.line(0, 2**60 + 2) == 0
-    assert index.last_frame(0, 2**62) == 2**60 + 1
-    assert index.last_frame(0, 2**60) == 0
+    said = [index.row(0, frame) or {} for frame in (0, 1, 2**59, 2**60, 2**60 + 1)]
+    assert [row.get("gap", row.get("metadata")) for row in said] == ["a", *["skipped"] * 3, "b"]
+    assert index.row(0, 2**60 + 2) is None
+    assert index.marks[0].last(FRAME, 2**62) == 2**60 + 1
+    assert index.marks[0].last(FRAME, 2**60) == 0
 
 
 def test_what_was_taken_back_is_forgotten(dataset: Path) -> None:

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omewd.dataset.ledger import ledger
-from omewd.dataset.ledger.ledger import DROPPED, SKIPPED, UNACCOUNTED, WRITTEN, FrameLines, Ledger
+from omewd.dataset.ledger.account import Ledger
+from omewd.dataset.ledger.frame_lines import FrameLines
+from omewd.dataset.ledger.ledger import DROPPED, SKIPPED, UNACCOUNTED, WRITTEN
 from omewd.model.spec.dimensions import Dimension, parse_dims
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
@@ -23,6 +25,15 @@ from tests.support.frames import frame_line
 def dataset(tmp_path: Path) -> Path:
     (tmp_path / ledger.FOLDER).mkdir()
     return tmp_path
+
+
+def statuses(ledger: Ledger, *frames: int) -> list[list[int]]:
+    """What became of the first so many frames of each source."""
+    return [account.marks.at(np.arange(n)).tolist() for account, n in zip(ledger.accounts, frames, strict=True)]
+
+
+def received(dataset: Path, sources: int) -> list[int]:
+    return [account.received for account in Ledger.read(dataset, sources).accounts]
 
 
 def append(dataset: Path, data: bytes) -> None:
@@ -106,11 +117,11 @@ def test_a_torn_line_costs_itself_only(dataset: Path) -> None:
     for kept in range(len(first)):
         path = dataset / ledger.FOLDER / ledger.FILE
         path.write_bytes(first[:kept] + b"\n" + second)
-        read = Ledger.read(dataset, [2])
+        read = Ledger.read(dataset, 1)
         whole = kept >= len(first) - 1
-        assert list(read.status[0]) == [WRITTEN if whole else UNACCOUNTED, WRITTEN]
+        assert statuses(read, 2) == [[WRITTEN if whole else UNACCOUNTED, WRITTEN]]
         assert read.unreadable_lines == (0 if kept == 0 or whole else 1)
-        assert ledger.received(dataset, 1) == [2]
+        assert received(dataset, 1) == [2]
 
 
 def test_a_ledger_of_version_1_is_read(dataset: Path) -> None:
@@ -121,10 +132,10 @@ def test_a_ledger_of_version_1_is_read(dataset: Path) -> None:
         b'\n{"frame":1,"wall_ns":7,"monotonic_ns":8}\n{"frame":2,"count":2,"gap":"dropped"}\n{"received":6}\n',
     ]
     append(dataset, b"".join(batches))
-    read = Ledger.read(dataset, [5])
-    assert list(read.status[0]) == [WRITTEN, WRITTEN, DROPPED, DROPPED, UNACCOUNTED]
+    read = Ledger.read(dataset, 1)
+    assert statuses(read, 5) == [[WRITTEN, WRITTEN, DROPPED, DROPPED, UNACCOUNTED]]
     assert read.unreadable_lines == 1
-    assert ledger.received(dataset, 1) == [6]
+    assert received(dataset, 1) == [6]
 
 
 def test_every_line_is_a_json_object_and_the_last_of_a_job_says_what_was_received(dataset: Path) -> None:
@@ -152,8 +163,7 @@ def test_a_line_says_where_its_frame_is_stored() -> None:
     t, *inner = parse_dims("t:4,z:3,c:2,y:4,x:5")
     spec = StreamSpec(name="s", dimensions=(t, p, *inner))
     frames = np.arange(4 * 2 * 3 * 2)
-    stamps = frames.tolist()
-    lines = FrameLines.of(spec, 0).make(frames, stamps, stamps, [b""] * len(frames))
+    lines = FrameLines.of(spec, 0).text(frames, frames, frames, [b""] * len(frames)).splitlines()
     for frame, row in enumerate(map(json.loads, lines)):
         place = (frame // 12, frame % 2, frame // 2 % 3)
         assert row == {
@@ -169,10 +179,10 @@ def test_a_line_says_where_its_frame_is_stored() -> None:
 def test_what_was_received_is_known_beyond_what_is_written(dataset: Path) -> None:
     append(dataset, ledger.batch([frame_line(3, 1, 2, b"")], 9))
     append(dataset, ledger.batch([ledger.gap_line(4, 2, "skipped")], 7))
-    assert ledger.received(dataset, 1) == [9]
+    assert received(dataset, 1) == [9]
     assert [row["frame"] for row in ledger.rows(dataset) if row] == [3, 4]
     append(dataset, b'{"received":"x"}\n{"received":')
-    assert ledger.received(dataset, 1) == [9]
+    assert received(dataset, 1) == [9]
 
 
 @pytest.mark.parametrize(
@@ -195,8 +205,8 @@ def test_what_was_received_is_known_beyond_what_is_written(dataset: Path) -> Non
 )
 def test_a_line_that_is_no_row_is_counted_and_passed_over(dataset: Path, line: bytes) -> None:
     append(dataset, line + b"\n" + ledger.batch([frame_line(1, 1, 2, b"")], 0))
-    read = Ledger.read(dataset, [3])
-    assert list(read.status[0]) == [UNACCOUNTED, WRITTEN, UNACCOUNTED]
+    read = Ledger.read(dataset, 1)
+    assert statuses(read, 3) == [[UNACCOUNTED, WRITTEN, UNACCOUNTED]]
     assert read.unreadable_lines == 1
 
 
@@ -204,7 +214,7 @@ def test_the_last_line_of_a_frame_counts(dataset: Path) -> None:
     append(dataset, ledger.batch([ledger.gap_line(0, 4, "skipped"), frame_line(1, 1, 2, b"")], 0))
     append(dataset, ledger.batch([ledger.gap_line(2, 1, "dropped"), frame_line(3, 1, 2, b"")], 0))
     append(dataset, ledger.batch([ledger.gap_line(3, 1, "skipped")], 0))
-    assert list(Ledger.read(dataset, [5]).status[0]) == [SKIPPED, WRITTEN, DROPPED, SKIPPED, UNACCOUNTED]
+    assert statuses(Ledger.read(dataset, 1), 5) == [[SKIPPED, WRITTEN, DROPPED, SKIPPED, UNACCOUNTED]]
 
 
 rows = st.lists(
@@ -225,12 +235,12 @@ def test_each_frame_has_the_status_of_its_last_line(lines: list[tuple[int, int, 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / ledger.FOLDER).mkdir()
         append(Path(folder), ledger.batch(texts, 0))
-        assert list(Ledger.read(Path(folder), [frames]).status[0]) == expected
+        assert statuses(Ledger.read(Path(folder), 1), frames) == [expected]
 
 
 def test_a_dataset_without_a_ledger_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        Ledger.read(tmp_path, [3])
+        Ledger.read(tmp_path, 1)
 
 
 def test_the_totals_are_json_with_the_whole_spec() -> None:
@@ -278,17 +288,20 @@ def test_lines_say_of_which_source_they_are_where_there_are_several(dataset: Pat
 def test_frames_of_the_same_index_of_two_sources_are_two(dataset: Path) -> None:
     append(dataset, ledger.batch([frame_line(0, 1, 2, b"", 1), ledger.gap_line(1, 2, "skipped", 1)], 3))
     append(dataset, ledger.batch([frame_line(1, 1, 2, b"", 0), ledger.gap_line(2, 1, "lost", 0)], 4))
-    read = Ledger.read(dataset, [3, 4])
-    assert [list(status) for status in read.status] == [
+    read = Ledger.read(dataset, 2)
+    assert statuses(read, 3, 4) == [
         [UNACCOUNTED, WRITTEN, UNACCOUNTED],
         [WRITTEN, SKIPPED, SKIPPED, UNACCOUNTED],
     ]
-    assert [flags.tolist() for flags in read.written] == [[False, True, False], [True, False, False, False]]
-    assert read.totals == [
+    assert [account.written(np.arange(3)).tolist() for account in read.accounts] == [
+        [False, True, False],
+        [True, False, False],
+    ]
+    assert read.totals([3, 4]) == [
         Totals(received=3, written=1, gaps=0, lost=((0, 1), (2, 1)), lost_frames=2),
         Totals(received=4, written=1, gaps=2, lost=((3, 1),), lost_frames=1),
     ]
-    assert ledger.received(dataset, 2) == [4, 3]
+    assert received(dataset, 2) == [4, 3]
     assert read.unreadable_lines == 0
 
 
@@ -296,23 +309,23 @@ def test_what_each_source_has_received_is_known_beyond_what_is_written(dataset: 
     append(dataset, ledger.batch([frame_line(3, 1, 2, b"", 0)], 9))
     append(dataset, ledger.batch([ledger.gap_line(4, 2, "skipped", 2)], 5))
     append(dataset, b'{"received":"x","source":1}\n{"received":70,"source":')
-    assert ledger.received(dataset, 3) == [9, 0, 6]
+    assert received(dataset, 3) == [9, 0, 6]
 
 
 def test_the_lines_of_a_stream_with_one_source_are_those_of_the_first(dataset: Path) -> None:
     append(dataset, ledger.batch([frame_line(1, 1, 2, b"")], 3))
-    assert list(map(list, Ledger.read(dataset, [2, 2]).status)) == [[UNACCOUNTED, WRITTEN], [UNACCOUNTED] * 2]
-    assert ledger.received(dataset, 2) == [3, 0]
+    assert statuses(Ledger.read(dataset, 2), 2, 2) == [[UNACCOUNTED, WRITTEN], [UNACCOUNTED] * 2]
+    assert received(dataset, 2) == [3, 0]
 
 
 @pytest.mark.parametrize("source", ["2", "-1", '"0"', "null", "0.0", "[]", "9999999999999999999999"])
 def test_a_line_of_a_source_that_there_is_not_is_counted_and_passed_over(dataset: Path, source: str) -> None:
     append(dataset, f'{{"frame":0,"source":{source}}}\n{{"received":7,"source":{source}}}\n'.encode())
     append(dataset, ledger.batch([frame_line(1, 1, 2, b"", 1)], 2))
-    read = Ledger.read(dataset, [2, 2])
-    assert [list(status) for status in read.status] == [[UNACCOUNTED] * 2, [UNACCOUNTED, WRITTEN]]
+    read = Ledger.read(dataset, 2)
+    assert statuses(read, 2, 2) == [[UNACCOUNTED] * 2, [UNACCOUNTED, WRITTEN]]
     assert read.unreadable_lines >= 1
-    assert ledger.received(dataset, 2) == [0, 2]
+    assert received(dataset, 2) == [0, 2]
 
 
 rows_of_sources = st.lists(
@@ -340,10 +353,10 @@ def test_each_frame_of_each_source_has_the_status_of_its_last_line(
             for place in range(frame, min(frame + count, frames[source])):
                 expected[source][place] = marks[gap]
         append(Path(folder), b"\n")
-        read = Ledger.read(Path(folder), frames)
-        assert [list(status) for status in read.status] == expected
-        assert ledger.received(Path(folder), 3) == known
-        for totals, status in zip(read.totals, expected, strict=True):
+        read = Ledger.read(Path(folder), 3)
+        assert statuses(read, *frames) == expected
+        assert received(Path(folder), 3) == known
+        for totals, status in zip(read.totals(frames), expected, strict=True):
             assert totals.received == totals.written + totals.gaps + totals.lost_frames == len(status)
             assert totals.written == status.count(WRITTEN)
             lost = [first + n for first, count in totals.lost for n in range(count)]
@@ -352,7 +365,7 @@ def test_each_frame_of_each_source_has_the_status_of_its_last_line(
 
 def test_of_many_runs_that_are_lost_the_first_are_told(dataset: Path) -> None:
     append(dataset, ledger.batch([frame_line(frame, 1, 2, b"") for frame in range(0, 3000, 2)], 3000))
-    [totals] = Ledger.read(dataset, [3000]).totals
+    [totals] = Ledger.read(dataset, 1).totals()
     assert totals.lost == tuple((2 * n + 1, 1) for n in range(1000))
     assert (totals.lost_frames, totals.written) == (1500, 1500)
 

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omewd.dataset.ledger.ledger import FrameLines
+from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger.frame_lines import FrameLines
 from omewd.model.plan.grid import places
 from omewd.model.plan.plan import Plan
 from omewd.protocol.jobs.frames import WriteUnits
 from omewd.ring.layout import GAP_SKIPPED, METADATA_BYTES
-from omewd.writer.lines import ledger_lines
+from omewd.writer.lines import JobLines, ledger_lines
 from omewd.writer.ring_reader import RingReader
 from tests.unit.rings import Expected, open_ring, plans
 
@@ -51,7 +52,24 @@ def test_the_places_of_many_frames_are_those_of_each(plan: Plan) -> None:
     assert [tuple(axis[frame] for axis in axes) for frame in frames.tolist()] == expected
 
 
-LINES_FORMAT = '{"frame":%d,"image":%d,"wall_ns":%d,"monotonic_ns":%d%s}\n'
+def check_runs(made: JobLines, source: int = 0) -> None:
+    """Whether the runs of a job say what its lines do, and are about all of them."""
+    end, received = 0, 0
+    for run in made.runs:
+        assert (run.offset, run.source) == (end, source)
+        end += run.length
+        rows = [json.loads(line) for line in made.text[run.offset : end].splitlines()]
+        received = rows[-1].get("received", 0)
+        assert run.received == received
+        assert {ledger.KINDS[row["gap"]] if "gap" in row else ledger.WRITTEN for row in rows} == {run.kind}
+        frames = [frame for row in rows for frame in range(row["frame"], row["frame"] + row.get("count", 1))]
+        assert frames == [run.first + n * run.step for n in range(run.frames)]
+        assert len(rows) == (run.frames if run.kind == ledger.WRITTEN else 1)
+    assert end == len(made.text)
+    assert received
+
+
+LINES_FORMAT = '{"frame":%d,"image":%d,"wall_ns":%d,"monotonic_ns":%d'
 
 
 @given(st.data())
@@ -74,9 +92,12 @@ def test_a_job_accounts_for_every_frame_of_its_units(data: st.DataObject) -> Non
         reader = RingReader(ends.segment, plan)
         units, end = plan.units_with(frontier), ends.daemon.map.released_below(frontier)
         job = WriteUnits(1, 0, 0, units, 0, end, frontier, gap_kinds)
-        rows = [json.loads(line) for line in ledger_lines(reader, reader.locate(job), job, lines, None)]
+        made = ledger_lines(reader, reader.locate(job), job, lines, None)
         del reader
+    check_runs(made)
+    rows = [json.loads(line) for line in made.text.splitlines()]
     assert rows  # a job always has something to say
+    assert [row.pop("received", None) for row in rows] == [None] * (len(rows) - 1) + [frontier]
     found: dict[int, str] = {}
     for row in rows:
         frame = row["frame"]
@@ -103,12 +124,13 @@ def test_a_run_of_gaps_is_one_line() -> None:
         reader = RingReader(ends.segment, plan)
         job = WriteUnits(1, 0, 0, 1, 0, 2, 12, ((0, "skipped"), (8, "dropped")))
         found = reader.locate(job)
-        lines = ledger_lines(reader, found, job, FrameLines(Plan((None,), (12,), ()), LINES_FORMAT), 3)
+        made = ledger_lines(reader, found, job, FrameLines(Plan((None,), (12,), ()), LINES_FORMAT), 3)
         del reader
-    assert [json.loads(line) for line in lines if "gap" in line] == [
+    check_runs(made, source=3)
+    assert [json.loads(line) for line in made.text.splitlines() if b"gap" in line] == [
         {"frame": 1, "source": 3, "count": 4, "gap": "skipped"},
         {"frame": 6, "source": 3, "count": 2, "gap": "skipped"},
-        {"frame": 8, "source": 3, "count": 4, "gap": "dropped"},
+        {"frame": 8, "source": 3, "count": 4, "gap": "dropped", "received": 12},
     ]
 
 

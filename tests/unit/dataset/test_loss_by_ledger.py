@@ -5,7 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omewd.dataset.ledger.ledger import DROPPED, SKIPPED, WRITTEN, Ledger
+from omewd.dataset.ledger.account import Account
+from omewd.dataset.ledger.ledger import DROPPED, SKIPPED, WRITTEN
+from omewd.dataset.ledger.marks import Marks
 from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
 from tests.unit.cameras import act, camera, check_loss, steps
@@ -26,11 +28,11 @@ def test_frames_on_record_that_nobody_has_reported_are_written(
         for job, recorded in zip(it.out, on_record, strict=False):
             if recorded:
                 it.done_units.update(range(job.unit, job.unit + job.units))
-        status = bytearray(it.source.received)
+        marks = Marks()
         for frame, fate in enumerate(it.fates[: it.source.received]):
             if plan.unit_of(frame) in it.done_units:
-                status[frame] = MARKS[fate]
-        it.stream.finalized(Ledger([status]).totals, 9)
+                marks.put(frame, 1, 1, MARKS[fate])
+        it.stream.finalized([Account(marks, it.source.received).totals()], 9)
         it.stream.tell_loss()
         check_loss(it)
         assert it.source.received == it.source.written + sum(it.source.gaps.values()) + it.source.lost_frames

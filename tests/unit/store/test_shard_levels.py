@@ -32,7 +32,7 @@ from omewd.store.sinks import shard_batch
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
 from omewd.store.units import Unit, UnitStore
-from tests.support.frames import Array, make_frame, make_spec
+from tests.support.frames import Array, among, make_frame, make_spec
 
 Chunk = tuple[str, int]
 Frame = tuple[int, int]  # (source, frame index)
@@ -128,7 +128,7 @@ def test_the_chunks_of_every_resolution_with_a_written_frame(spec: StreamSpec, s
             layout = ShardLayout(spec, level, source)
             for unit in range(layout.keys.units_total or 0):
                 for place in layout.shards_in(unit):
-                    wanted = layout.with_frames(place, mine)
+                    wanted = layout.with_frames(place, among(mine))
                     assert wanted.shape == (layout.chunks_per_shard,)
                     found.update((layout.key(place), number) for number in np.flatnonzero(wanted).tolist())
         assert found == expected
@@ -294,7 +294,7 @@ def test_what_the_ledger_does_not_have_of_a_source_is_left_out_at_every_resoluti
     publisher = make(tmp_path, spec)
     for source in (0, 1):
         store(spec, publisher, tools, source, range(4))
-    written = [np.array([True, False, True, True]), np.array([False, True])]
+    written = [among(np.array([True, False, True, True])), among(np.array([False, True]))]
     totals = [Totals(received=4, written=3, lost=((1, 1),), lost_frames=1), Totals(4, 1, 0, ((0, 1), (2, 2)), 3)]
     dataset.finalize(spec, publisher.root, totals=totals, ended_by="test", failed=True, written=written)
     for level, whole in enumerate(expected(spec, 0)):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omewd.errors import OmewdError
 from omewd.process.child import begin
-from omewd.protocol.jobs.job import done_message, failed_message, job_of
+from omewd.protocol.jobs.job import done_message, failed_message, job_of, ready_message
 from omewd.protocol.messages import receive, send
 from tests.unit.daemon.adder.jobs import Add, Sum
 
@@ -24,7 +24,7 @@ def add(job: Add) -> Sum:
 
 def main() -> None:
     given = begin("tests.unit.daemon.adder")
-    send(given.channel, {"ready": {"adds": True}})
+    send(given.channel, ready_message({"adds": True}))
     while (received := receive(given.channel)) is not None:
         message, _ = received
         try:
