@@ -155,7 +155,7 @@ class StoredFrames:
             with os.fdopen(os.dup(descriptor), "rb") as file:
                 return np.memmap(file, self._dtype, "r", offset, shape)
         numcodecs = required("numcodecs", "read compressed chunks")
-        codec: Any = numcodecs.Blosc() if compression.codec.is_blosc else numcodecs.Zstd()
+        codec: Any = getattr(numcodecs, compression.codec.numcodecs)()
         decoded: Frame = np.frombuffer(codec.decode(os.pread(descriptor, length, offset)), self._dtype).reshape(shape)
         return decoded
 

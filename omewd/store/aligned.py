@@ -88,8 +88,10 @@ def packed(parts: Iterable[Piece], buffers: Buffers) -> Iterator[tuple[memoryvie
 
 def lies_aligned(array: Block) -> bool:
     """Whether an array can be written as it is: contiguous, from page-aligned memory, in whole blocks."""
+    if not array.flags.c_contiguous or array.nbytes % ALIGNMENT:
+        return False
     address: int = array.__array_interface__["data"][0]
-    return bool(array.flags.c_contiguous) and address % ALIGNMENT == 0 and array.nbytes % ALIGNMENT == 0
+    return address % ALIGNMENT == 0
 
 
 def size_of(piece: Piece) -> int:

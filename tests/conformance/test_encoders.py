@@ -19,8 +19,9 @@ from omewd.errors import OmewdError
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.backend import BACKENDS
-from omewd.model.spec.compression import Compression
+from omewd.model.spec.compression import CODECS, Codec, Compression
 from omewd.model.spec.spec import StreamSpec
+from omewd.reader.stored import StoredFrames
 from omewd.store.encoders import ENCODERS, select
 from omewd.store.encoders.base import Encoder, UnitArray
 from omewd.store.encoders.files import zero_key
@@ -372,3 +373,22 @@ def test_levels_and_shuffles_are_in_the_metadata_and_in_the_chunks(
     for key in keys:  # a chunk is first in its shard, too
         flags = key.read_bytes()[2]
         assert flags & 7 == (2 if parsed.level == 0 else 0) | _SHUFFLE_FLAGS[shuffle]
+
+
+@pytest.mark.parametrize("dims", ["t:4,y:32,x:48", "t:4:1:2,y:32:16:2,x:48:16:3"], ids=["plain", "sharded"])
+def test_another_codec_takes_a_record(
+    backend: str, dims: str, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gzip, which omewd does not offer: every encoder makes it or refuses it, and other libraries read it."""
+    monkeypatch.setitem(CODECS, "gzip", Codec("gzip", "gzip", "GZip", "", lowest=0, highest=9, level=1))
+    spec = make_spec("cam", dims, compression="gzip:3", backend=backend)
+    if backend in ("acquire-zarr", "toy"):
+        with pytest.raises(OmewdError, match="no gzip:3"):
+            select(spec, tmp_path)
+        return
+    folder = write_dataset(spec, tmp_path, usual_frames(spec), scratch=scratch)
+    stored = StoredFrames(spec, folder, 0, backend=backend, epoch=1)
+    for index in range(4):
+        expected = make_frame(index, spec.frame_shape, spec.dtype)
+        assert np.array_equal(other_reader(backend)(folder)[index], expected)
+        assert np.array_equal(stored.read(index), expected)

@@ -20,6 +20,7 @@ torn line at the end, which the next one cuts off.
 Version 1 had no ``image`` and ``index``, had blank lines, and had ``received`` on lines of its own. It is still read;
 so are ledgers with torn lines in the middle, which do not count.
 
+Which frames each part of the file is about is in the record of runs beside it: see :mod:`omewd.dataset.ledger.runs`.
 The totals are attributes of the group ``omewd``, under the key ``omewd``: see :func:`summary_json`.
 """
 

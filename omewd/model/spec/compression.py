@@ -17,15 +17,18 @@ SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 class Codec:
     """One codec and its range of levels; ``level`` is the default.
 
-    ``zarr``: the name of the Zarr v3 codec. ``inner``: the compressor inside blosc, "" for other codecs.
+    ``zarr``: the name of the Zarr v3 codec. ``numcodecs``: the class of numcodecs that encodes and decodes it.
+    ``inner``: the compressor inside blosc, "" for other codecs. ``settings``: what its document has beside the level.
     """
 
     name: str
     zarr: str
+    numcodecs: str
     inner: str
     lowest: int
     highest: int
     level: int
+    settings: tuple[tuple[str, bool], ...] = ()
 
     @property
     def is_blosc(self) -> bool:
@@ -38,9 +41,9 @@ class Codec:
 CODECS = {
     codec.name: codec
     for codec in (
-        Codec("blosc-lz4", "blosc", "lz4", lowest=0, highest=9, level=5),
-        Codec("blosc-zstd", "blosc", "zstd", lowest=0, highest=9, level=1),
-        Codec("zstd", "zstd", "", lowest=-7, highest=22, level=1),
+        Codec("blosc-lz4", "blosc", "Blosc", "lz4", lowest=0, highest=9, level=5),
+        Codec("blosc-zstd", "blosc", "Blosc", "zstd", lowest=0, highest=9, level=1),
+        Codec("zstd", "zstd", "Zstd", "", lowest=-7, highest=22, level=1, settings=(("checksum", False),)),
     )
 }
 NAMES = (*CODECS, "none")

@@ -15,6 +15,7 @@ from omewd.model.spec.compression import SHUFFLES, Compression
 from omewd.store.encoders.base import Block, Buffer, Encoded, Encoder, UnitArray
 from omewd.store.encoders.files import in_order, inner_chunks, take, zero_key
 
+_CODECS = ("blosc-lz4", "blosc-zstd", "zstd")
 _DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64")
 
 
@@ -56,6 +57,8 @@ class AcquireZarrEncoder(Encoder):
         if array.dtype not in _DTYPES:
             return f"acquire-zarr does not write {array.dtype}"
         compression = Compression.parse(array.compression)
+        if compression is not None and compression.codec.name not in _CODECS:
+            return f"acquire-zarr has no {compression}"
         if compression is not None and compression.level < 0:
             return f"acquire-zarr has no levels below 0, and so no {compression}"
         return None

@@ -107,9 +107,17 @@ class UnitArray:
 
     def pixels(self, block: PixelsOf, place: tuple[int, int]) -> PixelsOf:
         """The part of a block that the key at a place holds."""
-        y, x = (slice(p * k, (p + 1) * k) for p, k in zip(place, self.key_shape[-2:], strict=True))
-        part: PixelsOf = block[..., y, x]
+        part: PixelsOf = block[self._parts[place]]
         return part
+
+    @cached_property
+    def _parts(self) -> dict[tuple[int, int], tuple[Any, ...]]:
+        """The index of each key's pixels in a block."""
+        height, width = self.key_shape[-2:]
+        return {
+            (y, x): (..., slice(y * height, (y + 1) * height), slice(x * width, (x + 1) * width))
+            for y, x in self.frame_keys
+        }
 
 
 class Encoded(NamedTuple):

@@ -15,14 +15,16 @@ def compressor(compression: str | None, dtype: str) -> Callable[[Block], bytes] 
     parsed = Compression.parse(compression)
     if parsed is None:
         return None
-    from numcodecs import Blosc, Zstd, blosc
+    import numcodecs
+
+    kind: Any = getattr(numcodecs, parsed.codec.numcodecs)
 
     if parsed.codec.is_blosc:
         # Blosc's own threads share a lock: chunks are compressed several at once, each by one thread.
-        blosc.use_threads = False
+        numcodecs.blosc.use_threads = False
         shuffle = SHUFFLES.index(parsed.shuffle_of(ITEM_BYTES[dtype]))
-        codec: Any = Blosc(parsed.codec.inner, parsed.level, shuffle)
+        codec = kind(parsed.codec.inner, parsed.level, shuffle)
     else:
-        codec = Zstd(parsed.level)
+        codec = kind(parsed.level)
     compress: Callable[[Block], bytes] = codec.encode
     return compress

@@ -11,13 +11,13 @@ _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
 def compressor(compression: str | None, dtype: str) -> list[dict[str, Any]]:
-    """The bytes-to-bytes codecs of a compression (Zarr v3 "blosc" and "zstd" codecs)."""
+    """The bytes-to-bytes codecs of a compression (Zarr v3 "blosc" codec, or one with a level and settings)."""
     parsed = Compression.parse(compression)
     if parsed is None:
         return []
     codec = parsed.codec
     if not codec.is_blosc:
-        return [{"name": codec.zarr, "configuration": {"level": parsed.level, "checksum": False}}]
+        return [{"name": codec.zarr, "configuration": {"level": parsed.level, **dict(codec.settings)}}]
     item_bytes = ITEM_BYTES[dtype]
     configuration = {
         "cname": codec.inner,

@@ -10,6 +10,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -61,8 +62,7 @@ class SeenShards:
         self._seen.difference_update(shards)
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
+class _Chunk(NamedTuple):
     """One chunk: its number in its shard, and its bytes."""
 
     number: int
@@ -240,11 +240,12 @@ class ShardBatch(Batch):
 
     def _write_together(self, shard: _OpenShard, offset: int, pieces: list[Piece], size: int) -> None:
         """Write pieces of ``size`` bytes: straight from where they are, if the disk can take them from there."""
-        blocks = [_bytes_in_place(piece) for piece in pieces]
-        in_place = [block for block in blocks if block is not None]
-        if len(in_place) < len(blocks):
-            self._write_packed(shard, offset, pieces, size)
-            return
+        in_place = []
+        for piece in pieces:
+            if not isinstance(piece, np.ndarray) or not lies_aligned(piece):
+                self._write_packed(shard, offset, pieces, size)
+                return
+            in_place.append(piece.data.cast("B"))
         with self._tools.clock.stage("write"):
             shard.file.reserve(offset, offset + size)
             write_all_at(shard.file.descriptor, in_place, offset)
@@ -273,11 +274,6 @@ class ShardBatch(Batch):
         starts = np.uint64(offset) + np.cumsum(sizes, dtype=np.uint64) - sizes
         self._write_packed(shard, offset, chain.from_iterable(encoded), int(sizes.sum()))
         shard.runs.append((chunks[0].number, np.stack([starts, sizes], axis=1)))
-
-
-def _bytes_in_place(piece: Piece) -> memoryview | None:
-    """The bytes of a piece where they lie, None if the disk can't take them from there."""
-    return piece.data.cast("B") if isinstance(piece, np.ndarray) and lies_aligned(piece) else None
 
 
 def _fixed_entries(number: int, count: int, size: int) -> tuple[int, Entries]:
