@@ -6,6 +6,7 @@ complete write units, finished work. The loop only waits for descriptors and a t
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import socket
@@ -30,8 +31,10 @@ from omewd.daemon.jobs.routing import Router
 from omewd.daemon.loop import Loop
 from omewd.daemon.notify import Notifier
 from omewd.daemon.processes import shared_memory
-from omewd.daemon.processes.fence import fence, writers_lock
-from omewd.daemon.processes.supervisor import Supervisor
+from omewd.daemon.processes.child import Place
+from omewd.daemon.processes.fence import children_lock, fence
+from omewd.daemon.processes.pools import Pools
+from omewd.daemon.processes.roles import roles
 from omewd.daemon.state.journal import InstanceLock, Journal, instance_name
 from omewd.daemon.state.recovery import Recovery
 from omewd.daemon.streams.admission import Admission
@@ -73,19 +76,14 @@ class Daemon:
         _allow_many_descriptors()
         self._loop = Loop()
         self._notifier = Notifier()
-        self._dispatcher = Dispatcher(config.job_timeout_s)
+        place = Place(self._scratch, children_lock(config.state_dir), config.start_timeout_s)
+        self._pools = Pools(self._loop, roles(config.writers, len(os.sched_getaffinity(0))), place)
+        self._dispatcher = Dispatcher(config.job_timeout_s, self._pools.roles)
         self._server = ControlServer(self._loop)
         datasets = Datasets(self._dispatcher, self._journal, self._server)
         self._streams = Streams(self._journal, datasets)
-        self._supervisor = Supervisor(
-            self._loop,
-            writers=config.writers,
-            scratch=self._scratch,
-            lock=writers_lock(config.state_dir),
-            start_timeout_s=config.start_timeout_s,
-        )
         memory = MemoryBudget(config, self._streams)
-        self._delivery = delivery = Delivery(self._dispatcher, self._supervisor, self._streams)
+        self._delivery = delivery = Delivery(self._dispatcher, self._pools, self._streams)
         self._replies = PendingReplies(self._server)
         self._lifecycle = Lifecycle(
             self._streams,
@@ -94,7 +92,7 @@ class Daemon:
             self._replies,
             datasets,
         )
-        self._router = Router(self._dispatcher, self._supervisor, delivery.give_jobs)
+        self._router = Router(self._dispatcher, delivery.give_jobs)
         self._recovery = Recovery(
             self._streams,
             datasets,
@@ -126,8 +124,8 @@ class Daemon:
         try:
             self._catch_signals()
             self._recovery.run()
-            self._supervisor.start(self._router.child_said, self._router.child_died)
-            self._await_first_writer()
+            self._pools.start(self._router.child_said, self._router.child_died)
+            self._await_first_children()
             config = self._config
             self._server.start(config.socket, config.group, self._requests.handle, self._peer_gone)
             log.info(
@@ -153,17 +151,17 @@ class Daemon:
         self._replies.forget(peer)
         self._ring_requests.peer_gone(peer)
 
-    def _await_first_writer(self) -> None:
+    def _await_first_children(self) -> None:
         deadline = time.monotonic() + self._config.start_timeout_s
-        while not self._supervisor.any_ready and not self._streams.is_closed:
-            if self._supervisor.failed_starts >= _FAILED_FIRST_STARTS or time.monotonic() > deadline:
+        while (pool := self._pools.awaited) is not None and not self._streams.is_closed:
+            if pool.failed_starts >= _FAILED_FIRST_STARTS or time.monotonic() > deadline:
                 raise OmewdError(
                     "start_failed",
-                    "no writer process could be started",
-                    "Run python -m omewd.writer --help to see why",
+                    f"no {pool.role.name} process could be started",
+                    f"Run python -m {pool.role.module} --help to see why",
                 )
             self._loop.wait(0.1)
-            self._supervisor.fill()
+            pool.fill()
 
     def _catch_signals(self) -> None:
         """Turn signals into bytes on a socket, which the loop watches."""
@@ -194,13 +192,13 @@ class Daemon:
 
     def _finished(self) -> bool:
         now = time.monotonic_ns()
-        if self._supervisor.must_restart:
+        if self._pools.must_restart:
             log.error("stopping, as omewd was upgraded on disk: rings are kept, and the next daemon goes on with them")
             self._exit_status = EXIT_ERROR
             return True
-        if self._supervisor.broken:
-            log.error("no more writers can be started: giving up")
-            self._lifecycle.give_up_all(OmewdError("no_writers", "no more writer processes can be started"), now)
+        if (role := self._pools.broken) is not None:
+            log.error(f"no {role} can be started any more: giving up")
+            self._lifecycle.give_up_all(OmewdError("no_writers", f"no {role} process can be started any more"), now)
             self._exit_status = EXIT_ERROR
             return True
         if not self._streams.is_closed:
@@ -230,7 +228,7 @@ class Daemon:
     def _close(self) -> None:
         self._notifier.send(STOPPING=1, STATUS="Ending the writers", EXTEND_TIMEOUT_USEC=_DRAIN_EXTENSION_US)
         self._server.close()
-        self._supervisor.close()
+        self._pools.close()
         for stream in list(self._streams.open.values()):
             if self._config.ephemeral:
                 self._streams.release(stream)
@@ -260,12 +258,10 @@ class Daemon:
             self._lifecycle.step(stream, now_ns)
         self._replies.turned()
         for lease in self._dispatcher.overdue(now_ns):
-            writer = self._supervisor.writers.get(lease.child)
-            if writer is not None and not writer.killed_for:
-                self._supervisor.kill(writer, f"its job ({lease.task.job.what}) exceeded its deadline")
-        self._supervisor.end_late_starters(now_ns)
-        self._supervisor.want_aside(self._dispatcher.has_long)
-        self._supervisor.fill()
+            child = self._pools.child(lease.child)
+            if child is not None and not child.killed_for:
+                child.kill(f"its job ({lease.task.job.what}) is past its deadline")
+        self._pools.tend(self._dispatcher.wanted(), now_ns)
         self._server.listen_again(now_ns)
         self._delivery.give_jobs(now_ns)
         rung = [self._lifecycle.listen(stream, now_ns) for stream in list(self._streams.open.values())]

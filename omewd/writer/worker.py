@@ -10,9 +10,8 @@ from pathlib import Path
 from omewd.errors import OmewdError
 from omewd.process.faultpoints import point
 from omewd.process.profiling import profiled
-from omewd.protocol.jobs.job import done_message, failed_message, job_of
+from omewd.protocol.jobs.job import done_message, failed_message, job_of, ready_message
 from omewd.protocol.messages import Message, close_all, receive, send
-from omewd.protocol.versions import JOBS
 from omewd.store import encoders as backends
 from omewd.writer.handlers.table import HANDLERS, KINDS
 from omewd.writer.open_streams import OpenStreams
@@ -26,7 +25,7 @@ class Worker:
         self._streams = OpenStreams(threads, scratch)
 
     def run(self) -> None:
-        send(self._channel, {"ready": backends.availability(), "version": str(JOBS)})
+        send(self._channel, ready_message(backends.availability()))
         backends.preload()
         with profiled("writer", threads=True):
             while (received := receive(self._channel)) is not None:

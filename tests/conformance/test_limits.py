@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from omewd.daemon.processes.supervisor import _ALLOCATOR
+from omewd.daemon.processes.roles import ALLOCATOR
 from omewd.model.spec.backend import BACKENDS
 from tests.support.places import REPOSITORY
 
@@ -118,7 +118,7 @@ def test_one_core_and_a_bounded_memory(tmp_path: Path, backend: str, compression
     scratch = Path("/dev/shm") / f"conformance-{os.getpid()}-{backend}"
     ran = subprocess.run(
         [sys.executable, "-c", _WRITER, backend, compression, "1", str(scratch), str(tmp_path)],
-        env={**os.environ, **_ALLOCATOR, **caps},
+        env={**os.environ, **ALLOCATOR, **caps},
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -16,6 +16,7 @@ from omewd.daemon.control.requests import Group
 from omewd.daemon.control.ring_requests import RingRequests
 from omewd.daemon.control.status_requests import StatusRequests
 from omewd.daemon.control.stream_requests import StreamRequests
+from omewd.daemon.processes.roles import roles
 from omewd.daemon.state import recovery
 from omewd.daemon.streams.transitions import TABLE, Action
 from omewd.dataset.ledger import ledger, runs
@@ -213,3 +214,11 @@ def test_the_transitions_of_a_stream() -> None:
     ]
     actions = {row["action"]: row["what is done"] for row in table("streams.md", "actions")}
     assert actions == {action.name.lower(): action.value for action in Action}
+
+
+def test_the_roles() -> None:
+    described = table("jobs.md", "roles")
+    for row, role in zip(described, roles(writers=3, cores=6), strict=True):
+        assert (row["role"], row["module"], row["jobs ahead"]) == (role.name, role.module, str(role.jobs_ahead))
+        assert row["children"] == ("one while there are jobs" if role.on_demand else "--writers")
+        assert row["cores each"] == ("an equal share" if role.threads > 1 else "1")

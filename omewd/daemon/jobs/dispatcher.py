@@ -5,15 +5,16 @@ in.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from omewd.daemon.config import SLOWEST_DISK_BYTES_PER_S
 from omewd.daemon.jobs.tasks import QUEUE_BYTES, Lease, Owner, Task, extra_timeout_s
+from omewd.daemon.processes.roles import Role
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.frames import WriteUnits
-from omewd.protocol.jobs.job import FINAL_ERRORS, MAINTAINER, Job
+from omewd.protocol.jobs.job import FINAL_ERRORS, Job
 
 MAX_DEATHS = 5
 # A job that failed rarely succeeds at once.
@@ -36,9 +37,10 @@ Offer = tuple[Owner, Source]
 
 @dataclass
 class Dispatcher:
-    """The waiting jobs and the running ones."""
+    """The jobs that wait, and those that are out. ``roles``: by name."""
 
     job_timeout_s: float
+    roles: Mapping[str, Role]
     _waiting: deque[Task] = field(default_factory=deque)
     _leases: dict[int, Lease] = field(default_factory=dict)
     _queues: dict[int, list[int]] = field(default_factory=dict)
@@ -48,32 +50,32 @@ class Dispatcher:
     def submit(self, job: Job, owner: Owner, documents: int = 0) -> Task:
         """Add a job other than write units. ``documents``: how many zarr.json files its dataset has."""
         task = Task(job, owner, extra_timeout_s=extra_timeout_s(job, documents))
+        assert task.role in self.roles, f"there is no role {task.role} for {job.kind}"
         self._waiting.append(task)
         return task
 
     # -- giving out ------------------------------------------------------------------------------
 
-    def assign(
-        self, writers: Sequence[int], offers: Sequence[Offer], now_ns: int, aside: int | None = None
-    ) -> list[Lease]:
-        """Give jobs to writers: to idle ones first, then small jobs to queue behind a writer's current one.
+    def assign(self, ready: Mapping[str, Sequence[int]], offers: Sequence[Offer], now_ns: int) -> list[Lease]:
+        """Give jobs to children: to idle ones first, then small jobs behind what one is at.
 
-        Long jobs only go to ``aside``, a writer that gets no other jobs, one at a time.
+        ``ready``: the ids of those that take jobs, by role. Write units come after all jobs of their role that wait.
         """
-        assigned: list[Lease] = []
         for waiting in self._waiting:
             waiting.look_at(now_ns)
-        for depth in (0, 1):
-            for writer in writers:
-                queue = self._queues.setdefault(writer, [])
-                if len(queue) != depth or (depth and not self._leases[queue[0]].task.is_short):
-                    continue
-                task = self._next(offers, now_ns, len(writers), small=depth == 1)
-                if task is None:
-                    break
-                assigned.append(self._grant(task, writer, now_ns))
-        if aside is not None and not self.jobs_of(aside) and (task := self._next_long(now_ns)) is not None:
-            assigned.append(self._grant(task, aside, now_ns))
+        assigned: list[Lease] = []
+        for role, children in ready.items():
+            units = offers if role == WriteUnits.needs.role else ()
+            for depth in range(self.roles[role].jobs_ahead + 1):
+                for child in children:
+                    queue = self._queues.setdefault(child, [])
+                    if len(queue) != depth or (depth and not self._leases[queue[0]].task.is_short):
+                        continue
+                    task = self._next_waiting(role, now_ns, small=depth > 0)
+                    task = task or self._next_units(units, len(children), small=depth > 0)
+                    if task is None:
+                        break
+                    assigned.append(self._grant(task, child, now_ns))
         return assigned
 
     def _grant(self, task: Task, child: int, now_ns: int) -> Lease:
@@ -85,18 +87,15 @@ class Dispatcher:
             self._start(lease, now_ns)
         return lease
 
-    def _next_long(self, now_ns: int) -> Task | None:
-        task = next((t for t in self._waiting if t.role == MAINTAINER and t.not_before_ns <= now_ns), None)
-        if task is not None:
-            self._waiting.remove(task)
-        return task
-
-    def _next(self, offers: Sequence[Offer], now_ns: int, writers: int, *, small: bool) -> Task | None:
+    def _next_waiting(self, role: str, now_ns: int, *, small: bool) -> Task | None:
         for place, task in enumerate(self._waiting):
-            fits = not (task.role == MAINTAINER or (small and task.size_bytes > QUEUE_BYTES))
-            if task.not_before_ns <= now_ns and fits:
+            fits = task.role == role and not (small and task.size_bytes > QUEUE_BYTES)
+            if fits and task.not_before_ns <= now_ns:
                 del self._waiting[place]
                 return task
+        return None
+
+    def _next_units(self, offers: Sequence[Offer], writers: int, *, small: bool) -> Task | None:
         for step in range(len(offers)):
             place = (self._turn + step) % len(offers)
             owner, source = offers[place]
@@ -193,14 +192,9 @@ class Dispatcher:
         """Whether an owner has waiting or running jobs."""
         return any(task.owner is owner for task in self.tasks())
 
-    def is_out(self, task: Task) -> bool:
-        """Whether a child has the task."""
-        return any(lease.task is task for lease in self._leases.values())
-
-    @property
-    def has_long(self) -> bool:
-        """Whether there are long jobs."""
-        return any(task.role == MAINTAINER for task in self.tasks())
+    def wanted(self) -> set[str]:
+        """The roles that there are jobs for, out or waiting."""
+        return {task.role for task in self.tasks()}
 
     def child_at(self, owner: Owner, kind: type[Job]) -> int | None:
         """The child that is running a job of this kind for an owner."""

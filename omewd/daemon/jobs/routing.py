@@ -9,7 +9,7 @@ import structlog
 
 from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.tasks import Task
-from omewd.daemon.processes.supervisor import Supervisor, Writer
+from omewd.daemon.processes.child import Child
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.job import result_of
 from omewd.protocol.messages import Message
@@ -23,10 +23,10 @@ class Router:
     ``give_more``: called after each answer, because the child can take the next job.
     """
 
-    def __init__(self, dispatcher: Dispatcher, supervisor: Supervisor, give_more: Callable[[int], None]) -> None:
-        self._dispatcher, self._supervisor, self._give_more = dispatcher, supervisor, give_more
+    def __init__(self, dispatcher: Dispatcher, give_more: Callable[[int], None]) -> None:
+        self._dispatcher, self._give_more = dispatcher, give_more
 
-    def child_said(self, child: Writer, message: Message) -> None:
+    def child_said(self, child: Child, message: Message) -> None:
         now = time.monotonic_ns()
         if "done" in message:
             self._done(child, message, now)
@@ -36,30 +36,30 @@ class Router:
                 self._failed(task, OmewdError.from_dict(message["error"]), now, child)
         self._give_more(now)
 
-    def _done(self, child: Writer, message: Message, now_ns: int) -> None:
+    def _done(self, child: Child, message: Message, now_ns: int) -> None:
         task = self._dispatcher.task_of(message["done"])
         if task is None:
             return
         try:
             result = result_of(task.job, message)
-        except OmewdError as error:  # after its death, another child gets the job
-            self._supervisor.kill(child, f"it sent an unreadable answer to a job ({error})")
+        except OmewdError as error:  # with its death the job is given to another
+            child.kill(f"it answered a job with something unreadable ({error})")
             return
         self._dispatcher.finish(message["done"], now_ns)
         task.owner.job_done(task, result, now_ns)
 
-    def _failed(self, task: Task, error: OmewdError, now_ns: int, child: Writer) -> None:
+    def _failed(self, task: Task, error: OmewdError, now_ns: int, child: Child) -> None:
         log.warning("job failed", job=task.job.what, child=child.id, **error.to_dict())
         if self._dispatcher.put_back(task, error, now_ns):
             task.owner.job_put_back(task, error, now_ns)
         else:
             task.owner.job_failed(task, error, now_ns)
 
-    def child_died(self, child: Writer) -> None:
+    def child_died(self, child: Child) -> None:
         now = time.monotonic_ns()
         error = OmewdError(
             "writer_died",
-            f"the writer process was lost each time ({child.killed_for or 'it died'})",
+            f"each time the {child.role.name} process was lost ({child.killed_for or 'it died'})",
             "See the daemon's log",
         )
         back, given_up = self._dispatcher.child_lost(child.id)

@@ -1,7 +1,7 @@
-"""The fence: no writer of an earlier daemon may still be running when a slot is reused.
+"""The fence: no child of an earlier daemon may still be at work when a slot is reused.
 
-Each writer holds a lock on a file in the state directory, which the kernel drops with the process. Writers die with
-their daemon (PR_SET_PDEATHSIG); any that don't are killed here.
+Each child is given a lock to hold, on a file in the state directory; the kernel drops it with the process. Children die
+with their daemon (PR_SET_PDEATHSIG); those that do not are killed here.
 """
 
 from __future__ import annotations
@@ -22,62 +22,62 @@ log = structlog.get_logger("fence")
 _TIMEOUT_S = 10.0
 
 
-def writers_lock(state_dir: Path) -> Path:
-    """The file on which writers hold a lock."""
+def children_lock(state_dir: Path) -> Path:
+    """The file that children of all roles hold a lock on; its name is older than roles."""
     return state_dir / "writers.lock"
 
 
 def hold(lock: Path) -> int:
-    """A descriptor that holds the lock for a writer, until all copies of it are closed."""
+    """A descriptor that holds the lock for a child, until all copies of it are closed."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
 
 
 def fence(state_dir: Path, instance: str) -> None:
-    """Wait until no writer of an earlier daemon is left; raises OmewdError ``start_failed`` if one does not end."""
-    descriptor = os.open(writers_lock(state_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Return when no child of an earlier daemon is left; raises OmewdError ``start_failed`` if one can't be ended."""
+    descriptor = os.open(children_lock(state_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + _TIMEOUT_S
         while True:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
-            left = _kill_writers(instance)
+            left = _kill_children(instance)
             if time.monotonic() > deadline:
                 raise OmewdError(
                     "start_failed",
-                    f"writers of the last daemon do not end (processes {', '.join(map(str, left)) or 'unknown'})",
-                    "They may wait for a disk that does not respond. Start the daemon again when they are gone",
+                    f"children of the last daemon do not end (processes {', '.join(map(str, left)) or 'unknown'})",
+                    "They may hang in the kernel, at a disk that does not answer; start again when they are gone",
                 )
             time.sleep(0.005)
     finally:
         os.close(descriptor)
 
 
-def _kill_writers(instance: str) -> list[int]:
-    """Kill the writers of an instance, found by their command lines; returns their process ids."""
+def _kill_children(instance: str) -> list[int]:
+    """End the children of an instance, by their command lines; returns their process ids."""
     found = []
     for folder in Path("/proc").iterdir():
-        if not folder.name.isdecimal() or not _is_writer(folder, instance):
+        if not folder.name.isdecimal() or not _is_child(folder, instance):
             continue
         pid = int(folder.name)
         with contextlib.suppress(OSError):
             pidfd = os.pidfd_open(pid)
             try:
-                if _is_writer(folder, instance):  # checked again: the pid may have been reused
+                if _is_child(folder, instance):  # still: the number could have been given to another process
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    log.warning("killed a writer of the last daemon", pid=pid)
+                    log.warning("killed a child of the last daemon", pid=pid)
                     found.append(pid)
             finally:
                 os.close(pidfd)
     return found
 
 
-def _is_writer(process: Path, instance: str) -> bool:
+def _is_child(process: Path, instance: str) -> bool:
     try:
         arguments = (process / "cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
     scratch = f"/dev/shm/{instance}-scratch-".encode()
-    return b"omewd.writer" in arguments and any(argument.startswith(scratch) for argument in arguments)
+    return b"--scratch" in arguments and any(argument.startswith(scratch) for argument in arguments)

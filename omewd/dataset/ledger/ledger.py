@@ -20,6 +20,7 @@ torn line at the end, which the next writer cuts off.
 Version 1 had no ``image`` and ``index``, had blank lines, and had ``received`` on separate lines. It can still be read,
 and so can ledgers with torn lines in the middle, which are ignored.
 
+Which frames each part of the file is about is in the record of runs beside it: see :mod:`omewd.dataset.ledger.runs`.
 The totals are attributes of the group ``omewd``, under the key ``omewd``: see :func:`summary_json`.
 """
 

@@ -28,6 +28,7 @@ from omewd.errors import OmewdError
 from omewd.model.spec.outline import Fields
 from omewd.protocol.jobs.values import Wire
 from omewd.protocol.messages import Message
+from omewd.protocol.versions import JOBS
 
 # Roles of children.
 WRITER = "writer"
@@ -126,6 +127,11 @@ def job_of(message: Message, kinds: Mapping[str, type[Job]]) -> Job:
             "bad_message", f"{str(message.get('kind'))[:40]!r} is not a known kind of job; the kinds are {known}"
         )
     return kind.from_json(message.get("job"), message.get("attachment", b""))
+
+
+def ready_message(facts: dict[str, Any]) -> Message:
+    """What a child says once it can work; ``facts``: what the daemon should know of it."""
+    return {"ready": facts, "version": str(JOBS)}
 
 
 def done_message(lease: int, result: Result) -> Message:

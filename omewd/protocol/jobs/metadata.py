@@ -32,10 +32,10 @@ class PutUserMetadata(Job):
 
 @dataclass(frozen=True)
 class PutContrast(Job):
-    """Set the ``windows`` of grey values in which viewers show a dataset's images."""
+    """Let the images of a dataset be shown in ``windows`` of grey values; the last metadata make up for a failure."""
 
     kind = "put_contrast"
-    needs = Needs(WRITER)
+    needs = Needs(WRITER, tries=1)
 
     dataset: str
     epoch: int

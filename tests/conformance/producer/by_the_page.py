@@ -191,11 +191,16 @@ class ProducerByThePage:
     # -- the end ---------------------------------------------------------------------------------
 
     def _ended(self) -> RefusedError:
-        if self._words[STATE] == FAILED:
+        if self._words[STATE] != FAILED:
+            return RefusedError("stream_stopped", "it takes no more frames")
+        while True:
             length = self._words[FAILURE // 8]
-            error = json.loads(self._memory[FAILURE + 8 : FAILURE + 8 + length])
-            return RefusedError("stream_failed", error["message"])
-        return RefusedError("stream_stopped", "it takes no more frames")
+            try:
+                error = json.loads(self._memory[FAILURE + 8 : FAILURE + 8 + length])
+            except ValueError:  # it is just being replaced
+                time.sleep(0.001)
+            else:
+                return RefusedError("stream_failed", error["message"])
 
     def _reconnect(self) -> None:
         try:

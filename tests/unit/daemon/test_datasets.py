@@ -12,10 +12,11 @@ from omewd.daemon.datasets.dataset import Dataset, Phase
 from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.tasks import Lease
+from omewd.daemon.processes.roles import roles
 from omewd.daemon.state.journal import RECOVER, SWEEP, UNDO, Journal
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.datasets import Leftovers, RecoverDataset, Recovered, SweepLeftovers, UndoDataset
-from omewd.protocol.jobs.job import Result
+from omewd.protocol.jobs.job import MAINTAINER, WRITER, Result
 
 EPOCH = 0xAB
 
@@ -24,7 +25,10 @@ class Desk:
     """Datasets with a real dispatcher and a real journal; jobs are taken by hand."""
 
     def __init__(self, folder: Path) -> None:
-        self.journal, self.dispatcher = Journal(folder), Dispatcher(60)
+        self.journal, self.dispatcher = (
+            Journal(folder),
+            Dispatcher(60, {role.name: role for role in roles(writers=1, cores=1)}),
+        )
         self.datasets = Datasets(self.dispatcher, self.journal, cast(ControlServer, None))
 
     def dataset(self, phase: Phase) -> Dataset:
@@ -33,7 +37,7 @@ class Desk:
         return dataset
 
     def job(self) -> Lease:
-        [lease] = self.dispatcher.assign([1], [], 0, aside=2)
+        [lease] = self.dispatcher.assign({WRITER: [1], MAINTAINER: [2]}, [], 0)
         return lease
 
     def end(self, lease: Lease, result: Result | OmewdError) -> None:
@@ -107,7 +111,9 @@ def test_a_stream_waits_until_its_dataset_is_taken_away(desk: Desk, there_are: b
     assert desk.datasets.is_busy(dataset)
     desk.end(desk.job(), Leftovers(there_are))
     assert (desk.datasets.is_busy(dataset), dataset.has_leftovers) == (False, there_are)
-    assert desk.dispatcher.assign([1], [], 0, aside=2) == []  # its stream has it swept, when it is settled
+    assert (
+        desk.dispatcher.assign({WRITER: [1], MAINTAINER: [2]}, [], 0) == []
+    )  # its stream has it swept, when it is settled
 
 
 def test_a_dataset_that_can_not_be_taken_away_does_not_keep_its_stream(desk: Desk) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from omewd.daemon.config import SLOWEST_DISK_BYTES_PER_S
 from omewd.daemon.jobs.dispatcher import MAX_DEATHS, RETRY_DELAYS_NS, Dispatcher
 from omewd.daemon.jobs.tasks import QUEUE_BYTES, Lease, Task
+from omewd.daemon.processes.roles import roles
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.datasets import (
     CheckPlace,
@@ -22,7 +23,7 @@ from omewd.protocol.jobs.datasets import (
     UndoDataset,
 )
 from omewd.protocol.jobs.frames import GrowShape, SealShards, WriteUnits
-from omewd.protocol.jobs.job import Job, Result
+from omewd.protocol.jobs.job import MAINTAINER, WRITER, Job, Result
 from omewd.protocol.jobs.metadata import PutContrast, PutUserMetadata
 
 SECOND = 10**9
@@ -82,13 +83,15 @@ SOMEBODY = Units(1)
 
 
 def make(timeout_s: float = TIMEOUT_S) -> Dispatcher:
-    return Dispatcher(timeout_s)
+    return Dispatcher(timeout_s, {role.name: role for role in roles(writers=2, cores=2)})
 
 
 def assign(
     dispatcher: Dispatcher, writers: Sequence[int], units: Sequence[Units], now_ns: int, aside: int | None = None
 ) -> list[Lease]:
-    return dispatcher.assign(writers, [(each, each) for each in units], now_ns, aside)
+    """``aside``: a maintainer that is ready."""
+    ready = {WRITER: writers, MAINTAINER: [] if aside is None else [aside]}
+    return dispatcher.assign(ready, [(each, each) for each in units], now_ns)
 
 
 def unit_of(lease: Lease | Task) -> int:
@@ -460,14 +463,13 @@ def test_a_job_gets_more_time_for_what_it_reads_and_writes(job: Job, extra_s: fl
 
 
 @pytest.mark.parametrize("job", [RECOVER, SWEEP, CREATE, GROW, FINALIZE], ids=lambda job: job.kind)
-def test_long_jobs_are_for_the_writer_aside(job: Job) -> None:
+def test_long_jobs_are_for_the_maintainer(job: Job) -> None:
     """Frames' writers never take one, and it takes nothing else; one at a time."""
     dispatcher, units, owner = make(), Units(2, ready=9), Units(1)
     for _ in range(2):
         dispatcher.submit(job, owner, documents=1200)
     short = dispatcher.submit(CREATE, SOMEBODY, documents=20)
-    has_long = dispatcher.has_long
-    assert has_long
+    assert dispatcher.wanted() == {WRITER, MAINTAINER}
     first = assign(dispatcher, [1], [], 0)
     assert [(lease.child, lease.task) for lease in first] == [(1, short)]
     dispatcher.finish(first[0].id, 0)
@@ -483,18 +485,18 @@ def test_long_jobs_are_for_the_writer_aside(job: Job) -> None:
     [last] = assign(dispatcher, [1], [units], 0, 7)
     assert (last.child, last.task.job) == (7, job)
     dispatcher.finish(last.id, 0)
-    assert not dispatcher.has_long
+    assert dispatcher.wanted() == {WRITER}
     assert assign(dispatcher, [], [units], 0, 7) == []
     assert dispatcher.child_at(owner, type(job)) is None
 
 
-def test_long_jobs_of_a_writer_that_died_are_given_to_the_next_one_aside() -> None:
+def test_long_jobs_of_a_maintainer_that_died_are_given_to_the_next_one() -> None:
     dispatcher = make()
     dispatcher.submit(SWEEP, SOMEBODY)
     assign(dispatcher, [1], [], 0, 7)
     back, _ = dispatcher.child_lost(7)
     assert [task.job for task in back] == [SWEEP]
-    assert dispatcher.has_long
+    assert dispatcher.wanted() == {MAINTAINER}
     assert assign(dispatcher, [1, 2], [], 0) == []
     assert [lease.child for lease in assign(dispatcher, [1, 2], [], 0, 8)] == [8]
 
@@ -506,6 +508,6 @@ def test_a_long_job_that_is_tried_again_waits_its_time() -> None:
     task = dispatcher.finish(lease.id, 0)
     assert task is not None
     assert dispatcher.put_back(task, ERROR, 0)
-    assert dispatcher.has_long
+    assert dispatcher.wanted() == {MAINTAINER}
     assert assign(dispatcher, [], [], 1, 7) == []
     assert len(assign(dispatcher, [], [], RETRY_DELAYS_NS[0], 7)) == 1

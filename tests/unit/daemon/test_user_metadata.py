@@ -14,10 +14,11 @@ from omewd.daemon.datasets.dataset import Dataset, Phase
 from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.tasks import Lease
+from omewd.daemon.processes.roles import roles
 from omewd.daemon.state.journal import Journal
 from omewd.dataset.user_value import parsed
 from omewd.errors import OmewdError
-from omewd.protocol.jobs.job import Result
+from omewd.protocol.jobs.job import WRITER, Result
 from omewd.protocol.jobs.metadata import PutContrast, PutUserMetadata
 
 
@@ -38,7 +39,7 @@ class Desk:
     """Datasets with a real dispatcher, whose jobs are taken by hand."""
 
     def __init__(self) -> None:
-        self.dispatcher, self.server = Dispatcher(60), Server()
+        self.dispatcher, self.server = Dispatcher(60, {role.name: role for role in roles(writers=1, cores=1)}), Server()
         self.datasets = Datasets(self.dispatcher, cast(Journal, None), cast(ControlServer, self.server))
         self._writers = iter(range(1, 1000))
 
@@ -55,7 +56,7 @@ class Desk:
     def jobs(self) -> list[Lease]:
         """What has been submitted since."""
         found: list[Lease] = []
-        while leases := self.dispatcher.assign([next(self._writers)], [], 0):
+        while leases := self.dispatcher.assign({WRITER: [next(self._writers)]}, [], 0):
             found += leases
         return found
 

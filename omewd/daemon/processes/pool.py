@@ -1,0 +1,215 @@
+"""The children of one role: started, listened to, ended where they hang, and replaced."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import structlog
+
+from omewd.daemon.loop import Loop
+from omewd.daemon.processes.child import Child, Place, start
+from omewd.daemon.processes.roles import Role
+from omewd.errors import OmewdError
+from omewd.protocol.messages import Message, receive, send
+from omewd.protocol.versions import JOBS
+
+log = structlog.get_logger("processes")
+
+# Children that die before they are ready this many times in a row are not started again. Each time there is
+# a longer pause before the next, so that what stands in the way for a while does not end the streams.
+MAX_FAILED_STARTS = 8
+FAILED_START_PAUSE_NS = 250_000_000
+
+OnMessage = Callable[[Child, Message], None]
+OnDeath = Callable[[Child], None]
+
+
+class Pool:
+    """``numbers``: where children get their ids from; ``children``: by these.
+
+    ``failed_starts``: how many in a row have died before they were ready. ``facts``: what they said when they were.
+    """
+
+    def __init__(self, loop: Loop, role: Role, place: Place, numbers: Iterator[int]) -> None:
+        self._loop, self.role, self._place, self._numbers = loop, role, place, numbers
+        self.children: dict[int, Child] = {}
+        self.facts: dict[str, Any] = {}
+        self.failed_starts = 0
+        self._next_start_ns = 0
+        self._closing = False
+        self._outdated = False
+        self._wanted = 0 if role.on_demand else role.children
+
+    def start(self, on_message: OnMessage, on_death: OnDeath) -> None:
+        """Start the children; ``on_message`` and ``on_death`` are told what happens from now on."""
+        self._on_message, self._on_death = on_message, on_death
+        self.fill()
+
+    # -- how many there are ----------------------------------------------------------------------
+
+    @property
+    def any_ready(self) -> bool:
+        return any(child.ready for child in self.children.values())
+
+    @property
+    def broken(self) -> bool:
+        """None lives, and none can be started, of a role that the daemon can't go on without."""
+        return not self.role.on_demand and self.failed_starts >= MAX_FAILED_STARTS and not self.any_ready
+
+    @property
+    def must_restart(self) -> bool:
+        """omewd was upgraded on disk, so that no children can be started, and none that is wanted is left."""
+        return self._outdated and self._wanted > 0 and not self.any_ready
+
+    @property
+    def ready(self) -> list[int]:
+        """The ids of those that take jobs."""
+        return [child.id for child in self.children.values() if child.takes_jobs]
+
+    def want(self, wanted: bool) -> None:
+        """Say whether there are jobs; of a role on demand there is a child only as long as there are."""
+        if not self.role.on_demand:
+            return
+        self._wanted = int(wanted)
+        for child in () if wanted else self.children.values():
+            if not child.leaving:
+                self._loop.forget(child.channel.fileno())
+                child.leave()
+
+    def fill(self) -> None:
+        """Start children until there are as many as wanted."""
+        while not (self._closing or self._outdated or self.broken):
+            lacking = self._wanted - sum(not child.leaving for child in self.children.values())
+            if lacking <= 0 or time.monotonic_ns() < self._next_start_ns:
+                return
+            try:
+                child = start(self.role, next(self._numbers), self._place)
+            except OSError as error:
+                log.error(f"a {self.role.name} can't be started", error=str(error))
+                self._start_failed()
+            else:
+                self._watch(child)
+
+    def _watch(self, child: Child) -> None:
+        self.children[child.id] = child
+        self._loop.watch(child.pidfd, lambda: self._reap(child))
+        self._loop.watch(child.channel.fileno(), lambda: self._read(child))
+        log.debug(f"{self.role.name} started", child=child.id, pid=child.process.pid, threads=self.role.threads)
+
+    def _start_failed(self) -> None:
+        self.failed_starts += 1
+        pause_ns = FAILED_START_PAUSE_NS * 2 ** min(self.failed_starts, MAX_FAILED_STARTS)
+        self._next_start_ns = time.monotonic_ns() + pause_ns
+
+    def end_late_starters(self, now_ns: int) -> None:
+        """Kill children that have hung before they were ready."""
+        timeout_ns = int(self._place.start_timeout_s * 1e9)
+        for child in self.children.values():
+            if not child.ready and not child.killed_for and now_ns - child.started_ns > timeout_ns:
+                child.kill("it did not get ready")
+
+    # -- what they say, and their death ----------------------------------------------------------
+
+    def tell(
+        self, child: Child, message: Message, descriptors: tuple[int, ...] = (), *, attachment: bytes = b""
+    ) -> None:
+        """Send a message; a child that does not read is killed, so that the daemon never waits for one.
+
+        Raises OmewdError ``too_large`` or ``bad_message`` for what is no message.
+        """
+        try:
+            send(child.channel, message, descriptors, attachment=attachment)
+        except BlockingIOError:
+            child.kill("it does not read its messages")
+        except ConnectionError:
+            return  # it has just died; its pidfd tells
+        except OSError as error:  # else it would wait for ever for what was lost
+            child.kill(f"it can't be told anything: {error.strerror}")
+
+    def _read(self, child: Child) -> bool:
+        """Take one message in; returns whether there was one."""
+        try:
+            received = receive(child.channel)
+        except BlockingIOError:
+            return False
+        except OSError:  # it has died with something unread
+            received = None
+        except OmewdError as error:
+            child.kill(f"it sent something unreadable ({error})")
+            received = None
+        if received is None:  # its pidfd tells the rest
+            self._loop.forget(child.channel.fileno())
+            return False
+        message, _ = received
+        if "ready" in message and message.get("version") != str(JOBS):
+            self._outdated_by(child, str(message.get("version")))
+            return True
+        if "ready" in message:
+            child.got_ready()
+            self.failed_starts = 0
+            self.facts = message["ready"]
+        self._on_message(child, message)
+        return True
+
+    def _outdated_by(self, child: Child, version: str) -> None:
+        """What is on disk is another omewd by now: its children can't be given jobs."""
+        if not self._outdated:
+            log.error(
+                "omewd was upgraded on disk, and new children don't go with this daemon: restart it",
+                role=self.role.name,
+                children=version,
+                daemon=str(JOBS),
+            )
+        self._outdated = True
+        child.kill(f"it speaks version {version} of the messages about jobs, the daemon {JOBS}")
+
+    def _reap(self, child: Child) -> None:
+        status = child.process.poll()
+        if status is None:  # an event of a descriptor number that has been used again
+            return
+        while not child.leaving and self._read(child):  # what it said before it died still counts
+            pass
+        self._forget(child)
+        if child.leaving:
+            log.debug(f"{self.role.name} ended", child=child.id, pid=child.process.pid)
+            return
+        if not child.ready:
+            self._start_failed()
+        if not self._closing:
+            reason = child.killed_for or (f"signal {signal.Signals(-status).name}" if status < 0 else f"exit {status}")
+            log.warning(f"{self.role.name} died", child=child.id, pid=child.process.pid, reason=reason)
+            self._on_death(child)
+            self.fill()
+
+    def _forget(self, child: Child) -> None:
+        del self.children[child.id]
+        self._loop.forget(child.pidfd)
+        self._loop.forget(child.channel.fileno())
+        child.close()
+        shutil.rmtree(child.scratch, ignore_errors=True)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Tell all to leave, which they do when they are done with what they are at."""
+        self._closing = True
+        for child in self.children.values():
+            self._loop.forget(child.channel.fileno())
+            child.end()
+            if self.role.on_demand:  # what it is at takes long, and can be done again
+                child.process.kill()
+
+    def wait(self, deadline_s: float) -> None:
+        """Wait until all have left; those that have not by a monotonic time are killed."""
+        for child in list(self.children.values()):
+            try:
+                child.process.wait(max(0.0, deadline_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+            self._forget(child)

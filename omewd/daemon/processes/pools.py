@@ -1,0 +1,95 @@
+"""All children of the daemon, a pool for each role."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from omewd.daemon.loop import Loop
+from omewd.daemon.processes.child import Child, Place
+from omewd.daemon.processes.pool import OnDeath, OnMessage, Pool
+from omewd.daemon.processes.roles import Role
+from omewd.protocol.messages import Message
+
+
+class Pools:
+    """``roles``: by name."""
+
+    def __init__(self, loop: Loop, roles: Iterable[Role], place: Place) -> None:
+        self._scratch = place.scratch
+        numbers = itertools.count(1)
+        self._pools = {role.name: Pool(loop, role, place, numbers) for role in roles}
+
+    @property
+    def roles(self) -> Mapping[str, Role]:
+        return {name: pool.role for name, pool in self._pools.items()}
+
+    def start(self, on_message: OnMessage, on_death: OnDeath) -> None:
+        """Start the children; ``on_message`` and ``on_death`` are told what happens from now on."""
+        for pool in self._pools.values():
+            pool.start(on_message, on_death)
+
+    # -- looking up ------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Child]:
+        """All children, but those that are leaving."""
+        for pool in self._pools.values():
+            yield from (child for child in pool.children.values() if not child.leaving)
+
+    def child(self, number: int | None) -> Child | None:
+        """The child of an id."""
+        return next((child for child in self if child.id == number), None)
+
+    def ready(self) -> dict[str, list[int]]:
+        """For each role the ids of the children that take jobs."""
+        return {name: pool.ready for name, pool in self._pools.items()}
+
+    def of(self, role: str) -> Pool:
+        return self._pools[role]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the children said when they were ready, of all roles together."""
+        return {name: fact for pool in self._pools.values() for name, fact in pool.facts.items()}
+
+    @property
+    def broken(self) -> str | None:
+        """The name of a role that the daemon can't go on without, and that no child can be started of."""
+        return next((name for name, pool in self._pools.items() if pool.broken), None)
+
+    @property
+    def must_restart(self) -> bool:
+        """omewd was upgraded on disk, and a role that is wanted has no children left."""
+        return any(pool.must_restart for pool in self._pools.values())
+
+    @property
+    def awaited(self) -> Pool | None:
+        """A pool that the daemon can't begin without, and that has no child that is ready."""
+        fixed = (pool for pool in self._pools.values() if not pool.role.on_demand)
+        return next((pool for pool in fixed if not pool.any_ready), None)
+
+    # -- the turn of the loop --------------------------------------------------------------------
+
+    def tend(self, wanted: set[str], now_ns: int) -> None:
+        """Kill late starters, and have the children that are wanted; ``wanted``: the roles that there are jobs for."""
+        for name, pool in self._pools.items():
+            pool.end_late_starters(now_ns)
+            pool.want(name in wanted)
+            pool.fill()
+
+    def tell(
+        self, child: Child, message: Message, descriptors: tuple[int, ...] = (), *, attachment: bytes = b""
+    ) -> None:
+        self._pools[child.role.name].tell(child, message, descriptors, attachment=attachment)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End all children: they leave when their channel closes; one that does not is killed."""
+        deadline_s = time.monotonic() + timeout_s
+        for pool in self._pools.values():
+            pool.end()
+        for pool in self._pools.values():
+            pool.wait(deadline_s)
+        shutil.rmtree(self._scratch, ignore_errors=True)
