@@ -193,12 +193,14 @@ class Daemon:
     def _finished(self) -> bool:
         now = time.monotonic_ns()
         if self._pools.must_restart:
-            log.error("stopping, as omewd was upgraded on disk: rings are kept, and the next daemon goes on with them")
+            log.error(
+                "stopping because omewd was upgraded on disk: rings are kept, and the next daemon continues with them"
+            )
             self._exit_status = EXIT_ERROR
             return True
         if (role := self._pools.broken) is not None:
-            log.error(f"no {role} can be started any more: giving up")
-            self._lifecycle.give_up_all(OmewdError("no_writers", f"no {role} process can be started any more"), now)
+            log.error(f"no more {role} processes can be started: giving up")
+            self._lifecycle.give_up_all(OmewdError("no_writers", f"no more {role} processes can be started"), now)
             self._exit_status = EXIT_ERROR
             return True
         if not self._streams.is_closed:
@@ -260,7 +262,7 @@ class Daemon:
         for lease in self._dispatcher.overdue(now_ns):
             child = self._pools.child(lease.child)
             if child is not None and not child.killed_for:
-                child.kill(f"its job ({lease.task.job.what}) is past its deadline")
+                child.kill(f"its job ({lease.task.job.what}) exceeded its deadline")
         self._pools.tend(self._dispatcher.wanted(), now_ns)
         self._server.listen_again(now_ns)
         self._delivery.give_jobs(now_ns)

@@ -86,10 +86,10 @@ def check(spec: StreamSpec, dataset: Path, root: Path) -> Path:
 
 
 def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int, made_by: MadeBy | None = None) -> None:
-    """Make a dataset's metadata, whole or not at all: it is made aside and renamed to its place.
+    """Create a dataset with its metadata atomically: it is made aside and renamed to its place.
 
-    ``epoch`` marks it as this stream's: running this again leaves it as it is. ``made_by``: what encodes its pixels.
-    Raises what :func:`check` raises; OSError.
+    ``epoch`` marks it as this stream's, so running this again does not change it. ``made_by``: what encodes its pixels.
+    Raises the errors of :func:`check`, and OSError.
     """
     if _epoch(dataset) == epoch:
         return
@@ -204,11 +204,11 @@ def finalize_by_ledger(
     failed: bool = False,
     windows: Sequence[Window] = (),
 ) -> list[Totals]:
-    """Write the final metadata for what the ledger has; returns the totals of each source by that.
+    """Write the final metadata by the ledger; returns each source's totals.
 
-    Keys of which the ledger says nothing are removed.
-    ``known_frames`` of each source are known to have been handed over. Frames are lost of which the ledger does not say
-    what became. ``failed``: the stream has failed, whatever became of its frames.
+    Keys that are not in the ledger are removed. ``known_frames``: how many frames of each source are known to have been
+    handed over; those that the ledger does not account for are lost. ``failed``: the stream has failed, whatever became
+    of its frames.
     """
     record = Ledger.read(dataset, spec.sources, completes=True)
     counted = [account.received for account in record.accounts]
@@ -279,11 +279,11 @@ def finalize(
     written: Sequence[Written] | None = None,
     windows: Sequence[Window] = (),
 ) -> None:
-    """Seal what shards there are, write the final metadata for what has arrived, remove what was only for writing.
+    """Seal the shards, write the final metadata for the received frames, and remove what only writing needed.
 
-    ``totals`` of each source. With ``written`` (of each source, by the ledger), shards keep those frames. ``windows``:
-    what channels are shown in, as far as it is known; what users have set and added stays. Running it again gives the
-    same.
+    ``totals``: of each source. ``written``: the written frames of each source, by the ledger; shards keep those.
+    ``windows``: the known display windows of channels. Users' settings and additions stay. Running it again changes
+    nothing.
     """
     (dataset / STAGING).mkdir(exist_ok=True)
     frames = [each.received for each in totals]

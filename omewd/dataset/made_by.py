@@ -1,4 +1,4 @@
-"""What made a dataset: the backend that served, which may be another than the one that was asked for, and the omewd."""
+"""What made a dataset: the version of omewd, and the backend, which may differ from the one in the spec."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ FIELD = "made_by"
 
 @dataclass(frozen=True)
 class MadeBy:
-    """``backend``: the one that encoded the pixels; ``omewd``: the version that began the dataset; "" if not known."""
+    """``backend``: the one that encoded the pixels. ``omewd``: the version that created the dataset. "" if unknown."""
 
     backend: str = ""
     omewd: str = ""
 
     @classmethod
     def of(cls, summary: dict[str, Any]) -> MadeBy:
-        """What the summary of a dataset says; of one that an older omewd began, nothing."""
+        """Read it from a dataset's summary. An older omewd's summary does not have it."""
         found = summary.get(FIELD)
         texts = found if isinstance(found, dict) else {}
         return cls(**{name: text for name in ("backend", "omewd") if isinstance(text := texts.get(name), str)})
@@ -28,6 +28,6 @@ class MadeBy:
         return asdict(self)
 
     def leaves_zeros_out(self, asked: str) -> bool:
-        """Whether chunks of zeros may be missing; ``asked``: the backend of the spec, for want of a better."""
+        """Whether chunks of zeros may be missing. ``asked``: the spec's backend, for datasets that don't record theirs."""
         record = BACKENDS.get(self.backend) if self.backend else first_choice(asked)
-        return record is None or record.leaves_zeros_out  # what a newer omewd may have used does as it likes
+        return record is None or record.leaves_zeros_out  # None: a newer omewd's backend

@@ -82,7 +82,7 @@ def _repair(dataset: Path, progress: Callable[[int, int], None] | None) -> Repai
             mended.append(f"removed {torn} torn line{'s' * (torn > 1)} from the ledger")
         if before.bad_runs:
             make_runs_again(dataset, by_lines=True)
-            if not torn:  # else it comes of that
+            if not torn:  # otherwise the torn lines are the cause
                 mended.append("rebuilt the ledger's record of runs from its lines")
         if before.strays and (removed := remove_strays(spec, dataset)):
             mended.append(f"removed {len(removed)} files of frames that are not on record, such as {removed[0]}")

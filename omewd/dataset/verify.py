@@ -40,11 +40,10 @@ _READ_BYTES = 256 << 20
 class Report:
     """What was read, and one line for each problem.
 
-    ``received``: frames of each source; ``notes``: what is not as it should be, and does no harm; ``bad_runs``: the
-    ledger's record of runs does not fit its lines; ``bad_units``: by
-    source, the units of whole keys with files of the full resolution that are missing, empty or can't be decoded;
-    ``bad_levels``: (source, unit, level) of smaller resolutions that are not what they should be; ``strays``: files
-    that do not belong there; ``made_by``: what encoded the pixels.
+    ``received``: the frames of each source. ``notes``: harmless irregularities. ``bad_runs``: the ledger's record of
+    runs does not match its lines. ``bad_units``: by source, the units of whole keys whose full-resolution files are missing,
+    empty or can't be decoded. ``bad_levels``: (source, unit, level) of lower resolutions with wrong pixels. ``strays``:
+    files that do not belong there. ``made_by``: what encoded the pixels.
     """
 
     dataset: Path
@@ -133,7 +132,7 @@ def _check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> Sequ
         report.notes.append(f"{lines} of the ledger can't be read; a killed writer leaves such a line")
     if record.misfits:
         report.bad_runs = True
-        report.notes.append(f"{ledger.FOLDER}/{RUNS_FILE} does not fit the lines of the ledger, which count")
+        report.notes.append(f"{ledger.FOLDER}/{RUNS_FILE} does not match the lines of the ledger; the lines count")
     told = ledger.totals_in(totals)
     names = [source["name"] for source in totals.get("sources", [{"name": ""}])]
     for name, account, claimed in zip(names, record.accounts, told, strict=True):

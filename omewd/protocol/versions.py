@@ -47,8 +47,8 @@ class Version:
 CONTROL = Version(1, 0)
 # What ``omewd status --json`` and ``Client.status`` return.
 STATUS = Version(1, 0)
-# Messages between the daemon and its children, which are exec'd from what is on disk: after an upgrade that may be
-# newer than the daemon. Both sides must have the same version, minor included.
+# Messages between the daemon and its children, which are exec'd from the installed files. After an upgrade these may be
+# newer than the daemon. Both sides must have exactly the same version.
 JOBS = Version(1, 0)
 # Entries of the daemon's journal.
 JOURNAL = Version(1, 0)

@@ -7,7 +7,7 @@ from omewd.process.child import begin
 
 def main() -> None:
     given = begin("omewd.writer")
-    from omewd.writer.worker import serve  # it takes a while, and what a child must see to comes first
+    from omewd.writer.worker import serve  # slow to import, so only after the precautions
 
     serve(given.channel, threads=given.threads, scratch=given.scratch)
 

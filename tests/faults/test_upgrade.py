@@ -228,7 +228,7 @@ def test_row_31_a_daemon_that_was_upgraded_on_disk_leaves_its_streams_to_the_nex
         append(producer, spec, range(4, 10))
         assert process.process.wait(60) == 1
         assert "omewd was upgraded on disk" in process.log()
-        assert "restart it" in process.log()
+        assert "restart the daemon" in process.log()
         append(producer, spec, range(10, 12))
         process = DaemonProcess(tmp_path, *options, env=installed)
         producer.close()

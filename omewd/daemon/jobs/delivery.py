@@ -1,4 +1,4 @@
-"""Bringing jobs to children, with the streams and the rings that a child has to know of first."""
+"""Delivers jobs to children, after the streams and rings that a child needs first."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Delivery:
 
     @property
     def is_broken(self) -> bool:
-        """No writer lives, and none can be started."""
+        """Whether no writer lives and none can be started."""
         return self._pools.broken is not None
 
     @property
     def backends(self) -> dict[str, str | None]:
-        """Which backends the writers can use: None, or why not."""
+        """For each backend, why the writers can't use it, or None if they can."""
         return self._pools.of(WRITER).facts
 
     def writers_status(self) -> tuple[WriterStatus, ...]:
@@ -43,14 +43,14 @@ class Delivery:
         self._dispatcher.submit(job, stream.owner, documents_of(stream))
 
     def is_busy(self, stream: Stream) -> bool:
-        """Whether a child is at a job of that stream, or one waits."""
+        """Whether the stream has waiting or running jobs."""
         return self._dispatcher.is_busy(stream.owner)
 
     def drop(self, stream: Stream) -> None:
-        """Take back the jobs of a stream that wait; stop the child that makes its dataset, if that takes long."""
+        """Drop the waiting jobs of a stream, and stop the child that is creating its dataset if that is a long job."""
         making = self._pools.child(self._dispatcher.child_at(stream.owner, CreateDataset))
         if making is not None and making.role.on_demand and not making.killed_for:
-            making.kill(f"stream {stream.name} was given up while its dataset was made")
+            making.kill(f"stream {stream.name} was given up while its dataset was being created")
         self._dispatcher.forget(stream.owner)
 
     # -- giving them to children ---------------------------------------------------------------
@@ -66,18 +66,18 @@ class Delivery:
                 if isinstance(task.job, StreamJob) and (stream := self._streams.open.get(task.job.stream)):
                     self._introduce(child, stream, task.job.needs.opened)
                 self._pools.tell(child, job_message(lease.id, task.job), attachment=task.job.attachment)
-            except OmewdError as error:  # it does not fit in a message
+            except OmewdError as error:  # too large for a message
                 self._dispatcher.finish(lease.id, now_ns)
                 task.owner.job_failed(task, error, now_ns)
 
     def introduce(self, stream: Stream) -> None:
-        """Tell the writers that have nothing to do of a stream, so that its first job need not wait for that."""
+        """Tell idle writers of a stream early, so that its first job does not have to wait for that."""
         for child in self._pools.of(WRITER).children.values():
             if child.ready and not self._dispatcher.jobs_of(child.id):
                 self._introduce(child, stream, Opened.RINGS)
 
     def _introduce(self, child: Child, stream: Stream, opened: Opened) -> None:
-        """Tell a child of a stream, and give it the rings if it needs them; each once."""
+        """Tell a child of a stream, and give it the rings if it needs them, each once."""
         if opened is not Opened.NOTHING and child.learns_of(stream.id):
             to_open = stream_to_open(stream)
             self._pools.tell(child, {"do": "open", "stream": to_open.to_json()}, attachment=to_open.attachment)

@@ -37,7 +37,7 @@ Offer = tuple[Owner, Source]
 
 @dataclass
 class Dispatcher:
-    """The jobs that wait, and those that are out. ``roles``: by name."""
+    """The waiting jobs and the running ones. ``roles``: by name."""
 
     job_timeout_s: float
     roles: Mapping[str, Role]
@@ -57,9 +57,9 @@ class Dispatcher:
     # -- giving out ------------------------------------------------------------------------------
 
     def assign(self, ready: Mapping[str, Sequence[int]], offers: Sequence[Offer], now_ns: int) -> list[Lease]:
-        """Give jobs to children: to idle ones first, then small jobs behind what one is at.
+        """Give jobs to children: to idle ones first, then small jobs to queue behind a child's current one.
 
-        ``ready``: the ids of those that take jobs, by role. Write units come after all jobs of their role that wait.
+        ``ready``: the ids of the children that take jobs, by role. Write units come after their role's waiting jobs.
         """
         for waiting in self._waiting:
             waiting.look_at(now_ns)
@@ -193,7 +193,7 @@ class Dispatcher:
         return any(task.owner is owner for task in self.tasks())
 
     def wanted(self) -> set[str]:
-        """The roles that there are jobs for, out or waiting."""
+        """The roles with waiting or running jobs."""
         return {task.role for task in self.tasks()}
 
     def child_at(self, owner: Owner, kind: type[Job]) -> int | None:

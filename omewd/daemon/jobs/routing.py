@@ -42,8 +42,8 @@ class Router:
             return
         try:
             result = result_of(task.job, message)
-        except OmewdError as error:  # with its death the job is given to another
-            child.kill(f"it answered a job with something unreadable ({error})")
+        except OmewdError as error:  # after its death, another child gets the job
+            child.kill(f"it sent an unreadable answer to a job ({error})")
             return
         self._dispatcher.finish(message["done"], now_ns)
         task.owner.job_done(task, result, now_ns)
@@ -59,7 +59,7 @@ class Router:
         now = time.monotonic_ns()
         error = OmewdError(
             "writer_died",
-            f"each time the {child.role.name} process was lost ({child.killed_for or 'it died'})",
+            f"the {child.role.name} process was lost each time ({child.killed_for or 'it died'})",
             "See the daemon's log",
         )
         back, given_up = self._dispatcher.child_lost(child.id)

@@ -1,4 +1,4 @@
-"""One child process of the daemon, and how it is started: exec'd, with a socket to it and a lock that it holds."""
+"""A child process of the daemon, and its start: it is exec'd with a socket to the daemon, and holds a lock."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from omewd.process.child import arguments_for
 
 @dataclass(frozen=True)
 class Place:
-    """What the children of a daemon share. ``scratch``: a folder in memory, in which each gets one of its own.
+    """What the children of a daemon share. ``scratch``: a folder in memory, in which each child gets its own folder.
 
-    ``lock``: the file that each holds a lock on while it lives. ``start_timeout_s``: until when one must be ready.
+    ``lock``: the file on which each child holds a lock while it lives. ``start_timeout_s``: the time to get ready.
     """
 
     scratch: Path
@@ -32,9 +32,9 @@ class Place:
 
 @dataclass(eq=False)
 class Child:
-    """``leaving``: there are no jobs for it any more, and it has been told to end.
+    """One child process. ``leaving``: there are no more jobs for it, and it was told to end.
 
-    ``streams``: the ids of the streams it has been told of; ``rings``: whose rings it has.
+    ``streams``: the ids of the streams that it knows. ``rings``: of those whose rings it has.
     """
 
     id: int
@@ -55,46 +55,46 @@ class Child:
         return self.ready and not self.killed_for and not self.leaving
 
     def learns_of(self, stream: int) -> bool:
-        """Note that it is told of a stream now; returns whether it has not been before."""
+        """Note that the child is told of a stream; returns False if it knew the stream already."""
         is_new = stream not in self.streams
         self.streams.add(stream)
         return is_new
 
     def takes_rings(self, stream: int) -> bool:
-        """Note that it is given the rings of a stream now; returns whether it has not been before."""
+        """Note that the child gets a stream's rings; returns False if it had them already."""
         is_new = stream not in self.rings
         self.rings.add(stream)
         return is_new
 
     def forgets(self, stream: int) -> bool:
-        """Note that a stream has ended; returns whether it has been told of it."""
+        """Note that a stream has ended; returns False if the child did not know the stream."""
         was_told = stream in self.streams
         self.streams.discard(stream)
         self.rings.discard(stream)
         return was_told
 
     def kill(self, reason: str) -> None:
-        """End it now; its death is reported like any other."""
+        """Kill the child. Its death is reported like any other."""
         self.killed_for = f"killed: {reason}"
         with contextlib.suppress(ProcessLookupError):  # it has just died
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def got_ready(self) -> None:
-        """Note that it has said that it can work."""
+        """Note that the child is ready for jobs."""
         self.ready = True
 
     def leave(self) -> None:
-        """Have it end, as there is nothing to do for it any more."""
+        """End the child, because there are no more jobs for it."""
         self.leaving = True
         self.end()
 
     def end(self) -> None:
-        """Close the channel, at which it leaves when it is done with what it is at."""
+        """Close the channel. The child then exits after its current job."""
         with contextlib.suppress(OSError):
             self.channel.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Let go of what the daemon has of it, once it is dead."""
+        """Close the daemon's descriptors of a dead child."""
         os.close(self.pidfd)
         self.channel.close()
 
@@ -133,7 +133,7 @@ def start(role: Role, number: int, place: Place) -> Child:
 
 @contextlib.contextmanager
 def _held(lock: Path) -> Iterator[int]:
-    """A descriptor with the children's lock, to be passed on."""
+    """A descriptor that holds the children's lock, to be passed to a child."""
     descriptor = hold(lock)
     try:
         yield descriptor

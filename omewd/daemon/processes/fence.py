@@ -1,7 +1,7 @@
-"""The fence: no child of an earlier daemon may still be at work when a slot is reused.
+"""The fence: no child of an earlier daemon may still be running when a slot is reused.
 
-Each child is given a lock to hold, on a file in the state directory; the kernel drops it with the process. Children die
-with their daemon (PR_SET_PDEATHSIG); those that do not are killed here.
+Each child holds a lock on a file in the state directory, which the kernel drops with the process. Children die with
+their daemon (PR_SET_PDEATHSIG); any that don't are killed here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TIMEOUT_S = 10.0
 
 
 def children_lock(state_dir: Path) -> Path:
-    """The file that children of all roles hold a lock on; its name is older than roles."""
+    """The file on which children of all roles hold a lock. Its name is older than roles."""
     return state_dir / "writers.lock"
 
 
@@ -35,7 +35,7 @@ def hold(lock: Path) -> int:
 
 
 def fence(state_dir: Path, instance: str) -> None:
-    """Return when no child of an earlier daemon is left; raises OmewdError ``start_failed`` if one can't be ended."""
+    """Wait until no child of an earlier daemon is left; raises OmewdError ``start_failed`` if one does not end."""
     descriptor = os.open(children_lock(state_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + _TIMEOUT_S
@@ -48,7 +48,7 @@ def fence(state_dir: Path, instance: str) -> None:
                 raise OmewdError(
                     "start_failed",
                     f"children of the last daemon do not end (processes {', '.join(map(str, left)) or 'unknown'})",
-                    "They may hang in the kernel, at a disk that does not answer; start again when they are gone",
+                    "They may wait for a disk that does not respond. Start the daemon again when they are gone",
                 )
             time.sleep(0.005)
     finally:
@@ -56,7 +56,7 @@ def fence(state_dir: Path, instance: str) -> None:
 
 
 def _kill_children(instance: str) -> list[int]:
-    """End the children of an instance, by their command lines; returns their process ids."""
+    """Kill the children of an instance, found by their command lines; returns their process ids."""
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal() or not _is_child(folder, instance):
@@ -65,7 +65,7 @@ def _kill_children(instance: str) -> list[int]:
         with contextlib.suppress(OSError):
             pidfd = os.pidfd_open(pid)
             try:
-                if _is_child(folder, instance):  # still: the number could have been given to another process
+                if _is_child(folder, instance):  # checked again: the pid may have been reused
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                     log.warning("killed a child of the last daemon", pid=pid)
                     found.append(pid)

@@ -1,4 +1,4 @@
-"""The children of one role: started, listened to, ended where they hang, and replaced."""
+"""Starts the children of one role, reads their messages, kills those that hang, and replaces dead ones."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from omewd.protocol.versions import JOBS
 
 log = structlog.get_logger("processes")
 
-# Children that die before they are ready this many times in a row are not started again. Each time there is
-# a longer pause before the next, so that what stands in the way for a while does not end the streams.
+# After this many children in a row died before they were ready, no more are started. The pause before the next start
+# grows each time, so that a passing obstacle does not end the streams.
 MAX_FAILED_STARTS = 8
 FAILED_START_PAUSE_NS = 250_000_000
 
@@ -30,9 +30,9 @@ OnDeath = Callable[[Child], None]
 
 
 class Pool:
-    """``numbers``: where children get their ids from; ``children``: by these.
+    """The children of one role. ``numbers``: new ids. ``children``: the children by id.
 
-    ``failed_starts``: how many in a row have died before they were ready. ``facts``: what they said when they were.
+    ``failed_starts``: how many in a row died before they were ready. ``facts``: from the last one's ready message.
     """
 
     def __init__(self, loop: Loop, role: Role, place: Place, numbers: Iterator[int]) -> None:
@@ -46,11 +46,11 @@ class Pool:
         self._wanted = 0 if role.on_demand else role.children
 
     def start(self, on_message: OnMessage, on_death: OnDeath) -> None:
-        """Start the children; ``on_message`` and ``on_death`` are told what happens from now on."""
+        """Start the children. ``on_message`` and ``on_death`` are called for their messages and deaths."""
         self._on_message, self._on_death = on_message, on_death
         self.fill()
 
-    # -- how many there are ----------------------------------------------------------------------
+    # -- the number of children -------------------------------------------------------------------
 
     @property
     def any_ready(self) -> bool:
@@ -58,21 +58,21 @@ class Pool:
 
     @property
     def broken(self) -> bool:
-        """None lives, and none can be started, of a role that the daemon can't go on without."""
+        """Whether no child lives and none can be started, in a role that the daemon needs."""
         return not self.role.on_demand and self.failed_starts >= MAX_FAILED_STARTS and not self.any_ready
 
     @property
     def must_restart(self) -> bool:
-        """omewd was upgraded on disk, so that no children can be started, and none that is wanted is left."""
+        """Whether children are wanted but none is left, and none can be started because omewd was upgraded on disk."""
         return self._outdated and self._wanted > 0 and not self.any_ready
 
     @property
     def ready(self) -> list[int]:
-        """The ids of those that take jobs."""
+        """The ids of the children that take jobs."""
         return [child.id for child in self.children.values() if child.takes_jobs]
 
     def want(self, wanted: bool) -> None:
-        """Say whether there are jobs; of a role on demand there is a child only as long as there are."""
+        """Set whether there are jobs: a role on demand only has a child while there are some."""
         if not self.role.on_demand:
             return
         self._wanted = int(wanted)
@@ -82,7 +82,7 @@ class Pool:
                 child.leave()
 
     def fill(self) -> None:
-        """Start children until there are as many as wanted."""
+        """Start children until there are enough."""
         while not (self._closing or self._outdated or self.broken):
             lacking = self._wanted - sum(not child.leaving for child in self.children.values())
             if lacking <= 0 or time.monotonic_ns() < self._next_start_ns:
@@ -107,42 +107,42 @@ class Pool:
         self._next_start_ns = time.monotonic_ns() + pause_ns
 
     def end_late_starters(self, now_ns: int) -> None:
-        """Kill children that have hung before they were ready."""
+        """Kill children that hang before they are ready."""
         timeout_ns = int(self._place.start_timeout_s * 1e9)
         for child in self.children.values():
             if not child.ready and not child.killed_for and now_ns - child.started_ns > timeout_ns:
-                child.kill("it did not get ready")
+                child.kill("it was not ready in time")
 
-    # -- what they say, and their death ----------------------------------------------------------
+    # -- their messages and deaths ---------------------------------------------------------------
 
     def tell(
         self, child: Child, message: Message, descriptors: tuple[int, ...] = (), *, attachment: bytes = b""
     ) -> None:
-        """Send a message; a child that does not read is killed, so that the daemon never waits for one.
+        """Send a message. A child that does not read is killed, so that the daemon never waits for it.
 
-        Raises OmewdError ``too_large`` or ``bad_message`` for what is no message.
+        Raises OmewdError ``too_large`` or ``bad_message`` for an invalid message.
         """
         try:
             send(child.channel, message, descriptors, attachment=attachment)
         except BlockingIOError:
             child.kill("it does not read its messages")
         except ConnectionError:
-            return  # it has just died; its pidfd tells
-        except OSError as error:  # else it would wait for ever for what was lost
-            child.kill(f"it can't be told anything: {error.strerror}")
+            return  # it has just died; its pidfd reports that
+        except OSError as error:  # otherwise the child would wait for ever for a lost message
+            child.kill(f"it can't be reached: {error.strerror}")
 
     def _read(self, child: Child) -> bool:
-        """Take one message in; returns whether there was one."""
+        """Read one message; returns whether there was one."""
         try:
             received = receive(child.channel)
         except BlockingIOError:
             return False
-        except OSError:  # it has died with something unread
+        except OSError:  # it has died with unread messages
             received = None
         except OmewdError as error:
-            child.kill(f"it sent something unreadable ({error})")
+            child.kill(f"it sent an unreadable message ({error})")
             received = None
-        if received is None:  # its pidfd tells the rest
+        if received is None:  # its pidfd reports its death
             self._loop.forget(child.channel.fileno())
             return False
         message, _ = received
@@ -157,22 +157,22 @@ class Pool:
         return True
 
     def _outdated_by(self, child: Child, version: str) -> None:
-        """What is on disk is another omewd by now: its children can't be given jobs."""
+        """Note that another version of omewd is on disk now: its children can't be given jobs."""
         if not self._outdated:
             log.error(
-                "omewd was upgraded on disk, and new children don't go with this daemon: restart it",
+                "omewd was upgraded on disk, and its children don't match this daemon: restart the daemon",
                 role=self.role.name,
                 children=version,
                 daemon=str(JOBS),
             )
         self._outdated = True
-        child.kill(f"it speaks version {version} of the messages about jobs, the daemon {JOBS}")
+        child.kill(f"it speaks version {version} of the job messages, and the daemon version {JOBS}")
 
     def _reap(self, child: Child) -> None:
         status = child.process.poll()
-        if status is None:  # an event of a descriptor number that has been used again
+        if status is None:  # an old event of a descriptor number that was reused
             return
-        while not child.leaving and self._read(child):  # what it said before it died still counts
+        while not child.leaving and self._read(child):  # messages that it sent before it died still count
             pass
         self._forget(child)
         if child.leaving:
@@ -196,16 +196,16 @@ class Pool:
     # -- the end ---------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Tell all to leave, which they do when they are done with what they are at."""
+        """Tell all children to exit, which they do after their current jobs."""
         self._closing = True
         for child in self.children.values():
             self._loop.forget(child.channel.fileno())
             child.end()
-            if self.role.on_demand:  # what it is at takes long, and can be done again
+            if self.role.on_demand:  # its job takes long, and can be run again
                 child.process.kill()
 
     def wait(self, deadline_s: float) -> None:
-        """Wait until all have left; those that have not by a monotonic time are killed."""
+        """Wait until all have exited. Those that have not by ``deadline_s`` (monotonic) are killed."""
         for child in list(self.children.values()):
             try:
                 child.process.wait(max(0.0, deadline_s - time.monotonic()))

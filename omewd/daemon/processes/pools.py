@@ -1,4 +1,4 @@
-"""All children of the daemon, a pool for each role."""
+"""All children of the daemon, in one pool for each role."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from omewd.protocol.messages import Message
 
 
 class Pools:
-    """``roles``: by name."""
+    """The pools of all roles. ``roles``: by name."""
 
     def __init__(self, loop: Loop, roles: Iterable[Role], place: Place) -> None:
         self._scratch = place.scratch
@@ -28,23 +28,23 @@ class Pools:
         return {name: pool.role for name, pool in self._pools.items()}
 
     def start(self, on_message: OnMessage, on_death: OnDeath) -> None:
-        """Start the children; ``on_message`` and ``on_death`` are told what happens from now on."""
+        """Start the children. ``on_message`` and ``on_death`` are called for their messages and deaths."""
         for pool in self._pools.values():
             pool.start(on_message, on_death)
 
     # -- looking up ------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Child]:
-        """All children, but those that are leaving."""
+        """All children except those that are leaving."""
         for pool in self._pools.values():
             yield from (child for child in pool.children.values() if not child.leaving)
 
     def child(self, number: int | None) -> Child | None:
-        """The child of an id."""
+        """The child with an id; None if there is none."""
         return next((child for child in self if child.id == number), None)
 
     def ready(self) -> dict[str, list[int]]:
-        """For each role the ids of the children that take jobs."""
+        """The ids of the children that take jobs, by role."""
         return {name: pool.ready for name, pool in self._pools.items()}
 
     def of(self, role: str) -> Pool:
@@ -52,29 +52,29 @@ class Pools:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the children said when they were ready, of all roles together."""
+        """The facts from the ready messages of all roles."""
         return {name: fact for pool in self._pools.values() for name, fact in pool.facts.items()}
 
     @property
     def broken(self) -> str | None:
-        """The name of a role that the daemon can't go on without, and that no child can be started of."""
+        """The name of a role that the daemon needs but can't start children of; None if there is none."""
         return next((name for name, pool in self._pools.items() if pool.broken), None)
 
     @property
     def must_restart(self) -> bool:
-        """omewd was upgraded on disk, and a role that is wanted has no children left."""
+        """Whether omewd was upgraded on disk and a role with jobs has no children left."""
         return any(pool.must_restart for pool in self._pools.values())
 
     @property
     def awaited(self) -> Pool | None:
-        """A pool that the daemon can't begin without, and that has no child that is ready."""
+        """A pool without a ready child, which the daemon needs in order to start; None if there is none."""
         fixed = (pool for pool in self._pools.values() if not pool.role.on_demand)
         return next((pool for pool in fixed if not pool.any_ready), None)
 
     # -- the turn of the loop --------------------------------------------------------------------
 
     def tend(self, wanted: set[str], now_ns: int) -> None:
-        """Kill late starters, and have the children that are wanted; ``wanted``: the roles that there are jobs for."""
+        """Kill late starters, and start and end children as needed. ``wanted``: the roles with jobs."""
         for name, pool in self._pools.items():
             pool.end_late_starters(now_ns)
             pool.want(name in wanted)
@@ -86,7 +86,7 @@ class Pools:
         self._pools[child.role.name].tell(child, message, descriptors, attachment=attachment)
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """End all children: they leave when their channel closes; one that does not is killed."""
+        """End all children. They exit when their channel closes; one that does not is killed."""
         deadline_s = time.monotonic() + timeout_s
         for pool in self._pools.values():
             pool.end()

@@ -1,7 +1,7 @@
-"""The kinds of children that the daemon has. A new one is a row here, and a folder with a ``__main__``.
+"""The kinds of children of the daemon. A new kind needs a row here, and a folder with a ``__main__``.
 
-A ``__main__`` calls :func:`omewd.process.child.begin`, says ``{"ready": …}`` once it can work, and then answers jobs as
-:mod:`omewd.protocol.jobs.job` has it, until its channel is closed.
+The ``__main__`` calls :func:`omewd.process.child.begin`, sends ``{"ready": …}`` once it can work, and then answers jobs
+as described in :mod:`omewd.protocol.jobs.job`, until its channel is closed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from omewd.protocol.jobs.job import MAINTAINER, WRITER
 
-# glibc gives large blocks back to the kernel at once, and a fresh page is dear on a virtual machine: encoding
-# a 128 MiB shard with tensorstore took 0.15 s with the defaults, 0.03 s when the heap keeps its pages.
-# Two arenas keep what is kept in bounds.
+# glibc returns large blocks to the kernel at once, and fresh pages are expensive on a virtual machine: encoding a
+# 128 MiB shard with tensorstore took 0.15 s with the defaults, and 0.03 s if the heap keeps its pages. Two arenas limit
+# the memory that is kept.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
@@ -25,10 +25,10 @@ ALLOCATOR = {
 class Role:
     """A kind of child.
 
-    ``module``: what it runs. ``on_demand``: there is one child, and only as long as there are jobs for it; else there
-    are ``children`` all the time, and the daemon can't go on without them. ``threads``: cores each may use.
-    ``jobs_ahead``: how many small jobs may wait in a child's socket while it is at another one. ``environment``: beside
-    the daemon's own.
+    ``module``: the module that it runs. ``on_demand``: there is one child, and only while there are jobs for it;
+    otherwise there are always ``children`` of them, and the daemon can't work without them. ``threads``: the cores that
+    each may use. ``jobs_ahead``: how many small jobs may be queued in a child's socket while it runs another.
+    ``environment``: in addition to the daemon's own.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Role:
 
 
 def roles(writers: int, cores: int) -> tuple[Role, ...]:
-    """The children of a daemon with so many writers, which share the cores."""
+    """The roles of a daemon with ``writers`` writers, which share the cores."""
     return (
         Role(
             WRITER,
@@ -51,6 +51,6 @@ def roles(writers: int, cores: int) -> tuple[Role, ...]:
             jobs_ahead=1,
             environment=ALLOCATOR,
         ),
-        # Takes the jobs that would stand before frames for long. It encodes nothing.
+        # For long jobs, which would delay frames. It encodes nothing.
         Role(MAINTAINER, "omewd.writer", on_demand=True, environment=ALLOCATOR),
     )

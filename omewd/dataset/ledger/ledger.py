@@ -90,7 +90,7 @@ def batch(lines: Iterable[str], received: int) -> bytes:
 
 
 def with_received(lines: bytes, received: int) -> bytes:
-    """Lines of which the last one says it."""
+    """Add ``received`` to the last line."""
     return b'%b,"received":%d}\n' % (lines[:-2], received)
 
 

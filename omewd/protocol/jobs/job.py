@@ -130,7 +130,7 @@ def job_of(message: Message, kinds: Mapping[str, type[Job]]) -> Job:
 
 
 def ready_message(facts: dict[str, Any]) -> Message:
-    """What a child says once it can work; ``facts``: what the daemon should know of it."""
+    """The message of a child that is ready for jobs. ``facts``: about it, for the daemon."""
     return {"ready": facts, "version": str(JOBS)}
 
 

@@ -32,7 +32,7 @@ class PutUserMetadata(Job):
 
 @dataclass(frozen=True)
 class PutContrast(Job):
-    """Let the images of a dataset be shown in ``windows`` of grey values; the last metadata make up for a failure."""
+    """Set the ``windows`` of grey values in which viewers show the images. The final metadata have them, too."""
 
     kind = "put_contrast"
     needs = Needs(WRITER, tries=1)

@@ -149,7 +149,7 @@ def test_a_record_of_runs_that_does_not_fit_is_made_again(omewd_daemon: DaemonPr
     assert "1 received frames are not in the ledger: 3" in report.problems
     path.write_bytes(path.read_bytes().replace(b'"frame":4,', b'"frame":3,', 1))
     runs.write_bytes(runs.read_bytes()[:48] + Run(9, 1, 0, 1, 0, 1, 0, 0).pack() + whole[96:])
-    assert "does not fit the lines" in verify(dataset).notes[0]
+    assert "does not match the lines" in verify(dataset).notes[0]
     done = omewd_daemon.omewd("repair", "cam.ome.zarr")
     assert done.stdout == "repaired: rebuilt the ledger's record of runs from its lines\nall is well\n"
     assert (verify(dataset).problems, verify(dataset).notes) == ([], [])

@@ -159,7 +159,7 @@ def test_the_job_of_a_child_that_died_is_done_by_the_next_one(asker: Asker, tmp_
     result = asker.ask(Add((1, 2), dies_without=str(tmp_path / "died")))
     assert isinstance(result, Sum)
     assert result.total == 3
-    assert asker.put_back == ["each time the adder process was lost (it died)"]
+    assert asker.put_back == ["the adder process was lost each time (it died)"]
 
 
 def test_a_job_that_is_not_known_fails_and_its_child_lives_on(asker: Asker) -> None:
