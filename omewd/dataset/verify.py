@@ -41,9 +41,9 @@ class Report:
     """What was read, and one line for each problem.
 
     ``received``: the frames of each source. ``notes``: harmless irregularities. ``bad_runs``: the ledger's record of
-    runs does not match its lines. ``bad_units``: by source, the units of whole keys whose full-resolution files are missing,
-    empty or can't be decoded. ``bad_levels``: (source, unit, level) of lower resolutions with wrong pixels. ``strays``:
-    files that do not belong there. ``made_by``: what encoded the pixels.
+    runs does not match its lines. ``bad_units``: by source, the units of whole keys whose full-resolution files are
+    missing, empty or can't be decoded. ``bad_levels``: (source, unit, level) of lower resolutions with wrong pixels.
+    ``strays``: files that do not belong there. ``made_by``: what encoded the pixels.
     """
 
     dataset: Path

@@ -169,7 +169,7 @@ def test_a_job_that_is_not_known_fails_and_its_child_lives_on(asker: Asker) -> N
     before = asker.ask(Add((1,)))
     refused = asker.ask(Subtract((1,)))
     assert isinstance(refused, OmewdError)
-    assert "'subtract' is no kind of job" in refused.message
+    assert "'subtract' is not a known kind of job" in refused.message
     after = asker.ask(Add((1,)))
     assert isinstance(before, Sum)
     assert isinstance(after, Sum)
