@@ -196,3 +196,9 @@ def test_a_file_fits_in_the_head(path: Path) -> None:
 def test_a_folder_has_no_more_files_than_one_can_name(folder: Path) -> None:
     files = [path for path in FILES if path.parent == folder and path.name != "__init__.py"]
     assert len(files) < MAX_FILES
+
+
+def test_folders_of_tests_are_as_small() -> None:
+    tests = Path(__file__).parents[1]
+    for folder in {path.parent for path in tests.rglob("test_*.py")}:
+        assert len(list(folder.glob("test_*.py"))) < MAX_FILES, folder

@@ -39,7 +39,7 @@ def python(dataset: Path, code: str, **options: object) -> subprocess.Popen[byte
     program = (
         "import os, resource, signal, sys; from functools import partial; from pathlib import Path\n"
         "from tests.unit.dataset import test_ledger_file as tests\n"
-        "from tests.unit.dataset.test_ledger_file import job\n"
+        "from tests.unit.dataset.ledger.test_ledger_file import job\n"
         f"append = partial(tests.append, Path({str(dataset)!r}))\n{code}"
     )
     return subprocess.Popen([sys.executable, "-c", program], **options)  # type: ignore[call-overload,no-any-return]

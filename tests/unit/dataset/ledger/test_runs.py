@@ -392,7 +392,7 @@ def test_a_record_comes_after_its_lines_are_synced_and_is_not_synced_itself(
 
 def test_a_writer_that_is_killed_before_its_record_leaves_lines_that_count(dataset: Path) -> None:
     code = (
-        "from pathlib import Path; from tests.unit.dataset.test_runs import *\n"
+        "from pathlib import Path; from tests.unit.dataset.ledger.test_runs import *\n"
         f"dataset = Path({str(dataset)!r}); append_to(dataset, *job([0, 1]))\n"
         "os.fdatasync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         "append_to(dataset, *job([2, 3]))"
@@ -415,7 +415,7 @@ def test_a_record_that_can_not_be_written_fails_no_job(dataset: Path) -> None:
 def test_several_writers_records_stay_whole(dataset: Path) -> None:
     append_to(dataset, b"")
     code = (
-        "from pathlib import Path; from tests.unit.dataset.test_runs import *\n"
+        "from pathlib import Path; from tests.unit.dataset.ledger.test_runs import *\n"
         f"dataset = Path({str(dataset)!r})\n"
         "for first in range({start}, {start} + 180, 3): append_to(dataset, *job(range(first, first + 3)))"
     )
