@@ -28,6 +28,6 @@ class MadeBy:
         return asdict(self)
 
     def leaves_zeros_out(self, asked: str) -> bool:
-        """Whether chunks of zeros may be missing. ``asked``: the spec's backend, if the dataset does not record its own."""
+        """Whether chunks of zeros may be missing. ``asked``: the spec's backend, if none is recorded."""
         record = BACKENDS.get(self.backend) if self.backend else first_choice(asked)
         return record is None or record.leaves_zeros_out  # None: a newer omewd's backend
