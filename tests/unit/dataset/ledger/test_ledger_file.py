@@ -38,7 +38,7 @@ def python(dataset: Path, code: str, **options: object) -> subprocess.Popen[byte
     """A process that appends, with ``append(lines)`` and ``job(first)`` at hand."""
     program = (
         "import os, resource, signal, sys; from functools import partial; from pathlib import Path\n"
-        "from tests.unit.dataset import test_ledger_file as tests\n"
+        "from tests.unit.dataset.ledger import test_ledger_file as tests\n"
         "from tests.unit.dataset.ledger.test_ledger_file import job\n"
         f"append = partial(tests.append, Path({str(dataset)!r}))\n{code}"
     )
