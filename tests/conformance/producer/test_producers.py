@@ -202,7 +202,7 @@ def test_a_stopped_stream_takes_no_more(omewd_daemon: DaemonProcess, connect: Co
 
 
 def test_a_failed_stream_is_told(omewd_daemon: DaemonProcess, connect: Connect) -> None:
-    spec = make_spec("cam", "t:inf,y:16,x:24")
+    spec = make_spec("cam", "t:inf,y:16,x:24", ring_slots=8)
     omewd_daemon.client.start_stream(spec)
     producer = connect(omewd_daemon.socket, "cam")
     dataset = omewd_daemon.data / spec.output
