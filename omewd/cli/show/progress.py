@@ -31,9 +31,11 @@ def follow(daemon: Client, name: str, *, quiet: bool) -> StreamStatus:
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(name, rate="", total=None)
-        while True:
+        ended = False  # only a wait tells that: it raises if the stream has failed, where a status would not
+        while not ended:
             try:
                 status = read_status(StreamStatus, daemon.wait(name, timeout=_POLL_S))
+                ended = True
             except OmewdError as error:
                 if error.code != "timeout":
                     raise
@@ -45,8 +47,6 @@ def follow(daemon: Client, name: str, *, quiet: bool) -> StreamStatus:
             progress.update(
                 task, completed=done, total=known, rate=rate(status, recent), description=f"{name} {status.state}"
             )
-            if status.settled:
-                break
     print(summary(status))
     return status
 
