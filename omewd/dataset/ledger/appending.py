@@ -8,12 +8,13 @@ unless the machine crashes.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from omewd.dataset.ledger.ledger import APPENDING_BYTE, FILE, FOLDER, parse_object
-from omewd.dataset.ledger.runs import Run, append_runs
+from omewd.dataset.ledger.runs import Run, append_runs, discard_runs
 from omewd.process.faultpoints import point
 from omewd.process.locks import lock, unlock
 from omewd.store.stopwatch import Stopwatch
@@ -33,7 +34,7 @@ def append_to(
     with clock.stage("write"):
         descriptor = os.open(dataset / FOLDER / FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            start = append(descriptor, lines)
+            start = append(descriptor, lines, begin=partial(discard_runs, dataset, descriptor))
             if durable:
                 with clock.stage("fsync"):
                     os.fdatasync(descriptor)
@@ -45,14 +46,18 @@ def append_to(
             os.close(descriptor)
 
 
-def append(descriptor: int, lines: bytes) -> int:
+def append(descriptor: int, lines: bytes, *, begin: Callable[[], None] | None = None) -> int:
     """Append whole lines to a file that is open for reading and appending; returns their offset.
 
-    After an OSError, the file is unchanged. The lock costs 3 µs if nobody else has it.
+    ``begin``: called before the first lines of an empty file; its OSError is ignored. After an OSError, the file is
+    unchanged. The lock costs 3 µs if nobody else has it.
     """
     lock(descriptor, APPENDING_BYTE)
     try:
         start = _end_of_lines(descriptor)
+        if not start and begin is not None:
+            with suppress(OSError):
+                begin()
         try:
             left = memoryview(lines)
             while left:

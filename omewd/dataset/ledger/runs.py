@@ -176,11 +176,25 @@ def append_runs(dataset: Path, ledger: int, runs: Iterable[Run], start: int) -> 
 
     ``ledger``: the descriptor with which the lines were appended.
     """
-    append_records(dataset, ledger, b"".join(run.pack(start) for run in runs), afresh=not start)
+    append_records(dataset, ledger, b"".join(run.pack(start) for run in runs))
 
 
-def append_records(dataset: Path, ledger: int, records: bytes, *, afresh: bool = False) -> None:
-    """Append records. ``afresh``: discard the present ones, whose lines are gone. Raises OSError.
+def discard_runs(dataset: Path, ledger: int) -> None:
+    """Discard the records of lines that are gone, before others get their place; raises OSError.
+
+    ``ledger``: a descriptor of the lines, open for writing.
+    """
+    lock(ledger, RECORDING_BYTE)
+    try:
+        path = dataset / FOLDER / RUNS_FILE
+        if path.stat().st_size > HEADER_BYTES:
+            os.truncate(path, HEADER_BYTES)
+    finally:
+        unlock(ledger, RECORDING_BYTE)
+
+
+def append_records(dataset: Path, ledger: int, records: bytes) -> None:
+    """Append records; raises OSError.
 
     ``ledger``: a descriptor of the lines, open for writing. A file of another major version is not changed.
     """
@@ -188,11 +202,13 @@ def append_records(dataset: Path, ledger: int, records: bytes, *, afresh: bool =
     try:
         descriptor = os.open(dataset / FOLDER / RUNS_FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            size = os.fstat(descriptor).st_size
-            if size < HEADER_BYTES or (afresh and size > HEADER_BYTES):
+            size, found = os.fstat(descriptor).st_size, os.pread(descriptor, HEADER_BYTES, 0)
+            # A power cut may leave zeros in place of the header. Nobody would ever read such a file.
+            if size < HEADER_BYTES or not any(found):
                 os.ftruncate(descriptor, 0)
-                size = os.write(descriptor, header())
-            each = record_bytes(os.pread(descriptor, HEADER_BYTES, 0))
+                found = header()
+                size = os.write(descriptor, found)
+            each = record_bytes(found)
             if each is None:
                 return
             if torn := (size - HEADER_BYTES) % each:

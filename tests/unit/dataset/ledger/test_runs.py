@@ -224,6 +224,15 @@ def test_a_power_cut_costs_no_frame(
         assert told(dataset) == by_lines(dataset)
 
 
+def test_a_record_whose_header_never_came_to_disk_is_begun_again(dataset: Path) -> None:
+    append_to(dataset, *job(range(10), received=10))
+    record_of(dataset).write_bytes(bytes(HEADER_BYTES) + record_of(dataset).read_bytes()[HEADER_BYTES:])
+    append_to(dataset, *job([20], received=21))
+    assert told(dataset) == by_lines(dataset)
+    assert Ledger.read(dataset, 1, completes=True).read_lines == 10
+    assert Ledger.read(dataset, 1).read_lines == 0
+
+
 @given(jobs, st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), max_size=6), st.booleans(), st.randoms())
 def test_damage_to_the_record_changes_nothing(
     given: list[tuple[list[int], list[tuple[int, int, str]], int]],
@@ -410,6 +419,24 @@ def test_a_record_that_can_not_be_written_fails_no_job(dataset: Path) -> None:
     append_to(dataset, *job([0, 1]))
     record_of(dataset).rmdir()
     assert told(dataset)[0][:3] == [1, 1, 0]
+
+
+def test_the_writer_of_the_first_lines_keeps_the_records_of_others(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one's later lines may be on disk, and on record, before its own are."""
+    append_to(dataset, b"")
+    real = os.fdatasync
+
+    def fdatasync(descriptor: int) -> None:
+        monkeypatch.undo()
+        append_to(dataset, *job([5, 6]))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    append_to(dataset, *job([0, 1]))
+    assert Ledger.read(dataset, 1).read_lines == 0
+    assert told(dataset) == by_lines(dataset)
 
 
 def test_several_writers_records_stay_whole(dataset: Path) -> None:
