@@ -340,8 +340,11 @@ def _keep_what_is_set(
 
 
 def seal_by_ledger(spec: StreamSpec, dataset: Path) -> None:
-    """Seal the shards in progress, with the frames that are written by the ledger."""
-    record = Ledger.read(dataset, spec.sources)
+    """Seal the shards in progress, with the frames that are written by the ledger's lines.
+
+    Sealing drops the other chunks for good, so the record of runs is not trusted.
+    """
+    record = Ledger.read(dataset, spec.sources, checks=True)
     _seal(spec, _publisher(dataset, spec), [account.written for account in record.accounts])
 
 

@@ -80,7 +80,7 @@ def _repair(dataset: Path, progress: Callable[[int, int], None] | None) -> Repai
         torn = mend(dataset) if before.notes else 0
         if torn:
             mended.append(f"removed {torn} torn line{'s' * (torn > 1)} from the ledger")
-        if before.bad_runs:
+        if torn or before.bad_runs:  # a removed line moves the start of the next one
             make_runs_again(dataset, by_lines=True)
             if not torn:  # otherwise the torn lines are the cause
                 mended.append("rebuilt the ledger's record of runs from its lines")

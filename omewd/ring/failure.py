@@ -33,10 +33,8 @@ class Failure:
         """Encode it as JSON that fits, if necessary with fewer runs of lost frames, then with shorter texts."""
         reason, loss = self.reason, self.loss
         text = _json(reason, loss)
-        runs = len(loss.runs) if loss else 0
-        while len(text) > FAILURE_MAX_BYTES and loss and runs > _LEAST_RUNS:
-            runs = max(runs // 2, _LEAST_RUNS)
-            loss = loss.shortened(runs)
+        if loss and len(text) > FAILURE_MAX_BYTES:
+            loss = _shortened(reason, loss)
             text = _json(reason, loss)
         kept = max(len(reason.message), len(reason.remedy))
         while len(text) > FAILURE_MAX_BYTES:
@@ -56,6 +54,22 @@ class Failure:
 
 def _json(reason: OmewdError, loss: Loss | None) -> bytes:
     return json.dumps({**reason.to_dict(), **(loss.to_dict() if loss else {})}, separators=(",", ":")).encode()
+
+
+def _shortened(reason: OmewdError, loss: Loss) -> Loss:
+    """A loss that fits beside its reason, or that leaves half of the room to the reason's texts.
+
+    Sources' names can take all of the room, so a loss may be left without a single run.
+    """
+    no_texts = reason.with_text("", "")
+    runs = len(loss.runs)
+    loss = loss.shortened(runs)  # without the names of sources that lost nothing
+    while runs and len(_json(reason, loss)) > FAILURE_MAX_BYTES:
+        if runs <= _LEAST_RUNS and len(_json(no_texts, loss)) <= FAILURE_MAX_BYTES // 2:
+            break
+        runs = max(runs // 2, _LEAST_RUNS) if runs > _LEAST_RUNS else runs - 1
+        loss = loss.shortened(runs)
+    return loss
 
 
 def _cut(text: str, length: int) -> str:

@@ -28,8 +28,9 @@ from omewd.store.encoders.base import Encoded, Encoder, UnitArray
 from omewd.store.encoders.direct import DirectEncoder
 from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.base import Batch, Fence, Sink
-from omewd.store.sinks.keys import KeySink
+from omewd.store.sinks.keys import KeyBatch, KeySink
 from omewd.store.sinks.publish import Publisher
+from omewd.store.sinks.shard_batch import ShardBatch
 from omewd.store.sinks.shards import ShardSink
 from omewd.store.tools import Tools
 from omewd.store.units import sink_of
@@ -292,6 +293,24 @@ def test_a_fence_that_fails_harms_no_other(writer: Writer, monkeypatch: pytest.M
     assert writer.sink.is_durable(fence)
     put_and_wait(writer, 0)
     writer.check([0, last])
+
+
+def test_what_a_fence_can_not_begin_to_finish_is_given_up(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the system has no more threads."""
+    before = descriptors()
+
+    def fail(_: Batch) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        for kind in (KeyBatch, ShardBatch, ToyBatch):
+            patch.setattr(kind, "begin_to_finish", fail)
+        writer.put(0)
+        with pytest.raises(RuntimeError):
+            writer.sink.fence()
+        assert descriptors() == before
+    put_and_wait(writer, *writer.units)
+    writer.check(writer.units)
 
 
 def test_what_is_given_up_leaves_nothing_open(writer: Writer) -> None:

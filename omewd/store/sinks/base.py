@@ -79,7 +79,7 @@ class Fence:
     def stored_bytes(self) -> int:
         """The size on disk of the units between the previous fence and this one. Raises ValueError if it has failed."""
         if self._stored_bytes is None:
-            raise ValueError("what was put before this fence was abandoned: put it again")
+            raise ValueError("what was put before this fence was given up: put it again")
         return self._stored_bytes
 
 
@@ -108,9 +108,13 @@ class Sink(ABC):
         self._batch.put(layout, unit, cells, lasting=lasting)
 
     def fence(self) -> Fence:
-        """Mark all units that were put so far."""
+        """Mark all units that were put so far. After an error, they are given up."""
         batch, self._batch = self._batch, self._begin()
-        batch.begin_to_finish()
+        try:
+            batch.begin_to_finish()
+        except BaseException:
+            batch.give_up()
+            raise
         fence = Fence(batch)
         self._fences.append(fence)
         return fence

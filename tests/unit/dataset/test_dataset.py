@@ -13,7 +13,9 @@ import pytest
 
 from omewd.dataset import dataset
 from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger.account import Ledger
 from omewd.dataset.ledger.appending import append_to
+from omewd.dataset.ledger.runs import Run
 from omewd.dataset.repair import repair
 from omewd.errors import OmewdError
 from omewd.model.spec.backend import BACKENDS
@@ -232,3 +234,35 @@ def test_a_dataset_that_is_recovered_is_held_against_repair(failed: Path, monkey
     monkeypatch.setattr(dataset, "finalize_by_ledger", finalize)
     dataset.recover(GOES_ON, failed, epoch=7)
     assert refused == ["busy"]
+
+
+# -- the ledger's record of runs, in a repair ------------------------------------------------------
+
+
+def test_a_repair_makes_the_record_again_where_it_has_removed_a_line(failed: Path, tools: Tools) -> None:
+    """The spaces in its place belong to the next line, which now starts before its record."""
+    dataset.reopen(GOES_ON, failed, epoch=7)
+    with (failed / ledger.FOLDER / ledger.FILE).open("ab") as lines:
+        lines.write(b'{"frame":5,"ind\n')
+    store(GOES_ON, failed, tools, [5, 6, 7])
+    dataset.finalize_by_ledger(GOES_ON, failed, "test")
+    done = repair(failed)
+    assert (len(done.before.notes), done.before.bad_runs) == (1, False)
+    assert done.mended == ["removed 1 torn line from the ledger"]
+    assert (done.after.problems, done.after.notes) == ([], [])
+    assert Ledger.read(failed, 1).read_lines == 0
+
+
+def test_a_repair_seals_shards_by_the_lines(tmp_path: Path, tools: Tools) -> None:
+    """Chunks that are left out are gone for good."""
+    place = tmp_path / "cam.ome.zarr"
+    dataset.create(GOES_ON, place, tmp_path, epoch=7)
+    store(GOES_ON, place, tools, range(8), on_record=False)
+    lines = [frame_line(frame, 0, 0, b"").encode() for frame in range(8)]
+    offsets = [sum(map(len, lines[:frame])) for frame in range(8)]
+    kinds = [ledger.WRITTEN] * 8
+    kinds[2] = ledger.SKIPPED
+    runs = [Run(len(lines[n]), 1, 0, kinds[n], n, 1, 0, offsets[n]) for n in range(8)]
+    append_to(place, b"".join(lines), runs)
+    assert repair(place).after.problems == []
+    check_dataset(place, GOES_ON, 8)

@@ -527,6 +527,22 @@ def test_of_many_lost_runs_the_ring_has_the_first(sources: int) -> None:
         assert bytes(ends.segment.memory[4096:8192]) == bytes(4096), "the table behind it is untouched"
 
 
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("lost", [0, 1, 1000])
+def test_long_names_of_sources_leave_room_for_the_reason(lost: int) -> None:
+    names = ["\N{MICROSCOPE}" * 250 + str(number) for number in range(64)]
+    runs = tuple((2 * n, 1) for n in range(lost))
+    reason = OmewdError("disk_full", "no space on the drive", "free some")
+    with open_ring() as ends:
+        ends.daemon.fail(reason, Loss(10**9, lost * 64, tuple((name, runs) for name in names)))
+        failure = ends.producer.failure
+        assert failure is not None
+        assert failure.loss is not None
+        assert (failure.loss.received, failure.loss.frames) == (10**9, lost * 64)
+        assert failure.reason.to_dict() == reason.to_dict()
+        assert bytes(ends.segment.memory[4096:8192]) == bytes(4096), "the table behind it is untouched"
+
+
 def test_a_new_ring_is_open_and_has_no_failure() -> None:
     with open_ring() as ends:
         assert (ends.producer.state, ends.producer.failure) == (STATE_OPEN, None)
