@@ -52,9 +52,9 @@ class Setting:
         stream = SimpleNamespace(id=3, name="cam", rings=[self.ring])
         return cast(Stream, stream), cast(Source, self.source)
 
-    def attached(self) -> tuple[object, object, object]:
-        """Who is the producer, as the client, the ring and the source have it."""
-        return self.peer.attached, self.ring.producer, self.source.producer_pid
+    def attached(self) -> tuple[object, ...]:
+        """Who is the producer, as the client, the ring, the source and the ring's lock have it."""
+        return self.peer.attached, self.ring.producer, self.source.producer_pid, self.ring.producer_lives
 
     def close(self) -> None:
         self.ring.close()
@@ -88,13 +88,11 @@ def test_without_a_descriptor_for_the_doorbell_the_source_stays_free(
         with pytest.raises(OSError, match="Too many open files"):
             setting.producers.attach(*setting.of, setting.peer)
     assert len(descriptors()) == before
-    assert not setting.ring.producer_lives
-    assert setting.attached() == (None, None, None)
+    assert setting.attached() == (None, None, None, False)
 
     descriptor, bell = setting.producers.attach(*setting.of, setting.peer)
     with bell:
-        assert setting.ring.producer_lives
-        assert setting.attached() == ((3, 0), setting.peer, os.getpid())
+        assert setting.attached() == ((3, 0), setting.peer, os.getpid(), True)
         with pytest.raises(OmewdError, match="already has a producer"):
             setting.producers.attach(*setting.of, setting.peer)
     os.close(descriptor)
@@ -108,12 +106,12 @@ def test_without_a_descriptor_for_a_new_doorbell_the_old_one_stays(
         patch.setattr(socket, "socketpair", no_descriptors)
         with pytest.raises(OSError, match="Too many open files"):
             setting.producers.reattach(*setting.of, setting.peer)
-    assert setting.attached() == ((3, 0), setting.peer, os.getpid())
+    assert setting.attached() == ((3, 0), setting.peer, os.getpid(), True)
     setting.ring.ring_producer()
     assert bell.recv(10, socket.MSG_DONTWAIT) == b"!"
 
     with bell, setting.producers.reattach(*setting.of, setting.peer) as new:
-        assert setting.attached() == ((3, 0), setting.peer, os.getpid())
+        assert setting.attached() == ((3, 0), setting.peer, os.getpid(), True)
         setting.ring.ring_producer()
         assert new.recv(10, socket.MSG_DONTWAIT) == b"!"
         assert bell.recv(10, socket.MSG_DONTWAIT) == b""
