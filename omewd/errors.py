@@ -112,7 +112,7 @@ class Loss:
             sources = fields.get("lost_by_source", {"": fields["lost"]})
             by_source = tuple((str(name), tuple((int(a), int(b)) for a, b in runs)) for name, runs in sources.items())
             return cls(int(fields["received"]), int(fields["lost_frames"]), by_source)
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
             return None
 
 

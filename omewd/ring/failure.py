@@ -46,7 +46,10 @@ class Failure:
     @classmethod
     def unpack(cls, text: bytes) -> Failure:
         """Read what :meth:`pack` returned; raises ValueError if it is damaged."""
-        fields = json.loads(text)
+        try:
+            fields = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("a failure must not be nested so deep") from error
         if not isinstance(fields, dict):
             raise ValueError("a failure must be a JSON object")
         return cls(OmewdError.from_dict(fields), Loss.from_dict(fields))

@@ -134,6 +134,7 @@ def test_a_loss_is_shortened_from_its_end() -> None:
         {"received": 3, "lost_frames": 1, "lost": [[1]]},
         {"received": 3, "lost_frames": 1, "lost": [], "lost_by_source": []},
         {"received": None, "lost_frames": 1, "lost": []},
+        {"received": float("inf"), "lost_frames": 1, "lost": []},
     ],
     ids=str,
 )

@@ -554,3 +554,14 @@ def test_a_failure_that_is_half_written_is_none_yet() -> None:
         start = layout.FAILURE + 8
         ends.segment.memory[start : start + 20] = b'{"code":: "bad_rin",'
         assert ends.producer.failure is None
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"[" * 2000, b"[1]"])
+def test_a_failure_that_is_damaged_is_none(text: bytes) -> None:
+    with open_ring() as ends:
+        ends.daemon.fail(OmewdError("disk_full", "no space"))
+        start = layout.FAILURE + 8
+        ends.segment.memory[start : start + len(text)] = text
+        ends.segment.words[layout.FAILURE // 8] = len(text)
+        assert ends.producer.failure is None
+        assert ends.daemon.failure is None
