@@ -29,6 +29,7 @@ class Dataset:
     stream's name. ``root``: its data root. ``place``: its path with symbolic links resolved, None before a writer has
     looked. ``has_leftovers``: it has replaced another dataset, which has not been removed yet. ``by_ledger``: each
     source's totals, once the final metadata have them. ``retries``: of jobs for its metadata during the stream.
+    ``is_forgotten``: no client can name it any more.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Dataset:
     place: Path | None = None
     has_leftovers: bool = False
     is_being_undone: bool = False
+    is_forgotten: bool = False
     by_ledger: Sequence[Totals] | None = None
     retries: int = 0
     maintenance: Maintenance = field(default_factory=Maintenance)
@@ -70,6 +72,10 @@ class Dataset:
     def reopened(self) -> None:
         """Note that the stream goes on, so that the metadata are not final."""
         self.by_ledger = None
+
+    def forgotten(self) -> None:
+        """Note that no client can name it any more."""
+        self.is_forgotten = True
 
     def note_retry(self) -> None:
         if self.phase is not Phase.AT_REST:

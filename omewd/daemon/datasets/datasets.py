@@ -38,7 +38,13 @@ class Datasets:
         self._known.setdefault(dataset.path, {})[dataset.epoch] = dataset
 
     def forget(self, dataset: Dataset) -> None:
-        """Forget a dataset that can no longer be reached by its stream's name."""
+        """Forget a dataset that can no longer be reached by its stream's name, once its clients have their replies."""
+        dataset.forgotten()
+        self._drop_forgotten(dataset)
+
+    def _drop_forgotten(self, dataset: Dataset) -> None:
+        if not dataset.is_forgotten or dataset.user_metadata.first is not None:
+            return
         of_path = self._known.get(dataset.path, {})
         of_path.pop(dataset.epoch, None)
         if not of_path:
@@ -89,6 +95,7 @@ class Datasets:
         self.step(dataset)
         for other in list(self._at(dataset.path)):
             self.step(other)
+        self._drop_forgotten(dataset)
 
     def _answer(self, value: Value, error: OmewdError | None) -> None:
         if value.peer is None:
@@ -114,9 +121,9 @@ class Datasets:
 
     def never_made(self, dataset: Dataset) -> None:
         """Forget a dataset that was never created, because its stream did not start."""
-        self.forget(dataset)
         for value in dataset.user_metadata.take_all():
             self._answer(value, OmewdError("unknown_stream", "the stream did not start"))
+        self.forget(dataset)
 
     # -- clean-up ------------------------------------------------------------------------------
 

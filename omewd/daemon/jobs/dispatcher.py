@@ -37,7 +37,10 @@ Offer = tuple[Owner, Source]
 
 @dataclass
 class Dispatcher:
-    """The waiting jobs and the running ones. ``roles``: by name."""
+    """The waiting jobs and the running ones. ``roles``: by name.
+
+    ``_queues``: the leases of each child that has jobs, the running one first.
+    """
 
     job_timeout_s: float
     roles: Mapping[str, Role]
@@ -68,7 +71,7 @@ class Dispatcher:
             units = offers if role == WriteUnits.needs.role else ()
             for depth in range(self.roles[role].jobs_ahead + 1):
                 for child in children:
-                    queue = self._queues.setdefault(child, [])
+                    queue = self._queues.get(child, [])
                     if len(queue) != depth or (depth and not self._leases[queue[0]].task.is_short):
                         continue
                     task = self._next_waiting(role, now_ns, small=depth > 0)
@@ -127,6 +130,8 @@ class Dispatcher:
         queue.remove(lease)
         if queue:
             self._start(self._leases[queue[0]], now_ns)
+        else:  # the child may leave, and another one has another id
+            del self._queues[ended.child]
         return ended.task
 
     def put_back(self, task: Task, error: OmewdError, now_ns: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import structlog
@@ -16,7 +17,10 @@ log = structlog.get_logger("streams")
 
 
 class Producers:
-    """Gives each source's ring to one producer at a time, with a doorbell. The caller closes the descriptors."""
+    """Gives each source's ring to one producer at a time, with a doorbell. The caller closes the descriptors.
+
+    Its methods change nothing if they raise an error, such as OSError for a lack of descriptors.
+    """
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -34,7 +38,11 @@ class Producers:
                 f"stream {stream.name!r} already has a producer{of_source} (process {source.producer_pid})",
                 "Each source takes one producer: connect to another source, or start another stream",
             )
-        bell = self._came(stream, source, peer)
+        try:
+            bell = self._came(stream, source, peer)
+        except OSError:  # left open, the descriptor would go on holding the producer's lock
+            os.close(descriptor)
+            raise
         log.info("producer attached", stream=stream.name, source=source.name, pid=peer.pid)
         return descriptor, bell
 
@@ -46,18 +54,21 @@ class Producers:
         before = stream.rings[source.number].producer
         if source.ring is None or source.ring.producer != peer.pid:
             raise OmewdError("producer_exists", f"process {peer.pid} is not the producer of this stream")
-        if before is not None:  # it has reconnected, but the end of its old connection is not handled yet
-            before.detach()
         bell = self._came(stream, source, peer)
+        if (
+            before is not None and before is not peer
+        ):  # it has reconnected, but the end of its old connection is not handled yet
+            before.detach()
         log.info("producer is back", stream=stream.name, source=source.name, pid=peer.pid)
         return bell
 
     def _came(self, stream: Stream, source: Source, peer: Peer) -> socket.socket:
         ring = stream.rings[source.number]
+        bell = ring.hang_bell(self._loop)
         ring.take_producer(peer)
         source.producer_came(peer.pid)
         peer.attach(stream.id, source.number)
-        return ring.hang_bell(self._loop)
+        return bell
 
 
 def lost(stream: Stream, source: Source) -> None:

@@ -140,9 +140,9 @@ class SourceRing:
         return is_locked(self.descriptor, PRODUCER_BYTE)
 
     def hang_bell(self, loop: Loop) -> socket.socket:
-        """Replace the doorbell; returns the new producer's end."""
-        self.take_bell_down()
+        """Replace the doorbell; returns the new producer's end. Raises OSError, and leaves the old one then."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.take_bell_down()
         self.bell = Doorbell(loop, ours)
         return theirs
 

@@ -155,6 +155,13 @@ def test_a_row_and_a_folder_make_a_role(asker: Asker) -> None:
         pytest.fail("the adder is still there")
 
 
+def test_nothing_is_kept_of_children_that_have_left(asker: Asker) -> None:
+    for _ in range(2):
+        asker.ask(Add((2, 3)))
+        wait_for(lambda: not asker.pools.of(ADDER).children, asker.turn)
+    assert asker.dispatcher._queues == {}
+
+
 def test_the_job_of_a_child_that_died_is_done_by_the_next_one(asker: Asker, tmp_path: Path) -> None:
     result = asker.ask(Add((1, 2), dies_without=str(tmp_path / "died")))
     assert isinstance(result, Sum)

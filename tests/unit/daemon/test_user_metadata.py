@@ -337,3 +337,27 @@ def test_metadata_for_an_ended_stream_whose_dataset_is_being_replaced_is_refused
     desk.add("a", before)
     assert desk.jobs() == []
     assert desk.answers == [("a", "unknown_stream")]
+
+
+def test_the_clients_of_a_dataset_that_is_forgotten_are_still_answered(desk: Desk) -> None:
+    before, later = desk.dataset(Phase.AT_REST, 1), desk.dataset(Phase.AT_REST, 2)
+    desk.add("a", before)
+    [first] = desk.jobs()
+    desk.add("b", later)
+    desk.datasets.forget(later)
+    desk.end(first)
+    [second] = desk.jobs()
+    desk.end(second)
+    assert desk.answers == [("a", {}), ("b", {})]
+
+
+def test_two_jobs_never_write_the_metadata_at_one_path_even_if_one_dataset_is_forgotten(desk: Desk) -> None:
+    before, later = desk.dataset(Phase.AT_REST, 1), desk.dataset(Phase.AT_REST, 2)
+    desk.add("a", before)
+    [first] = desk.jobs()
+    desk.datasets.forget(before)
+    desk.add("b", later)
+    assert desk.jobs() == []
+    assert desk.datasets.is_busy(later)
+    desk.end(first)
+    assert [by(job) for job in desk.jobs()] == ["b"]
