@@ -383,7 +383,7 @@ def test_another_codec_takes_a_record(
     monkeypatch.setitem(CODECS, "gzip", Codec("gzip", "gzip", "GZip", "", lowest=0, highest=9, level=1))
     spec = make_spec("cam", dims, compression="gzip:3", backend=backend)
     if backend in ("acquire-zarr", "toy"):
-        with pytest.raises(OmewdError, match="no gzip:3"):
+        with pytest.raises(OmewdError, match=r"no (compression )?gzip:3"):
             select(spec, tmp_path)
         return
     folder = write_dataset(spec, tmp_path, usual_frames(spec), scratch=scratch)

@@ -329,7 +329,7 @@ def test_row_15_reboot_finalizes_to_what_is_durable(
     entry = json.loads(journal(daemons).read_text())
     journal(daemons).write_text(json.dumps({**entry, "boot": "another"}))
     daemons.restart()
-    wait_for(lambda: "is finalized" in daemons.now.log())
+    wait_for(lambda: "finalized a dataset whose rings were gone" in daemons.now.log())
     wait_for(lambda: not entries(daemons))
     dataset = daemons.now.data / "cam.ome.zarr"
     totals = json.loads((dataset / "omewd/zarr.json").read_text())["attributes"]["omewd"]

@@ -35,7 +35,7 @@ def check(namespace: object, value: bytes, position: object, well: object) -> En
         )
     if not value:
         raise OmewdError("bad_metadata", "metadata must be attached to the request, as JSON in sealed memory")
-    if not isinstance(position, int | str | None) or not isinstance(well, str | None):
+    if isinstance(position, bool) or not isinstance(position, int | str | None) or not isinstance(well, str | None):
         raise OmewdError(
             "bad_metadata", "a position must be a name or a number, and a well a name", "Give them as in `well='B/3'`"
         )

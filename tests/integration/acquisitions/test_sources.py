@@ -120,7 +120,7 @@ def test_who_connects_says_which_source(omewd_daemon: DaemonProcess) -> None:
             omewd.connect("cams", source=wish, socket=omewd_daemon.socket)
         assert refusal.value.code == "unknown_source"
     producer = omewd.connect("cams", source="GFP", socket=omewd_daemon.socket)
-    with pytest.raises(omewd.OmewdError, match="already for source 'GFP'"):
+    with pytest.raises(omewd.OmewdError, match="already has a producer for source 'GFP'"):
         omewd.connect("cams", source=1, socket=omewd_daemon.socket)
     producer.close()
     omewd_daemon.client.stop_stream("cams")

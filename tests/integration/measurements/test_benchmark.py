@@ -69,7 +69,7 @@ def test_the_figures_are_those_of_the_samples(tmp_path: Path) -> None:
         assert column["gb_per_s"] == pytest.approx(total / 1e9 / times[1])
         assert column["append_p50_ns"] <= column["append_p99_ns"] <= column["append_max_ns"]
         assert column["append_max_ns"] / 1e9 < times[-1]
-    assert ours["files"] == 2 + 4  # two shards; three zarr.json and the ledger
+    assert ours["files"] == 2 + 5  # two shards; three zarr.json, the ledger and its record
     assert in_process["files"] == 2 + 1
     assert ours["peak_bytes"] > 20_000_000
     sample = ours["samples"][0]

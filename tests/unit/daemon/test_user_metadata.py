@@ -135,6 +135,15 @@ def test_metadata_without_an_attachment_is_refused(desk: Desk) -> None:
     assert desk.jobs() == []
 
 
+@pytest.mark.parametrize(("position", "well"), [(True, None), (1.0, None), ([0], None), (None, 3), (0, True)])
+def test_a_place_that_is_none_is_refused(desk: Desk, position: object, well: object) -> None:
+    peer, dataset = cast(Peer, SimpleNamespace(name="a")), desk.dataset(Phase.WRITING)
+    with pytest.raises(OmewdError, match="a position must be a name or a number") as caught:
+        desk.datasets.put_user_metadata(peer, dataset, "mine", b"1", position, well)
+    assert caught.value.code == "bad_metadata"
+    assert desk.jobs() == []
+
+
 def test_windows_are_put_in_between_what_clients_give(desk: Desk) -> None:
     dataset = desk.dataset(Phase.WRITING)
     windows = ((0, 5.0, 5.0, 5.0, 5.0),)
