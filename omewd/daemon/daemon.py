@@ -46,6 +46,7 @@ from omewd.error_codes import EXIT_ERROR, EXIT_INCOMPLETE
 from omewd.errors import OmewdError
 from omewd.process.profiling import profiled
 from omewd.protocol.jobs.datasets import SweepLeftovers
+from omewd.protocol.jobs.values import prepare
 from omewd.ring.layout import require_x86_64
 
 log = structlog.get_logger("daemon")
@@ -125,6 +126,7 @@ class Daemon:
             self._catch_signals()
             self._recovery.run()
             self._pools.start(self._router.child_said, self._router.child_died)
+            prepare()  # while the children start
             self._await_first_children()
             config = self._config
             self._server.start(config.socket, config.group, self._requests.handle, self._peer_gone)

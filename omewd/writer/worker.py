@@ -11,6 +11,7 @@ from omewd.errors import OmewdError
 from omewd.process.faultpoints import point
 from omewd.process.profiling import profiled
 from omewd.protocol.jobs.job import done_message, failed_message, job_of, ready_message
+from omewd.protocol.jobs.values import prepare
 from omewd.protocol.messages import Message, close_all, receive, send
 from omewd.store import encoders as backends
 from omewd.writer.handlers.table import HANDLERS, KINDS
@@ -27,6 +28,7 @@ class Worker:
     def run(self) -> None:
         send(self._channel, ready_message(backends.availability()))
         backends.preload()
+        prepare()
         with profiled("writer", threads=True):
             while (received := receive(self._channel)) is not None:
                 message, descriptors = received

@@ -15,6 +15,7 @@ from omewd.errors import OmewdError
 from omewd.model.contrast import FRACTIONS
 from omewd.model.totals import Totals
 from omewd.model.waits import Histogram
+from omewd.protocol.jobs import values
 from omewd.protocol.jobs.datasets import Finalized, Leftovers, PlaceChecked, Recovered
 from omewd.protocol.jobs.frames import WriteUnits, Written
 from omewd.protocol.jobs.job import (
@@ -231,3 +232,9 @@ def test_what_a_kind_needs_fits_together(kind: type[Job]) -> None:
     assert {needs.role, needs.long_role or MAINTAINER} <= {WRITER, MAINTAINER}
     assert issubclass(kind, StreamJob) == (needs.opened is not Opened.NOTHING)
     assert needs.documents == (needs.long_role is not None)
+
+
+def test_no_kind_of_job_is_left_to_its_first_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "_SHAPES", {})
+    values.prepare()
+    assert set(values._SHAPES) >= {StreamToOpen, *KINDS_OF_JOBS, *RESULTS}
