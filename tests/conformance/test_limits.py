@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -115,16 +116,17 @@ print(json.dumps({"threads": cores, "peaks": peaks, "unit": array.key_bytes}))
 def test_one_core_and_a_bounded_memory(tmp_path: Path, backend: str, compression: str) -> None:
     """``THREADS``, and what the daemon counts on beside the gathered unit; no growth from unit to unit."""
     caps = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "BLOSC_NTHREADS"), "1")
-    scratch = Path("/dev/shm") / f"conformance-{os.getpid()}-{backend}"
-    ran = subprocess.run(
-        [sys.executable, "-c", _WRITER, backend, compression, "1", str(scratch), str(tmp_path)],
-        env={**os.environ, **ALLOCATOR, **caps},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="conformance-") as scratch:
+        ran = subprocess.run(
+            [sys.executable, "-c", _WRITER, backend, compression, "1", scratch, str(tmp_path)],
+            env={**os.environ, **ALLOCATOR, **caps},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert not list(Path(scratch).iterdir()), "scratch files are left"
     assert ran.returncode == 0, ran.stderr
     took = json.loads(ran.stdout)
     assert took["threads"] < THREADS[backend]
