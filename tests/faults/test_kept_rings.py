@@ -16,7 +16,7 @@ from tests.faults.support import OPTIONS, Daemons, abandon, append, entries
 from tests.support.daemons import DaemonProcess
 from tests.support.datasets import check_dataset, read_zarr
 from tests.support.frames import make_spec
-from tests.support.processes import wait_for
+from tests.support.processes import wait_for, wait_until_gone
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -69,7 +69,9 @@ def test_a_stream_takes_no_other_dataset(tmp_path: Path, when: str, what: str) -
         wait_for(lambda: producer.durable >= 4)
         place, elsewhere = process.data / spec.output, process.data / "elsewhere"
         if when == "between daemons":
+            writers = process.writer_pids()
             process.kill()
+            wait_until_gone(writers)  # they end the job they have
         elif when == "before its end":
             wait_for(lambda: producer.durable == 8)
         place.rename(elsewhere)

@@ -24,7 +24,7 @@ from omewd.process.faultpoints import VARIABLE
 from tests.support.daemons import DaemonProcess, daemon
 from tests.support.datasets import check_dataset
 from tests.support.frames import Array, make_frame, make_spec
-from tests.support.processes import start_python, wait_for
+from tests.support.processes import paused, start_python, wait_for
 
 CAMERA = """
 import sys, omewd
@@ -297,9 +297,10 @@ def test_row_21_the_ring_is_kept_and_the_stream_resumed(
             producer.append(make_frame(index, spec.frame_shape, spec.dtype))
         wait_for(lambda: producer.durable == durable)
         dataset, elsewhere = process.data / "cam.ome.zarr", process.data / "elsewhere"
-        dataset.rename(elsewhere)
-        for index in range(6, 15):
-            producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+        with paused(process.writer_pids()):  # all are handed over before a writer finds it gone
+            dataset.rename(elsewhere)
+            for index in range(6, 15):
+                producer.append(make_frame(index, spec.frame_shape, spec.dtype))
         with pytest.raises(omewd.OmewdError, match=f"frames are missing: {durable}-14"):
             producer.close()
         status = process.client.status("cam")
@@ -325,10 +326,11 @@ def test_row_07_a_failed_stream_s_ring_is_let_go_when_told(omewd_daemon: DaemonP
     spec = make_spec("cam", "t:inf:1:4,y:16,x:16")
     omewd_daemon.client.start_stream(spec)
     producer = omewd_daemon.connect("cam")
-    (omewd_daemon.data / "cam.ome.zarr").rename(omewd_daemon.data / "elsewhere")
-    with pytest.raises(omewd.OmewdError, match="frames are missing: 0-5"):
+    with paused(omewd_daemon.writer_pids()):  # all are handed over before a writer finds it gone
+        (omewd_daemon.data / "cam.ome.zarr").rename(omewd_daemon.data / "elsewhere")
         for index in range(6):
             producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+    with pytest.raises(omewd.OmewdError, match="frames are missing: 0-5"):
         producer.close()
     assert omewd_daemon.client.status()["memory"]["ring_bytes"] > 0
     assert omewd_daemon.omewd("stop-stream", "cam").returncode == 5

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import psutil
 
@@ -27,3 +30,22 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came to be"
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def paused(pids: Iterable[int]) -> Iterator[None]:
+    """Processes that do nothing for the block, so that what happens in it happens before what they do."""
+    pids = list(pids)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def wait_until_gone(pids: Iterable[int]) -> None:
+    """Wait for processes that are not children of this one, such as the writers of a daemon that was killed."""
+    pids = list(pids)
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids))
