@@ -17,6 +17,8 @@ JOB_BYTES = 32 << 20
 PIECE_BYTES = 8 << 20
 # A writer's concurrent writes. Two of 8 MiB keep a disk busy; the others go out while a piece is being encoded.
 PIECES_AT_ONCE = 4
+# A writer's concurrent syncs, of files and folders. The filesystem merges those that wait for its journal.
+SYNCS_AT_ONCE = 16
 # Several shards are sealed together while their indexes stay within this; a larger one is sealed alone.
 INDEXES_AT_ONCE_BYTES = 16 << 20
 INDEX_ENTRY_BYTES = 16
@@ -61,7 +63,7 @@ def _sealing_bytes(spec: StreamSpec) -> int:
     if not spec.sharded:
         return 0
     index = chunks_per_shard(spec) * INDEX_ENTRY_BYTES
-    return _INDEX_COPIES * max(index, min(PIECES_AT_ONCE * index, INDEXES_AT_ONCE_BYTES))
+    return _INDEX_COPIES * max(index, min(SYNCS_AT_ONCE * index, INDEXES_AT_ONCE_BYTES))
 
 
 def index_cause(spec: StreamSpec, backend: str) -> str:
