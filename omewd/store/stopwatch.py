@@ -39,6 +39,10 @@ class Account:
         """Charge a stage with the time since ``since_ns`` or the end of the last task, whichever is later."""
         self.add({name: max(now_ns - max(since_ns, self._last_task_ns), 0)})
 
+    def rename(self, name: str, to: str) -> None:
+        """Charge a stage with the time that was charged to another one."""
+        self.add({to: self._own.pop(name, 0)})
+
     def stages(self, wall_ns: int = 0) -> dict[str, int]:
         """The time of each stage. ``wall_ns``: of the whole job, which is their sum if a pool has worked for it."""
         pooled: dict[str, int] = {}

@@ -61,6 +61,8 @@ class UnitsInFlight:
         now_ns = time.monotonic_ns()
         self.account.wait_in_line("fsync", self.put_ns, begun_ns)
         self.account.add(group.stages())
+        if not self.stream.publisher.durable:
+            self.account.rename("fsync", "write")
         for stage, spent_ns in self.account.stages(now_ns - self.started_ns).items():
             self.waits[stage] = Histogram()
             self.waits[stage].add(spent_ns, self.frames)
