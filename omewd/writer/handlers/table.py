@@ -56,5 +56,5 @@ STREAM_HANDLERS: dict[type[Job], StreamHandler] = dict(
         _on_stream(GrowShape, frames.grow_shape),
     )
 )
-_ALL: list[type[Job]] = [*HANDLERS, *STREAM_HANDLERS, WriteUnits]
-KINDS = {kind.kind: kind for kind in _ALL}
+JOBS: list[type[Job]] = [*HANDLERS, *STREAM_HANDLERS, WriteUnits]
+KINDS = {kind.kind: kind for kind in JOBS}
