@@ -7,6 +7,7 @@ omewd writes, so that later measured windows don't replace it.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,7 +75,8 @@ def measured(window: Window, dtype: str) -> dict[str, float]:
     if dtype.startswith("float"):
         low, high = lowest, highest
         if not start < end:
-            start, end = start - max(abs(start), 1.0) / 2, start + max(abs(start), 1.0) / 2
+            half = max(abs(start), 1.0) / 2
+            start, end = max(start - half, -sys.float_info.max), min(start + half, sys.float_info.max)
         return {"start": start, "min": min(low, start), "end": end, "max": max(high, end)}
     start, end = max(float(math.floor(start)), low), min(float(math.ceil(end)), high)
     if not start < end:

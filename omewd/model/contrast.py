@@ -6,6 +6,7 @@ pixels below a value is assumed to rise linearly. The share over all frames is t
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,7 +82,8 @@ def quantile(sketches: Sequence[Sketch], fraction: float) -> float:
     rise = _share(sketches, here, bisect_left) - share
     if share + rise <= fraction or rise <= 0:  # the share jumps here: many pixels have this value
         return here
-    return before + (here - before) * max(fraction - share, 0.0) / rise
+    part = max(fraction - share, 0.0) / rise
+    return before * (1 - part) + here * part  # the difference of two float64 may be infinite
 
 
 def _share(sketches: Sequence[Sketch], value: float, bisect: Any) -> float:
@@ -95,6 +97,14 @@ def _share_of(sketch: Sketch, value: float, after: int) -> float:
         return 0.0
     if after == len(sketch):
         return 1.0
-    low, high = sketch[after - 1], sketch[after]
-    part = (value - low) / (high - low) if high > low else 0.0
+    part = _part(sketch[after - 1], value, sketch[after])
     return FRACTIONS[after - 1] + part * (FRACTIONS[after] - FRACTIONS[after - 1])
+
+
+def _part(low: float, value: float, high: float) -> float:
+    """Where a value is between two others, from 0 to 1."""
+    if not high > low:
+        return 0.0
+    if math.isinf(high - low):
+        low, value, high = low / 2, value / 2, high / 2
+    return (value - low) / (high - low)

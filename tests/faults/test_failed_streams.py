@@ -15,12 +15,11 @@ import pytest
 
 import omewd
 from omewd.daemon.jobs.dispatcher import MAX_DEATHS
-from omewd.dataset.ledger import ledger
 from omewd.process.faultpoints import VARIABLE
 from omewd.ring.layout import PUBLISHED
 from tests.faults.support import abandon, append
 from tests.support.daemons import daemon
-from tests.support.datasets import check_dataset
+from tests.support.datasets import check_dataset, ledger_rows
 from tests.support.frames import make_spec
 from tests.support.processes import wait_for
 
@@ -53,7 +52,7 @@ def test_frames_on_record_count_though_their_writer_died_before_it_reported(tmp_
         status = process.client.status("cam")
         assert (status["state"], status["error"]["code"]) == ("FAILED", "bad_ring")
         dataset = process.data / spec.output
-        rows = [row for row in ledger.rows(dataset) if row and "gap" not in row]
+        rows = [row for row in ledger_rows(dataset) if row and "gap" not in row]
         on_record = len({row["frame"] for row in rows})
         summary = summary_of(dataset)
         assert summary["written"] == on_record == status["frames"]["written"] > 0

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from omewd.dataset.ledger import ledger
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import StreamSpec
 from tests.support.frames import Array, frame_index, make_frame
@@ -26,6 +29,15 @@ def read_tensorstore(dataset: Path) -> Array:
 
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(dataset / "0")}}
     return np.asarray(tensorstore.open(spec, open=True).result().read().result())
+
+
+def ledger_rows(dataset: Path) -> Iterator[dict[str, Any] | None]:
+    """The lines of a dataset's ledger about frames, in file order; None for a line that can't be read."""
+    with (dataset / ledger.FOLDER / ledger.FILE).open("rb") as lines:
+        for line in lines:
+            row = ledger.parse(line)
+            if not line.isspace() and (row is None or "frame" in row):
+                yield row
 
 
 def check_dataset(

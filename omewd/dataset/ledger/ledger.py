@@ -193,18 +193,6 @@ def hold_alone(dataset: Path) -> int | None:
     return None
 
 
-def rows(dataset: Path) -> Iterator[dict[str, Any] | None]:
-    """The lines of a dataset's ledger, in file order; None for a line that can't be read."""
-    return (row for row in _lines(dataset) if row is None or "frame" in row)
-
-
-def _lines(dataset: Path) -> Iterator[dict[str, Any] | None]:
-    with (dataset / FOLDER / FILE).open("rb") as lines:
-        for line in lines:
-            if not line.isspace():
-                yield parse(line)
-
-
 def parse(line: bytes) -> dict[str, Any] | None:
     """Parse and check a line; returns None if it is torn or not a line of a ledger."""
     row = parse_object(line)

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 import omewd
-from omewd.dataset.ledger import ledger
 from omewd.dataset.verify import verify
 from tests.support.acquisitions import check_acquisition, read_array
 from tests.support.daemons import DaemonProcess, KeptDaemon
+from tests.support.datasets import ledger_rows
 from tests.support.frames import Array, make_frame, make_spec
 from tests.support.processes import start_python, wait_for
 
@@ -227,7 +227,7 @@ def test_the_ledger_says_whose_frame_it_is(omewd_daemon: DaemonProcess) -> None:
     omewd_daemon.client.stop_stream("cams")
     omewd_daemon.client.wait("cams", timeout=20)
     dataset = omewd_daemon.data / spec.output
-    rows = [row for row in ledger.rows(dataset) if row is not None]
+    rows = [row for row in ledger_rows(dataset) if row is not None]
     assert {row["source"] for row in rows} == {2}
     covered = sorted(row["frame"] + i for row in rows for i in range(row.get("count", 1)))
     assert covered == [0, 1, 2, 3]

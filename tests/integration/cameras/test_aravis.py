@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from omewd.dataset.ledger import ledger
 from omewd.dataset.verify import verify
 from tests.support.daemons import DaemonProcess
-from tests.support.datasets import read_tensorstore, read_zarr
+from tests.support.datasets import ledger_rows, read_tensorstore, read_zarr
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -84,7 +83,7 @@ def record(daemon: DaemonProcess, environment: dict[str, str], kind: str) -> Non
         for index, digest in enumerate(digests):
             assert hashlib.sha256(array[index].tobytes()).hexdigest() == digest, f"frame {index} differs"
     assert verify(dataset).problems == []
-    ids = {row["frame"]: row["metadata"]["frame_id"] for row in ledger.rows(dataset) if row is not None}
+    ids = {row["frame"]: row["metadata"]["frame_id"] for row in ledger_rows(dataset) if row is not None}
     assert sorted(ids) == list(range(FRAMES))
     assert len(set(ids.values())) == FRAMES
 

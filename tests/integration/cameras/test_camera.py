@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from omewd.dataset.ledger import ledger
 from omewd.dataset.verify import verify
 from tests.support.daemons import DaemonProcess
-from tests.support.datasets import read_tensorstore, read_zarr
+from tests.support.datasets import ledger_rows, read_tensorstore, read_zarr
 from tests.support.places import DOCS, example
 
 pytestmark = [
@@ -50,7 +49,7 @@ def check(dataset: Path, digests: list[str], shape: tuple[int, int], dtype: str)
         for index, digest in enumerate(digests):
             assert hashlib.sha256(array[index].tobytes()).hexdigest() == digest, f"frame {index} differs"
     assert verify(dataset).problems == []
-    tags = {row["frame"]: row["metadata"]["image_number"] for row in ledger.rows(dataset) if row is not None}
+    tags = {row["frame"]: row["metadata"]["image_number"] for row in ledger_rows(dataset) if row is not None}
     assert tags == {index: index for index in range(len(digests))}
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import useq
 
-from omewd.dataset.ledger import ledger
 from omewd.dataset.verify import verify
 from omewd.errors import OmewdError
 from omewd.integrations.pymmcore import OmewdHandler
@@ -25,6 +24,7 @@ from omewd.model.plan.plan import Plan
 from omewd.model.spec.dimensions import parse_dims
 from omewd.model.spec.spec import StreamSpec
 from tests.support.daemons import DaemonProcess
+from tests.support.datasets import ledger_rows
 from tests.support.frames import Array
 from tests.support.places import DOCS, example
 
@@ -86,7 +86,7 @@ def record(core: Any, events: Any, handler: OmewdHandler, keeping: Keeping | Non
 
 def metadata_of(dataset: Path) -> dict[int, Any]:
     """What the ledger has of each frame."""
-    rows = {row["frame"]: row["metadata"] for row in ledger.rows(dataset) if row is not None and "gap" not in row}
+    rows = {row["frame"]: row["metadata"] for row in ledger_rows(dataset) if row is not None and "gap" not in row}
     return dict(sorted(rows.items()))
 
 

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 import omewd
-from omewd.dataset.ledger import ledger
 from omewd.dataset.verify import verify
 from tests.support.daemons import DaemonProcess, KeptDaemon
-from tests.support.datasets import check_dataset
+from tests.support.datasets import check_dataset, ledger_rows
 from tests.support.frames import make_frame, make_spec
 
 
@@ -176,7 +175,7 @@ def test_metadata_of_frames(omewd_daemon: DaemonProcess) -> None:
             with pytest.raises(omewd.OmewdError) as refusal:
                 producer.append(make_frame(3, spec.frame_shape, spec.dtype), metadata=wrong)
             assert refusal.value.code == "bad_metadata"
-    rows = {row["frame"]: row for row in ledger.rows(omewd_daemon.data / spec.output) if row}
+    rows = {row["frame"]: row for row in ledger_rows(omewd_daemon.data / spec.output) if row}
     assert rows[0]["metadata"] == told[0]
     assert rows[1]["metadata"] == told[1]
     assert rows[2]["metadata"] == {"delta_t": 1.5, "exposure_time": 2, "roi": [0, 1, 2, 3], "on": True}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,24 @@ def test_memory_is_bounded_and_old_frames_count_as_new_ones() -> None:
     assert first[1] == pytest.approx(100, abs=400)
     assert first[2] == pytest.approx(9990, abs=400)
     assert second[1:] == (7, 7, 7, 7)
+
+
+LARGEST = sys.float_info.max
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.5, 0.7, 0.999])
+def test_the_largest_floats_have_finite_quantiles(fraction: float) -> None:
+    of_frame = np.linspace(-1, 1, len(FRACTIONS)) * LARGEST
+    several = [of_frame.tolist(), constant(0.0), constant(-LARGEST), constant(LARGEST)]
+    for sketches in ([of_frame.tolist()], several):
+        assert -LARGEST <= quantile(sketches, fraction) <= LARGEST
+    assert quantile([of_frame.tolist()], 0.5) == pytest.approx(0, abs=LARGEST * 1e-9)
+
+
+@pytest.mark.parametrize("value", [-LARGEST, LARGEST])
+def test_a_frame_of_the_largest_floats_has_a_finite_window(value: float) -> None:
+    window = measured((0, value, value, value, value), "float64")
+    assert -LARGEST <= window["min"] <= window["start"] < window["end"] <= window["max"] <= LARGEST
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint64", "int64", "float32", "float64"])
