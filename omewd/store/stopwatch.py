@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 Item = TypeVar("Item")
@@ -155,14 +154,3 @@ class Stopwatch:
                 return function(*args, **kwargs)
 
         return task
-
-
-class TimedPool(ThreadPoolExecutor):
-    """A pool whose tasks work for the account of the thread that submits them; so do the tasks that they submit."""
-
-    def __init__(self, clock: Stopwatch, threads: int, name: str) -> None:
-        super().__init__(threads, thread_name_prefix=name)
-        self._clock = clock
-
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        return super().submit(self._clock.carried(fn), *args, **kwargs)

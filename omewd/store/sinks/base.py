@@ -3,7 +3,7 @@
 A caller puts units, sets a fence, and commits it. It may put more units before it commits, so that the units before the
 fence are synced while the next one is encoded::
 
-    sink.put(layout, 0, encoder.encode(block), lasting=encoder.lasting)
+    sink.put(layout, 0, encoder.encode(block))
     first = sink.fence()
     sink.put(layout, 1, …)
     [outcome] = commit([first], tools.syncs)  # unit 0 is durable, or outcome is an error
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from omewd.model.plan.shards import ShardLayout, Written
-from omewd.store.encoders.base import Encoded
+from omewd.store.encoders.base import Cells
 from omewd.store.filesystem import sync_folder
 
 Result = TypeVar("Result")
@@ -39,7 +39,7 @@ class Batch(ABC):
     """The units put between two fences. Errors are OSError, or whatever an encoder raises."""
 
     @abstractmethod
-    def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:
+    def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
         """See :meth:`Sink.put`."""
 
     def begin_to_finish(self) -> None:  # noqa: B027  most have nothing to do
@@ -110,14 +110,14 @@ class Sink(ABC):
     def _begin(self) -> Batch:
         """A batch for the next units."""
 
-    def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:
+    def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
         """Store the cells of a unit. Putting the same unit again overwrites it.
 
-        ``layout``: of the unit's source and resolution. ``lasting``: any thread may consume the pieces until the fence
-        is over; otherwise they are consumed now. Aligned arrays are written without a copy.
+        ``layout``: of the unit's source and resolution. ``cells``: an iterator is consumed now; a patchwork until the
+        fence is over, by any thread. Aligned arrays are written without a copy.
         After an error, the caller must give up.
         """
-        self._batch.put(layout, unit, cells, lasting=lasting)
+        self._batch.put(layout, unit, cells)
 
     def fence(self) -> Fence:
         """Mark the units that were put since the last fence. After an error, they are given up."""

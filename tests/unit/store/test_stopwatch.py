@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from omewd.store.stopwatch import Account, Stopwatch, TimedPool
+from omewd.store.stopwatch import Account, Stopwatch
 
 
 class Clock:
@@ -82,11 +83,11 @@ def test_the_tasks_of_a_pool_share_the_rest_of_the_job(monkeypatch: pytest.Monke
             with watch.stage("fsync"):
                 clock.now += 1
 
-    with TimedPool(watch, 1, "test") as pool, watch.charging(job):
+    with ThreadPoolExecutor(1) as pool, watch.charging(job):
         with watch.stage("encode"):
             clock.now += 20
         for _ in range(10):
-            pool.submit(work).result()
+            pool.submit(watch.carried(work)).result()
     assert job.stages(100) == {"encode": 20, "write": 60, "fsync": 20}
 
 
@@ -103,13 +104,13 @@ def test_each_task_works_for_the_job_that_has_submitted_it() -> None:
         both.wait(30)
         with watch.stage(stage):
             time.sleep(0.001)
-        futures.append(pool.submit(more, stage))
+        futures.append(pool.submit(watch.carried(more), stage))
 
-    with TimedPool(watch, 2, "test") as pool:
+    with ThreadPoolExecutor(2) as pool:
         futures = []
         for stage, job in jobs.items():
             with watch.charging(job):
-                futures.append(pool.submit(work, stage))
+                futures.append(pool.submit(watch.carried(work), stage))
         for future in futures:
             future.result()
         for future in futures[2:]:
@@ -128,8 +129,8 @@ def test_a_job_that_waits_behind_another_is_charged_from_the_end_of_its_last_tas
         with watch.stage("write"):
             clock.now += 30
 
-    with TimedPool(watch, 1, "test") as pool, watch.charging(job):
-        pool.submit(work).result()
+    with ThreadPoolExecutor(1) as pool, watch.charging(job):
+        pool.submit(watch.carried(work)).result()
     clock.now += 50
     job.wait_in_line("fsync", 10, clock.now)
     assert job.stages(80) == {"fsync": 50, "write": 30}
