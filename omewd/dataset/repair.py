@@ -143,7 +143,7 @@ def _put(dataset: Path, spec: StreamSpec, layout: ShardLayout, unit: int, block:
     publisher, array = Publisher(dataset, dataset / STAGING, durable=True), UnitArray.of(spec, layout.level)
     with closing(Tools()) as tools, closing(TensorStoreEncoder(array, threads=1, scratch=tools.scratch)) as encoder:
         sink = KeySink(publisher, tools)
-        sink.put(layout, unit, encoder.encode(block), lasting=encoder.lasting)
+        sink.put(layout, unit, encoder.encode(block))
         sink.wait(sink.fence())
 
 

@@ -11,7 +11,7 @@ from omewd.model.plan.shards import Flags, ShardLayout
 from omewd.model.spec.backend import Backend
 from omewd.model.spec.spec import StreamSpec
 from omewd.store.encoders import ENCODERS
-from omewd.store.encoders.base import Block, Encoder, Pixels, UnitArray
+from omewd.store.encoders.base import Block, Encoder, Patchwork, Pixels, UnitArray
 from omewd.store.pyramid import halve
 from omewd.store.scattered import gathered
 from omewd.store.sinks.base import Sink
@@ -68,9 +68,9 @@ class UnitStore:
                     encoder = encoders[level]
                     for unit, block in zip(units, blocks, strict=True):
                         cells = encoder.encode(cast(Block, block))  # gathered, unless it takes scattered frames
-                        if not encoder.lasting:
+                        if not isinstance(cells, Patchwork):  # they are made now
                             cells = self._tools.clock.timed("encode", cells)
-                        sink.put(layouts[level], unit.number, cells, lasting=encoder.lasting)
+                        sink.put(layouts[level], unit.number, cells)
             except BaseException:
                 sink.give_up()
                 raise

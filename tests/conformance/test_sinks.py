@@ -24,7 +24,7 @@ from omewd.model.plan.shards import ShardLayout, Written
 from omewd.model.spec.backend import BACKENDS, Backend, Cell
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
-from omewd.store.encoders.base import Encoded, Encoder, UnitArray
+from omewd.store.encoders.base import Cells, Encoded, Encoder, UnitArray
 from omewd.store.encoders.direct import DirectEncoder
 from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.base import Batch, Fence, Sink
@@ -51,7 +51,7 @@ class ToyBatch(Batch):
         self._files: dict[str, bytes] = {}
         self._label = ""
 
-    def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:  # noqa: ARG002
+    def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
         self._label = self._label or f"unit-0-0-{unit}"
         for (row, column), pieces in cells:
             self._files[f"{layout.folder(unit)}/{row}/{column}"] = b"".join(map(bytes, pieces))
@@ -126,7 +126,7 @@ class Writer:
     def put(self, *units: int) -> None:
         for unit in units:
             block = unit_block(self.spec, self.plan, unit, usual_frames(self.spec))
-            self.sink.put(self.layout, unit, self.encoder.encode(block), lasting=self.encoder.lasting)
+            self.sink.put(self.layout, unit, self.encoder.encode(block))
 
     def check(self, units: Iterable[int]) -> None:
         """Once it is finalized, other libraries read the frames of these units, and zeros in place of all others."""

@@ -17,6 +17,12 @@ JOB_BYTES = 32 << 20
 PIECE_BYTES = 8 << 20
 # A writer's concurrent writes. Two of 8 MiB keep a disk busy; the others go out while a piece is being encoded.
 PIECES_AT_ONCE = 4
+# Threads that gather and compress in a writer; with more cores, more writers use them. What they make lies in buffers
+# until it is written.
+ENCODERS_AT_ONCE = 4
+BUFFERS_AT_ONCE = ENCODERS_AT_ONCE + PIECES_AT_ONCE
+# A piece, and what a codec adds to noise.
+BUFFER_BYTES = PIECE_BYTES + (PIECE_BYTES >> 5)
 # Several shards are sealed together while their indexes stay within this; a larger one is sealed alone.
 INDEXES_AT_ONCE_BYTES = 16 << 20
 INDEX_ENTRY_BYTES = 16
@@ -48,7 +54,7 @@ def writer_need_bytes(spec: StreamSpec, backend: str, plan: Plan | None = None) 
 def _chunk_bytes(spec: StreamSpec, plan: Plan, job_bytes: int, copies: int) -> int:
     """What the threads that encode chunk by chunk hold: pieces, and with compression chunks, too."""
     chunk_bytes = math.prod(plan.extents) * math.prod(spec.chunk_shape[-2:]) * ITEM_BYTES[spec.dtype]
-    pieces = PIECES_AT_ONCE * 2 * min(PIECE_BYTES, job_bytes)
+    pieces = BUFFERS_AT_ONCE * min(BUFFER_BYTES, job_bytes)
     if spec.compression is None:
         return pieces
     at_once = min(PIECES_AT_ONCE, -(-job_bytes // chunk_bytes))

@@ -3,7 +3,7 @@
 A caller puts units, sets a fence, and waits for it. It may put more units before it waits, so that the units before the
 fence are synced while the next one is encoded::
 
-    sink.put(layout, 0, encoder.encode(block), lasting=encoder.lasting)
+    sink.put(layout, 0, encoder.encode(block))
     first = sink.fence()
     sink.put(layout, 1, …)
     sink.wait(first)      # unit 0 is durable: its slots may be released
@@ -16,12 +16,11 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
 from omewd.model.plan.shards import ShardLayout, Written
-from omewd.store.encoders.base import Encoded
+from omewd.store.encoders.base import Cells
 
 Result = TypeVar("Result")
 
@@ -30,7 +29,7 @@ class Batch(ABC):
     """The units put between two fences."""
 
     @abstractmethod
-    def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:
+    def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
         """See :meth:`Sink.put`."""
 
     @abstractmethod
@@ -98,14 +97,14 @@ class Sink(ABC):
     def _begin(self) -> Batch:
         """A batch for the next units."""
 
-    def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:
+    def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
         """Store the cells of a unit. Putting the same unit again overwrites it.
 
-        ``layout``: of the unit's source and resolution. ``lasting``: any thread may consume the pieces until the fence
-        is waited for; otherwise they are consumed now. Aligned arrays are written without a copy.
+        ``layout``: of the unit's source and resolution. ``cells``: an iterator is consumed now; a patchwork until the
+        fence is waited for, by any thread. Aligned arrays are written without a copy.
         After an error, the caller must give up.
         """
-        self._batch.put(layout, unit, cells, lasting=lasting)
+        self._batch.put(layout, unit, cells)
 
     def fence(self) -> Fence:
         """Mark all units that were put so far. After an error, they are given up."""

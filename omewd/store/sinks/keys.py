@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omewd.model.plan.shards import ShardLayout, Written
 from omewd.process.faultpoints import point
-from omewd.store.encoders.base import Encoded, Piece
+from omewd.store.encoders.base import Cells, Patchwork, Piece
 from omewd.store.sinks.base import Batch, Sink, results
 from omewd.store.sinks.publish import SMALL_FILE_BYTES, Publisher
 from omewd.store.tools import Tools
@@ -47,15 +47,15 @@ class KeyBatch(Batch):
         self._bytes = 0
         self._futures: list[Future[int]] = []
 
-    def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:
+    def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
         """Write the files of a unit aside. Their name there is always the same, so that remains are overwritten.
 
         Small files are bound by the latency of their syncs, so many are written at once.
         """
-        is_small = layout.key_bytes <= SMALL_FILE_BYTES
-        pool = self._tools.files if is_small else self._tools.pieces if lasting else None
+        is_small, lasts = layout.key_bytes <= SMALL_FILE_BYTES, isinstance(cells, Patchwork)
+        pool = self._tools.files if is_small else self._tools.pieces if lasts else None
         files: Files = ((f"{row}/{column}", pieces) for (row, column), pieces in cells)
-        if pool is not None and not lasting:
+        if pool is not None and not lasts:
             files = ((name, [bytes(piece) for piece in self._encoding(pieces)]) for name, pieces in files)
         label = f"unit-{layout.level.number}-{layout.source}-{unit}"
         self.put_folder(layout.folder(unit), label, files, pool)

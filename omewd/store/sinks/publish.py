@@ -18,7 +18,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from omewd.process.faultpoints import point
-from omewd.store.aligned import Buffers, packed, write_at
+from omewd.store.aligned import packed, write_at
+from omewd.store.buffers import Buffers
 from omewd.store.encoders.base import Piece
 from omewd.store.filesystem import sync_folder
 from omewd.store.stopwatch import Stopwatch
