@@ -28,16 +28,16 @@ class Source(Protocol):
 
     def take_job(self, writers: int) -> WriteUnits | None: ...
 
+    @property
     def unit_bytes(self) -> int: ...
-
-
-# The owner of the jobs, and a source whose units may be written.
-Offer = tuple[Owner, Source]
 
 
 @dataclass
 class Dispatcher:
     """The waiting jobs and the running ones. ``roles``: by name.
+
+    ``_offers``: the sources that may have write units, by their ``id()``, each with the owner of its jobs. They take
+    turns in this order.
 
     ``_queues``: the leases of each child that has jobs, the running one first.
     """
@@ -47,8 +47,8 @@ class Dispatcher:
     _waiting: deque[Task] = field(default_factory=deque)
     _leases: dict[int, Lease] = field(default_factory=dict)
     _queues: dict[int, list[int]] = field(default_factory=dict)
+    _offers: dict[int, tuple[Owner, Source]] = field(default_factory=dict)
     _last_lease: int = 0
-    _turn: int = 0
 
     def submit(self, job: Job, owner: Owner, documents: int = 0) -> Task:
         """Add a job other than write units. ``documents``: how many zarr.json files its dataset has."""
@@ -57,9 +57,17 @@ class Dispatcher:
         self._waiting.append(task)
         return task
 
+    def offer(self, owner: Owner, source: Source) -> None:
+        """Ask for the write units of a source until it has no more, or until :meth:`withdraw`."""
+        self._offers.setdefault(id(source), (owner, source))
+
+    def withdraw(self, owner: Owner) -> None:
+        """Ask for no more write units of an owner."""
+        self._offers = {key: offer for key, offer in self._offers.items() if offer[0] is not owner}
+
     # -- giving out ------------------------------------------------------------------------------
 
-    def assign(self, ready: Mapping[str, Sequence[int]], offers: Sequence[Offer], now_ns: int) -> list[Lease]:
+    def assign(self, ready: Mapping[str, Sequence[int]], now_ns: int) -> list[Lease]:
         """Give jobs to children: to idle ones first, then small jobs to queue behind a child's current one.
 
         ``ready``: the ids of the children that take jobs, by role. Write units come after their role's waiting jobs.
@@ -68,14 +76,14 @@ class Dispatcher:
             waiting.look_at(now_ns)
         assigned: list[Lease] = []
         for role, children in ready.items():
-            units = offers if role == WriteUnits.needs.role else ()
             for depth in range(self.roles[role].jobs_ahead + 1):
                 for child in children:
                     queue = self._queues.get(child, [])
                     if len(queue) != depth or (depth and not self._leases[queue[0]].task.is_short):
                         continue
                     task = self._next_waiting(role, now_ns, small=depth > 0)
-                    task = task or self._next_units(units, len(children), small=depth > 0)
+                    if task is None and role == WriteUnits.needs.role:
+                        task = self._next_units(len(children), small=depth > 0)
                     if task is None:
                         break
                     assigned.append(self._grant(task, child, now_ns))
@@ -98,14 +106,15 @@ class Dispatcher:
                 return task
         return None
 
-    def _next_units(self, offers: Sequence[Offer], writers: int, *, small: bool) -> Task | None:
-        for step in range(len(offers)):
-            place = (self._turn + step) % len(offers)
-            owner, source = offers[place]
-            size_bytes = source.unit_bytes()
-            job = None if small and size_bytes > QUEUE_BYTES else source.take_job(writers)
+    def _next_units(self, writers: int, *, small: bool) -> Task | None:
+        for key, (owner, source) in list(self._offers.items()):
+            size_bytes = source.unit_bytes
+            if small and size_bytes > QUEUE_BYTES:
+                continue
+            del self._offers[key]
+            job = source.take_job(writers)
             if job is not None:
-                self._turn = place + 1
+                self._offers[key] = owner, source  # after the others
                 return Task(job, owner, size_bytes * job.units)
         return None
 
@@ -177,8 +186,9 @@ class Dispatcher:
         return late
 
     def forget(self, owner: Owner) -> None:
-        """Drop the waiting jobs of an owner. Running ones still get their answers."""
+        """Drop the waiting jobs of an owner, and its offers. Running jobs still get their answers."""
         self._waiting = deque(task for task in self._waiting if task.owner is not owner)
+        self.withdraw(owner)
 
     # -- looking up ------------------------------------------------------------------------------
 

@@ -69,6 +69,7 @@ class Units:
         self.taken += 1
         return WriteUnits(self.stream, 0, self.taken - 1, 1, 0, 1, 1)
 
+    @property
     def unit_bytes(self) -> int:
         return self.size_bytes
 
@@ -91,7 +92,9 @@ def assign(
 ) -> list[Lease]:
     """``aside``: a maintainer that is ready."""
     ready = {WRITER: writers, MAINTAINER: [] if aside is None else [aside]}
-    return dispatcher.assign(ready, [(each, each) for each in units], now_ns)
+    for each in units:
+        dispatcher.offer(each, each)
+    return dispatcher.assign(ready, now_ns)
 
 
 def unit_of(lease: Lease | Task) -> int:
@@ -164,8 +167,29 @@ def test_turns_survive_streams_that_go() -> None:
     many = [Units(n, ready=1) for n in range(5)]
     assign(dispatcher, [1, 2], many, 0)
     last = Units(9, ready=1)
-    [lease] = assign(dispatcher, [3], [last], 0)
-    assert lease.task.owner is last
+    assert last in [lease.task.owner for lease in assign(dispatcher, [3], [last], 0)]
+    assert assign(dispatcher, [4], [], 0) == []
+
+
+def test_the_units_of_an_owner_are_withdrawn_until_they_are_offered_again() -> None:
+    dispatcher, units, other = make(), Units(1, ready=4), Units(2, ready=4)
+    for each in (units, other):
+        dispatcher.offer(each, each)
+    dispatcher.withdraw(units)
+    assert [lease.task.owner for lease in assign(dispatcher, [1], [], 0)] == [other, other]
+    dispatcher.forget(other)
+    assert assign(dispatcher, [2], [], 0) == []
+    assert [lease.task.owner for lease in assign(dispatcher, [2], [units], 0)] == [units, units]
+
+
+def test_sources_that_had_no_units_cost_nothing_until_they_are_offered_again() -> None:
+    dispatcher, idle = make(), Units(1)
+    asked: list[int] = []
+    idle.take_job = asked.append  # type: ignore[assignment, method-assign]
+    assign(dispatcher, [1, 2], [idle], 0)
+    for _ in range(9):
+        assign(dispatcher, [1, 2], [], 0)
+    assert len(asked) == 1
 
 
 def test_waiting_jobs_come_before_new_units_in_their_order() -> None:

@@ -39,7 +39,7 @@ def have(stream: Stream, *frames: int) -> None:
 
 def due(maintenance: Maintenance, stream: Stream, now_ns: int = 0) -> list[tuple[str, int]]:
     stream.dataset.maintenance = maintenance
-    jobs = stream.maintenance_due(now_ns)
+    jobs = stream.maintenance_due(now_ns, range(len(stream.sources)))
     return [("seal", job.source) if isinstance(job, SealShards) else ("grow", 0) for job in jobs]
 
 
