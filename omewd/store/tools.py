@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from omewd.model.plan.memory import BUFFER_BYTES, ENCODERS_AT_ONCE, PIECES_AT_ONCE
+from omewd.model.plan.memory import BUFFER_BYTES, ENCODERS_AT_ONCE, PIECES_AT_ONCE, SYNCS_AT_ONCE
 from omewd.store.buffers import BufferPool, Buffers
 from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE
 from omewd.store.stopwatch import Stopwatch
@@ -16,7 +16,8 @@ class Tools:
 
     ``encoders``: threads that gather and compress, one for each core, into ``encoded`` buffers. ``pieces``: threads
     that write those, or whole frames, and mostly wait for the disk. ``files``: threads for small files, which wait for
-    their syncs. ``buffers``: of whatever thread asks.
+    their syncs. ``syncs``: threads for all other syncs, which do not stand in line with the writes of the next job.
+    ``buffers``: of whatever thread asks.
     """
 
     def __init__(self, cores: int = 1, scratch: Path = Path("/dev/shm/omewd")) -> None:
@@ -27,8 +28,9 @@ class Tools:
         self.pieces = ThreadPoolExecutor(PIECES_AT_ONCE, thread_name_prefix="pieces")
         self.encoded = BufferPool(encoders + PIECES_AT_ONCE, BUFFER_BYTES)
         self.buffers = Buffers()
+        self.syncs = ThreadPoolExecutor(SYNCS_AT_ONCE, thread_name_prefix="syncs")
         self.clock = Stopwatch()
 
     def close(self) -> None:
-        for pool in (self.files, self.encoders, self.pieces):
+        for pool in (self.files, self.encoders, self.pieces, self.syncs):
             pool.shutdown()

@@ -31,6 +31,7 @@ import numpy as np
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.backend import BACKENDS
 from omewd.store.encoders.base import Patchwork, UnitArray
+from omewd.store.sinks.base import committed
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
 from omewd.store.units import Unit, UnitStore
@@ -100,7 +101,7 @@ cores = sum(running) / max(len(running), 1)
 held.clear()
 for _ in range(4):
     for _ in range(4):
-        store.store(0, units, blocks)
+        committed(store.put(0, units, blocks), tools.syncs)
     peaks.append(max(held) - at_rest)
     held.clear()
 done.set()

@@ -39,7 +39,7 @@ class Dispatcher:
     ``_offers``: the sources that may have write units, by their ``id()``, each with the owner of its jobs. They take
     turns in this order.
 
-    ``_queues``: the leases of each child that has jobs, the running one first.
+    ``_queues``: the leases of each child that has jobs, in the order of its answers.
     """
 
     job_timeout_s: float
@@ -79,7 +79,7 @@ class Dispatcher:
             for depth in range(self.roles[role].jobs_ahead + 1):
                 for child in children:
                     queue = self._queues.get(child, [])
-                    if len(queue) != depth or (depth and not self._leases[queue[0]].task.is_short):
+                    if len(queue) != depth or not all(self._leases[lease].task.is_short for lease in queue):
                         continue
                     task = self._next_waiting(role, now_ns, small=depth > 0)
                     if task is None and role == WriteUnits.needs.role:
@@ -95,12 +95,14 @@ class Dispatcher:
         queue = self._queues.setdefault(child, [])
         queue.append(lease.id)
         if len(queue) == 1:
-            self._start(lease, now_ns)
+            self._start(child, now_ns)
+        else:
+            self._leases[queue[0]].gets_longer(_disk_ns(task.size_bytes))
         return lease
 
     def _next_waiting(self, role: str, now_ns: int, *, small: bool) -> Task | None:
         for place, task in enumerate(self._waiting):
-            fits = task.role == role and not (small and task.size_bytes > QUEUE_BYTES)
+            fits = task.role == role and (task.may_queue or not small)
             if fits and task.not_before_ns <= now_ns:
                 del self._waiting[place]
                 return task
@@ -118,10 +120,11 @@ class Dispatcher:
                 return Task(job, owner, size_bytes * job.units)
         return None
 
-    def _start(self, lease: Lease, now_ns: int) -> None:
-        task = lease.task
-        seconds = self.job_timeout_s + task.extra_timeout_s + task.size_bytes / SLOWEST_DISK_BYTES_PER_S
-        lease.starts(now_ns + int(seconds * 1e9))
+    def _start(self, child: int, now_ns: int) -> None:
+        """Let the deadline of a child's next answer run. Its other jobs' bytes may go to disk with that job's."""
+        leases = [self._leases[lease] for lease in self._queues[child]]
+        seconds = self.job_timeout_s + leases[0].task.extra_timeout_s
+        leases[0].starts(now_ns + int(seconds * 1e9) + _disk_ns(sum(lease.task.size_bytes for lease in leases)))
 
     # -- taking back -----------------------------------------------------------------------------
 
@@ -138,7 +141,7 @@ class Dispatcher:
         queue = self._queues[ended.child]
         queue.remove(lease)
         if queue:
-            self._start(self._leases[queue[0]], now_ns)
+            self._start(ended.child, now_ns)
         else:  # the child may leave, and another one has another id
             del self._queues[ended.child]
         return ended.task
@@ -163,20 +166,15 @@ class Dispatcher:
     def child_lost(self, child: int) -> tuple[list[Task], list[Task]]:
         """Put back the jobs of a dead child; returns (put back, given up after too many deaths).
 
-        Only the running job may have killed the child; a queued one is not counted.
+        Any of a child's jobs may have killed it, because it works on several at once. So none is blamed, but each has a
+        child for itself from then on, and is to blame for the next death.
         """
-        back: list[Task] = []
-        given_up: list[Task] = []
-        for place, lease in enumerate(self._queues.pop(child, [])):
-            task = self._leases.pop(lease).task
-            if place == 0:
-                task.lost()
-            if task.deaths >= MAX_DEATHS:
-                given_up.append(task)
-            else:
-                back.append(task)
+        tasks = [self._leases.pop(lease).task for lease in self._queues.pop(child, [])]
+        for task in tasks:
+            task.lost(alone=len(tasks) == 1)
+        back = [task for task in tasks if task.deaths < MAX_DEATHS]
         self._waiting.extendleft(reversed(back))
-        return back, given_up
+        return back, [task for task in tasks if task.deaths >= MAX_DEATHS]
 
     def overdue(self, now_ns: int) -> list[Lease]:
         """The leases whose deadline has passed, because their children hang. Each is reported once."""
@@ -218,3 +216,8 @@ class Dispatcher:
 
     def jobs_of(self, child: int) -> int:
         return len(self._queues.get(child, ()))
+
+
+def _disk_ns(size_bytes: int) -> int:
+    """How long the slowest disk takes for this."""
+    return size_bytes * 10**9 // SLOWEST_DISK_BYTES_PER_S

@@ -11,7 +11,7 @@ from pathlib import Path
 from omewd.model.plan.shards import ShardLayout, Written
 from omewd.process.faultpoints import point
 from omewd.store.encoders.base import Cells, Patchwork, Piece
-from omewd.store.sinks.base import Batch, Sink, results
+from omewd.store.sinks.base import Batch, Sink, Steps, folder_syncs, results
 from omewd.store.sinks.publish import SMALL_FILE_BYTES, Publisher
 from omewd.store.tools import Tools
 
@@ -77,7 +77,8 @@ class KeyBatch(Batch):
             if pool is None:
                 self._bytes += self._publisher.write_aside(path, self._encoding(pieces))
             else:
-                self._futures.append(pool.submit(self._publisher.write_aside, path, self._encoding(pieces)))
+                write = self._tools.clock.carried(self._publisher.write_aside)
+                self._futures.append(pool.submit(write, path, self._encoding(pieces)))
 
     def _encoding(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         return self._tools.clock.timed("encode", pieces)
@@ -91,15 +92,22 @@ class KeyBatch(Batch):
                     path.mkdir(exist_ok=True)
                     self._inner[path] = None
 
-    def finish(self) -> int:
-        """Put the files in place and sync them; returns their size."""
+    @property
+    def is_written(self) -> bool:
+        return all(future.done() for future in self._futures)
+
+    def settle(self) -> None:
+        wait(self._futures)
+
+    def commit(self) -> Steps:
+        """Put the files, which are synced one by one, in place, with syncs of the folders before and after."""
         if not self._folders:
             return 0
         publisher = self._publisher
         self._bytes += sum(results(self._futures))
         point("writer: files written")
         if publisher.durable:
-            publisher.sync_folders(list(self._inner))
+            yield folder_syncs(self._inner)
         point("writer: files synced")
         unsynced: dict[Path, None] = {}
         with self._tools.clock.stage("rename"):
@@ -114,7 +122,7 @@ class KeyBatch(Batch):
                     _merge(aside, target, unsynced)
                 point("writer: folder renamed")
         if publisher.durable:
-            publisher.sync_folders(list(unsynced))
+            yield folder_syncs(unsynced)
         publisher.remember(unsynced)
         return self._bytes
 

@@ -34,8 +34,10 @@ _FOLDERS_REMEMBERED = 10_000
 class Publisher:
     """Writes the files of one dataset. ``durable``: with fsync; otherwise files are only renamed into place.
 
-    ``pool``: threads for work that is faster in parallel. ``clock``: gets the time of each stage. All errors are
+    ``pool``: threads for syncs, which are faster in parallel. ``clock``: gets the time of each stage. All errors are
     OSError. An error does not harm files that were in place before.
+
+    Any thread may write files aside. Only one may put them in place: it owns the memory of the known folders.
     """
 
     def __init__(
@@ -101,12 +103,11 @@ class Publisher:
     def _write_at_once(self, pool: ThreadPoolExecutor, files: Iterable[tuple[str, Iterable[Piece]]]) -> list[int]:
         """Write files in threads, and wait for all of them."""
         futures: list[Future[int]] = []
-        with self._clock.pooled():
-            try:
-                for path, pieces in files:
-                    futures.append(pool.submit(self.write_aside, path, pieces))
-            finally:
-                wait(futures)
+        try:
+            for path, pieces in files:
+                futures.append(pool.submit(self.write_aside, path, pieces))
+        finally:
+            wait(futures)
         try:
             return [future.result() for future in futures]
         finally:

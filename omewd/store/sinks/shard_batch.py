@@ -5,7 +5,7 @@ They are written concurrently, synced together, and then recorded in the tables 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ from omewd.store.aligned import ALIGNMENT, aligned, lies_aligned, packed, size_o
 from omewd.store.encoders.base import Block, Cells, Patch, Patchwork, Piece, Sizes
 from omewd.store.format.shard_index import Entries
 from omewd.store.format.shard_table import name_of
-from omewd.store.sinks.base import Batch, results
+from omewd.store.sinks.base import Batch, Steps, at_once, folder_syncs
 from omewd.store.sinks.publish import Publisher
 from omewd.store.sinks.shard_file import ShardFile
 from omewd.store.sinks.tasks import Tasks
@@ -43,6 +43,7 @@ class SeenShards:
     """The shards whose names in staging are known to be on disk.
 
     Another writer may have created a shard and not synced its name yet. So whoever sees one for the first time does.
+    Two threads share it: what either has added stays true until the shard is sealed, and nobody writes into it then.
     """
 
     def __init__(self) -> None:
@@ -112,8 +113,8 @@ class ShardBatch(Batch):
     def __init__(self, publisher: Publisher, tools: Tools, seen: SeenShards) -> None:
         self._publisher, self._tools, self._seen = publisher, tools, seen
         self._shards: dict[ShardKey, _OpenShard] = {}
-        self._tasks = Tasks()
-        self._finished_bytes = 0
+        self._tasks = Tasks(tools.clock)
+        self._committed_bytes = 0
         self._may_be_on_record = False
 
     def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
@@ -143,10 +144,17 @@ class ShardBatch(Batch):
         for shard in self._shards.values():
             self._write(shard)
 
-    def finish(self) -> int:
-        """Wait until the chunks are on disk and recorded in their shards' tables; returns their size."""
-        self._finish_open_shards()
-        return self._finished_bytes
+    @property
+    def is_written(self) -> bool:
+        return self._tasks.are_done
+
+    def settle(self) -> None:
+        self._tasks.settle()
+
+    def commit(self) -> Steps:
+        """Sync the chunks, then record them in their shards' tables and sync these; returns the size of the chunks."""
+        yield from self._commit_open_shards()
+        return self._committed_bytes
 
     def give_up(self) -> None:
         self._tasks.settle()
@@ -165,9 +173,7 @@ class ShardBatch(Batch):
         parts = [((layout.level.number, layout.source, place), first) for place, first in layout.shards_of(unit)]
         new = [key for key, _ in parts if key not in self._shards]
         if new and self._shards and len(self._shards) + len(new) > _SHARDS_AT_ONCE:
-            self.begin_to_finish()
-            self._finish_open_shards()
-            self.give_up()
+            self._commit_early()
             new = [key for key, _ in parts]
         for key in new:
             shard = _OpenShard(layout, shard_file(self._publisher, layout, key[2]))
@@ -176,15 +182,24 @@ class ShardBatch(Batch):
             self._shards[key] = shard
         return [(self._shards[key], first) for key, first in parts]
 
-    def _finish_open_shards(self) -> None:
+    def _commit_early(self) -> None:
+        """Commit the units that were put so far, and close their shards."""
+        self.begin_to_finish()
+        for syncs in self._commit_open_shards():
+            with self._tools.clock.stage("fsync"):
+                for error in at_once(syncs, self._tools.syncs).values():
+                    raise error
+        self.give_up()
+
+    def _commit_open_shards(self) -> Steps:
         if not self._shards:
-            return
+            return 0
         self._tasks.wait()
         point("writer: chunks written")
-        shards = list(self._shards.values())
-        self._sync_all(ShardFile.sync)
-        if self._publisher.durable and not self._seen.has_all(self._shards):
-            self._publisher.sync_folders([self._publisher.staging])
+        shards, durable = list(self._shards.values()), self._publisher.durable
+        if durable:
+            unseen = [] if self._seen.has_all(self._shards) else [self._publisher.staging]
+            yield {shard.file.path: shard.file.sync for shard in shards} | folder_syncs(unseen)
         self._seen.add(self._shards)
         point("writer: chunks synced")
         self._may_be_on_record = True
@@ -192,20 +207,12 @@ class ShardBatch(Batch):
             for shard in shards:
                 for number, entries in shard.runs:
                     shard.file.note(number, entries)
-        self._sync_all(ShardFile.sync_table)
+        if durable:
+            yield {shard.file.table_path: shard.file.sync_table for shard in shards}
         point("writer: chunks on record")
         self._publisher.direct = all(shard.file.direct for shard in shards)
-        self._finished_bytes += sum(int(entries[:, 1].sum()) for shard in shards for _, entries in shard.runs)
-
-    def _sync_all(self, do: Callable[[ShardFile], None]) -> None:
-        files = [shard.file for shard in self._shards.values()]
-        if not self._publisher.durable:
-            return
-        with self._tools.clock.stage("fsync"):
-            if len(files) == 1:
-                do(files[0])
-            else:
-                results([self._tools.pieces.submit(do, file) for file in files])
+        self._committed_bytes += sum(int(entries[:, 1].sum()) for shard in shards for _, entries in shard.runs)
+        return 0
 
     # -- chunks -----------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ class ShardSink(Sink):
         at_once = max(1, min(_SEALED_AT_ONCE, INDEXES_AT_ONCE_BYTES // (layout.chunks_per_shard * ENTRY_BYTES)))
         for some in (places[start : start + at_once] for start in range(0, len(places), at_once)):
             with self._tools.clock.stage("write"):
-                finished = results([self._tools.pieces.submit(finish, place) for place in some])
+                finished = results([self._tools.syncs.submit(finish, place) for place in some])
             point("writer: shards finished")
             publisher.put_in_place(
                 [(path, file.final) for path, file in finished if path is not None],

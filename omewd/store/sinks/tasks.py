@@ -8,13 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec
 
+from omewd.store.stopwatch import Stopwatch
+
 P = ParamSpec("P")
 
 
 class Tasks:
-    """Tasks that may submit further ones, and are waited for together."""
+    """Tasks that may submit further ones, and are waited for together. ``clock``: gets the times of their stages."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Stopwatch) -> None:
+        self._clock = clock
         self._changed = threading.Condition()
         self._left = 0
         self._error: BaseException | None = None
@@ -24,7 +27,7 @@ class Tasks:
         with self._changed:
             self._left += 1
         # If this raises, for want of a thread, the task is in the pool's queue all the same, and counts.
-        pool.submit(self._run, partial(do, *args, **kwargs))
+        pool.submit(self._run, self._clock.carried(partial(do, *args, **kwargs)))
 
     def _run(self, do: Callable[[], object]) -> None:
         try:

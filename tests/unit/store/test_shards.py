@@ -34,6 +34,7 @@ from omewd.store.format.shard_index import read_entries
 from omewd.store.format.shard_table import STAGING, in_staging
 from omewd.store.scattered import ScatteredFrames
 from omewd.store.sinks import publish, shard_batch, shard_file, shards
+from omewd.store.sinks.base import committed
 from omewd.store.sinks.publish import Publisher
 from omewd.store.sinks.shard_batch import ShardBatch
 from omewd.store.sinks.shard_file import ShardFile
@@ -161,6 +162,7 @@ class Writer:
         self.staging = self.folder / STAGING
         self.publisher = Publisher(self.folder, self.staging, durable=spec.durability == "fsync")
         self.layout = ShardLayout(spec)
+        self.syncs = tools.syncs
         self.store_of = UnitStore(spec, BACKENDS["direct"], self.publisher, tools, "test")
 
     @property
@@ -172,7 +174,8 @@ class Writer:
 
     def put(self, blocks: Iterable[tuple[int, Any]]) -> int:
         units = list(blocks)
-        return self.store_of.store(0, [Unit(number) for number, _ in units], [pixels for _, pixels in units])
+        fence = self.store_of.put(0, [Unit(number) for number, _ in units], [pixels for _, pixels in units])
+        return committed(fence, self.syncs)
 
     def seal(self, below: int | None = None, written: Any = None) -> None:
         self.store_of.sink.seal(self.layout, below, written)

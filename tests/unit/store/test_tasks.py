@@ -12,6 +12,7 @@ import pytest
 
 from omewd.store.buffers import BufferPool
 from omewd.store.sinks.tasks import Tasks
+from omewd.store.stopwatch import Stopwatch
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_tasks_of_tasks_are_waited_for(pool: ThreadPoolExecutor) -> None:
-    tasks, done, go = Tasks(), [], threading.Event()
+    tasks, done, go = Tasks(Stopwatch()), [], threading.Event()
 
     def second() -> None:
         go.wait(30)
@@ -40,7 +41,7 @@ def test_tasks_of_tasks_are_waited_for(pool: ThreadPoolExecutor) -> None:
 
 
 def test_the_first_error_is_raised_once_all_have_ended(pool: ThreadPoolExecutor) -> None:
-    tasks, ended, go = Tasks(), [], threading.Event()
+    tasks, ended, go = Tasks(Stopwatch()), [], threading.Event()
 
     def fail() -> None:
         go.set()
@@ -67,7 +68,7 @@ def test_an_error_keeps_nothing_alive(pool: ThreadPoolExecutor) -> None:
         raise OSError("the disk")
 
     def run() -> weakref.ref[Held]:
-        tasks, held = Tasks(), Held()
+        tasks, held = Tasks(Stopwatch()), Held()
         tasks.submit(pool, fail, held)
         with pytest.raises(OSError, match="the disk"):
             tasks.wait()
