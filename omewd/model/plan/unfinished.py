@@ -78,7 +78,7 @@ class _Finished:
             end = self._starts[place + 1] if place + 1 < len(self._starts) else None
         group = unit - unit % group_units
         if start <= group:  # no unit whose frames are among these differs, up to the group of the next that does
-            if end is None:
+            if end is None or (plan.units_total is not None and end >= plan.units_total):
                 return is_finished, None
             next_group = end - end % group_units
             if next_group > group:
