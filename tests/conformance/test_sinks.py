@@ -57,7 +57,7 @@ class ToyBatch(Batch):
             self._files[f"{layout.folder(unit)}/{row}/{column}"] = b"".join(map(bytes, pieces))
 
     def finish(self) -> int:
-        self._publisher.publish(((path, (data,)) for path, data in self._files.items()), label=self._label)
+        self._publisher.publish(self._files.items(), label=self._label)
         return sum(map(len, self._files.values()))
 
     def give_up(self) -> None:

@@ -17,7 +17,6 @@ import numpy as np
 
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.plan.grid import frame_indexes
-from omewd.model.plan.images import image_paths
 from omewd.model.plan.levels import Level, levels_of
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import StreamSpec
@@ -49,7 +48,7 @@ class ShardLayout:
         full = levels_of(spec)[0]
         self.level, self.source = level or full, source
         self.chunks, self.keys = Plan.of(spec, "chunk", source), Plan.of(spec, source=source)
-        self._paths = image_paths(spec)
+        self._paths = spec.image_paths
         # Frames count at the full resolution for every level, because all have the same grid along the outer axes.
         self._key_frames, self._chunk_frames = full.key_shape[:-2], full.chunk_shape[:-2]
         self.chunk_shape, self.grid = self.level.chunk_shape, self.level.grid
