@@ -338,9 +338,9 @@ def seal_by_ledger(spec: StreamSpec, dataset: Path) -> None:
 
 
 def _seal(spec: StreamSpec, publisher: Publisher, written: Sequence[Written] | None) -> None:
+    layouts = (ShardLayout(spec, level, source) for level, source in product(levels_of(spec), range(spec.sources)))
     with closing(Tools()) as tools, closing(ShardSink(publisher, tools)) as sink:
-        for level, source in product(levels_of(spec), range(spec.sources)):
-            sink.seal(ShardLayout(spec, level, source), written=None if written is None else written[source])
+        sink.seal_all(layouts, written)
 
 
 def _check_inside(dataset: Path, root: Path) -> None:

@@ -39,7 +39,8 @@ class ShardLayout:
     """The chunks and shards of one source at one resolution.
 
     ``chunks``, ``keys``: the plans whose units are one chunk, or one shard, along the outer axes. ``grid``: the number
-    of chunks in a shard along each axis on disk. ``shards_across``: (rows, columns) of shards across the frame.
+    of chunks in a shard along each axis on disk. ``shards_across``: (rows, columns) of shards across the frame, which
+    ``frame_shards`` lists.
     ``chunk_bytes``, ``key_bytes``: the size of the pixels of a chunk, and of a shard. ``is_raw``: chunks are stored as
     they are, so that each has ``chunk_bytes``.
     """
@@ -58,7 +59,7 @@ class ShardLayout:
         self._across = tuple(-(-n // c) for n, c in zip(self.level.frame_shape, self.chunk_shape[-2:], strict=True))
         rows, columns = (-(-n // g) for n, g in zip(self._across, self.grid[-2:], strict=True))
         self.shards_across = rows, columns
-        self._frame_keys = tuple(product(range(rows), range(columns)))
+        self.frame_shards = tuple(product(range(rows), range(columns)))
 
     def key(self, place: ShardPlace) -> str:
         """The path of a key in the dataset ("default" chunk key encoding)."""
@@ -90,7 +91,7 @@ class ShardLayout:
         for i, count in zip(order, outer, strict=True):
             first = first * count + block[i] % count
         first *= self.grid[-2] * self.grid[-1]
-        for row, column in self._frame_keys:
+        for row, column in self.frame_shards:
             yield ShardPlace(shard, row, column), first
 
     @cached_property
@@ -115,7 +116,7 @@ class ShardLayout:
 
     def shards_in(self, unit: int) -> Iterator[ShardPlace]:
         """All shards of a unit of the plan of keys."""
-        return (ShardPlace(unit, row, column) for row, column in self._frame_keys)
+        return (ShardPlace(unit, row, column) for row, column in self.frame_shards)
 
     def with_frames(self, place: ShardPlace, written: Written) -> Flags:
         """Which chunks of a shard hold any written frame."""

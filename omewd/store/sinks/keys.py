@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -33,7 +33,10 @@ class KeySink(Sink):
     def _begin(self) -> Batch:
         return KeyBatch(self._publisher, self._tools)
 
-    def seal(self, layout: ShardLayout, below: int | None = None, written: Written | None = None) -> None:
+    def seal(self, layout: ShardLayout, below: int, since: int = 0) -> None:
+        """Keys are in place once they are durable."""
+
+    def seal_all(self, layouts: Iterable[ShardLayout], written: Sequence[Written] | None = None) -> None:
         """Keys are in place once they are durable."""
 
 

@@ -62,7 +62,7 @@ def write_units(job: WriteUnits, streams: OpenStreams) -> Written:
 def seal_shards(job: SealShards, streams: OpenStreams) -> Result:
     stream = streams.get(job.stream)
     stream.hold_dataset()
-    stream.seal(job.source, job.below)
+    stream.seal(job.source, job.below, job.since)
     return Result()
 
 
