@@ -72,7 +72,7 @@ class _Finder:
 
 def _recorded(dataset: Path, sources: int) -> list[Marks] | None:
     """For each source, 1 for frames that any line lists as written or lost; None if too many lines are torn."""
-    recorded = [Marks() for _ in range(sources)]
+    recorded = Marks.of_sources(sources)
     reader = LedgerReader(dataset)
     foreign = 0
     for runs in reader.read(last_line=True):

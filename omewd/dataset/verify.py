@@ -89,6 +89,7 @@ def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
     _check_metadata(dataset, spec, report)
     accounts = _check_ledger(dataset, totals, report)
     _check_pixels(dataset, spec, accounts, report, progress)
+    _find_strays(dataset, spec, accounts, report)
     return report
 
 
@@ -185,6 +186,11 @@ def _check_pixels(
         done += units[source]
         if progress is not None:
             progress(done, sum(units))
+
+
+def _find_strays(dataset: Path, spec: StreamSpec, accounts: Sequence[Account], report: Report) -> None:
+    """Find the files that are neither keys with written frames nor metadata."""
+    plans = [Plan.of(spec, source=source) for source in range(spec.sources)]
 
     def has_frames(source: int, unit: int) -> bool:
         frames = frame_indexes(plans[source], unit)

@@ -186,5 +186,6 @@ def lay_out(root: Path, files: Iterable[tuple[str, bytes]], unsynced: Unsynced) 
     for path, data in files:
         make(path.rpartition("/")[0])
         write_small(f"{root}/{path}", data)
+        point("writer: file laid out")
         unsynced.add(files=[f"{root}/{path}"])
     unsynced.add(folders=[str(root), *(f"{root}/{folder}" for folder in made)])
