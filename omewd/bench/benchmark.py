@@ -14,12 +14,14 @@ from typing import Protocol
 
 import numpy as np
 
+from omewd.bench.ceilings.cores import Cores
 from omewd.bench.ceilings.disk import DiskProbe
 from omewd.bench.ceilings.memory import MemoryPeak, shared_bytes
 from omewd.bench.pace import is_time_up
 from omewd.bench.plan import OMEWD, Column, Geometry, Options, Outcome, Sample, Timed
 from omewd.bench.run import processes
 from omewd.bench.run.camera import Camera, feed
+from omewd.bench.run.frames import POOL_BYTES
 from omewd.bench.run.private_daemon import PrivateDaemon
 from omewd.daemon.config import JOB_TIMEOUT_S, SLOWEST_DISK_BYTES_PER_S
 from omewd.errors import OmewdError
@@ -69,6 +71,9 @@ class Bench:
         self._resources.callback(shutil.rmtree, self.folder, ignore_errors=True)
         self._disk = DiskProbe()
         self._resources.callback(self._disk.close)
+        self._cores = Cores()
+        self._resources.callback(self._cores.close)
+        self._pool_bytes = POOL_BYTES
         self._daemons: dict[tuple[int, str], PrivateDaemon] = {}
         self._cameras: dict[tuple[str, str, int], Camera] = {}
         self._kept: list[tuple[Path, int]] = []
@@ -97,8 +102,10 @@ class Bench:
         Each round starts one column later, so that no column always comes first.
         """
         timed = [Timed(column) for column in columns]
-        outcome = Outcome(geometry, timed)
-        turns: list[Timed | None] = [None, *timed]  # None: the disk
+        outcome = Outcome(geometry, timed, cores=self._cores.count)
+        # The frames of all cameras together take the memory of one camera's.
+        self._pool_bytes = POOL_BYTES // max(column.cameras for column in columns)
+        turns: list[Timed | None] = [None, *timed]  # None: the ceilings
         rounds = self.options.warmups + self.options.iterations
         began = time.monotonic()
         for number in range(rounds):
@@ -111,12 +118,12 @@ class Bench:
             for turn in (*turns[first:], *turns[:first]):
                 self._take_turn(outcome, turn, watcher, kept=kept)
             outcome.iterations += kept
-        outcome.memcpy_ns = next((c.prepared["memcpy_ns"] for c in self._cameras.values() if c.prepared), 0)
         return outcome
 
     def _take_turn(self, outcome: Outcome, turn: Timed | None, watcher: Watcher, *, kept: bool) -> None:
         if turn is None:
             self._time_disk(outcome, kept=kept)
+            self._time_cores(outcome, kept=kept)
         elif turn.error is None:
             watcher.begins(turn)
             sample = None
@@ -145,6 +152,30 @@ class Bench:
         outcome.disk_direct = self._disk.direct
         if kept:
             outcome.disk_s.append(seconds)
+
+    def _time_cores(self, outcome: Outcome, *, kept: bool) -> None:
+        """Time copies of frames, and each codec on its own, the best that the cores can do."""
+        if outcome.cores_error:
+            return
+        geometry = outcome.geometry
+        compressions = dict.fromkeys(timed.column.compression for timed in outcome.timed)
+        try:
+            self._cores.prepare(
+                shape=list(geometry.frame_shape),
+                dtype=geometry.dtype,
+                data=self.options.data,
+                frames=geometry.frames,
+                chunk=list(geometry.chunk_shape),
+            )
+            memcpy = self._cores.copy()
+            codecs = {name: self._cores.compress(name) for name in compressions if name}
+        except OmewdError as error:
+            outcome.cores_error = f"copies and codecs could not be timed: {error}"
+            return
+        if kept:
+            outcome.memcpy.append(memcpy)
+            for name, rates in codecs.items():
+                outcome.codecs.setdefault(name, []).append(rates)
 
     @property
     def roles(self) -> dict[int, str]:
@@ -219,6 +250,7 @@ class Bench:
             "dtype": geometry.dtype,
             "data": self.options.data,
             "frames": geometry.frames,
+            "pool_bytes": self._pool_bytes,
         }
         for key in _camera_keys(column):
             if key not in self._cameras:
@@ -235,7 +267,7 @@ class Bench:
         before = processes.roles_of(daemon.client.daemon_status()) if daemon else {}
         shared_before = shared_bytes()
         names = [f"{spec.name}{number}" for number in range(1, len(cameras) + 1)]
-        create_s = 0.0
+        create_s = connect_s = 0.0
         for camera, name in zip(cameras, names, strict=True):
             dataset = str(folder / f"{name}.ome.zarr")
             opened = camera.open(
@@ -243,8 +275,10 @@ class Bench:
                 spec=spec.model_copy(update={"name": name, "output": dataset}).model_dump(mode="json"),
                 folder=dataset,
                 socket=str(daemon.socket) if daemon else "",
+                metadata=options.frame_metadata,
             )
             create_s += opened["create_s"]
+            connect_s += opened["connect_s"]
         pids = {**before, **dict.fromkeys((c.pid for c in cameras), "producer" if daemon else "process")}
         used = {pid: processes.cpu_seconds(pid) for pid in pids}
         appends = [str(self.folder / f"{name}.npy") for name in names]
@@ -257,6 +291,7 @@ class Bench:
                 frames=frames,
                 fps=options.fps,
                 sync=options.durability == "fsync" and daemon is None,
+                metadata=options.frame_metadata,
             )
         if daemon and processes.roles_of(daemon.client.daemon_status()) != before:
             raise OmewdError(
@@ -270,9 +305,12 @@ class Bench:
         if spec.compression is None and sum(files) < volume_bytes:
             raise OmewdError("incomplete", f"{sum(files)} of {volume_bytes} bytes were written")
         began_s = min(times["began_s"] for times in fed)
+        done_s = max(times["done_s"] for times in fed)
         return Sample(
             create_s=create_s,
-            write_s=max(times["done_s"] for times in fed) - began_s,
+            connect_s=connect_s,
+            write_s=done_s - began_s,
+            close_s=done_s - max(times["appended_s"] for times in fed),
             closed_s=max(times["closed_s"] for times in fed) - began_s,
             cpu_s=cpu_s,
             peak_bytes=memory.bytes,

@@ -25,7 +25,7 @@ class Options:
     """Settings that all columns share.
 
     ``fps``: 0 to hand frames over as fast as they are taken. ``time_limit_s``: for one geometry; no round starts that
-    would end later, but one is always measured.
+    would end later, but one is always measured. ``frame_metadata``: hand each frame over with metadata of its own.
     """
 
     dtype: str = "uint16"
@@ -36,6 +36,7 @@ class Options:
     iterations: int = 10
     memory: str = "4GiB"
     time_limit_s: float | None = None
+    frame_metadata: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,10 @@ class Geometry:
     @property
     def frame_shape(self) -> tuple[int, int]:
         return self._any_spec.frame_shape
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        return self._any_spec.chunk_shape
 
     @property
     def frame_bytes(self) -> int:
@@ -121,6 +126,8 @@ class Geometry:
         ]
         if options.fps:
             lines.append(("Camera", f"{options.fps:g} frames a second"))
+        if options.frame_metadata:
+            lines.append(("Metadata", "three numbers with each frame"))
         return lines
 
 
@@ -165,19 +172,20 @@ def columns(
     kinds: Sequence[str],
     cameras: Sequence[int] = (1,),
     levels: Sequence[int] = (1,),
+    libraries: Sequence[str] = (),
 ) -> list[Column]:
     """Every combination. Kinds other than omewd have one column for each backend and compression, with one camera.
 
-    Raises OmewdError ``usage`` if those kinds have none of the named backends.
+    They have no backend that is omewd's own. If no other is named, they are timed with all of ``libraries``, the other
+    backends that are installed. Raises OmewdError ``usage`` if there is none.
     """
     made = [Column(OMEWD, b, c, *rest) for c, b, *rest in product(compressions, backends, writers, cameras, levels)]
     own = {AUTO, *(backend.name for backend in BACKENDS.values() if backend.is_own)}
     of_others = [b for b in backends if b not in own]
+    of_others = of_others or list(libraries)
     if kinds and not of_others:
         raise OmewdError(
-            "usage",
-            f"{kinds[0]} has no backend {backends[0]!r}, which is omewd's own",
-            "Name one that both have, such as --backend tensorstore",
+            "usage", f"{kinds[0]} needs a library that writes Zarr, and none is installed", "pip install tensorstore"
         )
     made += [Column(k, b, c, 0) for k, c, b in product(kinds, compressions, of_others)]
     return made
@@ -187,13 +195,16 @@ def columns(
 class Sample:
     """The measurements of one iteration, of all cameras together. Times are in seconds; CPU seconds are by role.
 
-    ``create_s``: for all datasets, one after the other. ``closed_s``: until the library reported the end. ``write_s``:
+    ``create_s``, ``connect_s``: for all datasets, one after the other. ``close_s``: the part of ``write_s`` after the
+    last append. ``closed_s``: until the library reported the end. ``write_s``:
     until everything was synced, too, if that was asked for. ``appends_ns``: one value for each frame. ``waits``: where
     frames waited, as in a stream's status; the longest over all cameras.
     """
 
     create_s: float
+    connect_s: float
     write_s: float
+    close_s: float
     closed_s: float
     cpu_s: dict[str, float]
     peak_bytes: int
@@ -212,12 +223,22 @@ class Timed:
     error: OmewdError | None = None
 
 
+@dataclass(frozen=True)
+class Rates:
+    """GB/s of pixels on one core, and on all of them together; and the CPU seconds that a GB takes on one."""
+
+    one: float
+    all: float
+    cpu_s_per_gb: float
+
+
 @dataclass
 class Outcome:
-    """The results of one geometry: its columns, and what the disk and the memory could do in the same run.
+    """The results of one geometry: its columns, and what disk, memory and codecs could do in the same run.
 
-    ``iterations``: how many there were of each column that did not fail. ``disk_s``: for each iteration, the seconds of
-    plain writes of one camera's volume.
+    ``iterations``: how many there were of each column that did not fail. Of each iteration: ``disk_s``, the seconds of
+    plain writes of one camera's volume; ``memcpy``, the rates of copying frames; ``codecs``, by compression, the rates
+    of compressing chunks. ``cores``: how many all of them are.
     """
 
     geometry: Geometry
@@ -225,5 +246,8 @@ class Outcome:
     disk_s: list[float] = field(default_factory=list)
     disk_direct: bool = True
     disk_error: str = ""
-    memcpy_ns: int = 0
+    cores: int = 1
+    memcpy: list[Rates] = field(default_factory=list)
+    codecs: dict[str, list[Rates]] = field(default_factory=dict)
+    cores_error: str = ""
     iterations: int = 0

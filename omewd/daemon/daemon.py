@@ -1,7 +1,8 @@
 """The daemon: one loop over descriptors, which connects all parts.
 
-Each turn of the loop handles what clients, writers and producers have done, and then steps every stream: new frames,
-complete write units, finished work. The loop only waits for descriptors and a timer.
+Each turn of the loop handles what clients, writers and producers have done, and then steps the streams to which
+something has happened: new frames, complete write units, finished work. The loop only waits for descriptors and a
+timer.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ from omewd.daemon.processes.roles import roles
 from omewd.daemon.state.journal import InstanceLock, Journal, instance_name
 from omewd.daemon.state.recovery import Recovery
 from omewd.daemon.streams.admission import Admission
+from omewd.daemon.streams.agenda import Agenda
 from omewd.daemon.streams.lifecycle import Lifecycle
 from omewd.daemon.streams.memory import MemoryBudget
 from omewd.daemon.streams.producers import Producers
+from omewd.daemon.streams.rounds import Rounds
 from omewd.daemon.streams.streams import Streams
 from omewd.error_codes import EXIT_ERROR, EXIT_INCOMPLETE
 from omewd.errors import OmewdError
@@ -51,9 +54,9 @@ from omewd.ring.layout import require_x86_64
 
 log = structlog.get_logger("daemon")
 
-# The most time that a lost doorbell costs.
-_TICK_S = 0.05
-_IDLE_TICK_S = 1.0
+# The longest that the loop sleeps, and while it is to stop.
+_TICK_S = 1.0
+_STOPPING_TICK_S = 0.05
 # Writers that all fail at the start are not due to a passing shortage.
 _FAILED_FIRST_STARTS = 3
 _NOTIFY_EVERY_NS = 500_000_000
@@ -81,8 +84,9 @@ class Daemon:
         self._pools = Pools(self._loop, roles(config.writers, len(os.sched_getaffinity(0))), place)
         self._dispatcher = Dispatcher(config.job_timeout_s, self._pools.roles)
         self._server = ControlServer(self._loop)
-        datasets = Datasets(self._dispatcher, self._journal, self._server)
-        self._streams = Streams(self._journal, datasets)
+        self._agenda = agenda = Agenda()
+        datasets = Datasets(self._dispatcher, self._journal, self._server, agenda)
+        self._streams = Streams(self._journal, datasets, agenda)
         memory = MemoryBudget(config, self._streams)
         self._delivery = delivery = Delivery(self._dispatcher, self._pools, self._streams)
         self._replies = PendingReplies(self._server)
@@ -102,7 +106,9 @@ class Daemon:
             instance=self._instance,
             scratch=self._scratch,
         )
-        self._ring_requests = RingRequests(self._streams, Producers(self._loop), self._lifecycle, self._server)
+        self._rounds = Rounds(self._streams, self._lifecycle.producer_lost)
+        producers = Producers(self._loop, agenda)
+        self._ring_requests = RingRequests(self._streams, producers, self._lifecycle, self._server, self._rounds)
         self._requests = Requests(
             [
                 StatusRequests(config, self._streams, memory, delivery, self._replies),
@@ -116,7 +122,6 @@ class Daemon:
         self._sweep_deadline_ns = 0
         self._next_notify_ns = 0
         self._exit_status = 0
-        self._more = False  # producers would have rung the doorbell already
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -140,7 +145,7 @@ class Daemon:
             self._notifier.send(READY=1, STATUS="Ready; no streams")
             with profiled("daemon"):
                 while not self._finished():
-                    self._loop.wait(self._timeout_s())
+                    self._loop.wait(self._timeout_s(time.monotonic_ns()))
                     self._step(time.monotonic_ns())
             return self._exit_status
         except BaseException as error:
@@ -247,19 +252,17 @@ class Daemon:
 
     # -- the turn of the loop --------------------------------------------------------------------
 
-    def _timeout_s(self) -> float:
-        streams = self._streams.open.values()
-        if self._more or any(stream.wants_memory for stream in streams):
+    def _timeout_s(self, now_ns: int) -> float:
+        if self._agenda.has_more:
             return 0.0
-        tick = _TICK_S if streams else _IDLE_TICK_S
-        event = self._dispatcher.next_event_ns()
-        if event is not None:
-            tick = min(tick, max(0.0, (event - time.monotonic_ns()) / 1e9))
-        return tick
+        tick_s = _STOPPING_TICK_S if self._streams.is_closed else _TICK_S
+        events = (self._agenda.next_ns, self._rounds.next_ns, self._dispatcher.next_event_ns(), self._pools.next_ns)
+        event_ns = min(event for event in events if event is not None)
+        return min(tick_s, max(0.0, (event_ns - now_ns) / 1e9))
 
     def _step(self, now_ns: int) -> None:
-        for stream in list(self._streams.open.values()):
-            self._lifecycle.step(stream, now_ns)
+        self._rounds.go(now_ns)
+        self._lifecycle.step(now_ns)
         self._replies.turned()
         for lease in self._dispatcher.overdue(now_ns):
             child = self._pools.child(lease.child)
@@ -268,8 +271,7 @@ class Daemon:
         self._pools.tend(self._dispatcher.wanted(), now_ns)
         self._server.listen_again(now_ns)
         self._delivery.give_jobs(now_ns)
-        rung = [self._lifecycle.listen(stream, now_ns) for stream in list(self._streams.open.values())]
-        self._more = any(rung)
+        self._lifecycle.listen(now_ns)
         self._tell_systemd(now_ns)
 
     def _tell_systemd(self, now_ns: int) -> None:

@@ -31,6 +31,7 @@ from omewd.model.spec.spec import StreamSpec
 from omewd.store.encoders.base import Block, UnitArray
 from omewd.store.encoders.tensorstore import TensorStoreEncoder
 from omewd.store.format.shard_table import STAGING
+from omewd.store.sinks.base import committed
 from omewd.store.sinks.keys import KeySink
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
@@ -143,8 +144,8 @@ def _put(dataset: Path, spec: StreamSpec, layout: ShardLayout, unit: int, block:
     publisher, array = Publisher(dataset, dataset / STAGING, durable=True), UnitArray.of(spec, layout.level)
     with closing(Tools()) as tools, closing(TensorStoreEncoder(array, threads=1, scratch=tools.scratch)) as encoder:
         sink = KeySink(publisher, tools)
-        sink.put(layout, unit, encoder.encode(block), lasting=encoder.lasting)
-        sink.wait(sink.fence())
+        sink.put(layout, unit, encoder.encode(block))
+        committed(sink.fence(), tools.syncs)
 
 
 def _require_readable(dataset: Path, layouts: list[ShardLayout], units: list[int]) -> None:

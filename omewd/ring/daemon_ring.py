@@ -61,6 +61,7 @@ class DaemonRing:
         self._released = self._words[RELEASED]
         self._kinds_read = self._words[GAP_KINDS_READ]
         self._is_final = self._words[FINAL_PUBLISHED] != UNSET
+        self._doorbell_at = UNSET
 
     def resume(self) -> None:
         """Take over another daemon's ring; raises OmewdError ``bad_ring`` if the cursors are damaged."""
@@ -229,9 +230,15 @@ class DaemonRing:
 
     def ring_at(self, frame: int) -> bool:
         """Ask for the doorbell once the frontier reaches ``frame``; returns whether it has reached it already."""
-        self._words[DOORBELL_AT] = frame
+        self._doorbell_at = self._words[DOORBELL_AT] = frame
         self._fence()
         return self._words[FRONTIER] >= frame
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the frontier has reached the frame of the doorbell, or the table of gap kinds fills up."""
+        words = self._words
+        return words[FRONTIER] >= self._doorbell_at or words[GAP_KINDS] - self._kinds_read >= GAP_TABLE_ENTRIES // 2
 
     def stop(self) -> None:
         """Take no more frames. What is published by now counts; nothing after it does."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from omewd.model.plan.memory import PIECE_BYTES
+from omewd.store.buffers import Buffers
 from omewd.store.encoders.base import Block, Piece
 from omewd.store.filesystem import start_write_back
 
@@ -24,20 +23,6 @@ _IOV_MAX = 1024
 def aligned(size: int) -> int:
     """Round a size up to whole blocks."""
     return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-class Buffers:
-    """Page-aligned buffers, one for each thread. A thread's next call overwrites its buffer."""
-
-    def __init__(self) -> None:
-        self._local = threading.local()
-
-    def get(self, size: int) -> Block:
-        """A buffer of at least ``size`` bytes."""
-        buffer: Block | None = getattr(self._local, "buffer", None)
-        if buffer is None or buffer.size < size:
-            buffer = self._local.buffer = np.frombuffer(mmap.mmap(-1, aligned(size)), np.uint8)
-        return buffer
 
 
 def split(array: Block, limit: int) -> Iterator[Block]:

@@ -18,19 +18,30 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 _libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
 
-def network_filesystem(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def network_filesystem(folder: Path, mounts: Path = _MOUNTS) -> str | None:
     """The type of a folder's filesystem (or its nearest parent's) if it is a network filesystem, else None.
 
     FUSE and virtiofs count, too, because another program decides what happens to their writes.
     """
-    place = folder.resolve()
+    found = filesystem_of(folder.resolve(), mounts)
+    return found if found in _NETWORK or found.startswith(("fuse", "virtiofs")) else None
+
+
+def filesystem_of(place: Path, mounts: Path = _MOUNTS) -> str:
+    """The type of the filesystem that an absolute path without symbolic links is on; "" if none is known.
+
+    It reads the table of mounts alone, so a filesystem that hangs does not matter.
+    """
     found, length = "", -1
     for line in filter(None, os.fsdecode(mounts.read_bytes()).split("\n")):
         before, _, after = line.partition(" - ")
         point = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4]))
         if place.is_relative_to(point) and len(point.parts) >= length:  # a later mount covers an earlier one
             found, length = after.split()[0], len(point.parts)
-    return found if found in _NETWORK or found.startswith(("fuse", "virtiofs")) else None
+    return found
 
 
 def extend(descriptor: int, start: int, end: int) -> None:

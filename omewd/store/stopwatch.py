@@ -1,26 +1,70 @@
-"""Measures where a job's time goes, stage by stage."""
+"""Measures where a job's time goes, stage by stage, while a writer has several jobs in flight."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import ParamSpec, TypeVar
 
 Item = TypeVar("Item")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Account:
+    """The nanoseconds that one job spends in each stage.
+
+    The threads that a job passes through one after the other charge their own stages, which add up to real time. A
+    pool's threads work side by side, so their stages only say in which proportion they share the rest of the job.
+    """
+
+    def __init__(self) -> None:
+        self._own: dict[str, int] = {}
+        self._tasks: list[dict[str, int]] = []
+        self._last_task_ns = 0
+
+    def add(self, spent: dict[str, int]) -> None:
+        """Charge stages that were measured elsewhere."""
+        for name, ns in spent.items():
+            self._own[name] = self._own.get(name, 0) + ns
+
+    def add_task(self, spent: dict[str, int]) -> None:
+        """Charge the stages of one task of a pool, which has just ended. May be called from any thread."""
+        self._tasks.append(spent)
+        self._last_task_ns = time.monotonic_ns()
+
+    def wait_in_line(self, name: str, since_ns: int, now_ns: int) -> None:
+        """Charge a stage with the time since ``since_ns`` or the end of the last task, whichever is later."""
+        self.add({name: max(now_ns - max(since_ns, self._last_task_ns), 0)})
+
+    def rename(self, name: str, to: str) -> None:
+        """Charge a stage with the time that was charged to another one."""
+        self.add({to: self._own.pop(name, 0)})
+
+    def stages(self, wall_ns: int = 0) -> dict[str, int]:
+        """The time of each stage. ``wall_ns``: of the whole job, which is their sum if a pool has worked for it."""
+        pooled: dict[str, int] = {}
+        for task in self._tasks:
+            for name, ns in task.items():
+                pooled[name] = pooled.get(name, 0) + ns
+        whole_ns = sum(pooled.values()) or 1
+        rest_ns = max(wall_ns - sum(self._own.values()), 0)
+        spent = dict(self._own)
+        for name, ns in pooled.items():
+            spent[name] = spent.get(name, 0) + rest_ns * ns // whole_ns
+        return spent
 
 
 class _Thread:
-    """One thread's times: nanoseconds by stage, and for each open stage the time of stages within it."""
+    """What a thread is working for: an account, the stages it has spent on it, and for each open stage the time of
+    stages within it.
+    """
 
     def __init__(self) -> None:
+        self.account: Account | None = None
         self.spent: dict[str, int] = {}
         self.inner: list[int] = []
-
-    def take(self) -> dict[str, int]:
-        spent, self.spent = self.spent, {}
-        return spent
 
 
 class _Stage:
@@ -45,25 +89,44 @@ class _Stage:
             thread.inner[-1] += whole
 
 
-class Stopwatch:
-    """Adds up the nanoseconds that a job spends in its stages, so that the stages add up to the job.
+class _Working:
+    """A block in which a thread works for an account. ``charge``: gets its stages at the end."""
 
-    A stage inside another one stops the outer one's clock. The thread that creates a stopwatch owns it. Stages of other
-    threads only count in blocks of :meth:`pooled`.
+    __slots__ = ("_account", "_before", "_charge", "_thread")
+
+    def __init__(self, thread: _Thread, account: Account, charge: Callable[[dict[str, int]], None]) -> None:
+        self._thread, self._account, self._charge = thread, account, charge
+
+    def __enter__(self) -> None:
+        thread = self._thread
+        self._before = thread.account, thread.spent, thread.inner
+        thread.account, thread.spent, thread.inner = self._account, {}, []
+
+    def __exit__(self, *_: object) -> None:
+        thread = self._thread
+        self._charge(thread.spent)
+        thread.account, thread.spent, thread.inner = self._before
+
+
+class Stopwatch:
+    """Charges the stages of each thread to the account that the thread works for; without one, they are dropped.
+
+    A stage inside another one stops the outer one's clock.
     """
 
     def __init__(self) -> None:
         self._local = threading.local()
-        self._others: list[_Thread] = []
-        self._owner = self._local.thread = _Thread()
 
-    def stage(self, name: str) -> _Stage:
-        """Charge the time in the block to a stage."""
+    @property
+    def _thread(self) -> _Thread:
         thread: _Thread | None = getattr(self._local, "thread", None)
         if thread is None:
             thread = self._local.thread = _Thread()
-            self._others.append(thread)
-        return _Stage(thread, name)
+        return thread
+
+    def stage(self, name: str) -> _Stage:
+        """Charge the time in the block to a stage."""
+        return _Stage(self._thread, name)
 
     def timed(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
         """Charge the time to make each item to a stage."""
@@ -76,31 +139,18 @@ class Stopwatch:
                     return
             yield item
 
-    @contextmanager
-    def pooled(self) -> Iterator[None]:
-        """A block in which other threads work, too, each in stages of its own. They are done when the block ends.
+    def charging(self, account: Account) -> _Working:
+        """A block in which this thread works for an account."""
+        return _Working(self._thread, account, account.add)
 
-        The block's time, except for the owner's own stages, is shared among the stages of the other threads, in
-        proportion to the time that they spent in each.
-        """
-        self._take_others()
-        try:
-            with self.stage(""):
-                yield
-        finally:
-            spent = self._owner.spent
-            wall_ns, others = spent.pop("", 0), self._take_others()
-            whole_ns = sum(others.values()) or 1
-            for name, ns in others.items():
-                spent[name] = spent.get(name, 0) + wall_ns * ns // whole_ns
+    def carried(self, function: Callable[P, R]) -> Callable[P, R]:
+        """A function that works for this thread's account in whichever thread it is called, as a task of a pool."""
+        account = self._thread.account
+        if account is None:
+            return function
 
-    def _take_others(self) -> dict[str, int]:
-        spent: dict[str, int] = {}
-        for thread in self._others:
-            for name, ns in thread.take().items():
-                spent[name] = spent.get(name, 0) + ns
-        return spent
+        def task(*args: P.args, **kwargs: P.kwargs) -> R:
+            with _Working(self._thread, account, account.add_task):
+                return function(*args, **kwargs)
 
-    def take(self) -> dict[str, int]:
-        """The nanoseconds of each stage since the last call."""
-        return self._owner.take()
+        return task

@@ -11,10 +11,10 @@ from omewd.model.plan.shards import Flags, ShardLayout
 from omewd.model.spec.backend import Backend
 from omewd.model.spec.spec import StreamSpec
 from omewd.store.encoders import ENCODERS
-from omewd.store.encoders.base import Block, Encoder, Pixels, UnitArray
+from omewd.store.encoders.base import Block, Encoder, Patchwork, Pixels, UnitArray
 from omewd.store.pyramid import halve
 from omewd.store.scattered import gathered
-from omewd.store.sinks.base import Sink
+from omewd.store.sinks.base import Fence, Sink
 from omewd.store.sinks.keys import KeySink
 from omewd.store.sinks.publish import Publisher
 from omewd.store.sinks.shards import ShardSink
@@ -54,27 +54,26 @@ class UnitStore:
             self._encoders.append(self._make(self._arrays[number], threads=self._tools.cores, scratch=scratch))
         return self._encoders
 
-    def store(self, source: int, units: Sequence[Unit], pixels: Sequence[Pixels]) -> int:
-        """Store units at all resolutions; returns their size on disk once they are durable.
+    def put(self, source: int, units: Sequence[Unit], pixels: Sequence[Pixels]) -> Fence:
+        """Put units at all resolutions; returns the fence after them, which the caller commits.
 
-        ``pixels``: of each unit, (…, Y, X) in storage order, at the full resolution. They must not change meanwhile.
-        While other threads write one resolution, this thread makes the next one. After an error, the units must be
-        stored again.
+        ``pixels``: of each unit, (…, Y, X) in storage order, at the full resolution. They must not change until the
+        fence is over. While other threads write one resolution, this thread makes the next one. After an error, the
+        units must be put again.
         """
         layouts, encoders, sink = self._layouts[source], self.open_encoders(), self.sink
-        with self._tools.clock.pooled():
-            try:
-                for level, blocks in enumerate(self._at_all_resolutions(units, pixels)):
-                    encoder = encoders[level]
-                    for unit, block in zip(units, blocks, strict=True):
-                        cells = encoder.encode(cast(Block, block))  # gathered, unless it takes scattered frames
-                        if not encoder.lasting:
-                            cells = self._tools.clock.timed("encode", cells)
-                        sink.put(layouts[level], unit.number, cells, lasting=encoder.lasting)
-            except BaseException:
-                sink.give_up()
-                raise
-            return sink.wait(sink.fence())
+        try:
+            for level, blocks in enumerate(self._at_all_resolutions(units, pixels)):
+                encoder = encoders[level]
+                for unit, block in zip(units, blocks, strict=True):
+                    cells = encoder.encode(cast(Block, block))  # gathered, unless it takes scattered frames
+                    if not isinstance(cells, Patchwork):  # they are made now
+                        cells = self._tools.clock.timed("encode", cells)
+                    sink.put(layouts[level], unit.number, cells)
+        except BaseException:
+            sink.give_up()
+            raise
+        return sink.fence()
 
     def _at_all_resolutions(self, units: Sequence[Unit], pixels: Sequence[Pixels]) -> Iterator[Iterable[Pixels]]:
         """The pixels of units at each resolution in turn."""

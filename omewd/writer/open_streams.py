@@ -1,9 +1,9 @@
-"""The streams that a writer knows."""
+"""The streams that a writer knows. Its front thread owns them."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Callable
 
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.job import StreamToOpen
@@ -15,11 +15,12 @@ from omewd.writer.open_stream import OpenStream
 class OpenStreams:
     """All streams that a writer knows. ``tools``: shared by the jobs of all streams.
 
-    A stream that can't be opened only fails its own jobs.
+    ``retire``: closes a stream that gets no more jobs, after those that it has. A stream that can't be opened only
+    fails its own jobs.
     """
 
-    def __init__(self, threads: int, scratch: Path) -> None:
-        self.tools = Tools(threads, scratch)
+    def __init__(self, tools: Tools, retire: Callable[[OpenStream], None]) -> None:
+        self._tools, self._retire = tools, retire
         self._streams: dict[int, OpenStream | OmewdError] = {}
 
     def get(self, number: int) -> OpenStream:
@@ -35,7 +36,7 @@ class OpenStreams:
         """Open a stream that the daemon describes."""
         stream = StreamToOpen.from_json(message, details)
         try:
-            self._streams[stream.stream] = OpenStream(stream, self.tools)
+            self._streams[stream.stream] = OpenStream(stream, self._tools)
         except OmewdError as error:
             self._streams[stream.stream] = error
 
@@ -56,9 +57,8 @@ class OpenStreams:
     def close(self, number: int) -> None:
         stream = self._streams.pop(number, None)
         if isinstance(stream, OpenStream):
-            stream.close()
+            self._retire(stream)
 
     def close_all(self) -> None:
         for number in list(self._streams):
             self.close(number)
-        self.tools.close()

@@ -1,21 +1,30 @@
-"""The writer's loop: it takes a job, runs it and answers, one job at a time."""
+"""The front of a writer: it takes the daemon's messages, and begins jobs. The back ends them and answers.
+
+For write units, the front finds the frames and puts their units into the sink, whose threads encode and write them.
+Then it takes the next job, which the daemon has queued in the socket, while the back makes those units durable.
+"""
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from omewd.errors import OmewdError
-from omewd.process.faultpoints import point
 from omewd.process.profiling import profiled
-from omewd.protocol.jobs.job import done_message, failed_message, job_of, ready_message
+from omewd.protocol.jobs.frames import WriteUnits
+from omewd.protocol.jobs.job import Result, StreamJob, job_of, ready_message
 from omewd.protocol.jobs.values import prepare
 from omewd.protocol.messages import Message, close_all, receive, send
 from omewd.store import encoders as backends
-from omewd.writer.handlers.table import HANDLERS, KINDS
+from omewd.store.tools import Tools
+from omewd.writer.back import Back
+from omewd.writer.handlers.table import HANDLERS, KINDS, STREAM_HANDLERS
+from omewd.writer.open_stream import OpenStream
 from omewd.writer.open_streams import OpenStreams
+from omewd.writer.write_units import UnitsInFlight, put_units
 
 
 class Worker:
@@ -23,21 +32,27 @@ class Worker:
 
     def __init__(self, channel: socket.socket, *, threads: int, scratch: Path) -> None:
         self._channel = channel
-        self._streams = OpenStreams(threads, scratch)
+        self._tools = Tools(threads, scratch)
+        self._streams = OpenStreams(self._tools, self._retire)
 
     def run(self) -> None:
         send(self._channel, ready_message(backends.availability()))
         backends.preload()
         prepare()
         with profiled("writer", threads=True):
-            while (received := receive(self._channel)) is not None:
-                message, descriptors = received
-                self._handle(message, descriptors)
+            self._back = Back(self._channel, self._tools)
+            try:
+                while (received := receive(self._channel)) is not None:
+                    message, descriptors = received
+                    self._handle(message, descriptors)
+            finally:
+                self._streams.close_all()
+                self._back.end()
 
     def _handle(self, message: Message, descriptors: list[int]) -> None:
         match message["do"]:
             case "job":
-                self._run(message)
+                self._back.take(message["lease"], self._begin(message))
             case "open":
                 self._streams.open(message["stream"], message.get("attachment", b""))
             case "ring":
@@ -48,32 +63,28 @@ class Worker:
                 close_all(descriptors)
                 raise OmewdError("bad_message", f"a writer has no request {other!r}")
 
-    def _run(self, message: Message) -> None:
-        lease = message["lease"]
+    def _begin(self, message: Message) -> UnitsInFlight | Callable[[], Result]:
+        """Begin a job; returns what is left of it. An error is raised there, so that answers keep their order."""
         try:
             job = job_of(message, KINDS)
-            result = HANDLERS[type(job)](job, self._streams)
-        except OmewdError as error:
-            send(self._channel, failed_message(lease, error))
-        except OSError as error:
-            send(self._channel, failed_message(lease, _disk_error(error)))
+            if not isinstance(job, StreamJob):
+                return partial(HANDLERS[type(job)], job)
+            stream = self._streams.get(job.stream)
+            if isinstance(job, WriteUnits):
+                return put_units(job, stream, self._tools)
+            return partial(STREAM_HANDLERS[type(job)], job, stream)
         except Exception as error:  # noqa: BLE001  libraries may raise anything; the daemon decides what follows
-            wrapped = OmewdError("backend_error", f"{type(error).__name__}: {error}"[:2000])
-            send(self._channel, failed_message(lease, wrapped))
-        else:
-            send(self._channel, done_message(lease, result))
-            point("writer: reported")
+            return partial(_fail, error)
+
+    def _retire(self, stream: OpenStream) -> None:
+        self._back.call(stream.close)
 
     def close(self) -> None:
-        self._streams.close_all()
+        self._tools.close()
 
 
-def _disk_error(error: OSError) -> OmewdError:
-    where = f" ({error.filename})" if error.filename else ""
-    text = f"{error.strerror or error}{where}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OmewdError("disk_full", f"the disk is full: {text}", "Free space on the drive of the dataset")
-    return OmewdError("disk_error", f"writing failed: {text} [{errno.errorcode.get(error.errno or 0, '?')}]")
+def _fail(error: Exception) -> Result:
+    raise error
 
 
 def serve(channel: socket.socket, *, threads: int, scratch: Path) -> None:

@@ -20,6 +20,7 @@ from omewd.model.totals import Totals
 from omewd.store.encoders import ENCODERS
 from omewd.store.encoders.base import Encoded, Encoder, UnitArray
 from omewd.store.format.shard_table import STAGING
+from omewd.store.sinks.base import committed
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
 from omewd.store.units import Unit, UnitStore
@@ -112,10 +113,11 @@ def write_dataset(spec: StreamSpec, root: Path, frame: Frames, *, scratch: Path)
     dataset.create(spec, folder, root, epoch=1, made_by=MadeBy(backend.name, "1.2"))
     assert plan.frames_total is not None
     with closing(Tools(2, scratch)) as tools:
-        publisher = Publisher(folder, folder / STAGING, durable=spec.durability == "fsync", pool=tools.files)
+        publisher = Publisher(folder, folder / STAGING, durable=spec.durability == "fsync", pool=tools.syncs)
         with closing(UnitStore(spec, backend, publisher, tools, "test")) as units:
             for some in batched(blocks_of(spec, plan, frame), 3):
-                units.store(0, [Unit(number) for number, _ in some], [block for _, block in some])
+                fence = units.put(0, [Unit(number) for number, _ in some], [block for _, block in some])
+                committed(fence, tools.syncs)
     totals = Totals(received=plan.frames_total, written=plan.frames_total)
     dataset.finalize(spec, folder, totals=[totals], ended_by="test", failed=False)
     return folder

@@ -30,7 +30,8 @@ from pathlib import Path
 import numpy as np
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.backend import BACKENDS
-from omewd.store.encoders.base import UnitArray
+from omewd.store.encoders.base import Patchwork, UnitArray
+from omewd.store.sinks.base import committed
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
 from omewd.store.units import Unit, UnitStore
@@ -87,7 +88,8 @@ def copy(cell):
             taken[: len(part)] = part
 
 def encode():
-    run = tools.pieces.map if encoder.lasting and compression else map  # several threads may consume what lasts
+    lasts = isinstance(encoder.encode(blocks[0]), Patchwork)
+    run = tools.pieces.map if lasts and compression else map  # several threads may consume a patchwork
     list(run(lambda part: [copy(cell) for cell in encoder.encode(part)], blocks))
 
 at_rest, held, running, done, peaks = held_bytes(), [], [], threading.Event(), []
@@ -99,7 +101,7 @@ cores = sum(running) / max(len(running), 1)
 held.clear()
 for _ in range(4):
     for _ in range(4):
-        store.store(0, units, blocks)
+        committed(store.put(0, units, blocks), tools.syncs)
     peaks.append(max(held) - at_rest)
     held.clear()
 done.set()

@@ -17,6 +17,7 @@ import pytest
 from omewd.dataset.ledger.appending import append_to
 from omewd.dataset.ledger.ledger import FILE, FOLDER
 from omewd.store.sinks import publish
+from omewd.store.sinks.base import Fence, committed
 from omewd.store.sinks.keys import KeyBatch
 from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE, Publisher
 from omewd.store.tools import Tools
@@ -57,9 +58,10 @@ def put_folders(publisher: Publisher, folders: Iterable[tuple[str, str, Iterable
         try:
             for folder, label, files in folders:
                 batch.put_folder(folder, label, files, tools.files if at_once else None)
-            return batch.finish()
-        finally:
+        except BaseException:
             batch.give_up()
+            raise
+        return committed(Fence(batch, lambda _: None), tools.syncs)
 
 
 @pytest.fixture

@@ -24,10 +24,10 @@ from omewd.model.plan.shards import ShardLayout, Written
 from omewd.model.spec.backend import BACKENDS, Backend, Cell
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
-from omewd.store.encoders.base import Encoded, Encoder, UnitArray
+from omewd.store.encoders.base import Cells, Encoded, Encoder, UnitArray
 from omewd.store.encoders.direct import DirectEncoder
 from omewd.store.format.shard_table import STAGING
-from omewd.store.sinks.base import Batch, Fence, Sink
+from omewd.store.sinks.base import Batch, Fence, Sink, Steps, commit, committed
 from omewd.store.sinks.keys import KeyBatch, KeySink
 from omewd.store.sinks.publish import Publisher
 from omewd.store.sinks.shard_batch import ShardBatch
@@ -51,12 +51,13 @@ class ToyBatch(Batch):
         self._files: dict[str, bytes] = {}
         self._label = ""
 
-    def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:  # noqa: ARG002
+    def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
         self._label = self._label or f"unit-0-0-{unit}"
         for (row, column), pieces in cells:
             self._files[f"{layout.folder(unit)}/{row}/{column}"] = b"".join(map(bytes, pieces))
 
-    def finish(self) -> int:
+    def commit(self) -> Steps:
+        yield from ()
         self._publisher.publish(self._files.items(), label=self._label)
         return sum(map(len, self._files.values()))
 
@@ -112,10 +113,11 @@ class Writer:
 
     def __init__(self, folder: Path, case: Case, encoder: type[Encoder], tools: Tools) -> None:
         self.spec: StreamSpec = make_spec("cam", case.dims)
+        self.tools = tools
         self.folder, self.layout = folder / "cam.ome.zarr", ShardLayout(self.spec)
         self.plan = Plan.of(self.spec, case.cell)
         dataset.create(self.spec, self.folder, folder, epoch=1)
-        self.sink = case.sink(Publisher(self.folder, self.folder / STAGING, durable=True, pool=tools.files), tools)
+        self.sink = case.sink(Publisher(self.folder, self.folder / STAGING, durable=True, pool=tools.syncs), tools)
         # An encoder of whole shards is a library's: what this suite asks of a sink is the same for any bytes.
         array = UnitArray.of(self.spec, cell=case.cell)
         if array.sharded:
@@ -129,7 +131,16 @@ class Writer:
     def put(self, *units: int) -> None:
         for unit in units:
             block = unit_block(self.spec, self.plan, unit, usual_frames(self.spec))
-            self.sink.put(self.layout, unit, self.encoder.encode(block), lasting=self.encoder.lasting)
+            self.sink.put(self.layout, unit, self.encoder.encode(block))
+
+    def put_and_commit(self, *units: int) -> int:
+        """As a job does it: put all, or give up what was put; returns the size on disk."""
+        try:
+            self.put(*units)
+        except OSError:
+            self.sink.give_up()
+            raise
+        return committed(self.sink.fence(), self.tools.syncs)
 
     def check(self, units: Iterable[int]) -> None:
         """Once it is finalized, other libraries read the frames of these units, and zeros in place of all others."""
@@ -187,59 +198,72 @@ def test_what_was_put_can_be_read_once_it_is_durable(writer: Writer) -> None:
     first, *others = writer.units
     writer.put(first)
     fence = writer.sink.fence()
-    assert not writer.sink.is_durable(fence)
     assert not writer.keys()
-    assert writer.sink.wait(fence) >= writer.spec.frame_bytes
-    assert writer.sink.is_durable(fence)
+    assert committed(fence, writer.tools.syncs) >= writer.spec.frame_bytes
     for unit in others:
-        writer.put(unit)
-        writer.sink.wait(writer.sink.fence())
+        writer.put_and_commit(unit)
     writer.check(writer.units)
 
 
 def test_many_units_before_one_fence(writer: Writer) -> None:
-    writer.put(*writer.units)
-    assert writer.sink.wait(writer.sink.fence()) >= FRAMES * writer.spec.frame_bytes
+    assert writer.put_and_commit(*writer.units) >= FRAMES * writer.spec.frame_bytes
     writer.check(writer.units)
 
 
-def test_a_fence_is_durable_with_all_before_it(writer: Writer) -> None:
+def test_a_fence_is_about_the_units_since_the_one_before(writer: Writer) -> None:
+    """They are committed together, or one by one, and in any order."""
     fences = []
     for unit in writer.units:
         writer.put(unit)
         fences.append(writer.sink.fence())
-    *before, last = fences
-    assert not any(map(writer.sink.is_durable, fences))
-    writer.sink.wait(before[-1])
-    assert [writer.sink.is_durable(fence) for fence in fences] == [True] * len(before) + [False]
-    assert writer.sink.wait(before[0]) > 0  # it is told what it took, also later
-    writer.sink.wait(last)
+    *others, last = fences
+    assert committed(last, writer.tools.syncs) >= writer.spec.frame_bytes
+    sizes = commit(others, writer.tools.syncs)
+    assert len(sizes) == len(others)
+    for size in sizes:
+        assert isinstance(size, int)
+        assert size >= writer.spec.frame_bytes
     writer.check(writer.units)
 
 
-def test_a_fence_with_nothing_before_it_is_durable(writer: Writer) -> None:
+def test_a_fence_with_nothing_before_it(writer: Writer) -> None:
+    assert committed(writer.sink.fence(), writer.tools.syncs) == 0
+
+
+def test_a_fence_is_committed_once(writer: Writer) -> None:
+    writer.put(0)
     fence = writer.sink.fence()
-    assert writer.sink.wait(fence) == 0
-    assert writer.sink.is_durable(fence)
+    committed(fence, writer.tools.syncs)
+    with pytest.raises(ValueError, match="given up"):
+        committed(fence, writer.tools.syncs)
 
 
-def test_one_is_waited_for_while_the_next_is_put(writer: Writer) -> None:
+def test_a_settled_fence_is_written(writer: Writer) -> None:
+    writer.put(*writer.units)
+    fence = writer.sink.fence()
+    fence.settle()
+    assert fence.is_written
+    committed(fence, writer.tools.syncs)
+    assert fence.is_written
+    fence.settle()
+
+
+def test_one_is_committed_while_the_next_is_put(writer: Writer) -> None:
     """The pipeline: one job's sync beside the next one's encoding, by two threads."""
     fences: list[Fence] = []
     errors: list[Exception] = []
     there, done = threading.Semaphore(0), threading.Event()
 
-    def wait_for_all() -> None:
+    def commit_all() -> None:
         try:
             for number in range(len(writer.units)):
                 assert there.acquire(timeout=30)
-                writer.sink.wait(fences[number])
-                assert writer.sink.is_durable(fences[number])
+                committed(fences[number], writer.tools.syncs)
         except Exception as error:  # noqa: BLE001  told by the test
             errors.append(error)
         done.set()
 
-    threading.Thread(target=wait_for_all).start()
+    threading.Thread(target=commit_all).start()
     for unit in writer.units:
         writer.put(unit)
         fences.append(writer.sink.fence())
@@ -249,52 +273,74 @@ def test_one_is_waited_for_while_the_next_is_put(writer: Writer) -> None:
     writer.check(writer.units)
 
 
+def watch_syncs(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Gets every file and folder that is synced."""
+    synced: list[Path] = []
+
+    def watched(sync: Callable[[int], None]) -> Callable[[int], None]:
+        def watch(descriptor: int) -> None:
+            synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+            sync(descriptor)
+
+        return watch
+
+    for call in ("fdatasync", "fsync"):
+        monkeypatch.setattr(os, call, watched(getattr(os, call)))
+    return synced
+
+
+def test_fences_that_are_committed_together_sync_each_file_once(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of their own, folders of all, and shards in progress that they share."""
+    fences = []
+    for unit in writer.units[:2]:
+        writer.put(unit)
+        fences.append(writer.sink.fence())
+        fences[-1].settle()
+    with monkeypatch.context() as patch:
+        synced = watch_syncs(patch)
+        assert all(isinstance(size, int) for size in commit(fences, writer.tools.syncs))
+    if not isinstance(writer.sink, ToySink):
+        assert len(synced) == len(set(synced)) > 0
+    writer.check(writer.units[:2])
+
+
 def test_what_failed_is_put_again(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     before = descriptors()
     with monkeypatch.context() as patch:
         fail_for_unit_0(patch)
         with pytest.raises(OSError, match="Input/output error"):
-            put_and_wait(writer, 0)
+            writer.put_and_commit(0)
         assert not writer.keys()
     assert descriptors() == before
-    put_and_wait(writer, 0)
-    put_and_wait(writer, *writer.units[1:])
+    writer.put_and_commit(0)
+    writer.put_and_commit(*writer.units[1:])
     writer.check(writer.units)
 
 
-def put_and_wait(writer: Writer, *units: int) -> None:
-    """As a job does it: put all, or give up what was put."""
-    try:
-        writer.put(*units)
-    except OSError:
-        writer.sink.give_up()
-        raise
-    writer.sink.wait(writer.sink.fence())
-
-
-def test_a_fence_that_fails_harms_no_other(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told once, at the first wait that comes upon it; only what was before that fence is put again."""
+@pytest.mark.parametrize("together", [True, False])
+def test_a_fence_that_fails_harms_no_other(writer: Writer, monkeypatch: pytest.MonkeyPatch, together: bool) -> None:
+    """Only what was before that fence is put again."""
     last = writer.units[-1]
     with monkeypatch.context() as patch:
         fail_for_unit_0(patch)
+        fences = []
         try:
             writer.put(0)
         except OSError:  # one that syncs at once
             writer.sink.give_up()
-            failed = None
         else:
-            failed = writer.sink.fence()
+            fences.append(writer.sink.fence())
         writer.put(last)
-        fence = writer.sink.fence()
-        if failed is not None:
-            with pytest.raises(OSError, match="Input/output error"):
-                writer.sink.wait(fence)
-            assert not writer.sink.is_durable(failed)
-            with pytest.raises(ValueError, match="given up"):
-                writer.sink.wait(failed)
-        writer.sink.wait(fence)
-    assert writer.sink.is_durable(fence)
-    put_and_wait(writer, 0)
+        fences.append(writer.sink.fence())
+        groups = [fences] if together else [[fence] for fence in fences]
+        *failed, size = [outcome for group in groups for outcome in commit(group, writer.tools.syncs)]
+    for error in failed:
+        assert isinstance(error, OSError)
+        assert error.errno == errno.EIO
+    assert isinstance(size, int)
+    writer.put_and_commit(0)
     writer.check([0, last])
 
 
@@ -312,7 +358,7 @@ def test_what_a_fence_can_not_begin_to_finish_is_given_up(writer: Writer, monkey
         with pytest.raises(RuntimeError):
             writer.sink.fence()
         assert descriptors() == before
-    put_and_wait(writer, *writer.units)
+    writer.put_and_commit(*writer.units)
     writer.check(writer.units)
 
 
@@ -322,7 +368,7 @@ def test_what_is_given_up_leaves_nothing_open(writer: Writer) -> None:
     kept = writer.sink.fence()
     writer.put(*writer.units[1:])
     writer.sink.give_up()
-    writer.sink.wait(kept)  # it was before
+    committed(kept, writer.tools.syncs)  # it was before
     assert descriptors() == before
     writer.check([0])
 
@@ -340,8 +386,7 @@ def test_a_sink_that_is_closed_holds_nothing(writer: Writer) -> None:
 def test_a_unit_that_is_put_again_is_there_once(writer: Writer) -> None:
     """A job that is run again, by the same writer or after it was killed."""
     for _ in range(2):
-        writer.put(*writer.units)
-        writer.sink.wait(writer.sink.fence())
+        writer.put_and_commit(*writer.units)
     writer.check(writer.units)
     assert not list((writer.folder).rglob("staging"))
 
@@ -350,13 +395,11 @@ def test_another_writer_goes_on_with_what_one_has_left(tmp_path: Path, encoder: 
     for name, case in SINKS.items():
         (tmp_path / name).mkdir()
         killed = Writer(tmp_path / name, case, encoder, tools)
-        killed.put(0)
-        killed.sink.wait(killed.sink.fence())
+        killed.put_and_commit(0)
         killed.put(1)
-        killed.sink.fence()  # which nobody waits for
+        killed.sink.fence()  # which nobody commits
         other = Writer(tmp_path / name, case, encoder, tools)
-        other.put(*other.units[1:])
-        other.sink.wait(other.sink.fence())
+        other.put_and_commit(*other.units[1:])
         killed.sink.close()
         other.check(other.units)
         killed.encoder.close()

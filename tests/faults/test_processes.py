@@ -170,7 +170,7 @@ def test_row_07_a_job_that_kills_each_writer_fails_its_stream(omewd_daemon: Daem
 
 
 def test_row_08_a_writer_that_hangs_before_it_is_ready_is_replaced(tmp_path: Path) -> None:
-    with daemon(tmp_path, "--writers", "2", "--memory", "512MiB", "--start-timeout", "1") as process:
+    with daemon(tmp_path, "--writers", "2", "--memory", "512MiB", "--start-timeout", "5") as process:
         first, second = process.writer_pids()
         os.kill(first, signal.SIGKILL)
         late = first

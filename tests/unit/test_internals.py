@@ -160,7 +160,7 @@ def test_the_operations() -> None:
     groups: list[Group] = [
         StatusRequests(absent, absent, absent, absent, absent),
         StreamRequests(absent, absent, absent, absent),
-        RingRequests(absent, absent, absent, absent),
+        RingRequests(absent, absent, absent, absent, absent),
         DatasetRequests(absent, absent),
     ]
     known = {name for group in groups for name in group.operations}

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omewd.bench.plan import OMEWD, Options, Outcome, Timed
-from omewd.bench.report.results import disk_bandwidth, labels, values, volume_gb
+from omewd.bench.report.ceilings import memcpy_ns
+from omewd.bench.report.figures import disk_bandwidth, volume_gb
+from omewd.bench.report.results import labels, values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +85,8 @@ def _draw_bandwidth(axis: Any, outcome: Outcome, names: list[str], options: Opti
         axis.barh(row, median, 0.62, color=_colour(timed), zorder=2)
         singles = [volume_gb(timed, outcome) / sample.write_s for sample in timed.samples]
         axis.scatter(singles, [row] * len(singles), s=9, color=_TEXT, alpha=0.55, zorder=3, linewidths=0)
-        text = f"  {median:.2f}" + (f"  ({median / disk:.0%} of the disk)" if disk else "")
+        ceiling = figures["nearest_ceiling"]
+        text = f"  {median:.2f}" + (f"  ({ceiling})" if ceiling else "")
         axis.text(max(median, *singles), row, text, va="center", fontsize=8.5, color=_TEXT, zorder=4, **_halo())
     if disk:
         axis.axvline(disk, color=_DISK, lw=1.4, ls="--", zorder=1)
@@ -105,8 +108,8 @@ def _draw_appends(axis: Any, outcome: Outcome) -> None:
         axis.barh(row, p99 - p50, 0.3, left=p50, color=_colour(timed), zorder=2)
         axis.scatter([p50], [row], s=26, color=_colour(timed), zorder=3)
         axis.scatter([longest], [row], s=22, marker="|", color=_TEXT, zorder=3)
-    if outcome.memcpy_ns:
-        axis.axvline(outcome.memcpy_ns / 1e6, color=_DISK, lw=1.2, ls="--", zorder=1)
+    if copied_ns := memcpy_ns(outcome):
+        axis.axvline(copied_ns / 1e6, color=_DISK, lw=1.2, ls="--", zorder=1)
     axis.set_xscale("log")
     axis.use_sticky_edges = False
     axis.margins(x=0.08)

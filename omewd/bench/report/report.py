@@ -8,7 +8,9 @@ import json
 from typing import TYPE_CHECKING
 
 from omewd.bench.plan import Column, Geometry, Options, Outcome
-from omewd.bench.report.results import METRICS, Metric, bandwidth, disk_bandwidth, labels, shown_metrics, to_dict
+from omewd.bench.report.ceilings import references
+from omewd.bench.report.figures import bandwidth
+from omewd.bench.report.results import METRICS, Metric, labels, shown_metrics, to_dict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,26 +83,11 @@ def _camera_counts(columns: list[Column]) -> str:
 
 def _conditions(outcome: Outcome, options: Options) -> list[tuple[str, str]]:
     columns = [timed.column for timed in outcome.timed]
-    lines = [*outcome.geometry.conditions(options), *_references(outcome)]
+    lines = [*outcome.geometry.conditions(options), *references(outcome)]
     lines.append(("Compression", ", ".join({c.compression or "none": None for c in columns})))
     if _have_several(columns):
         what = "each has the frames and data above; figures are for all together"
         lines.append(("Cameras at once", f"{_camera_counts(columns)}; {what}"))
-    return lines
-
-
-def _references(outcome: Outcome) -> list[tuple[str, str]]:
-    """The speed of the disk and the memory in the same run."""
-    disk = disk_bandwidth(outcome)
-    how = "aligned O_DIRECT writes" if outcome.disk_direct else "plain writes (without O_DIRECT)"
-    lines = []
-    if disk is not None:
-        volume = "volume of one camera" if _have_several([t.column for t in outcome.timed]) else "same volume"
-        lines.append(("Disk", f"{disk:.3f} GB/s with {how} of the {volume}, in the same run"))
-    elif outcome.disk_error:
-        lines.append(("Disk", outcome.disk_error))
-    if outcome.memcpy_ns:
-        lines.append(("memcpy of a frame", f"{outcome.memcpy_ns / 1e6:.3f} ms, into memory that is not cached"))
     return lines
 
 
@@ -195,6 +182,8 @@ def as_csv(outcomes: list[Outcome], options: Options) -> str:
             flat = {k: v for k, v in column.items() if not isinstance(v, dict | list)}
             for key in ("create_s", "write_s"):
                 flat |= {f"{key}_{which}": value for which, value in (column.get(key) or {}).items()}
+            if ceiling := column.get("nearest_ceiling"):
+                flat["nearest_ceiling"] = ceiling["name"]
             shared = {key: result[key] for key in ("dims", "dtype", "data", "durability")}
             error = column["error"]["message"] if column["error"] else None
             table.writerow({**shared, **flat, "error": error, "disk_gb_per_s": result["disk"]["gb_per_s"]})

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from omewd.bench.plan import Options, Outcome, Sample, Timed
+from omewd.bench.plan import OMEWD, Options, Outcome, Sample, Timed
+from omewd.bench.report.ceilings import Share, codec_share, disk_share, memcpy_share, nearest
+from omewd.bench.report.ceilings import to_dict as ceilings
+from omewd.bench.report.figures import bandwidth, quantile_ns, summary, volume_gb, write_s
 
 
 @dataclass(frozen=True)
@@ -19,43 +22,6 @@ class Metric:
     unit: str
     of: Callable[[Timed, Outcome], Any]
     show: Callable[[Any], str]
-
-
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """The mean, the population standard deviation (numpy's default), the minimum, the maximum and the median."""
-    return {
-        "mean": statistics.fmean(values),
-        "std": statistics.pstdev(values),
-        "min": min(values),
-        "max": max(values),
-        "median": statistics.median(values),
-    }
-
-
-def write_s(timed: Timed) -> float:
-    """The median write time of an iteration."""
-    return statistics.median(sample.write_s for sample in timed.samples)
-
-
-def volume_gb(timed: Timed, outcome: Outcome) -> float:
-    """GB of uncompressed pixels in one iteration, from all cameras."""
-    return outcome.geometry.volume_bytes(timed.column) / 1e9
-
-
-def bandwidth(timed: Timed, outcome: Outcome) -> float:
-    """GB/s of uncompressed pixels, by the median time."""
-    return volume_gb(timed, outcome) / write_s(timed)
-
-
-def disk_bandwidth(outcome: Outcome) -> float | None:
-    """GB/s of plain writes, by the median time; None if they could not be measured."""
-    return outcome.geometry.total_bytes / 1e9 / statistics.median(outcome.disk_s) if outcome.disk_s else None
-
-
-def quantile_ns(timed: Timed, fraction: float) -> int:
-    """The nearest-rank quantile over all appends of all iterations."""
-    appends = sorted(ns for sample in timed.samples for ns in sample.appends_ns)
-    return appends[min(len(appends) - 1, max(0, -int(-fraction * len(appends) // 1) - 1))]
 
 
 def _over_samples(of: Callable[[Sample], float]) -> Callable[[Timed, Outcome], dict[str, float]]:
@@ -76,9 +42,21 @@ def _fps(timed: Timed, outcome: Outcome) -> float:
     return timed.column.cameras * outcome.geometry.frames / write_s(timed)
 
 
-def _share_of_disk(timed: Timed, outcome: Outcome) -> float | None:
-    disk = disk_bandwidth(outcome)
-    return bandwidth(timed, outcome) / disk if disk else None
+def _fraction(of: Callable[[Timed, Outcome], Share | None]) -> Callable[[Timed, Outcome], float | None]:
+    def fraction(timed: Timed, outcome: Outcome) -> float | None:
+        share = of(timed, outcome)
+        return share.fraction if share else None
+
+    return fraction
+
+
+def _median_s(of: Callable[[Sample], float]) -> Callable[[Timed, Outcome], float]:
+    return lambda timed, _: statistics.median(of(sample) for sample in timed.samples)
+
+
+def _connect_s(timed: Timed, outcome: Outcome) -> float | None:
+    """None for libraries, which connect to nothing."""
+    return _median_s(lambda s: s.connect_s)(timed, outcome) if timed.column.kind == OMEWD else None
 
 
 def _unsynced_s(timed: Timed, _: Outcome) -> float | None:
@@ -88,8 +66,21 @@ def _unsynced_s(timed: Timed, _: Outcome) -> float | None:
     return statistics.median(sample.closed_s for sample in timed.samples)
 
 
+def total_s(sample: Sample) -> float:
+    """All that an acquisition takes, as its program sees it."""
+    return sample.create_s + sample.connect_s + sample.write_s
+
+
 def _plus_minus(value: dict[str, float]) -> str:
     return f"{value['mean']:.3f} ± {value['std']:.3f}"
+
+
+def _two(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _three(value: float) -> str:
+    return f"{value:.3f}"
 
 
 def _ms(ns: float) -> str:
@@ -102,26 +93,32 @@ def _median_bytes(of: Callable[[Sample], int]) -> Callable[[Timed, Outcome], flo
 
 METRICS = (
     Metric("create_s", "create", "mean±std s", _over_samples(lambda s: s.create_s), _plus_minus),
+    Metric("connect_s", "connect", "median s", _connect_s, _three),
     Metric("write_s", "write", "mean±std s", _over_samples(lambda s: s.write_s), _plus_minus),
-    Metric("write_median_s", "write", "median s", lambda t, _: write_s(t), lambda v: f"{v:.3f}"),
-    Metric("unsynced_s", "write, before fsync", "median s", _unsynced_s, lambda v: f"{v:.3f}"),
+    Metric("write_median_s", "write", "median s", lambda t, _: write_s(t), _three),
+    Metric("close_s", "close, part of write", "median s", _median_s(lambda s: s.close_s), _three),
+    Metric("unsynced_s", "write, before fsync", "median s", _unsynced_s, _three),
+    Metric("total_s", "create, connect and write", "median s", _median_s(total_s), _three),
     Metric("fps", "throughput", "fps", _fps, lambda v: f"{v:,.1f}"),
-    Metric("gb_per_s", "bandwidth", "GB/s", bandwidth, lambda v: f"{v:.3f}"),
-    Metric("disk_fraction", "fraction of the disk", "", _share_of_disk, lambda v: f"{v:.2f}"),
+    Metric("gb_per_s", "bandwidth", "GB/s", bandwidth, _three),
+    Metric("nearest_ceiling", "nearest ceiling", "", nearest, str),
+    Metric("disk_fraction", "fraction of the disk", "", _fraction(disk_share), _two),
+    Metric("codec_fraction", "fraction of the codec, all cores", "", _fraction(codec_share), _two),
+    Metric("memcpy_fraction", "fraction of memcpy", "", _fraction(memcpy_share), _two),
     Metric("append_p50_ns", "append p50", "ms", lambda t, _: quantile_ns(t, 0.5), _ms),
     Metric("append_p99_ns", "append p99", "ms", lambda t, _: quantile_ns(t, 0.99), _ms),
     Metric("append_max_ns", "append max", "ms", lambda t, _: quantile_ns(t, 1.0), _ms),
-    Metric("cpu_producer_s_per_gb", "CPU producer", "s/GB", _cpu("producer"), lambda v: f"{v:.3f}"),
-    Metric("cpu_daemon_s_per_gb", "CPU daemon", "s/GB", _cpu("daemon"), lambda v: f"{v:.3f}"),
-    Metric("cpu_writers_s_per_gb", "CPU writers", "s/GB", _cpu("writers"), lambda v: f"{v:.3f}"),
-    Metric("cpu_process_s_per_gb", "CPU, one process", "s/GB", _cpu("process"), lambda v: f"{v:.3f}"),
+    Metric("cpu_producer_s_per_gb", "CPU producer", "s/GB", _cpu("producer"), _three),
+    Metric("cpu_daemon_s_per_gb", "CPU daemon", "s/GB", _cpu("daemon"), _three),
+    Metric("cpu_writers_s_per_gb", "CPU writers", "s/GB", _cpu("writers"), _three),
+    Metric("cpu_process_s_per_gb", "CPU, one process", "s/GB", _cpu("process"), _three),
     Metric("peak_bytes", "peak memory", "MB", _median_bytes(lambda s: s.peak_bytes), lambda v: f"{v / 1e6:,.0f}"),
     Metric(
         "compression_ratio",
         "compression ratio",
         "",
         lambda t, o: o.geometry.volume_bytes(t.column) / statistics.median(s.stored_bytes for s in t.samples),
-        lambda v: f"{v:.2f}",
+        _two,
     ),
     Metric("files", "files", "", _median_bytes(lambda s: s.files), lambda v: f"{v:,.0f}"),
 )
@@ -144,6 +141,10 @@ def labels(outcome: Outcome) -> list[str]:
     return [column.label(columns) for column in columns]
 
 
+def _base(value: Any) -> Any:
+    return asdict(value) if isinstance(value, Share) else value
+
+
 def to_dict(outcome: Outcome, options: Options) -> dict[str, Any]:
     """All figures of a geometry, including single samples (appends as quantiles), in base units.
 
@@ -162,11 +163,13 @@ def to_dict(outcome: Outcome, options: Options) -> dict[str, Any]:
                 "cameras": timed.column.cameras,
                 "levels": timed.column.levels,
                 "error": timed.error.to_dict() if timed.error else None,
-                **values(timed, outcome),
+                **{key: _base(value) for key, value in values(timed, outcome).items()},
                 "samples": [
                     {
                         "create_s": s.create_s,
+                        "connect_s": s.connect_s,
                         "write_s": s.write_s,
+                        "close_s": s.close_s,
                         "closed_s": s.closed_s,
                         "cpu_s": s.cpu_s,
                         "peak_bytes": s.peak_bytes,
@@ -187,15 +190,10 @@ def to_dict(outcome: Outcome, options: Options) -> dict[str, Any]:
         "data": options.data,
         "durability": options.durability,
         "fps": options.fps or None,
+        "frame_metadata": options.frame_metadata,
         "warmups": options.warmups,
         "iterations": options.iterations,
         "iterations_done": outcome.iterations,
-        "disk": {
-            "gb_per_s": disk_bandwidth(outcome),
-            "samples_s": outcome.disk_s,
-            "direct": outcome.disk_direct,
-            "error": outcome.disk_error or None,
-        },
-        "memcpy_ns": outcome.memcpy_ns,
+        **ceilings(outcome),
         "columns": columns,
     }

@@ -1,18 +1,17 @@
 """The camera process of a benchmark: makes frames, hands them over as fast as they are taken, and times it.
 
 A feeder of omewd is a producer process; a feeder of a library has the library in it. It takes these messages (see
-:mod:`omewd.protocol.messages`) and answers each with ``{"ok": …}`` or ``{"error": …}``::
+:mod:`omewd.bench.run.child`)::
 
-    {"do": "prepare", "shape", "dtype", "data", "frames"}                 make the frames
-    {"do": "open", "kind", "spec", "folder", "socket"}                    open a dataset
-    {"do": "feed", "frames", "fps", "sync", "appends"}                    hand the frames over, complete the dataset
+    {"do": "prepare", "shape", "dtype", "data", "frames", "pool_bytes"}   make the frames
+    {"do": "open", "kind", "spec", "folder", "socket", "metadata"}        open a dataset
+    {"do": "feed", "frames", "fps", "sync", "appends", "metadata"}        hand the frames over, complete the dataset
 
 Usage: python -m omewd.bench.run.feeder CHANNEL
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import sys
@@ -22,16 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from omewd.bench.run.child import serve
 from omewd.bench.run.frames import Frames, make_pool
 from omewd.bench.run.processes import own_bytes
 from omewd.bench.run.targets import Target, open_target, sync_tree
-from omewd.errors import OmewdError
 from omewd.model.spec.spec import StreamSpec
 from omewd.process.profiling import profiled
-from omewd.protocol.messages import Message, receive, send
-
-_COPIES = 500
-_COPIES_BYTES = 256 << 20
+from omewd.protocol.messages import Message
 
 
 class Feeder:
@@ -52,18 +48,22 @@ class Feeder:
                 return self._feed(message)
 
     def _prepare(self, message: Message) -> Any:
-        """Make the frames; answers the time to copy one, and the memory of this process with nothing else in it."""
+        """Make the frames; answers the memory of this process with nothing else in it."""
         shape = (message["shape"][0], message["shape"][1])
-        self._pool = make_pool(shape, message["dtype"], message["data"], message["frames"])
-        times = _copy_times(self._pool)
-        return {"memcpy_ns": int(np.median(times)), "own_bytes": own_bytes(os.getpid())}
+        self._pool = make_pool(
+            shape, message["dtype"], message["data"], message["frames"], pool_bytes=message["pool_bytes"]
+        )
+        return {"own_bytes": own_bytes(os.getpid())}
 
     def _open(self, message: Message) -> Any:
         spec = StreamSpec.model_validate(message["spec"])
         self._folder = Path(message["folder"])
         began = time.perf_counter()
-        self._target = open_target(message["kind"], spec, self._folder, message["socket"])
-        return {"create_s": time.perf_counter() - began}
+        self._target = open_target(
+            message["kind"], spec, self._folder, message["socket"], with_metadata=message["metadata"]
+        )
+        seconds = time.perf_counter() - began
+        return {"create_s": seconds - self._target.connect_s, "connect_s": self._target.connect_s}
 
     def _feed(self, message: Message) -> Any:
         """Hand over all frames, complete the dataset, and with ``sync`` fsync its files.
@@ -72,7 +72,7 @@ class Feeder:
         """
         target, self._target = self._target, None
         assert target is not None
-        frames, pool = message["frames"], self._pool
+        frames, pool, with_metadata = message["frames"], self._pool, message["metadata"]
         seconds_a_frame = 1 / message["fps"] if message["fps"] else 0.0
         appends_ns = np.ones(frames, np.int64)  # ones, so that its pages are touched beforehand
         with profiled("producer"):
@@ -80,43 +80,26 @@ class Feeder:
             for index in range(frames):
                 if seconds_a_frame:
                     time.sleep(max(0.0, began + index * seconds_a_frame - time.perf_counter()))
-                before = time.perf_counter_ns()
-                target.append(pool[index % len(pool)])
+                if with_metadata:
+                    metadata = {"delta_t": index * 0.01, "exposure_time": 0.01, "position_z": index * 0.5}
+                    before = time.perf_counter_ns()
+                    target.append_with(pool[index % len(pool)], metadata)
+                else:
+                    before = time.perf_counter_ns()
+                    target.append(pool[index % len(pool)])
                 appends_ns[index] = time.perf_counter_ns() - before
+            appended = time.perf_counter()
             target.close()
             closed = time.perf_counter()
             if message["sync"]:
                 sync_tree(self._folder)
             done = time.perf_counter()
         np.save(message["appends"], appends_ns)
-        return {"began_s": began, "closed_s": closed, "done_s": done}
-
-
-def _copy_times(frames: Frames) -> list[int]:
-    """The nanoseconds of copies of a frame, each to another place, so that like a ring the target is not cached."""
-    places = np.ones((max(min(_COPIES_BYTES // frames[0].nbytes, _COPIES), 1), *frames[0].shape), frames.dtype)
-    times = []
-    for number in range(_COPIES):
-        began = time.perf_counter_ns()
-        places[number % len(places)] = frames[number % len(frames)]
-        times.append(time.perf_counter_ns() - began)
-    return times
+        return {"began_s": began, "appended_s": appended, "closed_s": closed, "done_s": done}
 
 
 def main() -> None:
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    feeder = Feeder()
-    while (received := receive(channel)) is not None:
-        try:
-            reply = {"ok": feeder.handle(received[0])}
-        except OmewdError as error:
-            reply = {"error": error.to_dict()}
-        except Exception as error:  # noqa: BLE001  libraries may raise anything, which is a result, too
-            text = " ".join(str(error).split())[:2000]
-            reply = {"error": OmewdError("backend_error", f"{type(error).__name__}: {text}").to_dict()}
-        with contextlib.suppress(BrokenPipeError):
-            send(channel, reply)
-    os._exit(0)  # a library that failed may hang in its clean-up
+    serve(socket.socket(fileno=int(sys.argv[1])), Feeder().handle)
 
 
 if __name__ == "__main__":

@@ -10,20 +10,20 @@ import numpy as np
 Frames = np.ndarray[Any, Any]
 
 # More than any cache holds, because a camera's frames are not in a cache.
-_POOL_BYTES = 256 << 20
+POOL_BYTES = 256 << 20
 _MAX_FRAMES = 2048
 _BLOBS = 40
 
 
-def make_pool(shape: tuple[int, int], dtype: str, data: str, frames: int) -> Frames:
-    """Make up to ``frames`` different frames, as one (n, Y, X) array.
+def make_pool(shape: tuple[int, int], dtype: str, data: str, frames: int, *, pool_bytes: int = POOL_BYTES) -> Frames:
+    """Make up to ``frames`` different frames in about ``pool_bytes``, as one (n, Y, X) array.
 
     ``data="random"``: every bit of integers is noise, which does not compress; floats are in [0, 1).
     ``data="camera"``: fluorescence images as an sCMOS camera sees them, which compress as such images do.
     """
     kind = np.dtype(dtype)
     frame_bytes = math.prod(shape) * kind.itemsize
-    count = max(1, min(frames, _MAX_FRAMES, _POOL_BYTES // frame_bytes))
+    count = max(1, min(frames, _MAX_FRAMES, pool_bytes // frame_bytes))
     noise = np.random.default_rng(0)
     pool = np.empty((count, *shape), kind)
     if data == "random":

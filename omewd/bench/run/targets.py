@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,13 +30,28 @@ Frame = np.ndarray[Any, Any]
 
 
 class Target(Protocol):
-    """A dataset that is being written."""
+    """A dataset that is being written. ``connect_s``: how long it took to connect to it once it was there."""
+
+    connect_s: float
 
     def append(self, frame: Frame) -> object:
         """Hand a frame over. The caller may change it afterwards, except with ome-writers' tensorstore."""
 
+    def append_with(self, frame: Frame, metadata: dict[str, float]) -> object:
+        """Hand a frame over together with metadata of its own."""
+
     def close(self) -> None:
         """Complete the dataset; returns when the library says that it is complete."""
+
+
+class LibraryTarget:
+    """What libraries in the camera's process have in common: nothing to connect to, and no metadata of a frame."""
+
+    connect_s = 0.0
+
+    def append_with(self, frame: Frame, metadata: dict[str, float]) -> object:
+        """Never called: :func:`open_target` refuses it beforehand."""
+        raise NotImplementedError
 
 
 class OmewdTarget:
@@ -43,14 +59,19 @@ class OmewdTarget:
 
     def __init__(self, spec: StreamSpec, socket: str) -> None:
         Client(socket).start_stream(spec)
+        began = time.perf_counter()
         self._producer = omewd.connect(spec.name, socket=socket)
+        self.connect_s = time.perf_counter() - began
         self.append = self._producer.append
+
+    def append_with(self, frame: Frame, metadata: dict[str, float]) -> object:
+        return self._producer.append(frame, metadata=metadata)
 
     def close(self) -> None:
         self._producer.close()
 
 
-class UnitTarget:
+class UnitTarget(LibraryTarget):
     """A library that stores arrays. Frames are collected, and the library gets each write unit as a whole.
 
     That is the fastest way to use such a library: frame by frame, it would write a shard many times.
@@ -143,7 +164,7 @@ class ZarrTarget(UnitTarget):
         self._array[region] = block
 
 
-class AcquireZarrTarget:
+class AcquireZarrTarget(LibraryTarget):
     """acquire-zarr, which takes single frames and stores them in acquisition order."""
 
     def __init__(self, spec: StreamSpec, folder: Path) -> None:
@@ -185,6 +206,8 @@ class AcquireZarrTarget:
 class OmeWritersTarget:
     """ome-writers, with the backend of the same name."""
 
+    connect_s = 0.0
+
     def __init__(self, spec: StreamSpec, folder: Path) -> None:
         try:
             import ome_writers
@@ -217,18 +240,26 @@ class OmeWritersTarget:
     def append(self, frame: Frame) -> None:
         self._stream.append(frame)
 
+    def append_with(self, frame: Frame, metadata: dict[str, float]) -> None:
+        self._stream.append(frame, frame_metadata=metadata)
+
     def close(self) -> None:
         self._stream.close()
 
 
-def open_target(kind: str, spec: StreamSpec, folder: Path, socket: str) -> Target:
-    """Open a dataset at ``folder``; ``kind``: "omewd", "in-process" or "ome-writers". Raises whatever they raise."""
+def open_target(kind: str, spec: StreamSpec, folder: Path, socket: str, *, with_metadata: bool = False) -> Target:
+    """Open a dataset at ``folder``; ``kind``: "omewd", "in-process" or "ome-writers". Raises whatever they raise.
+
+    ``with_metadata``: for frames with metadata of their own.
+    """
     if kind == "omewd":
         return OmewdTarget(spec, socket)
     if kind == "ome-writers":
         return OmeWritersTarget(spec, folder)
     if (reason := unusable(BACKENDS[spec.backend])) is not None:
         raise OmewdError("backend_unusable", reason)
+    if with_metadata:
+        raise OmewdError("backend_unusable", f"{spec.backend} in process takes no metadata with a frame")
     match spec.backend:
         case "tensorstore":
             return TensorstoreTarget(spec, folder)

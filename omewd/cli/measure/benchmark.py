@@ -47,7 +47,7 @@ _NO_DIMS = "Give it as in --dims t:128:1:16,y:2048:256:8,x:2048:256:8"
     help="Number of writers; repeatable.  [default: as omewd serve]",
 )
 @click.option(
-    "--cameras", type=click.IntRange(1, 16), multiple=True, help="Number of cameras at once; repeatable.  [default: 1]"
+    "--cameras", type=click.IntRange(1, 256), multiple=True, help="Number of cameras at once; repeatable.  [default: 1]"
 )
 @click.option(
     "--levels", type=click.IntRange(1, 16), multiple=True, help="Number of resolutions; repeatable.  [default: 1]"
@@ -64,6 +64,7 @@ _NO_DIMS = "Give it as in --dims t:128:1:16,y:2048:256:8,x:2048:256:8"
 @click.option(
     "--fps", type=click.FloatRange(min=0), default=0.0, help="Frames per second.  [default: as fast as possible]"
 )
+@click.option("--frame-metadata", is_flag=True, help="Hand each frame over with metadata of its own.")
 @click.option("--memory", default="4GiB", show_default=True, help="Memory budget of the daemon.")
 @click.option("--in-process", is_flag=True, help="Also time each library called directly.")
 @click.option("--peer", multiple=True, type=click.Choice(["ome-writers"]), help="Also time this program, in turn.")
@@ -118,6 +119,7 @@ def command(
         **settings,
     )
     geometries = geometries_of(dims, fields, options.dtype)
+    _check_peers(peer)
     chosen = columns(
         _backends(backend or _listed(fields.get("backend"))),
         _compressions(compression or _listed(fields.get("compression"))),
@@ -125,6 +127,7 @@ def command(
         [*([IN_PROCESS] if in_process else []), *dict.fromkeys(peer)],
         list(dict.fromkeys(cameras)) or [1],
         list(dict.fromkeys(levels)) or [1],
+        _libraries(),
     )
     folder = (output_dir or Path.cwd()).absolute()
     console = Console(stderr=form != "table")
@@ -217,6 +220,23 @@ def _backends(asked: tuple[str, ...]) -> list[str]:
     if unknown:
         raise OmewdError("usage", f"there is no backend {unknown[0]!r}", f"Use one of {', '.join(reasons)}, or all")
     return list(dict.fromkeys(asked))
+
+
+def _libraries() -> list[str]:
+    """The usable backends that are libraries, which other programs have, too."""
+    from omewd.model.spec.backend import BACKENDS
+    from omewd.store.encoders import availability
+
+    return [name for name, reason in availability().items() if reason is None and not BACKENDS[name].is_own]
+
+
+def _check_peers(peers: tuple[str, ...]) -> None:
+    """Check beforehand whether the programs to compare with are there."""
+    from importlib.util import find_spec
+
+    for peer in peers:
+        if find_spec(peer.replace("-", "_")) is None:
+            raise OmewdError("usage", f"--peer {peer}: {peer} is not installed", f"pip install {peer}")
 
 
 def _compressions(asked: tuple[str, ...]) -> list[str | None]:

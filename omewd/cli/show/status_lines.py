@@ -47,27 +47,28 @@ def render(
     height: int | None = None,
     every: bool = False,
     rates: Mapping[int, Rate] | None = None,
+    advice: Sequence[str] = (),
 ) -> list[Line]:
     """The lines for the status of a daemon or of one stream.
 
     ``height``: the most lines. ``every``: show all ended streams. ``rates``: frames and bytes a second by the streams'
-    ids; the default is the average since the first frame.
+    ids; the default is the average since the first frame. ``advice``: what would make writing faster on this machine.
     """
     rates = rates or {}
     if isinstance(status, StreamStatus):
         return _one_stream(status, width, rates)[:height]
     ended = len(status.streams) if every else ENDED_SHOWN
-    lines = _all_streams(status, width, rates, ended=ended)
+    lines = _all_streams(status, width, rates, advice, ended=ended)
     if height is None or len(lines) <= height:
         return lines
     # Leave out ended streams first, then details, then the last streams.
     for detailed in (True, False):
         for fewer in range(ended, -1, -1):
-            lines = _all_streams(status, width, rates, ended=fewer, detailed=detailed)
+            lines = _all_streams(status, width, rates, advice, ended=fewer, detailed=detailed)
             if len(lines) <= height:
                 return lines
     for most in range(len(status.streams) - 1, 0, -1):
-        lines = _all_streams(status, width, rates, ended=0, detailed=False, most=most)
+        lines = _all_streams(status, width, rates, advice, ended=0, detailed=False, most=most)
         if len(lines) <= height:
             return lines
     return lines[:height]
@@ -77,16 +78,19 @@ def _all_streams(
     status: DaemonStatus,
     width: int,
     rates: Mapping[int, Rate],
+    advice: Sequence[str],
     *,
     ended: int,
     detailed: bool = True,
     most: int | None = None,
 ) -> list[Line]:
-    """``most``: the most streams to show. ``detailed``: include notes that are not problems."""
+    """``most``: the most streams to show. ``detailed``: include advice, and notes that are not problems."""
     everything = status.streams
     hidden = {stream.id for stream in [s for s in everything if _is_over(s)][ended:]}  # the latest come first
     shown = [stream for stream in everything if stream.id not in hidden][:most]
     lines = _wrapped(_daemon(status), width)
+    for text in advice if detailed else ():
+        lines += _wrapped(text, width)
     lines += _table(shown, width, rates) if shown else [] if everything else [Line("no streams")]
     for stream in shown:
         for note in _notes(stream, detailed=detailed):

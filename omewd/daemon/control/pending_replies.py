@@ -106,11 +106,11 @@ class PendingReplies:
     # -- in this turn --------------------------------------------------------------------------
 
     def after_this_turn(self, peer: Peer, answer: Callable[[], Message]) -> None:
-        """Reply with what ``answer`` returns or raises, once this turn of the loop has stepped every stream."""
+        """Reply with what ``answer`` returns or raises, once this turn of the loop has stepped the streams."""
         self._this_turn.append((peer, answer))
 
     def turned(self) -> None:
-        """Send the replies that are due once every stream has been stepped."""
+        """Send the replies that are due once the streams have been stepped."""
         if self._this_turn:
             answers, self._this_turn = self._this_turn, []
             for peer, answer in answers:

@@ -11,6 +11,7 @@ from omewd.daemon.control.source_names import source_of
 from omewd.daemon.control.status import stream_status
 from omewd.daemon.streams.lifecycle import Lifecycle
 from omewd.daemon.streams.producers import Producers
+from omewd.daemon.streams.rounds import Rounds
 from omewd.daemon.streams.source import Source
 from omewd.daemon.streams.stream import Stream
 from omewd.daemon.streams.streams import Streams
@@ -20,9 +21,11 @@ from omewd.protocol.messages import Message
 
 
 class RingRequests:
-    def __init__(self, streams: Streams, producers: Producers, lifecycle: Lifecycle, server: ControlServer) -> None:
+    def __init__(
+        self, streams: Streams, producers: Producers, lifecycle: Lifecycle, server: ControlServer, rounds: Rounds
+    ) -> None:
         self._streams, self._producers = streams, producers
-        self._lifecycle, self._server = lifecycle, server
+        self._lifecycle, self._server, self._rounds = lifecycle, server, rounds
 
     @property
     def operations(self) -> Mapping[str, Handler]:
@@ -105,6 +108,8 @@ class RingRequests:
         ring.leave_producer()
         if not ring.producer_lives:  # otherwise it has only disconnected, and will reconnect
             self._lifecycle.producer_lost(stream, source, time.monotonic_ns())
+        else:
+            self._rounds.soon()
 
     def _source_of(self, peer: Peer) -> tuple[Stream, Source] | None:
         """The open stream and the source that a client is the producer of; None if it is not a producer."""

@@ -23,7 +23,7 @@ _STATUS_BYTES = MAX_MESSAGE_BYTES * 3 // 4
 
 
 class StatusRequests:
-    """Replies once a turn of the loop has stepped every stream, so that a request itself steps nothing."""
+    """Replies once a turn of the loop has looked at the streams, so that a request itself steps nothing."""
 
     def __init__(
         self, config: ServeConfig, streams: Streams, memory: MemoryBudget, delivery: Delivery, replies: PendingReplies
@@ -38,10 +38,11 @@ class StatusRequests:
 
     def _status(self, peer: Peer, message: Message) -> None:
         name = message.get("name")
+        for stream in self._streams.open.values() if name is None else [self._streams.named(name)]:
+            self._streams.look_at(stream)
         if name is None:
             self._replies.after_this_turn(peer, self._of_all)
         else:
-            self._streams.named(name)  # raises now if there is no such stream
             self._replies.after_this_turn(peer, lambda: self._of_stream(name))
 
     def _of_stream(self, name: object) -> Message:

@@ -88,6 +88,7 @@ class StreamRequests:
                 "Only a FAILED stream with frames in its ring can be resumed",
             )
         resume_failed(stream, now_ns)
+        self._streams.look_at(stream)
         return stream_status(stream, now_ns).to_json()
 
     def _wait(self, peer: Peer, message: Message) -> None:

@@ -15,6 +15,7 @@ from omewd.daemon.datasets.user_metadata import Value, check
 from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.tasks import Task
 from omewd.daemon.state.journal import RECOVER, SWEEP, UNDO, Journal
+from omewd.daemon.streams.agenda import Agenda
 from omewd.errors import OmewdError
 from omewd.model.contrast import Window
 from omewd.model.spec.outline import Fields
@@ -28,8 +29,8 @@ log = structlog.get_logger("datasets")
 class Datasets:
     """All datasets, by path and epoch. Clients get a reply once their metadata are on disk, or can't be written."""
 
-    def __init__(self, dispatcher: Dispatcher, journal: Journal, server: ControlServer) -> None:
-        self._dispatcher, self._journal, self._server = dispatcher, journal, server
+    def __init__(self, dispatcher: Dispatcher, journal: Journal, server: ControlServer, agenda: Agenda) -> None:
+        self._dispatcher, self._journal, self._server, self._agenda = dispatcher, journal, server, agenda
         self._known: dict[Path, dict[int, Dataset]] = {}
 
     # -- known datasets ------------------------------------------------------------------------
@@ -92,6 +93,7 @@ class Datasets:
         if not dataset.user_metadata.remove(value):
             return
         self._answer(value, error)
+        self._agenda.place(dataset.path)
         self.step(dataset)
         for other in list(self._at(dataset.path)):
             self.step(other)
@@ -118,6 +120,7 @@ class Datasets:
         self._dispatcher.forget(owner)
         if not self._dispatcher.is_busy(owner):
             value.withdrawn()
+            self._agenda.place(dataset.path)
 
     def never_made(self, dataset: Dataset) -> None:
         """Forget a dataset that was never created, because its stream did not start."""
@@ -144,12 +147,20 @@ class Datasets:
         self._dispatcher.submit(job, _CleanUp(self, dataset, waits_for_space))
 
     def undone(self, dataset: Dataset, there_are_leftovers: bool) -> None:
-        """Note that a dataset was removed, or can't be."""
-        dataset.undo_ended(there_are_leftovers)
+        """Note that a dataset was removed."""
+        self._undo_ended(dataset, there_are_leftovers)
         if dataset.phase is Phase.AT_REST:  # the last daemon's, so nobody else continues with it
             with self._noting(dataset):
                 self._journal.go_on_with(UNDO, SWEEP, dataset.epoch)
             self.sweep(dataset)
+
+    def cannot_undo(self, dataset: Dataset) -> None:
+        """Note that a dataset can't be removed."""
+        self._undo_ended(dataset, dataset.has_leftovers)
+
+    def _undo_ended(self, dataset: Dataset, there_are_leftovers: bool) -> None:
+        dataset.undo_ended(there_are_leftovers)
+        self._agenda.place(dataset.path)
 
     def done_with(self, kind: str, dataset: Dataset) -> None:
         """Note that the clean-up of a dataset is done."""
@@ -220,4 +231,4 @@ class _CleanUp:
     def job_failed(self, task: Task, error: OmewdError, _now_ns: int) -> None:
         log.error("job failed", job=task.job.what, dataset=str(self.dataset.path), **error.to_dict())
         if isinstance(task.job, UndoDataset):
-            self.dataset.undo_ended(self.dataset.has_leftovers)
+            self.datasets.cannot_undo(self.dataset)

@@ -47,20 +47,33 @@ class Maintenance:
     sealed: dict[int, int] = field(default_factory=dict)
     sealed_below: dict[int, int] = field(default_factory=dict)
     looked_at: dict[int, int] = field(default_factory=dict)
+    _may_grow: bool = False
 
-    def due(self, stream: int, sources: Sequence[Source], now_ns: int) -> Iterator[GrowShape | SealShards]:
-        """The jobs to submit now. ``stream``: the id of the sources' stream."""
-        for source in sources:
+    def due(
+        self, stream: int, sources: Sequence[Source], changed: Sequence[Source], now_ns: int
+    ) -> Iterator[GrowShape | SealShards]:
+        """The jobs to submit now. ``stream``: the id of the sources' stream.
+
+        ``changed``: those of the sources whose frames may have been written since the last call.
+        """
+        for source in changed:
             if self._may_seal(source):
                 since = self.sealed_below.get(source.number, 0)
                 self.sealed_below[source.number] = source.safe_below
                 yield SealShards(stream, source.number, source.safe_below, since)
+            self._may_grow |= source.plan.frames_total is None
+        if not self._may_grow or self.growing or now_ns < self.due_ns:
+            return
+        self._may_grow = False
         safe = tuple(source.safe_below for source in sources)
-        endless = any(source.plan.frames_total is None for source in sources)
-        behind = endless and safe != (self.grown_to or (0,) * len(safe))
-        if behind and not self.growing and now_ns >= self.due_ns:
+        if safe != (self.grown_to or (0,) * len(safe)):
             self.began_ns, self.grown_to, self.growing = now_ns, safe, True
             yield GrowShape(stream, safe)
+
+    @property
+    def grows_ns(self) -> int | None:
+        """When the shape may grow next; None while it need not, or while it does."""
+        return self.due_ns if self._may_grow and not self.growing else None
 
     def _may_seal(self, source: Source) -> bool:
         number, safe = source.number, source.safe_below

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.of_stream import documents_of, stream_to_open
 from omewd.daemon.processes.child import Child
@@ -10,6 +12,7 @@ from omewd.daemon.streams.stream import Stream
 from omewd.daemon.streams.streams import Streams
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.datasets import CreateDataset
+from omewd.protocol.jobs.frames import WriteUnits
 from omewd.protocol.jobs.job import MAINTAINER, WRITER, Job, Opened, StreamJob, job_message
 from omewd.protocol.status import WriterStatus
 
@@ -46,6 +49,17 @@ class Delivery:
         """Whether the stream has waiting or running jobs."""
         return self._dispatcher.is_busy(stream.owner)
 
+    def offer(self, stream: Stream, sources: Iterable[int]) -> None:
+        """Offer the write units of some of a stream's sources, if they have any and may be written now."""
+        if stream.gives_jobs:
+            for number in sources:
+                if (source := stream.sources[number]).has_units:
+                    self._dispatcher.offer(stream.owner, source)
+
+    def withdraw(self, stream: Stream) -> None:
+        """Offer no more write units of a stream."""
+        self._dispatcher.withdraw(stream.owner)
+
     def drop(self, stream: Stream) -> None:
         """Drop the waiting jobs of a stream, and stop the child that is creating its dataset if that is a long job."""
         making = self._pools.child(self._dispatcher.child_at(stream.owner, CreateDataset))
@@ -57,11 +71,11 @@ class Delivery:
 
     def give_jobs(self, now_ns: int) -> None:
         """Hand out the jobs that can be done now."""
-        giving = [stream for stream in self._streams.open.values() if stream.gives_jobs]
-        offers = [(stream.owner, source) for stream in giving for source in stream.sources]
-        for lease in self._dispatcher.assign(self._pools.ready(), offers, now_ns):
+        for lease in self._dispatcher.assign(self._pools.ready(), now_ns):
             child, task = self._pools.child(lease.child), lease.task
             assert child is not None
+            if isinstance(task.job, WriteUnits):
+                self._streams.agenda.listen(task.job.stream, task.job.source)
             try:
                 if isinstance(task.job, StreamJob) and (stream := self._streams.open.get(task.job.stream)):
                     self._introduce(child, stream, task.job.needs.opened)

@@ -28,18 +28,18 @@ class Source(Protocol):
 
     def take_job(self, writers: int) -> WriteUnits | None: ...
 
+    @property
     def unit_bytes(self) -> int: ...
-
-
-# The owner of the jobs, and a source whose units may be written.
-Offer = tuple[Owner, Source]
 
 
 @dataclass
 class Dispatcher:
     """The waiting jobs and the running ones. ``roles``: by name.
 
-    ``_queues``: the leases of each child that has jobs, the running one first.
+    ``_offers``: the sources that may have write units, by their ``id()``, each with the owner of its jobs. They take
+    turns in this order.
+
+    ``_queues``: the leases of each child that has jobs, in the order of its answers.
     """
 
     job_timeout_s: float
@@ -47,8 +47,8 @@ class Dispatcher:
     _waiting: deque[Task] = field(default_factory=deque)
     _leases: dict[int, Lease] = field(default_factory=dict)
     _queues: dict[int, list[int]] = field(default_factory=dict)
+    _offers: dict[int, tuple[Owner, Source]] = field(default_factory=dict)
     _last_lease: int = 0
-    _turn: int = 0
 
     def submit(self, job: Job, owner: Owner, documents: int = 0) -> Task:
         """Add a job other than write units. ``documents``: how many zarr.json files its dataset has."""
@@ -57,9 +57,17 @@ class Dispatcher:
         self._waiting.append(task)
         return task
 
+    def offer(self, owner: Owner, source: Source) -> None:
+        """Ask for the write units of a source until it has no more, or until :meth:`withdraw`."""
+        self._offers.setdefault(id(source), (owner, source))
+
+    def withdraw(self, owner: Owner) -> None:
+        """Ask for no more write units of an owner."""
+        self._offers = {key: offer for key, offer in self._offers.items() if offer[0] is not owner}
+
     # -- giving out ------------------------------------------------------------------------------
 
-    def assign(self, ready: Mapping[str, Sequence[int]], offers: Sequence[Offer], now_ns: int) -> list[Lease]:
+    def assign(self, ready: Mapping[str, Sequence[int]], now_ns: int) -> list[Lease]:
         """Give jobs to children: to idle ones first, then small jobs to queue behind a child's current one.
 
         ``ready``: the ids of the children that take jobs, by role. Write units come after their role's waiting jobs.
@@ -68,14 +76,14 @@ class Dispatcher:
             waiting.look_at(now_ns)
         assigned: list[Lease] = []
         for role, children in ready.items():
-            units = offers if role == WriteUnits.needs.role else ()
             for depth in range(self.roles[role].jobs_ahead + 1):
                 for child in children:
                     queue = self._queues.get(child, [])
-                    if len(queue) != depth or (depth and not self._leases[queue[0]].task.is_short):
+                    if len(queue) != depth or not all(self._leases[lease].task.is_short for lease in queue):
                         continue
                     task = self._next_waiting(role, now_ns, small=depth > 0)
-                    task = task or self._next_units(units, len(children), small=depth > 0)
+                    if task is None and role == WriteUnits.needs.role:
+                        task = self._next_units(len(children), small=depth > 0)
                     if task is None:
                         break
                     assigned.append(self._grant(task, child, now_ns))
@@ -87,32 +95,36 @@ class Dispatcher:
         queue = self._queues.setdefault(child, [])
         queue.append(lease.id)
         if len(queue) == 1:
-            self._start(lease, now_ns)
+            self._start(child, now_ns)
+        else:
+            self._leases[queue[0]].gets_longer(_disk_ns(task.size_bytes))
         return lease
 
     def _next_waiting(self, role: str, now_ns: int, *, small: bool) -> Task | None:
         for place, task in enumerate(self._waiting):
-            fits = task.role == role and not (small and task.size_bytes > QUEUE_BYTES)
+            fits = task.role == role and (task.may_queue or not small)
             if fits and task.not_before_ns <= now_ns:
                 del self._waiting[place]
                 return task
         return None
 
-    def _next_units(self, offers: Sequence[Offer], writers: int, *, small: bool) -> Task | None:
-        for step in range(len(offers)):
-            place = (self._turn + step) % len(offers)
-            owner, source = offers[place]
-            size_bytes = source.unit_bytes()
-            job = None if small and size_bytes > QUEUE_BYTES else source.take_job(writers)
+    def _next_units(self, writers: int, *, small: bool) -> Task | None:
+        for key, (owner, source) in list(self._offers.items()):
+            size_bytes = source.unit_bytes
+            if small and size_bytes > QUEUE_BYTES:
+                continue
+            del self._offers[key]
+            job = source.take_job(writers)
             if job is not None:
-                self._turn = place + 1
+                self._offers[key] = owner, source  # after the others
                 return Task(job, owner, size_bytes * job.units)
         return None
 
-    def _start(self, lease: Lease, now_ns: int) -> None:
-        task = lease.task
-        seconds = self.job_timeout_s + task.extra_timeout_s + task.size_bytes / SLOWEST_DISK_BYTES_PER_S
-        lease.starts(now_ns + int(seconds * 1e9))
+    def _start(self, child: int, now_ns: int) -> None:
+        """Let the deadline of a child's next answer run. Its other jobs' bytes may go to disk with that job's."""
+        leases = [self._leases[lease] for lease in self._queues[child]]
+        seconds = self.job_timeout_s + leases[0].task.extra_timeout_s
+        leases[0].starts(now_ns + int(seconds * 1e9) + _disk_ns(sum(lease.task.size_bytes for lease in leases)))
 
     # -- taking back -----------------------------------------------------------------------------
 
@@ -129,7 +141,7 @@ class Dispatcher:
         queue = self._queues[ended.child]
         queue.remove(lease)
         if queue:
-            self._start(self._leases[queue[0]], now_ns)
+            self._start(ended.child, now_ns)
         else:  # the child may leave, and another one has another id
             del self._queues[ended.child]
         return ended.task
@@ -154,20 +166,15 @@ class Dispatcher:
     def child_lost(self, child: int) -> tuple[list[Task], list[Task]]:
         """Put back the jobs of a dead child; returns (put back, given up after too many deaths).
 
-        Only the running job may have killed the child; a queued one is not counted.
+        Any of a child's jobs may have killed it, because it works on several at once. So none is blamed, but each has a
+        child for itself from then on, and is to blame for the next death.
         """
-        back: list[Task] = []
-        given_up: list[Task] = []
-        for place, lease in enumerate(self._queues.pop(child, [])):
-            task = self._leases.pop(lease).task
-            if place == 0:
-                task.lost()
-            if task.deaths >= MAX_DEATHS:
-                given_up.append(task)
-            else:
-                back.append(task)
+        tasks = [self._leases.pop(lease).task for lease in self._queues.pop(child, [])]
+        for task in tasks:
+            task.lost(alone=len(tasks) == 1)
+        back = [task for task in tasks if task.deaths < MAX_DEATHS]
         self._waiting.extendleft(reversed(back))
-        return back, given_up
+        return back, [task for task in tasks if task.deaths >= MAX_DEATHS]
 
     def overdue(self, now_ns: int) -> list[Lease]:
         """The leases whose deadline has passed, because their children hang. Each is reported once."""
@@ -177,8 +184,9 @@ class Dispatcher:
         return late
 
     def forget(self, owner: Owner) -> None:
-        """Drop the waiting jobs of an owner. Running ones still get their answers."""
+        """Drop the waiting jobs of an owner, and its offers. Running jobs still get their answers."""
         self._waiting = deque(task for task in self._waiting if task.owner is not owner)
+        self.withdraw(owner)
 
     # -- looking up ------------------------------------------------------------------------------
 
@@ -208,3 +216,8 @@ class Dispatcher:
 
     def jobs_of(self, child: int) -> int:
         return len(self._queues.get(child, ()))
+
+
+def _disk_ns(size_bytes: int) -> int:
+    """How long the slowest disk takes for this."""
+    return size_bytes * 10**9 // SLOWEST_DISK_BYTES_PER_S

@@ -21,7 +21,7 @@ def finalize_job(stream: Stream) -> FinalizeDataset:
         stream.id,
         totals=tuple(source.totals for source in stream.sources),
         ended_by=stream.ended_by,
-        windows=stream.contrast.windows,
+        windows=stream.contrast.found.windows,
         failed=stream.error is not None,
     )
 

@@ -9,8 +9,8 @@ from omewd.errors import OmewdError
 from omewd.model.plan.memory import JOB_BYTES
 from omewd.protocol.jobs.job import Job, Result
 
-# A second job is queued in a writer's socket while it runs the first, so that it does not wait for the daemon. Larger
-# jobs are not queued, because the next free writer gets them sooner.
+# Jobs up to this size are queued in a writer's socket while it runs others: it begins one while it ends the one before.
+# Larger jobs are not queued, because the next free writer gets them sooner.
 QUEUE_BYTES = JOB_BYTES
 # Writing a zarr.json of one of many images takes 2 ms on a disk that syncs quickly.
 _DOCUMENT_S = 0.05
@@ -47,7 +47,8 @@ class Task:
     """A job with its history.
 
     ``size_bytes``: pixels that it writes; ``extra_timeout_s``: how much longer than usual it may take.
-    ``was_postponed``: there was no space for it.
+    ``was_postponed``: there was no space for it. ``runs_alone``: a child has died with it, so that it shares no child
+    with other jobs any more. ``deaths``: of children that died with this job alone.
     """
 
     job: Job
@@ -58,6 +59,7 @@ class Task:
     deaths: int = 0
     not_before_ns: int = 0
     was_postponed: bool = False
+    runs_alone: bool = False
 
     def look_at(self, now_ns: int) -> None:
         """Clear the earliest time once it has passed, so that the task only waits for a child."""
@@ -75,9 +77,10 @@ class Task:
         """Wait until a time before the next try."""
         self.not_before_ns = until_ns
 
-    def lost(self) -> None:
-        """Count the death of its child."""
-        self.deaths += 1
+    def lost(self, *, alone: bool) -> None:
+        """Note that its child has died. ``alone``: with no other job, so that this one is to blame."""
+        self.deaths += alone
+        self.runs_alone = True
 
     @property
     def tries(self) -> int:
@@ -86,7 +89,12 @@ class Task:
     @property
     def is_short(self) -> bool:
         """Whether another job may be queued behind it."""
-        return self.size_bytes <= QUEUE_BYTES and not self.extra_timeout_s
+        return self.may_queue and not self.extra_timeout_s
+
+    @property
+    def may_queue(self) -> bool:
+        """Whether it may be queued behind another job."""
+        return self.size_bytes <= QUEUE_BYTES and not self.runs_alone
 
     @property
     def role(self) -> str:
@@ -114,8 +122,13 @@ class Lease:
     deadline_ns: int | None = None
 
     def starts(self, deadline_ns: int) -> None:
-        """Note that the child runs the job now."""
+        """Note that the job's answer is the child's next one."""
         self.deadline_ns = deadline_ns
+
+    def gets_longer(self, by_ns: int) -> None:
+        """Move the deadline, because the child got another job."""
+        if self.deadline_ns is not None:
+            self.deadline_ns += by_ns
 
     def told_overdue(self) -> None:
         self.deadline_ns = None

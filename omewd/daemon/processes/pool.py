@@ -84,8 +84,7 @@ class Pool:
     def fill(self) -> None:
         """Start children until there are enough."""
         while not (self._closing or self._outdated or self.broken):
-            lacking = self._wanted - sum(not child.leaving for child in self.children.values())
-            if lacking <= 0 or time.monotonic_ns() < self._next_start_ns:
+            if self._lacking <= 0 or time.monotonic_ns() < self._next_start_ns:
                 return
             try:
                 child = start(self.role, next(self._numbers), self._place)
@@ -105,6 +104,16 @@ class Pool:
         self.failed_starts += 1
         pause_ns = FAILED_START_PAUSE_NS * 2 ** min(self.failed_starts, MAX_FAILED_STARTS)
         self._next_start_ns = time.monotonic_ns() + pause_ns
+
+    @property
+    def next_start_ns(self) -> int | None:
+        """When the next child may be started after one that has failed; None if none is lacking."""
+        lacks = self.failed_starts and not (self._closing or self._outdated or self.broken) and self._lacking > 0
+        return self._next_start_ns if lacks else None
+
+    @property
+    def _lacking(self) -> int:
+        return self._wanted - sum(not child.leaving for child in self.children.values())
 
     def end_late_starters(self, now_ns: int) -> None:
         """Kill children that hang before they are ready."""

@@ -73,6 +73,12 @@ class Pools:
 
     # -- the turn of the loop --------------------------------------------------------------------
 
+    @property
+    def next_ns(self) -> int | None:
+        """When the next child may be started after one that has failed; None if none is lacking."""
+        times = (pool.next_start_ns for pool in self._pools.values())
+        return min((time_ns for time_ns in times if time_ns is not None), default=None)
+
     def tend(self, wanted: set[str], now_ns: int) -> None:
         """Kill late starters, and start and end children as needed. ``wanted``: the roles with jobs."""
         for name, pool in self._pools.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from omewd.model.plan.memory import JOBS_IN_FLIGHT
 from omewd.protocol.jobs.job import MAINTAINER, WRITER
 
 # glibc returns large blocks to the kernel at once, and fresh pages are expensive on a virtual machine: encoding a
@@ -48,7 +49,7 @@ def roles(writers: int, cores: int) -> tuple[Role, ...]:
             "omewd.writer",
             children=writers,
             threads=max(1, cores // writers),
-            jobs_ahead=1,
+            jobs_ahead=JOBS_IN_FLIGHT - 1,
             environment=ALLOCATOR,
         ),
         # For long jobs, which would delay frames. It encodes nothing.

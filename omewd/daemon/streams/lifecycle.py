@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from omewd.daemon.streams.transitions import Action, State
 from omewd.errors import OmewdError
 from omewd.process.faultpoints import point
 from omewd.protocol.jobs.datasets import CreateDataset
+from omewd.protocol.jobs.frames import SealShards, WriteUnits
+from omewd.protocol.jobs.job import Job
 
 log = structlog.get_logger("streams")
 
@@ -66,6 +68,8 @@ class Lifecycle:
         """Perform the actions of a stream's transition."""
         for action in actions:
             self._doing[action](stream, now_ns)
+        if actions:
+            self._streams.agenda.stream(stream.id)
 
     # -- starting ------------------------------------------------------------------------------
 
@@ -124,6 +128,7 @@ class Lifecycle:
         with self.failing(stream, now_ns):
             stream.stop(why, now_ns, source)
         stream.ring_producers()
+        self._streams.look_at(stream)
 
     def stop_asked(self, stream: Stream, now_ns: int) -> None:
         """Stop a stream because a client asked for it."""
@@ -142,6 +147,7 @@ class Lifecycle:
     def producer_lost(self, stream: Stream, source: Source, now_ns: int) -> None:
         """Handle a producer that has ended without closing its source."""
         producers.lost(stream, source)
+        self._streams.agenda.source(stream.id, source.number)
         if not stream.spec.waits_for_producer:
             self.stop(stream, "the producer was lost", now_ns, source)
 
@@ -174,6 +180,24 @@ class Lifecycle:
         """Drop all waiting jobs of a stream."""
         self._delivery.drop(stream)
         self._datasets.withdraw(stream.dataset)
+        self._streams.agenda.stream(stream.id)
+
+    def pause(self, stream: Stream, error: OmewdError) -> None:
+        """Give out no new jobs of a stream, because the disk is full."""
+        stream.pause(error)
+        self._delivery.withdraw(stream)
+
+    def go_on(self, stream: Stream) -> None:
+        """Give out jobs of a stream again, because there is space."""
+        stream.go_on()
+        self._streams.look_at(stream)
+
+    def job_ended(self, stream: Stream, job: Job) -> None:
+        """Let the next turn of the loop look at what a job was for."""
+        if isinstance(job, WriteUnits | SealShards):
+            self._streams.agenda.source(stream.id, job.source)
+        else:
+            self._streams.agenda.stream(stream.id)
 
     def _finalize(self, stream: Stream, _: int) -> None:
         self._delivery.submit(stream, finalize_job(stream))
@@ -210,44 +234,54 @@ class Lifecycle:
 
     # -- the turn of the loop --------------------------------------------------------------------
 
-    def step(self, stream: Stream, now_ns: int) -> None:
-        """Step a stream. An error in one stream ends only that stream."""
+    def step(self, now_ns: int) -> None:
+        """Step each stream to which something has happened."""
+        for stream, numbers in self._streams.due(now_ns):
+            self._step(stream, numbers, now_ns)
+
+    def _step(self, stream: Stream, numbers: Collection[int], now_ns: int) -> None:
+        """Step a stream, and those of its sources to which something has happened. An error only ends this stream."""
         if stream.settled:  # it has failed, and its ring is kept for resume-stream or stop-stream
             return
         with self.failing(stream, now_ns):
-            if stream.wants_memory and self._admission.allocate(stream):
-                self.do(stream, stream.allocated(), now_ns)
-            were_open = [source for source in stream.sources if source.is_open]
-            if stream.state is State.ACTIVE:
-                for source in producers.orphans(stream):
-                    self.producer_lost(stream, source, now_ns)
-            stream.poll(now_ns)
-            for source in were_open:
-                if not source.is_open:
-                    stream.rings[source.number].ring_producer()
+            if stream.wants_memory:
+                self._allocate(stream, now_ns)
+            for source in stream.poll(now_ns, numbers):
+                stream.rings[source.number].ring_producer()
         with self.failing(stream, now_ns):
             if stream.state is State.ACTIVE:
-                self._maintain(stream, now_ns)
+                self._maintain(stream, numbers, now_ns)
             elif not self._is_busy(stream):
                 self.do(stream, stream.idle(now_ns), now_ns)
+        self._delivery.offer(stream, numbers)
         if stream.takes_frames:
             self._replies.tell(stream)
         self._datasets.step(stream.dataset)
+
+    def _allocate(self, stream: Stream, now_ns: int) -> None:
+        if self._admission.allocate(stream):
+            self.do(stream, stream.allocated(), now_ns)
+        else:
+            self._streams.agenda.stream(stream.id)
 
     def _is_busy(self, stream: Stream) -> bool:
         """Whether the stream has waiting or running jobs, or its memory is being allocated."""
         return self._delivery.is_busy(stream) or self._datasets.is_busy(stream.dataset) or stream.wants_memory
 
-    def _maintain(self, stream: Stream, now_ns: int) -> None:
+    def _maintain(self, stream: Stream, numbers: Collection[int], now_ns: int) -> None:
         """Submit the maintenance jobs that the dataset needs beside its write units."""
-        for job in stream.maintenance_due(now_ns):
+        for job in stream.maintenance_due(now_ns, numbers):
             self._delivery.submit(stream, job)
         if (windows := stream.take_contrast(now_ns)) is not None:
             self._datasets.put_contrast(stream.dataset, windows)
+        grows_ns = None if stream.paused else stream.dataset.maintenance.grows_ns
+        times = filter(None, (grows_ns, stream.contrast.shows_ns(now_ns)))
+        self._streams.agenda.at(stream.id, min(times, default=None))
 
-    def listen(self, stream: Stream, now_ns: int) -> bool:
-        """Ask the producers to ring when there is work; returns whether there is some already."""
-        rung: list[bool] = []
-        with self.failing(stream, now_ns):
-            rung += [source.listen() for source in stream.sources]
-        return any(rung)
+    def listen(self, now_ns: int) -> None:
+        """Ask the producers of the sources that were looked at to ring; looks again at those that should have rung."""
+        for stream, numbers in self._streams.listening():
+            with self.failing(stream, now_ns):
+                for number in numbers:
+                    if stream.sources[number].listen():
+                        self._streams.agenda.source(stream.id, number)

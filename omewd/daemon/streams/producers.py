@@ -9,6 +9,7 @@ import structlog
 
 from omewd.daemon.control.server import Peer
 from omewd.daemon.loop import Loop
+from omewd.daemon.streams.agenda import Agenda
 from omewd.daemon.streams.source import Source
 from omewd.daemon.streams.stream import Stream
 from omewd.errors import OmewdError
@@ -22,8 +23,8 @@ class Producers:
     Its methods change nothing if they raise an error, such as OSError for a lack of descriptors.
     """
 
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
+    def __init__(self, loop: Loop, agenda: Agenda) -> None:
+        self._loop, self._agenda = loop, agenda
 
     def attach(self, stream: Stream, source: Source, peer: Peer) -> tuple[int, socket.socket]:
         """A descriptor of a source's ring, which holds the producer's lock, and the producer's end of the doorbell.
@@ -64,7 +65,8 @@ class Producers:
 
     def _came(self, stream: Stream, source: Source, peer: Peer) -> socket.socket:
         ring = stream.rings[source.number]
-        bell = ring.hang_bell(self._loop)
+        bell = ring.hang_bell(self._loop, lambda: self._agenda.source(stream.id, source.number))
+        self._agenda.source(stream.id, source.number)
         ring.take_producer(peer)
         source.producer_came(peer.pid)
         peer.attach(stream.id, source.number)
@@ -83,17 +85,14 @@ def lost(stream: Stream, source: Source) -> None:
     source.producer_left()
 
 
-def orphans(stream: Stream) -> list[Source]:
-    """The sources whose producer attached to an earlier daemon and has died since."""
-    return [
-        source
-        for source, ring in zip(stream.sources, stream.rings, strict=True)
-        if source.is_open
+def is_unattended(stream: Stream, source: Source) -> bool:
+    """Whether a source has a producer that is not connected, so that it has no doorbell."""
+    return (
+        source.is_open
         and source.ring is not None
-        and ring.producer is None
+        and stream.rings[source.number].producer is None
         and source.ring.producer != 0
-        and not ring.producer_lives
-    ]
+    )
 
 
 def let_go(stream: Stream) -> None:

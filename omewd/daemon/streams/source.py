@@ -50,6 +50,8 @@ class Source:
     lost: tuple[tuple[int, int], ...] = ()
     lost_frames: int = 0
 
+    # ``rings_at``: the frame index at which the producer is asked to ring.
+    rings_at: int | None = None
     next_unit: int = 0
     incomplete_unit: int = 0
     done_below: int = 0
@@ -76,7 +78,7 @@ class Source:
     def write_with(self, backend: str, geometry: Geometry) -> None:
         """Change the backend, before anything is created."""
         self.backend, self.geometry = backend, geometry
-        for fact in ("plan", "shards"):
+        for fact in ("plan", "shards", "unit_bytes"):
             self.__dict__.pop(fact, None)
 
     def use_ring(self, ring: DaemonRing) -> None:
@@ -90,7 +92,7 @@ class Source:
     def resume(self, ring: DaemonRing, now_ns: int) -> None:
         """Continue from another daemon, or after a failure. ``ring`` must have been resumed."""
         progress = ring.progress
-        self.ring = ring
+        self.ring, self.rings_at = ring, None
         if self.spec.durability == "fsync":
             ring.note_durable()
         self.lost, self.lost_frames = (), 0
@@ -154,12 +156,23 @@ class Source:
         """Ask for the doorbell at the frame that completes the next unit; returns whether it is there already.
 
         While units wait for a writer, the producer need not ring: the writer's answer wakes the daemon, and a wake-up
-        for each frame would only cost time.
+        for each frame would only cost time. It rings for the first frame of all, from which rates are counted.
         """
         if self.ring is None or not self.is_open:
             return False
-        waits = self.next_unit < self.incomplete_unit
-        return self.ring.ring_at(UNSET if waits else self.plan.last_frame(self.incomplete_unit) + 1)
+        frame = self.plan.last_frame(self.incomplete_unit) + 1 if self.received else 1
+        if self.has_units:
+            frame = UNSET
+        if frame == self.rings_at:  # it was not there yet, so the producer rings
+            return False
+        is_there = self.ring.ring_at(frame)
+        self.rings_at = None if is_there else frame
+        return is_there
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the producer should have rung since the last poll."""
+        return self.ring is not None and self.is_open and self.ring.is_behind
 
     def _count(self, now_ns: int) -> None:
         assert self.ring is not None
@@ -208,6 +221,11 @@ class Source:
         """Frames that were received and are neither on disk nor lost."""
         return self.received - self.written - sum(self.gaps.values()) - self.lost_frames
 
+    @property
+    def has_units(self) -> bool:
+        """Whether there are write units to be given out."""
+        return self.next_unit < self.incomplete_unit
+
     def take_job(self, writers: int) -> WriteUnits | None:
         """The next job: write units that are complete, or that will get no more frames.
 
@@ -217,7 +235,7 @@ class Source:
         if ready <= 0:
             return None
         assert self.ring is not None
-        units = max(1, min(ready // writers, JOB_BYTES // self.unit_bytes(), _JOB_UNITS))
+        units = max(1, min(ready // writers, JOB_BYTES // self.unit_bytes, _JOB_UNITS))
         unit = self.next_unit
         first, empty = self.plan.first_frame(unit), self._empty_units(unit)
         is_gap = empty > units
@@ -325,7 +343,9 @@ class Source:
     def _is_done(self, unit: int) -> bool:
         return unit < self.done_below or any(first <= unit < end for first, (end, _) in self.done.items())
 
+    @cached_property
     def unit_bytes(self) -> int:
+        """The size of a whole write unit at the full resolution."""
         return unit_bytes(self.spec, self.plan)
 
     @property

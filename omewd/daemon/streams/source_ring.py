@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from omewd.daemon.control.server import Peer
@@ -21,16 +22,18 @@ _RINGS_AT_ONCE = 4096
 class Doorbell:
     """The daemon's end of a producer's doorbell.
 
-    It is a socket, because each end has its own flags: so no producer can make the daemon block.
+    It is a socket, because each end has its own flags: so no producer can make the daemon block. ``rung()`` is called
+    when the producer rings, and when it is gone.
     """
 
-    def __init__(self, loop: Loop, end: socket.socket) -> None:
-        self._loop, self._end = loop, end
+    def __init__(self, loop: Loop, end: socket.socket, rung: Callable[[], None]) -> None:
+        self._loop, self._end, self._tell = loop, end, rung
         self.is_up = True
         loop.watch(end.fileno(), self._rung)
 
     def _rung(self) -> None:
         """Empty the doorbell; the turn of the loop that follows does the rest."""
+        self._tell()
         try:
             if not self._end.recv(_RINGS_AT_ONCE, socket.MSG_DONTWAIT):
                 self.take_down()  # the producer is gone
@@ -139,11 +142,14 @@ class SourceRing:
         """Whether a producer holds the lock on the ring, even one that attached to an earlier daemon."""
         return is_locked(self.descriptor, PRODUCER_BYTE)
 
-    def hang_bell(self, loop: Loop) -> socket.socket:
-        """Replace the doorbell; returns the new producer's end. Raises OSError, and leaves the old one then."""
+    def hang_bell(self, loop: Loop, rung: Callable[[], None]) -> socket.socket:
+        """Replace the doorbell; returns the new producer's end. Raises OSError, and leaves the old one then.
+
+        ``rung()`` is called when the producer rings, and when it is gone.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.take_bell_down()
-        self.bell = Doorbell(loop, ours)
+        self.bell = Doorbell(loop, ours, rung)
         return theirs
 
     def take_bell_down(self) -> None:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omewd.daemon.datasets.dataset import Dataset, Phase
+from omewd.daemon.datasets.shown_contrast import ShownContrast
 from omewd.daemon.jobs.tasks import Owner
 from omewd.daemon.streams.source import Source
 from omewd.daemon.streams.source_ring import SourceRing
 from omewd.daemon.streams.transitions import Action, Event, Facts, State, decide
 from omewd.errors import Loss, OmewdError, StreamFailedError
-from omewd.model.contrast import MOST_CHANNELS, Contrast, Window
+from omewd.model.contrast import Window
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.model.waits import Histogram, RecentWaits
@@ -26,9 +27,6 @@ from omewd.ring.layout import STATE_FAILED, Geometry
 
 # The most runs of lost frames of each source in an error; the ledger shows all of them.
 _LOST_RUNS = 1000
-_SHOW_CONTRAST_NS = 1_000_000_000
-# Each image costs a synced file. With more images, the end of the stream is early enough.
-_MOST_IMAGES_SHOWN = 64
 _PHASES = {
     State.STARTING: Phase.MAKING,
     State.ACTIVE: Phase.WRITING,
@@ -53,7 +51,7 @@ class Stream:
     ``backend``: for "auto", the first choice until a writer has looked at the disk. ``backend_reason``: why it is not
     the first choice. ``disk_io``: how bytes are written. ``was_active``: its dataset was created. ``error``: why it has
     failed. ``loss``: what is lost, None until that is known. ``paused``: why no new jobs are given out, until a waiting
-    one succeeds. ``contrast``: of the frames written under this daemon. ``contrast_shown``: the dataset has it already.
+    one succeeds.
     """
 
     id: int
@@ -81,8 +79,10 @@ class Stream:
     disk_free_bytes: int | None = None
     disk_io: str | None = None
     waits: RecentWaits = field(default_factory=RecentWaits)
-    contrast: Contrast = field(default_factory=Contrast)
-    contrast_shown: bool = False
+    contrast: ShownContrast = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.contrast = ShownContrast(self.started_ns)
 
     @classmethod
     def of(
@@ -274,12 +274,19 @@ class Stream:
     def takes_frames(self) -> bool:
         return self.state is State.ACTIVE
 
-    def poll(self, now_ns: int) -> None:
-        """Take in new frames; after the last declared ones the stream drains. Raises OmewdError ``bad_ring``."""
-        if self.takes_frames:
-            for source in self.sources:
-                source.poll(now_ns)
+    def poll(self, now_ns: int, numbers: Iterable[int] | None = None) -> list[Source]:
+        """Take in new frames of all sources, or of those with ``numbers``; returns the sources that have ended by it.
+
+        After the last declared frames the stream drains. Raises OmewdError ``bad_ring``.
+        """
+        looked_at = self.sources if numbers is None else [self.sources[n] for n in numbers]
+        were_open = [source for source in looked_at if source.is_open and self.takes_frames]
+        for source in were_open:
+            source.poll(now_ns)
+        ended = [source for source in were_open if not source.is_open]
+        if ended:
             self._drain_if_ended()
+        return ended
 
     def stop(self, why: str, now_ns: int, source: Source | None = None) -> None:
         """Take no more frames, or none from one source. Those published by now are written."""
@@ -331,27 +338,19 @@ class Stream:
         report = Histogram()
         report.add(now_ns - result.done_ns, result.frames)
         self.waits.add({**result.waits, "report": report}, now_ns)
-        self.contrast.add(result.contrast)
+        self.contrast.found.add(result.contrast)
         self.disk_free_bytes, self.disk_io = result.free_bytes, result.io
         return released and source.ring is not None and source.ring.producer_waits
 
-    def maintenance_due(self, now_ns: int) -> Iterable[GrowShape | SealShards]:
-        """The jobs that the dataset needs now beside its write units."""
+    def maintenance_due(self, now_ns: int, changed: Iterable[int]) -> Iterable[GrowShape | SealShards]:
+        """The jobs that the dataset needs now, for example as frames of the ``changed`` sources were written."""
         if self.state is not State.ACTIVE or self.paused is not None:
             return ()
-        return self.dataset.maintenance.due(self.id, self.sources, now_ns)
+        return self.dataset.maintenance.due(self.id, self.sources, [self.sources[n] for n in changed], now_ns)
 
     def take_contrast(self, now_ns: int) -> tuple[Window, ...] | None:
-        """The windows to put into the dataset, once all channels have frames; None before, and later on.
-
-        None in the first second: a short stream gets them with its final metadata, without another sync.
-        """
-        if self.contrast_shown or not self.contrast or now_ns - self.started_ns < _SHOW_CONTRAST_NS:
-            return None
-        channels = next((d.count or 1 for d in self.spec.dimensions[:-2] if d.type == "channel"), 1)
-        every = len(self.contrast) >= min(channels, MOST_CHANNELS)
-        self.contrast_shown = self.state is State.ACTIVE and self.spec.images <= _MOST_IMAGES_SHOWN and every
-        return self.contrast.windows if self.contrast_shown else None
+        """The windows to put into the dataset now: see :meth:`ShownContrast.take`."""
+        return self.contrast.take(self.spec, now_ns) if self.state is State.ACTIVE else None
 
     @property
     def drained(self) -> bool:

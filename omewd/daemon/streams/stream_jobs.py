@@ -40,13 +40,14 @@ class StreamJobs:
         return self._stream.waits_for_space
 
     def job_done(self, task: Task, result: Result, now_ns: int) -> None:
+        self._lifecycle.job_ended(self._stream, task.job)
         with self._lifecycle.failing(self._stream, now_ns):
             self._done(self._stream, task, result, now_ns)
 
     def _done(self, stream: Stream, task: Task, result: Result, now_ns: int) -> None:
         if stream.paused is not None and task.was_postponed:  # other jobs may have used the last free space
             log.info("there is space on the disk again", stream=stream.name)
-            stream.go_on()
+            self._lifecycle.go_on(stream)
         match task.job, result:
             case WriteUnits() as job, Written():
                 point("daemon: report taken")
@@ -68,11 +69,12 @@ class StreamJobs:
         elif stream.state is State.FAILED and isinstance(task.job, WriteUnits) and error.code != "writer_died":
             self._lifecycle.drop_jobs(stream)
         elif task.was_postponed and error.code == "disk_full":
-            stream.pause(error)
+            self._lifecycle.pause(stream, error)
         else:
             stream.note_retry()
 
     def job_failed(self, task: Task, error: OmewdError, now_ns: int) -> None:
+        self._lifecycle.job_ended(self._stream, task.job)
         with self._lifecycle.failing(self._stream, now_ns):
             self._failed(self._stream, task, error, now_ns)
 
@@ -90,7 +92,7 @@ class StreamJobs:
             case GrowShape() | SealShards() as job if error.code != "dataset_replaced":
                 stream.dataset.maintenance.failed(job, now_ns)
                 if task.was_postponed:  # no job waits for space any more
-                    stream.go_on()
+                    self._lifecycle.go_on(stream)
                 log.warning(
                     "the dataset's metadata on disk are out of date",
                     stream=stream.name,

@@ -7,6 +7,7 @@ import structlog
 from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.state.journal import SWEEP, Journal
 from omewd.daemon.state.kept import KeptRing
+from omewd.daemon.streams.agenda import Agenda
 from omewd.daemon.streams.stream import Stream
 from omewd.errors import OmewdError
 from omewd.process.faultpoints import point
@@ -21,10 +22,11 @@ class Streams:
 
     ``kept``: by name, the rings of the last daemon that could not be taken over. They count in the memory budget, and
     no other stream may replace their datasets. ``is_closed``: the daemon is stopping and takes no new streams.
+    ``agenda``: which of them the next turn of the loop looks at.
     """
 
-    def __init__(self, journal: Journal, datasets: Datasets) -> None:
-        self._journal, self._datasets = journal, datasets
+    def __init__(self, journal: Journal, datasets: Datasets, agenda: Agenda) -> None:
+        self._journal, self._datasets, self.agenda = journal, datasets, agenda
         self._last_id = 0
         self.is_closed = False
         self.open: dict[int, Stream] = {}
@@ -60,6 +62,25 @@ class Streams:
     def is_open(self, stream: Stream) -> bool:
         return stream.id in self.open
 
+    def look_at(self, stream: Stream) -> None:
+        """Let the next turn of the loop look at a stream and all of its sources."""
+        self.agenda.sources(stream.id, range(len(stream.sources)))
+
+    def due(self, now_ns: int) -> list[tuple[Stream, set[int]]]:
+        """The open streams to look at now, each with the numbers of the sources to look at."""
+        if places := self.agenda.take_places():
+            for stream in self.open.values():
+                if stream.dataset.path in places:
+                    self.agenda.stream(stream.id)
+        return self._opened(self.agenda.take(now_ns))
+
+    def listening(self) -> list[tuple[Stream, set[int]]]:
+        """The open streams of which some sources, by their numbers, must ask their producers to ring."""
+        return self._opened(self.agenda.take_listening())
+
+    def _opened(self, numbers: dict[int, set[int]]) -> list[tuple[Stream, set[int]]]:
+        return [(self.open[number], sources) for number, sources in numbers.items() if number in self.open]
+
     def free_name(self, after: int = 0) -> tuple[str, int]:
         """The first unused name of stream1, stream2, … with a number above ``after``, and its number."""
         taken = {stream.name for stream in self.open.values()} | set(self.ended) | set(self.kept)
@@ -80,6 +101,7 @@ class Streams:
 
     def add(self, stream: Stream) -> None:
         self.open[stream.id] = stream
+        self.look_at(stream)
 
     def keep(self, kept: KeptRing) -> None:
         """Keep rings of the last daemon that can't be taken over."""

@@ -8,12 +8,12 @@ unless the machine crashes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from omewd.dataset.ledger.ledger import APPENDING_BYTE, FILE, FOLDER, parse_object
+from omewd.dataset.ledger.ledger import APPENDING_BYTE, FILE, FOLDER, WRITING_BYTE, parse_object
 from omewd.dataset.ledger.runs import Run, append_runs, discard_runs
 from omewd.process.faultpoints import point
 from omewd.process.locks import lock, unlock
@@ -22,28 +22,73 @@ from omewd.store.stopwatch import Stopwatch
 _TAIL_BYTES = 1 << 16
 
 
-def append_to(
-    dataset: Path, lines: bytes, runs: Sequence[Run] = (), *, durable: bool = True, clock: Stopwatch | None = None
-) -> None:
-    """Append lines to a dataset's ledger, all of them or none. ``durable``: with fsync.
+# The bytes to append for a job, and the runs in them, with offsets within these bytes.
+Lines = tuple[bytes, Sequence[Run]]
+
+
+class HeldLedger:
+    """A dataset's ledger, open for appending. It holds the dataset against ``omewd repair`` until it is closed.
+
+    Errors are OSError.
+    """
+
+    def __init__(self, dataset: Path) -> None:
+        self._dataset, self._path = dataset, dataset / FOLDER / FILE
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            lock(self._descriptor, WRITING_BYTE, shared=True)
+        except OSError:
+            self.close()
+            raise
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the dataset at the path is still this one."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.stat(self._path))  # noqa: PTH116
+        except OSError:
+            return False
+
+    def append(self, jobs: Iterable[Lines], *, durable: bool, clock: Stopwatch) -> None:
+        """Append the lines of jobs, all of them or none. See :func:`append_to`."""
+        texts: list[bytes] = []
+        runs: list[Run] = []
+        start = 0
+        for text, own in jobs:
+            texts.append(text)
+            runs += [run._replace(offset=run.offset + start) for run in own] if start else own
+            start += len(text)
+        _append_and_record(self._dataset, self._descriptor, b"".join(texts), runs, durable=durable, clock=clock)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def append_to(dataset: Path, lines: bytes, runs: Sequence[Run] = (), *, durable: bool = True) -> None:
+    """Append lines to a dataset's ledger, all of them or none. ``durable``: with fsync. Creates the file.
 
     ``runs``: the runs among the lines, with offsets within them. They are recorded once the lines are on disk, without
-    a sync; if that fails, readers read the lines instead. ``clock``: gets the time of each stage. Raises OSError.
+    a sync; if that fails, readers read the lines instead. Raises OSError.
     """
-    clock = clock or Stopwatch()
+    descriptor = os.open(dataset / FOLDER / FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        _append_and_record(dataset, descriptor, lines, runs, durable=durable, clock=Stopwatch())
+    finally:
+        os.close(descriptor)
+
+
+def _append_and_record(
+    dataset: Path, descriptor: int, lines: bytes, runs: Sequence[Run], *, durable: bool, clock: Stopwatch
+) -> None:
     with clock.stage("write"):
-        descriptor = os.open(dataset / FOLDER / FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            start = append(descriptor, lines, begin=partial(discard_runs, dataset, descriptor))
-            if durable:
-                with clock.stage("fsync"):
-                    os.fdatasync(descriptor)
-            point("writer: ledger synced")
-            if runs:
-                with suppress(OSError):
-                    append_runs(dataset, descriptor, runs, start)
-        finally:
-            os.close(descriptor)
+        start = append(descriptor, lines, begin=partial(discard_runs, dataset, descriptor))
+        if durable:
+            with clock.stage("fsync"):
+                os.fdatasync(descriptor)
+        point("writer: ledger synced")
+        if runs:
+            with suppress(OSError):
+                append_runs(dataset, descriptor, runs, start)
 
 
 def append(descriptor: int, lines: bytes, *, begin: Callable[[], None] | None = None) -> int:

@@ -13,10 +13,20 @@ from omewd.model.spec.spec import StreamSpec
 # Measured with frames of 8 MiB and two writers, as a share of the disk's speed, for jobs of 16, 32 and 64 MiB: 0.95,
 # 1.0 and 1.0; with tiles 0.74, 0.87 and 0.88.
 JOB_BYTES = 32 << 20
+# Jobs that a writer may have at once, while none is larger than that: it begins one while it ends those before.
+JOBS_IN_FLIGHT = 2
 # Measured with 2 GiB in files of 128 MiB on a virtual disk, 4 writes at once: 1.85 GB/s with 8 MiB, 1.5 with 16 or 32.
 PIECE_BYTES = 8 << 20
 # A writer's concurrent writes. Two of 8 MiB keep a disk busy; the others go out while a piece is being encoded.
 PIECES_AT_ONCE = 4
+# Threads that gather and compress in a writer; with more cores, more writers use them. What they make lies in buffers
+# until it is written.
+ENCODERS_AT_ONCE = 4
+BUFFERS_AT_ONCE = ENCODERS_AT_ONCE + PIECES_AT_ONCE
+# A piece, and what a codec adds to noise.
+BUFFER_BYTES = PIECE_BYTES + (PIECE_BYTES >> 5)
+# A writer's concurrent syncs, of files and folders. The filesystem merges those that wait for its journal.
+SYNCS_AT_ONCE = 16
 # Several shards are sealed together while their indexes stay within this; a larger one is sealed alone.
 INDEXES_AT_ONCE_BYTES = 16 << 20
 INDEX_ENTRY_BYTES = 16
@@ -31,24 +41,25 @@ def unit_bytes(spec: StreamSpec, plan: Plan) -> int:
 
 
 def writer_need_bytes(spec: StreamSpec, backend: str, plan: Plan | None = None) -> int:
-    """The most memory that a writer holds beside the ring during a job; ``plan``: other units than the stream's."""
+    """The most memory that a writer holds beside the ring for its jobs; ``plan``: other units than the stream's."""
     record = BACKENDS[backend]
     plan = plan or Plan.of(spec, record.encodes)
     frames = plan.frames_total
-    job_bytes = JOB_BYTES if frames is None else min(JOB_BYTES, frames * spec.frame_bytes)
+    all_bytes = math.inf if frames is None else frames * spec.frame_bytes
+    job_bytes, held_bytes = (int(min(most, all_bytes)) for most in (JOB_BYTES, JOBS_IN_FLIGHT * JOB_BYTES))
     unit = unit_bytes(spec, plan)
     if record.encodes == "chunk":
         need = max(_chunk_bytes(spec, plan, max(job_bytes, unit), record.copies), _sealing_bytes(spec))
     else:
-        need = record.copies * unit + job_bytes
-    # A contiguous copy of a job's pixels, and all lower resolutions, which together are a third of the full one.
-    return need + (int(1.5 * max(unit, job_bytes)) if spec.levels > 1 else 0)
+        need = record.copies * unit + held_bytes
+    # A contiguous copy of each job's pixels, and all lower resolutions, which together are a third of the full one.
+    return need + (int(1.5 * max(unit, held_bytes)) if spec.levels > 1 else 0)
 
 
 def _chunk_bytes(spec: StreamSpec, plan: Plan, job_bytes: int, copies: int) -> int:
     """What the threads that encode chunk by chunk hold: pieces, and with compression chunks, too."""
     chunk_bytes = math.prod(plan.extents) * math.prod(spec.chunk_shape[-2:]) * ITEM_BYTES[spec.dtype]
-    pieces = PIECES_AT_ONCE * 2 * min(PIECE_BYTES, job_bytes)
+    pieces = BUFFERS_AT_ONCE * min(BUFFER_BYTES, job_bytes)
     if spec.compression is None:
         return pieces
     at_once = min(PIECES_AT_ONCE, -(-job_bytes // chunk_bytes))
@@ -61,7 +72,7 @@ def _sealing_bytes(spec: StreamSpec) -> int:
     if not spec.sharded:
         return 0
     index = chunks_per_shard(spec) * INDEX_ENTRY_BYTES
-    return _INDEX_COPIES * max(index, min(PIECES_AT_ONCE * index, INDEXES_AT_ONCE_BYTES))
+    return _INDEX_COPIES * max(index, min(SYNCS_AT_ONCE * index, INDEXES_AT_ONCE_BYTES))
 
 
 def index_cause(spec: StreamSpec, backend: str) -> str:

@@ -202,15 +202,36 @@ class Plan:
 
     def units_with(self, frames: int) -> int:
         """How many units hold any of the first ``frames`` frames; they have the lowest numbers."""
-        if not frames:
-            return 0
-        begun = self.unit_of(frames - 1) + 1
-        most = begun + self.group_frames if self.units_total is None else self.units_total
-        return bisect_left(range(most), frames, lo=begun, key=self.first_frame)
+        return self._units_before(frames, whole=False)
 
     def units_complete(self, frames: int) -> int:
         """How many units have all their frames among the first ``frames``; they have the lowest numbers."""
-        return bisect_left(range(self.units_with(frames)), frames, key=self.last_frame)
+        return self._units_before(frames, whole=True)
+
+    def _units_before(self, frames: int, *, whole: bool) -> int:
+        """How many units have their first frame, or with ``whole`` their last one, before the frame of this index.
+
+        Compares coordinates as frames are ordered: a faster dimension only decides between units that have the frame's
+        own coordinate along all slower ones.
+        """
+        if self.frames_total is not None and frames >= self.frames_total:
+            assert self.units_total is not None
+            return self.units_total
+        units, is_tied = 0, True
+        for at, extent, count, blocks in zip(
+            unravel(frames, self.counts), self.extents, self.counts, self.blocks, strict=True
+        ):
+            units *= blocks or 1
+            if not is_tied:
+                continue
+            below = at // extent if whole else -(-at // extent)
+            corner = below * extent
+            if whole:
+                corner += extent - 1
+                corner = corner if count is None else min(corner, count - 1)
+            units += below
+            is_tied = corner == at
+        return units
 
     def place(self, frame: int) -> tuple[int, ...]:
         """A frame's index along the outer axes of its image, in storage order."""

@@ -18,6 +18,7 @@ import numpy as np
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.plan.grid import frame_indexes
 from omewd.model.plan.levels import Level, levels_of
+from omewd.model.plan.memory import PIECE_BYTES
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import StreamSpec
 
@@ -103,6 +104,27 @@ class ShardLayout:
             which = row // rows * self.shards_across[1] + column // columns
             places[row, column] = which, row % rows * columns + column % columns
         return places
+
+    @cached_property
+    def patches(self) -> tuple[tuple[int, int, range, range], ...]:
+        """A unit's chunks in rectangles: (which of :meth:`shards_of`, number of the first chunk, rows, columns).
+
+        The numbers of each rectangle's chunks, in C order, are consecutive. It has at most a piece of bytes before
+        compression, or a single chunk.
+        """
+        most = max(1, PIECE_BYTES // self.chunk_bytes)
+        rows, columns = self.grid[-2:]
+        found = []
+        for which, (down, right) in enumerate(self.frame_shards):
+            bottom, end = min((down + 1) * rows, self._across[0]), min((right + 1) * columns, self._across[1])
+            width = end - right * columns
+            tall = most // width if width == columns else 1
+            for y in range(down * rows, bottom, max(1, tall)):
+                for x in range(right * columns, end, min(most, width)):
+                    number = (y - down * rows) * columns + x - right * columns
+                    patch = range(y, min(y + max(1, tall), bottom)), range(x, min(x + most, end))
+                    found.append((which, number, *patch))
+        return tuple(found)
 
     def chunks_of(self, place: ShardPlace) -> Iterator[tuple[int, tuple[slice, slice]]]:
         """A unit's chunks in a shard: (number counted from the unit's first chunk, the frame's pixels in it)."""

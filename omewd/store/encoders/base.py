@@ -30,6 +30,7 @@ from omewd.store.scattered import ScatteredFrames
 _BLOSC_MAX_BYTES = 2**31 - 17
 
 Block = np.ndarray[Any, Any]
+Sizes = np.ndarray[Any, np.dtype[np.uint64]]
 Buffer = bytes | memoryview
 # Bytes, or an array of any strides, which stands for its elements in C order.
 Piece = Buffer | Block
@@ -121,23 +122,59 @@ class UnitArray:
 
 
 class Encoded(NamedTuple):
-    """One cell's bytes, in pieces. Several cells of a unit may be consumed at once, each by one thread.
-
-    ``place``: (y, x) in the grid of cells. ``pieces``: a tuple if they cost nothing to make.
-    """
+    """One cell's bytes, in pieces. ``place``: (y, x) in the grid of cells."""
 
     place: tuple[int, int]
     pieces: Iterable[Piece]
 
 
+class Patch(ABC):
+    """Cells of one unit whose bytes can be made by any thread, as long as the unit's block stays unchanged.
+
+    ``count``: how many cells. ``room_bytes``: the most bytes that they take. ``is_exact``: whether they take just that.
+    """
+
+    count: int = 1
+    room_bytes: int
+    is_exact: bool
+
+    def in_place(self) -> list[Block] | None:
+        """Arrays that hold the cells' bytes, one behind the other; None if they are not in memory yet."""
+        return None
+
+    @abstractmethod
+    def pieces(self) -> Iterable[Piece]:
+        """The bytes of a single cell, made piece by piece."""
+
+    @abstractmethod
+    def encode_into(self, out: Block) -> Sizes:
+        """Write the cells' bytes into ``out``, one cell behind the other; returns the size of each.
+
+        ``out``: bytes, at least ``room_bytes`` of them.
+        """
+
+
+class Patchwork(ABC):
+    """The cells of a unit, which are made when they are needed."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Encoded]:
+        """The cells one by one. Any thread may consume the pieces of each."""
+
+    @abstractmethod
+    def patch(self, rows: range, columns: range) -> Patch:
+        """A rectangle of cells, in C order."""
+
+
+Cells = Iterator[Encoded] | Patchwork
+
+
 class Encoder(ABC):
     """Turns units into the bytes of their cells. A writer has one encoder for each stream and resolution.
 
-    ``lasting``: any thread may consume the pieces as long as the block stays unchanged, even after the next call.
     ``takes_scattered``: it also takes scattered frames.
     """
 
-    lasting: ClassVar[bool] = False
     takes_scattered: ClassVar[bool] = False
 
     @abstractmethod
@@ -150,11 +187,13 @@ class Encoder(ABC):
         return None
 
     @abstractmethod
-    def encode(self, block: Block) -> Iterator[Encoded]:
-        """Encode a unit. Every cell is yielded once, even if it holds only the fill value.
+    def encode(self, block: Block) -> Cells:
+        """Encode a unit. It has every cell once, even those that hold only the fill value.
 
         ``block``: (…, Y, X) in storage order, with any strides. At a ragged end it is smaller than the unit, and the
-        rest of the unit gets the fill value. The block must stay unchanged until all pieces are consumed.
+        rest of the unit gets the fill value. The block must stay unchanged until all cells are consumed: at once if
+        they are an iterator, whose bytes only last until the next cell, and by any thread, at any time, if they are a
+        patchwork.
         """
 
     def close(self) -> None:  # noqa: B027  most hold nothing

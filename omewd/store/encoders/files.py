@@ -20,8 +20,8 @@ def zero_key(array: UnitArray) -> Buffer:
     if array.sharded:
         return index_bytes(np.full((array.chunks_per_key, 2), ABSENT, np.uint64))
     zeros = np.zeros(array.key_shape, array.dtype)
-    compress = compressor(array.compression, array.dtype)
-    return zeros.tobytes() if compress is None else compress(zeros)
+    packer = compressor(array.compression, array.dtype)
+    return zeros.tobytes() if packer is None else packer.encode(zeros)
 
 
 def take(path: Path) -> memoryview:

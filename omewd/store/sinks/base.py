@@ -1,138 +1,135 @@
-"""The interface of sinks, which take the cells of write units and say when they are durable.
+"""The interface of sinks, which take the cells of write units and make them durable.
 
-A caller puts units, sets a fence, and waits for it. It may put more units before it waits, so that the units before the
+A caller puts units, sets a fence, and commits it. It may put more units before it commits, so that the units before the
 fence are synced while the next one is encoded::
 
-    sink.put(layout, 0, encoder.encode(block), lasting=encoder.lasting)
+    sink.put(layout, 0, encoder.encode(block))
     first = sink.fence()
     sink.put(layout, 1, …)
-    sink.wait(first)      # unit 0 is durable: its slots may be released
+    [outcome] = commit([first], tools.syncs)  # unit 0 is durable, or outcome is an error
 
-A failed sync is never repeated: units before a fence that fails are given up and must be put again.
+One thread puts units and sets fences. Another one may commit them, several together: their syncs then go out at once,
+and the filesystem merges them. A fence that fails does not harm another one, unless a file that both need has failed. A
+failed sync is never repeated: the units before a fence that fails must be put again.
 """
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future, wait
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from omewd.model.plan.shards import ShardLayout, Written
-from omewd.store.encoders.base import Encoded
+from omewd.store.encoders.base import Cells
+from omewd.store.filesystem import sync_folder
 
 Result = TypeVar("Result")
+Key = TypeVar("Key")
+
+# What is to be synced, by the path of the file or folder.
+Syncs = dict[Path, Callable[[], None]]
+# A commit in steps: it yields what must be synced before its next step, and returns the size on disk.
+Steps = Generator[Syncs, None, int]
 
 
 class Batch(ABC):
-    """The units put between two fences."""
+    """The units put between two fences. Errors are OSError, or whatever an encoder raises."""
 
     @abstractmethod
-    def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:
+    def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
         """See :meth:`Sink.put`."""
-
-    @abstractmethod
-    def finish(self) -> int:
-        """Make the batch durable; returns its size on disk. No thread works on it afterwards, even if this raises."""
-
-    @abstractmethod
-    def give_up(self) -> None:
-        """Release the batch, finished or not. No thread works on it afterwards."""
 
     def begin_to_finish(self) -> None:  # noqa: B027  most have nothing to do
         """Start work that can only start once no more units will be put."""
 
+    @property
+    def is_written(self) -> bool:
+        """Whether no thread works on it any more."""
+        return True
+
+    def settle(self) -> None:  # noqa: B027
+        """Wait until no thread works on it any more, whatever came of it."""
+
+    @abstractmethod
+    def commit(self) -> Steps:
+        """Make it durable once it is written. The error of a sync is raised where it was asked for."""
+
+    @abstractmethod
+    def give_up(self) -> None:
+        """Release the batch, durable or not. No thread works on it afterwards."""
+
 
 class Fence:
-    """Marks all units that were put before it."""
+    """Marks the units that were put since the previous fence. It is over once it was committed or given up."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, over: Callable[[Fence], None]) -> None:
         self._batch: Batch | None = batch
-        self._stored_bytes: int | None = None
+        self._over = over
 
     @property
-    def is_over(self) -> bool:
-        """Whether the units before it are durable or were given up."""
-        return self._batch is None
+    def is_written(self) -> bool:
+        """Whether a commit would not have to wait for threads."""
+        return self._batch is None or self._batch.is_written
 
-    @property
-    def is_durable(self) -> bool:
-        return self._stored_bytes is not None
+    def settle(self) -> None:
+        """Wait until it is written, or has failed."""
+        if self._batch is not None:
+            self._batch.settle()
 
-    def finish(self) -> None:
-        """Make the units between the previous fence and this one durable."""
-        assert self._batch is not None
+    def commit(self) -> Steps:
+        """See :meth:`Batch.commit`. Raises ValueError if the fence is over."""
+        if self._batch is None:
+            raise ValueError("what was put before this fence was given up: put it again")
         try:
-            self._stored_bytes = self._batch.finish()
+            return (yield from self._batch.commit())
         finally:
             self.give_up()
 
     def give_up(self) -> None:
-        """Release the units before it, finished or not."""
+        """Release the units before it, durable or not."""
         batch, self._batch = self._batch, None
         if batch is not None:
             batch.give_up()
-
-    @property
-    def stored_bytes(self) -> int:
-        """The size on disk of the units between the previous fence and this one. Raises ValueError if it has failed."""
-        if self._stored_bytes is None:
-            raise ValueError("what was put before this fence was given up: put it again")
-        return self._stored_bytes
+            self._over(self)
 
 
 class Sink(ABC):
-    """Puts cells in their places. One thread puts units and sets fences; any thread may wait.
+    """Puts cells in their places. One thread puts units, sets fences and gives up; any one thread may commit and seal.
 
     Errors are OSError, or whatever the encoder raises.
     """
 
     def __init__(self) -> None:
         self._batch = self._begin()
-        self._fences: deque[Fence] = deque()
-        self._finishing = threading.Lock()
+        self._fences: set[Fence] = set()
 
     @abstractmethod
     def _begin(self) -> Batch:
         """A batch for the next units."""
 
-    def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:
+    def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
         """Store the cells of a unit. Putting the same unit again overwrites it.
 
-        ``layout``: of the unit's source and resolution. ``lasting``: any thread may consume the pieces until the fence
-        is waited for; otherwise they are consumed now. Aligned arrays are written without a copy.
+        ``layout``: of the unit's source and resolution. ``cells``: an iterator is consumed now; a patchwork until the
+        fence is over, by any thread. Aligned arrays are written without a copy.
         After an error, the caller must give up.
         """
-        self._batch.put(layout, unit, cells, lasting=lasting)
+        self._batch.put(layout, unit, cells)
 
     def fence(self) -> Fence:
-        """Mark all units that were put so far. After an error, they are given up."""
+        """Mark the units that were put since the last fence. After an error, they are given up."""
         batch, self._batch = self._batch, self._begin()
         try:
             batch.begin_to_finish()
         except BaseException:
             batch.give_up()
             raise
-        fence = Fence(batch)
-        self._fences.append(fence)
+        fence = Fence(batch, self._fences.discard)
+        self._fences.add(fence)
         return fence
-
-    def wait(self, fence: Fence) -> int:
-        """Wait until all units before a fence are durable; returns the size on disk of those after the previous fence.
-
-        Units are durable once they are synced, and recorded if the sink has a record; without durability, once they are
-        written. Raises the error of the first fence that fails, once. The units before that fence must be put again.
-        """
-        with self._finishing:
-            while not fence.is_over:
-                self._fences.popleft().finish()
-        return fence.stored_bytes
-
-    def is_durable(self, fence: Fence) -> bool:
-        """Whether all units before a fence are durable."""
-        return fence.is_durable
 
     def give_up(self) -> None:
         """Release the units that were put since the last fence. No thread works on them afterwards."""
@@ -156,11 +153,75 @@ class Sink(ABC):
         """
 
     def close(self) -> None:
-        """Give up all units that no fence has made durable."""
+        """Give up all units that are not durable."""
         self.give_up()
-        with self._finishing:
-            while self._fences:
-                self._fences.popleft().give_up()
+        for fence in list(self._fences):
+            fence.give_up()
+
+
+def commit(fences: Sequence[Fence], syncs: Executor) -> list[int | Exception]:
+    """Make the units before each fence durable; returns the size on disk of each, or the error of one that failed.
+
+    Units are durable once they are synced, and recorded if the sink has a record; without durability, once they are
+    written. ``fences``: in the order in which they were set. ``syncs``: threads for syncs.
+
+    The fences go step by step together. A file that several of them need is synced once, through the descriptor that
+    was opened first: the kernel reports an error to every descriptor that was open by then, and not to later ones.
+    """
+    outcomes: dict[int, int | Exception] = {}
+    steps = {number: fence.commit() for number, fence in enumerate(fences)}
+    errors: dict[Path, Exception] = {}
+    asked: dict[int, Syncs] = {number: {} for number in steps}
+    while steps:
+        for number, step in list(steps.items()):
+            error = next((errors[path] for path in asked[number] if path in errors), None)
+            try:
+                asked[number] = step.throw(error) if error is not None else next(step)
+            except StopIteration as done:
+                outcomes[number] = done.value
+                del steps[number]
+            except Exception as failure:  # noqa: BLE001  libraries may raise anything
+                outcomes[number] = failure
+                del steps[number]
+        together: dict[Path, Callable[[], None]] = {}
+        for number in steps:
+            for path, sync in asked[number].items():
+                together.setdefault(path, sync)
+        errors = at_once(together, syncs)
+    return [outcomes[number] for number in range(len(fences))]
+
+
+def committed(fence: Fence, syncs: Executor) -> int:
+    """Make the units before one fence durable; returns their size on disk, or raises its error."""
+    [outcome] = commit([fence], syncs)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def at_once(calls: Mapping[Key, Callable[[], None]], threads: Executor) -> dict[Key, Exception]:
+    """Make calls in threads, and wait for all of them; returns the errors of those that failed."""
+    if len(calls) == 1:  # a thread would only cost time
+        [(key, call)] = calls.items()
+        try:
+            call()
+        except Exception as failure:  # noqa: BLE001  it may be any library's
+            return {key: failure}
+        return {}
+    futures = {key: threads.submit(call) for key, call in calls.items()}
+    wait(futures.values())
+    errors: dict[Key, Exception] = {}
+    for key, future in futures.items():
+        error = future.exception()
+        if isinstance(error, Exception):
+            errors[key] = error
+        elif error is not None:
+            raise error
+    return errors
+
+
+def folder_syncs(folders: Iterable[Path]) -> Syncs:
+    return {folder: partial(sync_folder, folder) for folder in folders}
 
 
 def results(futures: list[Future[Result]]) -> list[Result]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from omewd.model.plan.shards import ShardLayout, Written
 from omewd.process.faultpoints import point
-from omewd.store.encoders.base import Encoded, Piece
-from omewd.store.sinks.base import Batch, Sink, results
+from omewd.store.encoders.base import Cells, Patchwork, Piece
+from omewd.store.sinks.base import Batch, Sink, Steps, folder_syncs, results
 from omewd.store.sinks.publish import SMALL_FILE_BYTES, Publisher
 from omewd.store.tools import Tools
 
@@ -50,15 +50,15 @@ class KeyBatch(Batch):
         self._bytes = 0
         self._futures: list[Future[int]] = []
 
-    def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:
+    def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
         """Write the files of a unit aside. Their name there is always the same, so that remains are overwritten.
 
         Small files are bound by the latency of their syncs, so many are written at once.
         """
-        is_small = layout.key_bytes <= SMALL_FILE_BYTES
-        pool = self._tools.files if is_small else self._tools.pieces if lasting else None
+        is_small, lasts = layout.key_bytes <= SMALL_FILE_BYTES, isinstance(cells, Patchwork)
+        pool = self._tools.files if is_small else self._tools.pieces if lasts else None
         files: Files = ((f"{row}/{column}", pieces) for (row, column), pieces in cells)
-        if pool is not None and not lasting:
+        if pool is not None and not lasts:
             files = ((name, [bytes(piece) for piece in self._encoding(pieces)]) for name, pieces in files)
         label = f"unit-{layout.level.number}-{layout.source}-{unit}"
         self.put_folder(layout.folder(unit), label, files, pool)
@@ -80,7 +80,8 @@ class KeyBatch(Batch):
             if pool is None:
                 self._bytes += self._publisher.write_aside(path, self._encoding(pieces))
             else:
-                self._futures.append(pool.submit(self._publisher.write_aside, path, self._encoding(pieces)))
+                write = self._tools.clock.carried(self._publisher.write_aside)
+                self._futures.append(pool.submit(write, path, self._encoding(pieces)))
 
     def _encoding(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         return self._tools.clock.timed("encode", pieces)
@@ -94,15 +95,22 @@ class KeyBatch(Batch):
                     path.mkdir(exist_ok=True)
                     self._inner[path] = None
 
-    def finish(self) -> int:
-        """Put the files in place and sync them; returns their size."""
+    @property
+    def is_written(self) -> bool:
+        return all(future.done() for future in self._futures)
+
+    def settle(self) -> None:
+        wait(self._futures)
+
+    def commit(self) -> Steps:
+        """Put the files, which are synced one by one, in place, with syncs of the folders before and after."""
         if not self._folders:
             return 0
         publisher = self._publisher
         self._bytes += sum(results(self._futures))
         point("writer: files written")
         if publisher.durable:
-            publisher.sync_folders(list(self._inner))
+            yield folder_syncs(self._inner)
         point("writer: files synced")
         unsynced: dict[Path, None] = {}
         with self._tools.clock.stage("rename"):
@@ -117,7 +125,7 @@ class KeyBatch(Batch):
                     _merge(aside, target, unsynced)
                 point("writer: folder renamed")
         if publisher.durable:
-            publisher.sync_folders(list(unsynced))
+            yield folder_syncs(unsynced)
         publisher.remember(unsynced)
         return self._bytes
 

@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from omewd.process.faultpoints import point
-from omewd.store.aligned import Buffers, packed, write_at
+from omewd.store.aligned import packed, write_at
+from omewd.store.buffers import Buffers
 from omewd.store.encoders.base import Piece
 from omewd.store.filesystem import sync_folder
 from omewd.store.stopwatch import Stopwatch
@@ -34,8 +35,10 @@ _FOLDERS_REMEMBERED = 10_000
 class Publisher:
     """Writes the files of one dataset. ``durable``: with fsync; otherwise files are only renamed into place.
 
-    ``pool``: threads for work that is faster in parallel. ``clock``: gets the time of each stage. All errors are
+    ``pool``: threads for syncs, which are faster in parallel. ``clock``: gets the time of each stage. All errors are
     OSError. An error does not harm files that were in place before.
+
+    Any thread may write files aside. Only one may put them in place: it owns the memory of the known folders.
     """
 
     def __init__(

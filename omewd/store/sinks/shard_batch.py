@@ -5,25 +5,23 @@ They are written concurrently, synced together, and then recorded in the tables 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, wait
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain, islice
-from typing import NamedTuple
 
 import numpy as np
 
-from omewd.model.plan.memory import PIECE_BYTES
+from omewd.model.plan.memory import BUFFER_BYTES, PIECE_BYTES
 from omewd.model.plan.shards import ShardLayout, ShardPlace
 from omewd.process.faultpoints import point
-from omewd.store.aligned import ALIGNMENT, lies_aligned, packed, size_of, write_all_at, write_at
-from omewd.store.encoders.base import Encoded, Piece
+from omewd.store.aligned import ALIGNMENT, aligned, lies_aligned, packed, size_of, write_all_at, write_at
+from omewd.store.encoders.base import Block, Cells, Patch, Patchwork, Piece, Sizes
 from omewd.store.format.shard_index import Entries
 from omewd.store.format.shard_table import name_of
-from omewd.store.sinks.base import Batch, results
+from omewd.store.sinks.base import Batch, Steps, at_once, folder_syncs
 from omewd.store.sinks.publish import Publisher
 from omewd.store.sinks.shard_file import ShardFile
+from omewd.store.sinks.tasks import Tasks
 from omewd.store.tools import Tools
 
 # Each shard takes two descriptors. A service may have 16,384; other processes may have 1,024.
@@ -45,6 +43,7 @@ class SeenShards:
     """The shards whose names in staging are known to be on disk.
 
     Another writer may have created a shard and not synced its name yet. So whoever sees one for the first time does.
+    Two threads share it: what either has added stays true until the shard is sealed, and nobody writes into it then.
     """
 
     def __init__(self) -> None:
@@ -62,22 +61,35 @@ class SeenShards:
         self._seen.difference_update(shards)
 
 
-class _Chunk(NamedTuple):
-    """One chunk: its number in its shard, and its bytes."""
+class _Made(Patch):
+    """A chunk that a library has made. Its bytes are kept, as the library may overwrite them."""
 
-    number: int
-    pieces: Iterable[Piece]
+    is_exact = True
+
+    def __init__(self, pieces: Iterable[Piece]) -> None:
+        self._pieces = [bytes(piece) for piece in pieces]
+        self.room_bytes = sum(map(len, self._pieces))
+
+    def pieces(self) -> Iterable[Piece]:
+        return self._pieces
+
+    def encode_into(self, out: Block) -> Sizes:
+        out[: self.room_bytes] = np.frombuffer(b"".join(self._pieces), np.uint8)
+        return np.array([self.room_bytes], np.uint64)
 
 
 @dataclass
 class _OpenShard:
-    """A batch's part of one shard. ``waiting``: chunks to be written together. ``runs``: chunks that are written, as
-    (number of the first chunk, entries).
+    """A batch's part of one shard. ``waiting``: chunks that are to be written together; ``first`` and ``after``: the
+    numbers of the first one, and of the one after the last. ``runs``: chunks that are written, as (number of the first
+    one, entries).
     """
 
     layout: ShardLayout
     file: ShardFile
-    waiting: list[_Chunk] = field(default_factory=list)
+    waiting: list[Patch] = field(default_factory=list)
+    first: int = 0
+    after: int = 0
     runs: list[tuple[int, Entries]] = field(default_factory=list)
 
     chunks_at_once: int = 1
@@ -89,6 +101,11 @@ class _OpenShard:
         self.chunks_at_once = max(PIECE_BYTES // chunk_bytes, 1)
         self.has_fixed_places = self.layout.is_raw and chunk_bytes % ALIGNMENT == 0
 
+    def take(self) -> tuple[int, list[Patch]]:
+        """Take what is waiting, as (number of the first chunk, patches)."""
+        taken, self.waiting = self.waiting, []
+        return self.first, taken
+
 
 class ShardBatch(Batch):
     """Chunks that are being written. Errors are OSError, or whatever a library raises."""
@@ -96,35 +113,51 @@ class ShardBatch(Batch):
     def __init__(self, publisher: Publisher, tools: Tools, seen: SeenShards) -> None:
         self._publisher, self._tools, self._seen = publisher, tools, seen
         self._shards: dict[ShardKey, _OpenShard] = {}
-        self._futures: list[Future[None]] = []
-        self._finished_bytes = 0
+        self._tasks = Tasks(tools.clock)
+        self._committed_bytes = 0
         self._may_be_on_record = False
 
-    def put(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasting: bool) -> None:
-        """Let threads write the chunks of a unit; returns without waiting for them."""
+    def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
+        """Let threads make and write the chunks of a unit; returns without waiting for them."""
         shards = self._open(layout, unit)
-        for place, pieces in cells:
-            which, number = layout.chunk_places[place]
-            shard, first = shards[which]
-            waiting = shard.waiting
-            if waiting and waiting[-1].number + 1 != first + number:
-                self._write(shard)
-            shard.waiting.append(_Chunk(first + number, pieces if lasting else [bytes(piece) for piece in pieces]))
-            if len(shard.waiting) >= shard.chunks_at_once:
-                self._write(shard)
+        if isinstance(cells, Patchwork):
+            for which, number, rows, columns in layout.patches:
+                shard, first = shards[which]
+                self._add(shard, first + number, cells.patch(rows, columns))
+        else:
+            for place, pieces in cells:
+                which, number = layout.chunk_places[place]
+                shard, first = shards[which]
+                self._add(shard, first + number, _Made(pieces))
+
+    def _add(self, shard: _OpenShard, number: int, patch: Patch) -> None:
+        if shard.waiting and (number != shard.after or number + patch.count - shard.first > shard.chunks_at_once):
+            self._write(shard)
+        if not shard.waiting:
+            shard.first = number
+        shard.waiting.append(patch)
+        shard.after = number + patch.count
+        if shard.after - shard.first >= shard.chunks_at_once:
+            self._write(shard)
 
     def begin_to_finish(self) -> None:
         for shard in self._shards.values():
             self._write(shard)
 
-    def finish(self) -> int:
-        """Wait until the chunks are on disk and recorded in their shards' tables; returns their size."""
-        self._finish_open_shards()
-        return self._finished_bytes
+    @property
+    def is_written(self) -> bool:
+        return self._tasks.are_done
+
+    def settle(self) -> None:
+        self._tasks.settle()
+
+    def commit(self) -> Steps:
+        """Sync the chunks, then record them in their shards' tables and sync these; returns the size of the chunks."""
+        yield from self._commit_open_shards()
+        return self._committed_bytes
 
     def give_up(self) -> None:
-        wait(self._futures)
-        self._futures.clear()  # breaks a cycle: the traceback of an error holds them, and they hold the error
+        self._tasks.settle()
         for shard in self._shards.values():
             if not self._may_be_on_record:
                 with suppress(OSError):
@@ -140,9 +173,7 @@ class ShardBatch(Batch):
         parts = [((layout.level.number, layout.source, place), first) for place, first in layout.shards_of(unit)]
         new = [key for key, _ in parts if key not in self._shards]
         if new and self._shards and len(self._shards) + len(new) > _SHARDS_AT_ONCE:
-            self.begin_to_finish()
-            self._finish_open_shards()
-            self.give_up()
+            self._commit_early()
             new = [key for key, _ in parts]
         for key in new:
             shard = _OpenShard(layout, shard_file(self._publisher, layout, key[2]))
@@ -151,15 +182,24 @@ class ShardBatch(Batch):
             self._shards[key] = shard
         return [(self._shards[key], first) for key, first in parts]
 
-    def _finish_open_shards(self) -> None:
+    def _commit_early(self) -> None:
+        """Commit the units that were put so far, and close their shards."""
+        self.begin_to_finish()
+        for syncs in self._commit_open_shards():
+            with self._tools.clock.stage("fsync"):
+                for error in at_once(syncs, self._tools.syncs).values():
+                    raise error
+        self.give_up()
+
+    def _commit_open_shards(self) -> Steps:
         if not self._shards:
-            return
-        results(self._futures)
+            return 0
+        self._tasks.wait()
         point("writer: chunks written")
-        shards = list(self._shards.values())
-        self._sync_all(ShardFile.sync)
-        if self._publisher.durable and not self._seen.has_all(self._shards):
-            self._publisher.sync_folders([self._publisher.staging])
+        shards, durable = list(self._shards.values()), self._publisher.durable
+        if durable:
+            unseen = [] if self._seen.has_all(self._shards) else [self._publisher.staging]
+            yield {shard.file.path: shard.file.sync for shard in shards} | folder_syncs(unseen)
         self._seen.add(self._shards)
         point("writer: chunks synced")
         self._may_be_on_record = True
@@ -167,114 +207,120 @@ class ShardBatch(Batch):
             for shard in shards:
                 for number, entries in shard.runs:
                     shard.file.note(number, entries)
-        self._sync_all(ShardFile.sync_table)
+        if durable:
+            yield {shard.file.table_path: shard.file.sync_table for shard in shards}
         point("writer: chunks on record")
         self._publisher.direct = all(shard.file.direct for shard in shards)
-        self._finished_bytes += sum(int(entries[:, 1].sum()) for shard in shards for _, entries in shard.runs)
-
-    def _sync_all(self, do: Callable[[ShardFile], None]) -> None:
-        files = [shard.file for shard in self._shards.values()]
-        if not self._publisher.durable:
-            return
-        with self._tools.clock.stage("fsync"):
-            if len(files) == 1:
-                do(files[0])
-            else:
-                results([self._tools.pieces.submit(do, file) for file in files])
+        self._committed_bytes += sum(int(entries[:, 1].sum()) for shard in shards for _, entries in shard.runs)
+        return 0
 
     # -- chunks -----------------------------------------------------------------------------------
 
     def _write(self, shard: _OpenShard) -> None:
-        """Let threads write the waiting chunks."""
-        chunks, shard.waiting = shard.waiting, []
-        if not chunks:
+        """Let threads make and write the waiting chunks."""
+        number, patches = shard.take()
+        if not patches:
             return
-        submit = self._tools.pieces.submit
-        if not shard.has_fixed_places:
-            self._futures.append(submit(self._write_anywhere, shard, chunks))
-        elif shard.layout.chunk_bytes <= PIECE_BYTES:
-            self._futures.append(submit(self._write_in_place, shard, chunks))
+        room = sum(patch.room_bytes for patch in patches)
+        arrays = _in_place(patches) if shard.has_fixed_places else None
+        tools = self._tools
+        if arrays is not None:
+            self._write_in_place(shard, number, arrays, room)
+        elif room > BUFFER_BYTES and patches[0].is_exact:
+            self._tasks.submit(tools.pieces, self._write_stream, shard, number, patches[0])
         else:
-            for chunk in chunks:
-                self._futures.extend(self._write_in_pieces(shard, chunk))
+            self._tasks.submit(tools.encoders, self._encode, shard, number, patches, room)
 
-    def _write_in_place(self, shard: _OpenShard, chunks: list[_Chunk]) -> None:
-        """Write chunks with consecutive numbers to their fixed places."""
-        size, number = shard.layout.chunk_bytes, chunks[0].number
-        pieces = [piece for chunk in chunks for piece in chunk.pieces]
-        self._write_together(shard, number * size, pieces, len(chunks) * size)
-        shard.runs.append(_fixed_entries(number, len(chunks), size))
+    def _write_in_place(self, shard: _OpenShard, number: int, arrays: list[Block], size: int) -> None:
+        """Write chunks to their fixed places from where they are, with several threads if they are large."""
+        chunk_bytes, submit = shard.layout.chunk_bytes, self._tasks.submit
+        offset = number * chunk_bytes
+        for piece in _pieces(arrays):
+            written = sum(map(size_of, piece))
+            submit(self._tools.pieces, self._write_arrays, shard, offset, piece, written)
+            offset += written
+        shard.runs.append(_entries(number, offset - size, np.full(size // chunk_bytes, chunk_bytes, np.uint64)))
 
-    def _write_in_pieces(self, shard: _OpenShard, chunk: _Chunk) -> Iterator[Future[None]]:
-        """Write a large chunk to its fixed place, with several threads if it can be cut into whole blocks."""
-        size, submit = shard.layout.chunk_bytes, self._tools.pieces.submit
-        offset = chunk.number * size
-        whole = chunk.pieces[0] if isinstance(chunk.pieces, tuple) and len(chunk.pieces) == 1 else None
-        if isinstance(whole, np.ndarray) and lies_aligned(whole):
-            flat = whole.reshape(-1).view(np.uint8)
-            for start in range(0, flat.size, PIECE_BYTES):
-                piece = flat[start : start + PIECE_BYTES]
-                yield submit(self._write_together, shard, offset + start, [piece], piece.nbytes)
-        else:
-            yield submit(self._write_stream, shard, offset, chunk.pieces)
-        shard.runs.append(_fixed_entries(chunk.number, 1, size))
-
-    def _write_stream(self, shard: _OpenShard, offset: int, pieces: Iterable[Piece]) -> None:
-        """Write a large chunk piece by piece, so that it is never in memory as a whole beside the ring."""
-        end = offset + shard.layout.chunk_bytes
-        left = iter(pieces)
-        for first in left:
-            size = size_of(first)
-            if size % ALIGNMENT:
-                self._write_packed(shard, offset, chain([first], left), end - offset)
-                return
-            # Later pieces may have another size: only the first one is known to end at a whole block.
-            some = [first, *islice(left, max(PIECE_BYTES // size, 1) - 1)]
-            total = sum(map(size_of, some))
-            if total % ALIGNMENT:
-                self._write_packed(shard, offset, chain(some, left), end - offset)
-                return
-            self._write_together(shard, offset, some, total)
-            offset += total
-
-    def _write_together(self, shard: _OpenShard, offset: int, pieces: list[Piece], size: int) -> None:
-        """Write pieces of ``size`` bytes, without a copy if the disk can take them from where they are."""
-        in_place = []
-        for piece in pieces:
-            if not isinstance(piece, np.ndarray) or not lies_aligned(piece):
-                self._write_packed(shard, offset, pieces, size)
-                return
-            in_place.append(piece.data.cast("B"))
+    def _write_arrays(self, shard: _OpenShard, offset: int, arrays: list[Block], size: int) -> None:
         with self._tools.clock.stage("write"):
             shard.file.reserve(offset, offset + size)
-            write_all_at(shard.file.descriptor, in_place, offset)
+            write_all_at(shard.file.descriptor, [array.data.cast("B") for array in arrays], offset)
 
-    def _write_packed(self, shard: _OpenShard, offset: int, pieces: Iterable[Piece], size: int) -> None:
-        """Write pieces one after the other through a buffer. ``size``: their bytes together."""
-        clock = self._tools.clock
+    def _write_stream(self, shard: _OpenShard, number: int, patch: Patch) -> None:
+        """Write a large chunk piece by piece, so that it is never in memory as a whole beside the ring."""
+        clock, size = self._tools.clock, patch.room_bytes
         with clock.stage("write"):
-            shard.file.reserve(offset, offset + size)
-            for block, _ in clock.timed("encode", packed(pieces, self._tools.buffers)):
+            start = offset = self._room_for(shard, number, size)
+            for block, _ in clock.timed("encode", packed(patch.pieces(), self._tools.buffers)):
                 write_at(shard.file.descriptor, block, offset)
                 offset += len(block)
+        shard.runs.append(_entries(number, start, np.array([size], np.uint64)))
 
-    def _write_anywhere(self, shard: _OpenShard, chunks: list[_Chunk]) -> None:
-        """Encode chunks, and write them into newly granted room."""
-        encoded: list[Iterable[Piece]] = [chunk.pieces for chunk in chunks]
-        if shard.layout.is_raw:
-            sizes = np.full(len(chunks), shard.layout.chunk_bytes, np.uint64)
-        else:
-            with self._tools.clock.stage("encode"):
-                made = [list(pieces) for pieces in encoded]
-            sizes = np.array([sum(map(size_of, pieces)) for pieces in made], np.uint64)
-            encoded = list(made)
-        with self._tools.clock.stage("write"):
-            offset = shard.file.grant(int(sizes.sum()))
-        starts = np.uint64(offset) + np.cumsum(sizes, dtype=np.uint64) - sizes
-        self._write_packed(shard, offset, chain.from_iterable(encoded), int(sizes.sum()))
-        shard.runs.append((chunks[0].number, np.stack([starts, sizes], axis=1)))
+    def _encode(self, shard: _OpenShard, number: int, patches: list[Patch], room: int) -> None:
+        """Make chunks in a buffer, and let another thread write it."""
+        tools = self._tools
+        buffer = tools.encoded.take(aligned(room))
+        try:
+            with tools.clock.stage("encode"):
+                size, sizes = 0, []
+                for patch in patches:
+                    sizes.append(patch.encode_into(buffer[size:]))
+                    size += int(sizes[-1].sum())
+                buffer[size : aligned(size)] = 0
+        except BaseException:
+            tools.encoded.give_back(buffer)
+            raise
+        self._tasks.submit(tools.pieces, self._write_buffer, shard, number, buffer, np.concatenate(sizes))
+
+    def _write_buffer(self, shard: _OpenShard, number: int, buffer: Block, sizes: Sizes) -> None:
+        size = int(sizes.sum())
+        try:
+            with self._tools.clock.stage("write"):
+                offset = self._room_for(shard, number, size)
+                write_at(shard.file.descriptor, buffer.data[: aligned(size)], offset)
+        finally:
+            self._tools.encoded.give_back(buffer)
+        shard.runs.append(_entries(number, offset, sizes))
+
+    @staticmethod
+    def _room_for(shard: _OpenShard, number: int, size: int) -> int:
+        """The offset of chunks from ``number`` on, of ``size`` bytes together, with room there."""
+        if not shard.has_fixed_places:
+            return shard.file.grant(size)
+        offset = number * shard.layout.chunk_bytes
+        shard.file.reserve(offset, offset + size)
+        return offset
 
 
-def _fixed_entries(number: int, count: int, size: int) -> tuple[int, Entries]:
-    starts = np.arange(number, number + count, dtype=np.uint64) * np.uint64(size)
-    return number, np.stack([starts, np.full(count, size, np.uint64)], axis=1)
+def _in_place(patches: list[Patch]) -> list[Block] | None:
+    """The arrays that the disk can take the chunks from where they are; None if there are not for all."""
+    found: list[Block] = []
+    for patch in patches:
+        arrays = patch.in_place()
+        if arrays is None or not all(map(lies_aligned, arrays)):
+            return None
+        found += arrays
+    return found
+
+
+def _pieces(arrays: list[Block]) -> Iterator[list[Block]]:
+    """Arrays in groups of at most a piece, with larger arrays cut."""
+    group: list[Block] = []
+    room = PIECE_BYTES
+    for array in arrays:
+        flat = array.reshape(-1).view(np.uint8)
+        for start in range(0, flat.size, PIECE_BYTES):
+            part = flat[start : start + PIECE_BYTES]
+            if part.size > room and group:
+                yield group
+                group, room = [], PIECE_BYTES
+            group.append(part)
+            room -= part.size
+    if group:
+        yield group
+
+
+def _entries(number: int, offset: int, sizes: Sizes) -> tuple[int, Entries]:
+    """Chunks from ``number`` on, which lie one behind the other from ``offset`` on."""
+    starts = np.uint64(offset) + np.cumsum(sizes, dtype=np.uint64) - sizes
+    return number, np.stack([starts, sizes], axis=1)

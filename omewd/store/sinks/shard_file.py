@@ -38,15 +38,15 @@ _HOLE_BYTES = 64 << 10
 
 
 class ShardFile:
-    """One shard, open in one writer. ``path``: in staging. ``final``: its place in the dataset.
+    """One shard, open in one writer. ``path``: in staging, with ``table_path``. ``final``: its place in the dataset.
 
     ``chunks``: how many it can hold. ``room_bytes``: the size of all of them without compression. ``durable``: with
     fsync. Methods may be called from several threads. All errors are OSError.
     """
 
     def __init__(self, path: Path, final: Path, chunks: int, room_bytes: int, *, durable: bool = True) -> None:
-        self._path = path
-        self._table_path = self._path.with_suffix(SUFFIX)
+        self.path = path
+        self.table_path = self.path.with_suffix(SUFFIX)
         self.final = final
         self._chunks, self._room_bytes, self._durable = chunks, room_bytes, durable
         self._lock = threading.Lock()
@@ -62,7 +62,7 @@ class ShardFile:
             with self._locked():
                 if read_header(self._table)[0] != MAGIC:
                     self._format()
-                if not self._path.exists():
+                if not self.path.exists():
                     self._take_back()
                 self._data = self._open_data()
         except BaseException:
@@ -143,17 +143,17 @@ class ShardFile:
                     present &= wanted
                     self.note(0, np.where(present[:, None], entries, 0))
                     self._sync(self._table)
-                if not self._path.exists() or not present.any():
+                if not self.path.exists() or not present.any():
                     return None
                 entries[~present] = ABSENT
                 end = int(np.max(entries[present].sum(axis=1)))
-                self._data = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+                self._data = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
                 os.ftruncate(self._data, end)
                 for hole in _holes(entries[present]):
                     punch(self._data, *hole)
                 _put(self._data, index_bytes(entries), end)
                 self._sync(self._data)
-                return self._path
+                return self.path
         finally:
             self.close()
 
@@ -162,13 +162,13 @@ class ShardFile:
 
         The table goes first, so that it never lists chunks whose file is gone.
         """
-        for path in (self._table_path, self._path):
+        for path in (self.table_path, self.path):
             path.unlink(missing_ok=True)
 
     # -- the files --------------------------------------------------------------------------------
 
     def _open_table(self, flags: int) -> int:
-        return os.open(self._table_path, os.O_RDWR | os.O_CLOEXEC | flags, 0o666)
+        return os.open(self.table_path, os.O_RDWR | os.O_CLOEXEC | flags, 0o666)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -199,7 +199,7 @@ class ShardFile:
             end = int(entries[present].sum(axis=1).max(initial=0))
             self.note(0, np.where(present[:, None], entries, 0))
         elif self.final.exists():
-            self._path.touch()  # it is torn, so a new one takes its place
+            self.path.touch()  # it is torn, so a new one takes its place
         self._sync(self._table)  # rows count only once they are on disk
         self._write_header(aligned(end))
 
@@ -207,11 +207,11 @@ class ShardFile:
         """Move the sealed shard, if there is one, back into staging."""
         if not self.final.exists():
             return
-        folders = (self._path.parent, self.final.parent)
+        folders = (self.path.parent, self.final.parent)
         self._sync(self._table)
         if self._durable:
             sync_folder(folders[0])  # the table and its name, before the shard depends on them
-        self.final.rename(self._path)
+        self.final.rename(self.path)
         point("writer: shard taken back")
         if self._durable:
             for folder in folders:  # before the first write into it
@@ -220,11 +220,11 @@ class ShardFile:
     def _open_data(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
-            return os.open(self._path, flags | os.O_DIRECT, 0o666)
+            return os.open(self.path, flags | os.O_DIRECT, 0o666)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-        return os.open(self._path, flags, 0o666)
+        return os.open(self.path, flags, 0o666)
 
     def _sync(self, descriptor: int) -> None:
         if self._durable:

@@ -67,7 +67,7 @@ class ShardSink(Sink):
 
         for some in _groups(shards):
             with self._tools.clock.stage("write"):
-                finished = results([self._tools.pieces.submit(finish, *shard) for shard in some])
+                finished = results([self._tools.syncs.submit(finish, *shard) for shard in some])
             point("writer: shards finished")
             publisher.put_in_place(
                 [(path, file.final) for path, file in finished if path is not None],

@@ -24,18 +24,17 @@ from omewd.protocol.jobs.datasets import (
 )
 from omewd.protocol.jobs.job import Result
 from omewd.store import encoders as backends
-from omewd.writer.open_streams import OpenStreams
+from omewd.writer.open_stream import OpenStream
 
 
-def check_place(job: CheckPlace, _: OpenStreams) -> PlaceChecked:
+def check_place(job: CheckPlace) -> PlaceChecked:
     spec = StreamSpec.parse(join(job.outline, job.details))
     place = dataset.check(spec, Path(job.dataset), Path(job.root))
     backend, reason = backends.select(spec, place)
     return PlaceChecked(str(place), backend.name, reason)
 
 
-def create(job: CreateDataset, streams: OpenStreams) -> Leftovers:
-    stream = streams.get(job.stream)
+def create(job: CreateDataset, stream: OpenStream) -> Leftovers:
     stream.open_encoders()  # first, so that a library that fails does so before anything is created
     made_by = MadeBy(stream.backend.name, __version__)
     dataset.create(stream.spec, stream.folder, Path(job.root), stream.epoch, made_by)
@@ -43,24 +42,23 @@ def create(job: CreateDataset, streams: OpenStreams) -> Leftovers:
     return Leftovers(dataset.has_leftovers(stream.folder, stream.epoch))
 
 
-def undo(job: UndoDataset, _: OpenStreams) -> Leftovers:
+def undo(job: UndoDataset) -> Leftovers:
     dataset.undo(Path(job.dataset), job.epoch)
     return Leftovers(dataset.has_leftovers(Path(job.dataset), job.epoch))
 
 
-def sweep(job: SweepLeftovers, _: OpenStreams) -> Result:
+def sweep(job: SweepLeftovers) -> Result:
     dataset.sweep(Path(job.dataset), job.epoch)
     return Result()
 
 
-def recover(job: RecoverDataset, _: OpenStreams) -> Recovered:
+def recover(job: RecoverDataset) -> Recovered:
     spec = stored_spec(join(job.outline, job.details))
     totals = dataset.recover(spec, Path(job.dataset), job.epoch)
     return Recovered(totals is not None, tuple(totals or ()))
 
 
-def finalize(job: FinalizeDataset, streams: OpenStreams) -> Finalized:
-    stream = streams.get(job.stream)
+def finalize(job: FinalizeDataset, stream: OpenStream) -> Finalized:
     stream.hold_dataset()
     spec, folder, ended_by = stream.spec, stream.folder, job.ended_by
     if job.failed:

@@ -7,38 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-import omewd
+from tests.support.benchmarks import DIMS, columns, run, start
 from tests.support.processes import wait_for
 
-DIMS = "t:8:1:4,y:64:32:2,x:64:32:2"
 pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("nothing_in_shared_memory")]
 BACKENDS = ["-b", "tensorstore", "-b", "acquire-zarr", "-b", "zarrs-python"]
-
-
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "omewd", "benchmark", "--output-dir", str(folder), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def run(folder: Path, *arguments: str, status: int = 0) -> tuple[str, str]:
-    """Run it to its end: (standard output, standard error); nothing may be left in the folder."""
-    process = start(folder, *arguments)
-    out, err = process.communicate(timeout=110)
-    assert process.returncode == status, (out, err)
-    assert not list(folder.iterdir()), "files are left"
-    return out, err
-
-
-def columns(text: str) -> dict[str, Any]:
-    [benchmark] = json.loads(text)["benchmarks"]
-    return {column["label"]: column for column in benchmark["columns"]}
 
 
 def test_the_table_has_what_was_asked_for(tmp_path: Path) -> None:
@@ -51,6 +29,9 @@ def test_the_table_has_what_was_asked_for(tmp_path: Path) -> None:
         assert f"✓ {name} complete" in out
     for row in ("create (mean±std s)", "write (mean±std s)", "throughput (fps)", "bandwidth (GB/s)", "append p99"):
         assert row in out
+    for row in ("connect (median s)", "close, part of write", "create, connect and write", "nearest ceiling"):
+        assert row in out
+    assert "memcpy: " in out
     for row in ("fraction of the disk", "CPU producer", "CPU daemon", "CPU writers", "peak memory", "files"):
         assert row in out
     assert not err
@@ -92,19 +73,6 @@ def test_every_combination_in_every_format(tmp_path: Path) -> None:
     out, _ = run(work, *arguments[:8], "-i", "1", "-w", "0", "--format", "markdown")
     assert "| fraction of the disk |" in out
     assert "### `t:6,y:64:32,x:64:32`" in out
-
-
-def test_the_peer_is_timed_beside_us(tmp_path: Path) -> None:
-    backends = ["-b", "tensorstore", "-b", "acquire-zarr", "-b", "zarr-python", "-b", "zarrs-python"]
-    out, _ = run(tmp_path, "-d", DIMS, *backends, "-i", "1", "--peer", "ome-writers", "--format", "json")
-    found = columns(out)
-    assert len(found) == 8
-    for label, column in found.items():
-        assert column["error"] is None, label
-        assert column["fps"] > 0
-    peer = found["ome-writers: acquire-zarr"]["samples"][0]
-    assert peer["closed_s"] < peer["write_s"]  # its files are synced after it has closed
-    assert set(peer["cpu_s"]) == {"process"}
 
 
 def test_several_cameras_are_timed_beside_one(tmp_path: Path) -> None:
@@ -348,26 +316,3 @@ def test_a_full_drive_is_told(tmp_path: Path) -> None:
         assert [path.name for path in drive.iterdir()] == ["other"]
     finally:
         subprocess.run(["umount", drive], check=True)
-
-
-# -- recommend -------------------------------------------------------------------------------------
-
-
-def test_a_recommendation_works_when_followed(tmp_path: Path) -> None:
-    arguments = ["-d", "t:200,y:256,x:256", "-b", "tensorstore", "--recommend", "--fps", "20", "--time-limit", "8"]
-    started = time.monotonic()
-    out, _ = run(tmp_path, *arguments)
-    assert time.monotonic() - started < 40
-    line = out.splitlines()[-1].split()
-    assert line[:3] == ["omewd", "start-stream", "--dims"]
-    dims = omewd.parse_dims(line[3])
-    assert [d.count for d in dims] == [200, 256, 256]
-    assert "times the camera's rate" in out
-    options = dict(zip(line[4::2], line[5::2], strict=True))
-    fields = {key.removeprefix("--"): value for key, value in options.items()}
-    omewd.StreamSpec.parse({"name": "x", "dimensions": [d.model_dump() for d in dims], **fields})
-
-
-def test_a_camera_too_fast_for_everything_is_told(tmp_path: Path) -> None:
-    arguments = ["-d", "t:2000,y:256,x:256", "-b", "tensorstore", "-c", "none", "--recommend", "--fps", "10000000"]
-    assert "no settings keep up" in run(tmp_path, *arguments, "--time-limit", "2", status=1)[1]

@@ -1,22 +1,14 @@
-"""The pure parts of the benchmark: columns, figures, reports, recommendations; and its small tools."""
+"""The pure parts of the benchmark: columns, figures, reports, recommendations."""
 
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,47 +16,21 @@ import pytest
 import omewd
 from omewd.bench.benchmark import check_space
 from omewd.bench.candidates import Candidate, Trial, as_dims, best, first_round, second_round
-from omewd.bench.ceilings.disk import DiskProbe
-from omewd.bench.ceilings.memory import MemoryPeak, shared_bytes
-from omewd.bench.plan import IN_PROCESS, OME_WRITERS, OMEWD, Column, Geometry, Options, Outcome, Sample, Timed, columns
-from omewd.bench.profile import name_processes, sampled_functions
+from omewd.bench.plan import (
+    IN_PROCESS,
+    OME_WRITERS,
+    OMEWD,
+    Column,
+    Options,
+    Timed,
+    columns,
+)
+from omewd.bench.report.figures import quantile_ns
 from omewd.bench.report.report import as_csv, as_json, as_markdown
-from omewd.bench.report.results import METRICS, quantile_ns, shown_metrics, values
-from omewd.bench.run import processes
-from omewd.bench.run.camera import Camera, feed
-from omewd.bench.run.frames import make_pool
+from omewd.bench.report.results import METRICS, shown_metrics, values
 from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
-from tests.support.processes import wait_for
-
-DIMS = "t:20:1:4,y:64:16:4,x:64:16:4"
-
-
-def geometry(dims: str = DIMS, dtype: str = "uint16") -> Geometry:
-    return Geometry(dims, omewd.parse_dims(dims), dtype)
-
-
-def sample(write_s: float = 1.0, **fields: Any) -> Sample:
-    known: dict[str, Any] = {
-        "create_s": 0.1,
-        "write_s": write_s,
-        "closed_s": write_s,
-        "cpu_s": {"producer": 0.1, "daemon": 0.01, "writers": 0.5},
-        "peak_bytes": 1000,
-        "stored_bytes": 163840,
-        "files": 9,
-        "appends_ns": [100, 200, 300, 10_000],
-        "waits": {},
-    }
-    return Sample(**{**known, **fields})
-
-
-def outcome(*timed: Timed, disk_s: tuple[float, ...] = (0.5, 0.5, 4.0)) -> Outcome:
-    return Outcome(geometry(), list(timed), list(disk_s), memcpy_ns=50)
-
-
-OURS = Column(OMEWD, "tensorstore", None, 2)
-
+from tests.unit.cli.outcomes import DIMS, OURS, geometry, outcome, sample
 
 # -- columns ---------------------------------------------------------------------------------------
 
@@ -92,6 +58,16 @@ def test_several_cameras_are_columns_of_omewd_alone_and_are_named_where_they_dif
     assert [c.label(by_writers) for c in by_writers] == [
         "a ×1 ×3 cameras", "a ×1 ×1 camera", "a ×4 ×3 cameras", "a ×4 ×1 camera",
     ]  # fmt: skip
+
+
+def test_others_are_timed_with_what_is_installed_if_no_named_backend_is_theirs() -> None:
+    made = columns(["direct"], [None], [2], [OME_WRITERS], libraries=["tensorstore", "acquire-zarr"])
+    assert [c.label(made) for c in made] == ["direct", "ome-writers: tensorstore", "ome-writers: acquire-zarr"]
+    named = columns(["direct", "zarr-python"], [None], [2], [OME_WRITERS], libraries=["tensorstore"])
+    assert [c.backend for c in named if c.kind == OME_WRITERS] == ["zarr-python"]
+    with pytest.raises(OmewdError, match="needs a library") as failure:
+        columns(["direct"], [None], [2], [IN_PROCESS])
+    assert failure.value.remedy == "pip install tensorstore"
 
 
 def test_there_must_be_room_for_the_datasets_of_all_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +163,7 @@ def test_json_has_base_units_and_the_reason_of_a_failure() -> None:
     assert good["create_s"]["max"] == 0.1
     assert good["samples"][0]["cpu_s"]["writers"] == 0.5
     assert (bad["error"]["code"], bad["samples"], "fps" in bad) == ("backend_unusable", [], False)
+    assert good["nearest_ceiling"]["name"] == "disk"
     assert benchmark["disk"]["gb_per_s"] == pytest.approx(benchmark["total_bytes"] / 1e9 / 0.5)
 
 
@@ -195,6 +172,7 @@ def test_csv_is_a_line_for_each_column() -> None:
     assert [row["label"] for row in rows] == ["tensorstore", "broken"]
     assert [float(rows[0][f"write_s_{which}"]) for which in ("mean", "min", "max")] == [1.0, 1.0, 1.0]
     assert rows[0]["dims"] == DIMS
+    assert rows[0]["nearest_ceiling"] == "disk"
     assert (rows[1]["error"], rows[1]["fps"]) == ("it is broken", "")
 
 
@@ -202,7 +180,12 @@ def test_markdown_is_a_table_with_every_metric() -> None:
     text = as_markdown([outcome(Timed(OURS, [sample()]), failed())], Options())
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in table} == {4}
-    titles = {metric.title for metric in METRICS} - {"write, before fsync", "CPU, one process"}
+    titles = {metric.title for metric in METRICS} - {
+        "write, before fsync",
+        "CPU, one process",
+        "fraction of the codec, all cores",
+        "fraction of memcpy",
+    }
     assert all(any(line.startswith(f"| {title}") for line in table) for title in titles)
     assert "broken: it is broken. Mend it" in text
     assert sum("ERROR" in line for line in table) == len(table) - 2
@@ -256,138 +239,3 @@ def test_what_is_tried_can_be_a_stream_and_keeps_the_user_s_counts() -> None:
             line = candidate.start_stream("uint16", "fsync").split()
             assert line[:4] == ["omewd", "start-stream", "--dims", candidate.dims]
             assert omewd.parse_dims(as_dims(omewd.parse_dims(candidate.dims))) == omewd.parse_dims(candidate.dims)
-
-
-# -- tools -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("data", ["random", "camera"])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
-def test_frames_differ_and_compress_as_they_should(data: str, dtype: str) -> None:
-    from numcodecs import Blosc
-
-    pool = make_pool((256, 256), dtype, data, 5)
-    assert (pool.shape, pool.dtype) == ((5, 256, 256), dtype)
-    assert len({frame.tobytes() for frame in pool}) == 5
-    assert np.isfinite(pool).all()
-    codec = Blosc("zstd", 1, Blosc.SHUFFLE)
-    ratio = pool.nbytes / sum(len(codec.encode(np.ascontiguousarray(frame))) for frame in pool)
-    if data == "camera":
-        assert ratio > (1.05 if dtype.startswith("float") else 1.2)
-    elif not dtype.startswith("float"):
-        assert ratio < 1.01
-
-
-def test_frames_of_any_number_take_bounded_memory() -> None:
-    assert len(make_pool((8, 8), "uint8", "random", 10**9)) <= 2048
-    assert make_pool((4096, 4096), "uint16", "random", 10**6).nbytes <= 256 << 20
-    assert len(make_pool((8, 8), "uint8", "camera", 1)) == 1
-
-
-@pytest.mark.parametrize("direct", [True, False])
-@pytest.mark.parametrize("size", [1, 4096, 4097, (8 << 20) + 1, 50_000_000])
-def test_the_disk_probe_writes_the_volume_and_removes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, direct: bool
-) -> None:
-    real_open, real_write, written = os.open, os.pwrite, []
-
-    def refuse_direct(path: Any, flags: int, mode: int = 0o777) -> int:
-        if flags & os.O_DIRECT and not direct:
-            raise OSError(errno.EINVAL, "Invalid argument")
-        return real_open(path, flags, mode)
-
-    def short_write(descriptor: int, data: Any, offset: int) -> int:
-        count = real_write(descriptor, data[: 1 << 22], offset)
-        written.append((offset, count))
-        return count
-
-    monkeypatch.setattr(os, "open", refuse_direct)
-    monkeypatch.setattr(os, "pwrite", short_write)
-    probe = DiskProbe()
-    assert probe.seconds(tmp_path / "f", size, sync=True) > 0
-    assert probe.direct is direct
-    end = 0
-    for offset, count in sorted(written):  # no gap and no overlap
-        assert offset == end
-        end += count
-    assert size <= end < size + 4096
-    assert not list(tmp_path.iterdir())
-    probe.close()
-
-
-def test_the_disk_probe_leaves_nothing_on_a_full_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(OSError, match="No space"):
-        DiskProbe().seconds(tmp_path / "f", 5000, sync=True)
-    assert not list(tmp_path.iterdir())
-
-
-def test_cpu_time_and_memory_of_another_process() -> None:
-    code = "x = bytearray(80_000_000); print(flush=True); input(); del x; print(flush=True); input()\nwhile True: pass"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdout.readline()
-        shared_before = shared_bytes()
-        with MemoryPeak([process.pid], 10_000_000, shared_before) as memory:
-            assert processes.own_bytes(process.pid) > 80_000_000
-            with tempfile.TemporaryFile(dir="/dev/shm") as shared:
-                shared.write(bytes(30_000_000))
-                shared.flush()
-                wait_for(lambda: memory.bytes > 100_000_000)
-            process.stdin.write(b"\n")
-            process.stdin.flush()
-            process.stdout.readline()
-            assert processes.own_bytes(process.pid) < 80_000_000
-        assert 100_000_000 < memory.bytes < 125_000_000
-        before, began = processes.cpu_seconds(process.pid), time.monotonic()
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-        wait_for(lambda: processes.cpu_seconds(process.pid) - before > 0.02)
-        assert processes.cpu_seconds(process.pid) - before < time.monotonic() - began + 0.02  # the clock's ticks
-        process.kill()
-    with pytest.raises(OSError, match="Invalid argument"):
-        processes.cpu_seconds(process.pid)
-
-
-def test_a_camera_that_dies_or_hangs_is_told_while_others_are_at_it(tmp_path: Path) -> None:
-    spec = geometry("t:1000,y:8:4,x:8:4").spec(Column(IN_PROCESS, "zarr-python", None, 0), Options())
-    cameras = [Camera(), Camera()]
-    try:
-        for number, camera in enumerate(cameras):
-            camera.prepare(shape=[8, 8], dtype="uint16", data="random", frames=4)
-            folder = str(tmp_path / f"{number}.ome.zarr")
-            camera.open(kind=IN_PROCESS, spec=spec.model_dump(mode="json"), folder=folder, socket="")
-        settings: dict[str, Any] = {"frames": 1000, "fps": 200.0, "sync": False}
-        os.kill(cameras[1].pid, signal.SIGKILL)
-        began = time.monotonic()
-        with pytest.raises(OmewdError, match="ended with SIGKILL"):
-            feed(cameras, [str(tmp_path / "0.npy"), str(tmp_path / "1.npy")], 60, **settings)
-        assert time.monotonic() - began < 2  # the other one takes 5 s
-        with pytest.raises(OmewdError, match="the camera process hangs: no answer to feed"):
-            feed(cameras[:1], [str(tmp_path / "0.npy")], 0.2, **settings)
-    finally:
-        for camera in cameras:
-            camera.close()
-
-
-def test_processes_get_names_in_the_place_of_command_lines(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    stack = 'process 1:"a b";process 7:"python -m omewd.writer --x";'
-    raw.write_text(
-        f"{stack}run (w.py:3);write (p.py:5) 4\n{stack}run (w.py:3);write (p.py:9) 2\n{stack}run (w.py:3) 1\n"
-    )
-    assert sampled_functions(raw, {1: "daemon", 7: "writers"}) == {"writer 7": [(6, "write (p.py)"), (1, "run (w.py)")]}
-    svg = tmp_path / "f.svg"
-    svg.write_text(
-        "<title>process 7:&quot;python -m omewd.writer&quot; (6 samples)</title><text>process 7:&quot;pyt..</text>"
-    )
-    name_processes(svg, {7: "writers"})
-    assert svg.read_text() == "<title>writer 7 (6 samples)</title><text>writer 7</text>"
-    speedscope = tmp_path / "s.json"
-    speedscope.write_text(json.dumps({"profiles": [{"name": 'Process 7 Thread 8 "MainThread"'}]}))
-    name_processes(speedscope, {7: "writers"})
-    assert json.loads(speedscope.read_text())["profiles"][0]["name"] == 'writer 7 Thread 8 "MainThread"'

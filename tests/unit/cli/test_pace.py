@@ -20,7 +20,7 @@ from omewd.errors import OmewdError
 DIMS = "t:4,y:8,x:8"
 GEOMETRY = Geometry(DIMS, omewd.parse_dims(DIMS), "uint16")
 GOOD, BAD = Column(OMEWD, "tensorstore", None, 1), Column(OMEWD, "zarr-python", None, 1)
-SAMPLE = Sample(0.1, 0.5, 0.5, {}, 0, 0, 0, [1], {})
+SAMPLE = Sample(0.1, 0.0, 0.5, 0.1, 0.5, {}, 0, 0, 0, [1], {})
 
 
 def test_the_clock_of_a_column_runs_in_its_turns_alone() -> None:

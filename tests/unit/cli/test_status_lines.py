@@ -322,3 +322,13 @@ def test_frames_a_second_have_a_decimal_below_ten(fps: float, shown: str) -> Non
 def test_durations() -> None:
     assert [duration(ns) for ns in (0, 5, 1500, 2_500_000, 250e9)] == ["0", "5 ns", "1.5 µs", "2.5 ms", "250 s"]
     assert [long_duration(s) for s in (5, 150, 9000, 260_000)] == ["5 seconds", "2.5 minutes", "2.5 hours", "3.0 days"]
+
+
+def test_advice_comes_after_the_daemon_and_goes_first_where_space_is_short() -> None:
+    advice = ["/data is on ext4, use XFS"]
+    told = texts(render(status(FAST), width=200, advice=advice))
+    assert told[1] == advice[0]
+    assert told[:1] + told[2:] == texts(render(status(FAST), width=200))
+    short = texts(render(status(FAST), width=200, height=3, advice=advice))
+    assert not any("XFS" in line for line in short)
+    assert any("fast" in line for line in short)

@@ -14,6 +14,7 @@ from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.tasks import Lease
 from omewd.daemon.processes.roles import roles
 from omewd.daemon.state.journal import RECOVER, SWEEP, UNDO, Journal
+from omewd.daemon.streams.agenda import Agenda
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.datasets import Leftovers, RecoverDataset, Recovered, SweepLeftovers, UndoDataset
 from omewd.protocol.jobs.job import MAINTAINER, WRITER, Result
@@ -29,7 +30,7 @@ class Desk:
             Journal(folder),
             Dispatcher(60, {role.name: role for role in roles(writers=1, cores=1)}),
         )
-        self.datasets = Datasets(self.dispatcher, self.journal, cast(ControlServer, None))
+        self.datasets = Datasets(self.dispatcher, self.journal, cast(ControlServer, None), Agenda())
 
     def dataset(self, phase: Phase) -> Dataset:
         dataset = Dataset("s", Path("s.ome.zarr"), Path(), EPOCH, phase, has_leftovers=True)
@@ -37,7 +38,7 @@ class Desk:
         return dataset
 
     def job(self) -> Lease:
-        [lease] = self.dispatcher.assign({WRITER: [1], MAINTAINER: [2]}, [], 0)
+        [lease] = self.dispatcher.assign({WRITER: [1], MAINTAINER: [2]}, 0)
         return lease
 
     def end(self, lease: Lease, result: Result | OmewdError) -> None:
@@ -112,7 +113,7 @@ def test_a_stream_waits_until_its_dataset_is_taken_away(desk: Desk, there_are: b
     desk.end(desk.job(), Leftovers(there_are))
     assert (desk.datasets.is_busy(dataset), dataset.has_leftovers) == (False, there_are)
     assert (
-        desk.dispatcher.assign({WRITER: [1], MAINTAINER: [2]}, [], 0) == []
+        desk.dispatcher.assign({WRITER: [1], MAINTAINER: [2]}, 0) == []
     )  # its stream has it swept, when it is settled
 
 

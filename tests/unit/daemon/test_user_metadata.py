@@ -16,6 +16,7 @@ from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.tasks import Lease
 from omewd.daemon.processes.roles import roles
 from omewd.daemon.state.journal import Journal
+from omewd.daemon.streams.agenda import Agenda
 from omewd.dataset.user_value import parsed
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.job import WRITER, Result
@@ -40,7 +41,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.dispatcher, self.server = Dispatcher(60, {role.name: role for role in roles(writers=1, cores=1)}), Server()
-        self.datasets = Datasets(self.dispatcher, cast(Journal, None), cast(ControlServer, self.server))
+        self.datasets = Datasets(self.dispatcher, cast(Journal, None), cast(ControlServer, self.server), Agenda())
         self._writers = iter(range(1, 1000))
 
     def dataset(self, phase: Phase, epoch: int = 1, path: str = "s.ome.zarr") -> Dataset:
@@ -56,7 +57,7 @@ class Desk:
     def jobs(self) -> list[Lease]:
         """What has been submitted since."""
         found: list[Lease] = []
-        while leases := self.dispatcher.assign({WRITER: [next(self._writers)]}, [], 0):
+        while leases := self.dispatcher.assign({WRITER: [next(self._writers)]}, 0):
             found += leases
         return found
 

@@ -22,6 +22,7 @@ from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.store.format.shard_table import STAGING
+from omewd.store.sinks.base import committed
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
 from omewd.store.units import Unit, UnitStore
@@ -121,7 +122,8 @@ def store(spec: StreamSpec, place: Path, tools: Tools, frames: Iterable[int], *,
     frames = list(frames)
     publisher = Publisher(place, place / STAGING, durable=True)
     blocks = [make_frame(frame, spec.frame_shape, spec.dtype)[None] for frame in frames]
-    UnitStore(spec, BACKENDS["direct"], publisher, tools, "test").store(0, [Unit(frame) for frame in frames], blocks)
+    units = UnitStore(spec, BACKENDS["direct"], publisher, tools, "test")
+    committed(units.put(0, [Unit(frame) for frame in frames], blocks), tools.syncs)
     if on_record:
         lines = [frame_line(frame, 0, 0, b"") for frame in frames]
         append_to(publisher.root, ledger.batch(lines, max(frames) + 1))

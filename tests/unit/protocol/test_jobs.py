@@ -34,9 +34,9 @@ from omewd.protocol.jobs.job import (
 )
 from omewd.protocol.jobs.values import Wire
 from omewd.protocol.messages import MAX_MESSAGE_BYTES, decode, encode
-from omewd.writer.handlers.table import HANDLERS, KINDS
+from omewd.writer.handlers.table import JOBS, KINDS
 
-KINDS_OF_JOBS = list(HANDLERS)
+KINDS_OF_JOBS = JOBS
 RESULTS: list[type[Result]] = [Result, PlaceChecked, Leftovers, Recovered, Finalized, Written]
 
 numbers = st.integers(0, 2**63 - 1)
@@ -222,7 +222,7 @@ def test_a_kind_that_is_not_known_is_refused() -> None:
 
 
 def test_kinds_have_names_of_their_own() -> None:
-    assert len(KINDS) == len(HANDLERS)
+    assert len(KINDS) == len(JOBS)
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_JOBS, ids=lambda kind: kind.kind)

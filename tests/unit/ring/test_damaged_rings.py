@@ -179,7 +179,7 @@ def is_up(ring: SourceRing) -> bool:
 
 def test_a_doorbell_that_is_full_or_made_to_block_costs_the_daemon_nothing() -> None:
     loop, ring = Loop(), SourceRing("/none", os.open(os.devnull, os.O_RDONLY))
-    with ring.hang_bell(loop) as theirs:
+    with ring.hang_bell(loop, lambda: None) as theirs:
         theirs.setblocking(True)
         for _ in range(100_000):  # nobody reads them
             ring.ring_producer()
@@ -201,7 +201,7 @@ def test_a_doorbell_that_is_full_or_made_to_block_costs_the_daemon_nothing() -> 
 
 def test_a_new_producer_gets_a_doorbell_of_its_own() -> None:
     loop, ring = Loop(), SourceRing("/none", os.open(os.devnull, os.O_RDONLY))
-    with ring.hang_bell(loop) as first, ring.hang_bell(loop) as second:
+    with ring.hang_bell(loop, lambda: None) as first, ring.hang_bell(loop, lambda: None) as second:
         ring.ring_producer()
         assert second.recv(10) == b"!"
         assert first.recv(10) == b""

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from omewd.store import aligned
 from omewd.store.aligned import (
     ALIGNMENT,
-    Buffers,
     is_direct,
     lies_aligned,
     packed,
@@ -28,6 +27,7 @@ from omewd.store.aligned import (
     write_all_at,
     write_at,
 )
+from omewd.store.buffers import Buffers
 from omewd.store.encoders.base import Block, Piece
 
 PIECE_BYTES = 3 * ALIGNMENT

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from omewd.store import filesystem
-from omewd.store.filesystem import extend, network_filesystem, punch, start_write_back, sync_folder
+from omewd.store.filesystem import extend, filesystem_of, network_filesystem, punch, start_write_back, sync_folder
 
 ROOT = "21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw"
 DATA = "22 21 0:40 / /data rw,relatime shared:2 master:1 - nfs4 server:/data rw,vers=4.2"
@@ -48,6 +48,7 @@ def test_the_mount_that_a_folder_is_on(tmp_path: Path, mounts: list[str], folder
     table = tmp_path / "mountinfo"
     table.write_text("".join(f"{line}\n" for line in mounts))
     assert network_filesystem(Path(folder), table) == kind
+    assert kind is None or filesystem_of(Path(folder), table) == kind
 
 
 @pytest.mark.parametrize("space", ["\u00a0", "\u3000", "\u2028", "\x0b", "\x0c", "\r"])
@@ -67,6 +68,7 @@ def test_symbolic_links_are_followed(tmp_path: Path) -> None:
 
 
 def test_the_table_of_this_machine_can_be_read() -> None:
+    assert filesystem_of(Path("/proc")) == "proc"
     assert network_filesystem(Path("/proc")) is None
 
 

@@ -18,7 +18,8 @@ import pytest
 
 from omewd.model.plan.shards import ShardLayout, ShardPlace
 from omewd.store import filesystem
-from omewd.store.aligned import ALIGNMENT, Buffers, aligned, packed, write_at
+from omewd.store.aligned import ALIGNMENT, aligned, packed, write_at
+from omewd.store.buffers import Buffers
 from omewd.store.format.shard_index import ABSENT, ENTRY_BYTES, index_bytes, read_entries
 from omewd.store.format.shard_table import in_staging, name_of
 from omewd.store.sinks import shard_file

@@ -29,6 +29,7 @@ from omewd.store.aligned import write_at
 from omewd.store.format.shard_table import MAGIC, STAGING, SUFFIX, in_staging, name_of, read_header, table_entries
 from omewd.store.pyramid import halve
 from omewd.store.sinks import shard_batch
+from omewd.store.sinks.base import committed
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
 from omewd.store.units import Unit, UnitStore
@@ -199,7 +200,7 @@ def store(spec: StreamSpec, publisher: Publisher, tools: Tools, source: int, uni
             block[place] = pixels(spec, source, int(frame))
         blocks.append(block)
     stored = UnitStore(spec, BACKENDS["direct"], publisher, tools, "test")
-    taken = stored.store(source, [Unit(unit) for unit in units], blocks)
+    taken = committed(stored.put(source, [Unit(unit) for unit in units], blocks), tools.syncs)
     assert (taken > 0) == bool(units)
     return stored
 

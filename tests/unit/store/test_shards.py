@@ -21,17 +21,22 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from omewd.dataset import dataset
+from omewd.model.plan import shards as plan_shards
 from omewd.model.plan.grid import frame_indexes
 from omewd.model.plan.plan import Plan
 from omewd.model.plan.shards import ShardLayout, ShardPlace
 from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.spec import StreamSpec
 from omewd.store import aligned
+from omewd.store.buffers import Buffers
+from omewd.store.encoders.base import Patch
 from omewd.store.format.shard_index import read_entries
 from omewd.store.format.shard_table import STAGING, in_staging
 from omewd.store.scattered import ScatteredFrames
 from omewd.store.sinks import publish, shard_batch, shard_file, shards
+from omewd.store.sinks.base import committed
 from omewd.store.sinks.publish import Publisher
+from omewd.store.sinks.shard_batch import ShardBatch
 from omewd.store.sinks.shard_file import ShardFile
 from omewd.store.tools import Tools
 from omewd.store.units import Unit, UnitStore
@@ -157,6 +162,7 @@ class Writer:
         self.staging = self.folder / STAGING
         self.publisher = Publisher(self.folder, self.staging, durable=spec.durability == "fsync")
         self.layout = ShardLayout(spec)
+        self.syncs = tools.syncs
         self.store_of = UnitStore(spec, BACKENDS["direct"], self.publisher, tools, "test")
 
     @property
@@ -168,7 +174,8 @@ class Writer:
 
     def put(self, blocks: Iterable[tuple[int, Any]]) -> int:
         units = list(blocks)
-        return self.store_of.store(0, [Unit(number) for number, _ in units], [pixels for _, pixels in units])
+        fence = self.store_of.put(0, [Unit(number) for number, _ in units], [pixels for _, pixels in units])
+        return committed(fence, self.syncs)
 
     def seal(self, below: int | None = None, written: Any = None) -> None:
         if below is None:
@@ -253,10 +260,11 @@ def test_what_lies_aligned_is_written_from_where_it_is(
         raise AssertionError("it was copied")
 
     monkeypatch.setattr(shard_batch, "packed", refuse)
+    monkeypatch.setattr(tools.encoded, "take", refuse)
     writer = Writer(tmp_path, spec_of(dims), tools)
     for unit in writer.units:
         block = block_of(writer.spec, unit)
-        slots = aligned.Buffers().get(block.nbytes).view(block.dtype)[: block.size].reshape(block.shape)
+        slots = Buffers().get(block.nbytes).view(block.dtype)[: block.size].reshape(block.shape)
         slots[...] = block
         slots.flags.writeable = False
         writer.put([(unit, slots)])
@@ -273,13 +281,13 @@ def test_no_more_than_a_piece_is_taken_at_once(
 ) -> None:
     monkeypatch.setattr(shard_batch, "PIECE_BYTES", 3 * 4096)
     taken: list[int] = []
+    real_encode = ShardBatch._encode
 
-    def packed(parts: Iterable[Any], buffers: aligned.Buffers) -> Iterator[tuple[memoryview, int]]:
-        parts = list(parts)
-        taken.append(len(parts))
-        return aligned.packed(parts, buffers)
+    def encode(batch: ShardBatch, shard: Any, number: int, patches: list[Patch], room: int) -> None:
+        taken.append(sum(patch.count for patch in patches))
+        real_encode(batch, shard, number, patches, room)
 
-    monkeypatch.setattr(shard_batch, "packed", packed)
+    monkeypatch.setattr(ShardBatch, "_encode", encode)
     monkeypatch.setattr(shard_batch, "lies_aligned", lambda _: False)  # by chance it may
     writer = Writer(tmp_path, spec_of("t:7:1:7,y:64,x:32", compression=compression), tools)
     writer.store(*writer.units)
@@ -325,7 +333,7 @@ def test_whole_blocks_have_fixed_places(
 
 def in_pages(block: Array) -> Array:
     """The same block from page-aligned memory, as in a ring."""
-    memory = aligned.Buffers().get(block.nbytes).view(block.dtype)[: block.size].reshape(block.shape)
+    memory = Buffers().get(block.nbytes).view(block.dtype)[: block.size].reshape(block.shape)
     memory[...] = block
     return memory
 
@@ -343,8 +351,9 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         return real_write(descriptor, blocks, offset)
 
     monkeypatch.setattr(os, "pwritev", write)
-    for module in (aligned, shard_batch):
+    for module in (aligned, shard_batch, plan_shards):
         monkeypatch.setattr(module, "PIECE_BYTES", 8192)
+    monkeypatch.setattr(shard_batch, "BUFFER_BYTES", 8192)
     monkeypatch.setattr(aligned, "_BUFFER_BYTES", 8192 + 4096)
     return seen
 
@@ -381,7 +390,7 @@ def test_a_large_chunk_that_lies_in_strides_is_packed(
 ) -> None:
     calls: list[list[int]] = []
 
-    def packed(parts: Iterable[Any], buffers: aligned.Buffers) -> Iterator[tuple[memoryview, int]]:
+    def packed(parts: Iterable[Any], buffers: Buffers) -> Iterator[tuple[memoryview, int]]:
         parts = list(parts)
         calls.append([part.nbytes for part in parts])
         return aligned.packed(parts, buffers)
@@ -397,8 +406,8 @@ def test_a_large_chunk_that_lies_in_strides_is_packed(
             block[...] = block_of(writer.spec, unit)
         writer.put([(unit, block)])
     # A deep chunk that lies in strides is taken plane by plane; the disk can't have a contiguous one in parts.
-    taken = 3 * 4096 if dims.startswith("t:8:2") and memory < 3 else 6 * 4096
-    assert calls == [[taken]] * (sum(size for _, size in writes) // taken)
+    taken = [3 * 4096] * 2 if dims.startswith("t:8:2") and memory < 3 else [6 * 4096]
+    assert calls == [taken] * (sum(size for _, size in writes) // sum(taken))
     writer.seal()
     writer.check(writer.frames_of(writer.units))
 
@@ -839,8 +848,9 @@ def scattered(block: Array, absent: Collection[int] = ()) -> ScatteredFrames:
 def test_scattered_frames_make_the_same_shards(
     tmp_path: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch, dims: str, compression: str
 ) -> None:
-    for module in (aligned, shard_batch):
+    for module in (aligned, shard_batch, plan_shards):
         monkeypatch.setattr(module, "PIECE_BYTES", 8192)
+    monkeypatch.setattr(shard_batch, "BUFFER_BYTES", 8192)
     monkeypatch.setattr(aligned, "_BUFFER_BYTES", 8192 + 4096)
     writer = Writer(tmp_path, spec_of(dims, compression=compression, durability="fsync"), tools)
     for unit in writer.units:

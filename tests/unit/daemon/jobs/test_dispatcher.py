@@ -14,6 +14,7 @@ from omewd.daemon.jobs.dispatcher import MAX_DEATHS, RETRY_DELAYS_NS, Dispatcher
 from omewd.daemon.jobs.tasks import QUEUE_BYTES, Lease, Task
 from omewd.daemon.processes.roles import roles
 from omewd.errors import OmewdError
+from omewd.model.plan.memory import JOBS_IN_FLIGHT
 from omewd.protocol.jobs.datasets import (
     CheckPlace,
     CreateDataset,
@@ -69,6 +70,7 @@ class Units:
         self.taken += 1
         return WriteUnits(self.stream, 0, self.taken - 1, 1, 0, 1, 1)
 
+    @property
     def unit_bytes(self) -> int:
         return self.size_bytes
 
@@ -91,7 +93,9 @@ def assign(
 ) -> list[Lease]:
     """``aside``: a maintainer that is ready."""
     ready = {WRITER: writers, MAINTAINER: [] if aside is None else [aside]}
-    return dispatcher.assign(ready, [(each, each) for each in units], now_ns)
+    for each in units:
+        dispatcher.offer(each, each)
+    return dispatcher.assign(ready, now_ns)
 
 
 def unit_of(lease: Lease | Task) -> int:
@@ -106,21 +110,21 @@ def pairs(leases: list[Lease]) -> list[tuple[int, int]]:
 
 
 def test_every_idle_writer_gets_a_job_before_any_gets_a_second() -> None:
-    leases = assign(make(), [1, 2, 3], [Units(1, ready=9)], 0)
-    assert pairs(leases) == [(1, 0), (2, 1), (3, 2), (1, 3), (2, 4), (3, 5)]
-    assert len({lease.id for lease in leases}) == 6
+    leases = assign(make(), [1, 2, 3], [Units(1, ready=99)], 0)
+    assert pairs(leases[:6]) == [(1, 0), (2, 1), (3, 2), (1, 3), (2, 4), (3, 5)]
+    assert len({lease.id for lease in leases}) == 3 * JOBS_IN_FLIGHT
 
 
-def test_no_writer_has_more_than_two_jobs() -> None:
+def test_no_writer_has_more_jobs_than_it_may_have_in_flight() -> None:
     dispatcher, units = make(), Units(1, ready=9)
     assign(dispatcher, [1], [units], 0)
     assert assign(dispatcher, [1], [units], 0) == []
-    assert (dispatcher.jobs_of(1), units.taken) == (2, 2)
+    assert (dispatcher.jobs_of(1), units.taken) == (JOBS_IN_FLIGHT, JOBS_IN_FLIGHT)
     assert dispatcher.jobs_of(99) == 0
 
 
 def test_a_large_job_does_not_wait_behind_another() -> None:
-    for size, held in ((QUEUE_BYTES, 2), (LARGE, 1)):
+    for size, held in ((QUEUE_BYTES, JOBS_IN_FLIGHT), (LARGE, 1)):
         dispatcher = make()
         assert len(assign(dispatcher, [1], [Units(1, 5, size)], 0)) == held
 
@@ -164,8 +168,29 @@ def test_turns_survive_streams_that_go() -> None:
     many = [Units(n, ready=1) for n in range(5)]
     assign(dispatcher, [1, 2], many, 0)
     last = Units(9, ready=1)
-    [lease] = assign(dispatcher, [3], [last], 0)
-    assert lease.task.owner is last
+    assert last in [lease.task.owner for lease in assign(dispatcher, [3], [last], 0)]
+    assert assign(dispatcher, [4], [], 0) == []
+
+
+def test_the_units_of_an_owner_are_withdrawn_until_they_are_offered_again() -> None:
+    dispatcher, units, other = make(), Units(1, ready=4), Units(2, ready=4)
+    for each in (units, other):
+        dispatcher.offer(each, each)
+    dispatcher.withdraw(units)
+    assert [lease.task.owner for lease in assign(dispatcher, [1], [], 0)] == [other, other]
+    dispatcher.forget(other)
+    assert assign(dispatcher, [2], [], 0) == []
+    assert [lease.task.owner for lease in assign(dispatcher, [2], [units], 0)] == [units, units]
+
+
+def test_sources_that_had_no_units_cost_nothing_until_they_are_offered_again() -> None:
+    dispatcher, idle = make(), Units(1)
+    asked: list[int] = []
+    idle.take_job = asked.append  # type: ignore[assignment, method-assign]
+    assign(dispatcher, [1, 2], [idle], 0)
+    for _ in range(9):
+        assign(dispatcher, [1, 2], [], 0)
+    assert len(asked) == 1
 
 
 def test_waiting_jobs_come_before_new_units_in_their_order() -> None:
@@ -182,6 +207,15 @@ def test_waiting_jobs_come_before_new_units_in_their_order() -> None:
 def test_a_job_has_the_timeout_and_the_time_its_bytes_take_on_the_slowest_disk() -> None:
     [lease] = assign(make(), [1], [Units(1, 1, 10 * SLOWEST_DISK_BYTES_PER_S)], 5 * SECOND)
     assert lease.deadline_ns == (5 + TIMEOUT_S + 10) * SECOND
+
+
+def test_a_job_has_the_time_that_the_bytes_of_all_jobs_of_its_writer_take() -> None:
+    dispatcher, size = make(), SLOWEST_DISK_BYTES_PER_S
+    [first] = assign(dispatcher, [1], [Units(1, 1, size)], 0)
+    [second] = assign(dispatcher, [1], [Units(1, 1, 2 * size)], 0)
+    assert first.deadline_ns == (TIMEOUT_S + 3) * SECOND
+    dispatcher.finish(first.id, 10 * SECOND)
+    assert second.deadline_ns == (10 + TIMEOUT_S + 2) * SECOND
 
 
 def test_the_clock_of_a_queued_job_starts_when_it_gets_to_the_head() -> None:
@@ -271,19 +305,36 @@ def test_the_jobs_of_a_lost_writer_come_first_and_in_order() -> None:
     back, given_up = dispatcher.child_lost(1)
     assert ([unit_of(task) for task in back], given_up) == ([0, 1], [])
     assert dispatcher.jobs_of(1) == 0
-    assert [unit_of(x) for x in assign(dispatcher, [2], [], 0)] == [0, 1]
-    assert [x.task for x in assign(dispatcher, [3], [], 0)] == [waiting]
+    assert [unit_of(x) for x in assign(dispatcher, [2, 3], [], 0)] == [0, 1]
+    assert [x.task for x in assign(dispatcher, [4], [], 0)] == [waiting]
 
 
-def test_only_the_job_a_writer_was_at_is_to_blame_for_its_death() -> None:
-    dispatcher = make()
-    head, queued = assign(dispatcher, [1], [Units(1, 2)], 0)
+def test_a_job_of_a_lost_writer_shares_none_with_others_any_more() -> None:
+    dispatcher, others = make(), Units(2, ready=9)
+    assign(dispatcher, [1], [Units(1, 2)], 0)
     dispatcher.child_lost(1)
-    assert (head.task.deaths, queued.task.deaths) == (1, 0)
-    head, queued = assign(dispatcher, [2], [], 0)
-    dispatcher.finish(head.id, 0)
-    dispatcher.child_lost(2)
-    assert queued.task.deaths == 1
+    assert pairs(assign(dispatcher, [2], [others], 0)) == [(2, 0)]
+    assert pairs(assign(dispatcher, [2, 3], [others], 0)) == [(3, 1)]
+    assert assign(dispatcher, [2, 3], [others], 0) == []
+    busy = assign(dispatcher, [4], [Units(3, 1)], 0)
+    dispatcher.child_lost(3)
+    assert assign(dispatcher, [2, 4], [], 0) == []
+    dispatcher.finish(busy[0].id, 0)
+    assert pairs(assign(dispatcher, [2, 4], [others], 0)) == [(4, 1)]
+
+
+def test_a_job_is_to_blame_for_the_death_of_a_writer_that_had_no_other() -> None:
+    dispatcher = make()
+    killer, innocent = (lease.task for lease in assign(dispatcher, [1], [Units(1, 2)], 0))
+    dispatcher.child_lost(1)
+    assert (killer.deaths, innocent.deaths) == (0, 0)
+    for writer in range(2, 2 + MAX_DEATHS):
+        [alone] = assign(dispatcher, [writer], [], 0)
+        assert alone.task is killer
+        dispatcher.child_lost(writer)
+    [alone] = assign(dispatcher, [99], [], 0)
+    assert alone.task is innocent
+    assert (killer.deaths, innocent.deaths) == (MAX_DEATHS, 0)
 
 
 def test_a_job_that_kills_every_writer_is_given_up() -> None:

@@ -39,7 +39,7 @@ def have(stream: Stream, *frames: int) -> None:
 
 def due(maintenance: Maintenance, stream: Stream, now_ns: int = 0) -> list[tuple[str, int]]:
     stream.dataset.maintenance = maintenance
-    jobs = stream.maintenance_due(now_ns)
+    jobs = stream.maintenance_due(now_ns, range(len(stream.sources)))
     return [("seal", job.source) if isinstance(job, SealShards) else ("grow", 0) for job in jobs]
 
 
@@ -120,7 +120,7 @@ def test_a_job_says_which_shards_the_jobs_before_it_have_sealed() -> None:
 
     def seal() -> SealShards:
         stream.dataset.maintenance = maintenance
-        [job] = stream.maintenance_due(0)
+        [job] = stream.maintenance_due(0, range(3))
         assert isinstance(job, SealShards)
         return job
 

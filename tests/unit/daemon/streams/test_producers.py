@@ -15,6 +15,7 @@ import pytest
 
 from omewd.daemon.control.server import Peer
 from omewd.daemon.loop import Loop
+from omewd.daemon.streams.agenda import Agenda
 from omewd.daemon.streams.producers import Producers
 from omewd.daemon.streams.source import Source
 from omewd.daemon.streams.source_ring import SourceRing
@@ -45,7 +46,7 @@ class Setting:
         self.source = RecordedSource()
         self.channel, self._other = socket.socketpair()
         self.peer = Peer(self.channel, os.getpid(), os.getuid())
-        self.producers = Producers(self.loop)
+        self.producers = Producers(self.loop, Agenda())
 
     @property
     def of(self) -> tuple[Stream, Source]:

@@ -201,17 +201,27 @@ def test_frames_after_a_stop_do_not_count() -> None:
 
 def test_the_doorbell_is_set_to_the_end_of_the_next_unit() -> None:
     with camera_of("t:inf:4,y:2,x:3") as it:
+        it.publish(1)
+        it.poll()
         assert not it.source.listen()
         wanted = []
-        for _ in range(4):
+        for _ in range(3):
             it.publish(1)
             wanted.append(it.ends.producer.wants_doorbell)
-        assert wanted == [False, False, False, True]
+        assert wanted == [False, False, True]
         it.poll()
         it.take()
         it.source.listen()
         it.publish(3)
         assert not it.ends.producer.wants_doorbell
+
+
+def test_the_producer_rings_for_the_first_frame_of_all() -> None:
+    """From which rates are counted, even if its unit takes hours."""
+    with camera_of("t:inf:4,y:2,x:3") as it:
+        assert not it.source.listen()
+        it.publish(1)
+        assert it.ends.producer.wants_doorbell
 
 
 def test_no_doorbell_while_units_wait_for_a_writer() -> None:
@@ -385,9 +395,9 @@ def test_a_status_is_json_and_its_figures_agree() -> None:
 def test_the_contrast_is_put_into_the_dataset_once_when_all_channels_have_come() -> None:
     sketch = (5.0,) * len(FRACTIONS)
     with camera_of("t:inf,c:2,y:2,x:3") as it:
-        it.stream.contrast.add([(0, sketch)])
+        it.stream.contrast.found.add([(0, sketch)])
         assert it.stream.take_contrast(2 * 10**9) is None
-        it.stream.contrast.add([(1, sketch)])
+        it.stream.contrast.found.add([(1, sketch)])
         assert it.stream.take_contrast(10**9 - 1) is None
         windows = it.stream.take_contrast(10**9)
         assert windows is not None
@@ -398,7 +408,7 @@ def test_the_contrast_is_put_into_the_dataset_once_when_all_channels_have_come()
 @pytest.mark.parametrize("state", [state for state in State if state is not State.ACTIVE])
 def test_no_contrast_is_put_into_a_dataset_that_gets_its_last_metadata(state: State) -> None:
     with camera_of("t:inf,y:2,x:3") as it:
-        it.stream.contrast.add([(0, (5.0,) * len(FRACTIONS))])
+        it.stream.contrast.found.add([(0, (5.0,) * len(FRACTIONS))])
         it.stream.state = state
         assert it.stream.take_contrast(10**10) is None
 

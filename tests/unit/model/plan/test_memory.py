@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from omewd.errors import OmewdError
-from omewd.model.plan.memory import JOB_BYTES, PIECE_BYTES, PIECES_AT_ONCE, index_cause, writer_need_bytes
+from omewd.model.plan.memory import (
+    BUFFER_BYTES,
+    BUFFERS_AT_ONCE,
+    JOB_BYTES,
+    JOBS_IN_FLIGHT,
+    PIECES_AT_ONCE,
+    index_cause,
+    writer_need_bytes,
+)
 from omewd.model.plan.plan import Budget, Plan, choose_capacity
 from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.dimensions import parse_dims
@@ -26,15 +34,15 @@ def need(dims: str, backend: str = "direct", **fields: Any) -> int:
 
 
 def test_the_direct_encoder_holds_pieces_however_deep_a_raw_chunk_is() -> None:
-    most = PIECES_AT_ONCE * 2 * PIECE_BYTES
+    most = BUFFERS_AT_ONCE * BUFFER_BYTES
     for depth in (1, 50, 5000):
         assert need(f"t:inf:{depth},y:4096,x:4096") == most
         assert need(f"t:inf:{depth}:2,y:4096:256:4,x:4096:256:4") == most
-    assert need("t:inf:50,y:4096,x:4096", backend="tensorstore") == 3 * 50 * 32 * MIB + JOB_BYTES
+    assert need("t:inf:50,y:4096,x:4096", backend="tensorstore") == 3 * 50 * 32 * MIB + JOBS_IN_FLIGHT * JOB_BYTES
 
 
 def test_compressed_chunks_count_as_often_as_they_are_held() -> None:
-    pieces = PIECES_AT_ONCE * 2 * PIECE_BYTES
+    pieces = BUFFERS_AT_ONCE * BUFFER_BYTES
     assert need("t:inf:50,y:4096,x:4096", compression="zstd") == pieces + 3 * 50 * 32 * MIB
     tile = 50 * 1024 * 1024 * 2
     assert need("t:inf:50,y:4096:1024,x:4096:1024", compression="zstd") == pieces + PIECES_AT_ONCE * 3 * tile
@@ -54,7 +62,10 @@ def test_indexes_of_large_shards_count() -> None:
 
 
 def test_smaller_resolutions_are_made_of_gathered_pixels() -> None:
-    assert need("t:inf:8,y:2048,x:2048", levels=3) == need("t:inf:8,y:2048,x:2048") + 1.5 * 64 * MIB
+    """Those of all jobs in flight, as the next one's are made while the last one's are being written."""
+    assert need("t:inf:16,y:2048,x:2048", levels=3) == need("t:inf:16,y:2048,x:2048") + 1.5 * 128 * MIB
+    held = JOBS_IN_FLIGHT * JOB_BYTES
+    assert need("t:inf:1,y:2048,x:2048", levels=3) == need("t:inf:1,y:2048,x:2048") + 1.5 * held
 
 
 @pytest.mark.parametrize("compression", [None, "blosc-lz4"])

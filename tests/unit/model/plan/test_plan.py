@@ -232,3 +232,13 @@ def test_units_with_and_units_complete_agree_with_counting(plan: Plan, frames: i
     assert plan.units_with(frames) == len(set(units))
     whole = {u for u in set(units) if plan.last_frame(u) < frames}
     assert plan.units_complete(frames) == len(whole)
+
+
+def test_counting_units_looks_at_no_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it takes the same steps however long the stream is."""
+    plan = Plan(counts=(None, 5, 3), extents=(4, 2, 1), order=(0, 1, 2))
+    looked_at: list[int] = []
+    for name in ("first_frame", "last_frame"):
+        monkeypatch.setattr(Plan, name, lambda _self, unit: looked_at.append(unit))
+    assert plan.units_complete(60_000_000) == plan.units_with(60_000_000) == 9_000_000
+    assert looked_at == []

@@ -1,0 +1,108 @@
+"""Tasks that belong together, and the buffers that they hand on."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from omewd.store.buffers import BufferPool
+from omewd.store.sinks.tasks import Tasks
+from omewd.store.stopwatch import Stopwatch
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+def test_tasks_of_tasks_are_waited_for(pool: ThreadPoolExecutor) -> None:
+    tasks, done, go = Tasks(Stopwatch()), [], threading.Event()
+
+    def second() -> None:
+        go.wait(30)
+        done.append("second")
+
+    def first() -> None:
+        tasks.submit(pool, second)
+        done.append("first")
+
+    tasks.submit(pool, first)
+    before = tasks.are_done
+    go.set()
+    tasks.wait()
+    assert (before, tasks.are_done) == (False, True)
+    assert sorted(done) == ["first", "second"]
+
+
+def test_the_first_error_is_raised_once_all_have_ended(pool: ThreadPoolExecutor) -> None:
+    tasks, ended, go = Tasks(Stopwatch()), [], threading.Event()
+
+    def fail() -> None:
+        go.set()
+        raise OSError("the disk")
+
+    def end() -> None:
+        go.wait(30)
+        ended.append(1)
+
+    tasks.submit(pool, fail)
+    for _ in range(10):
+        tasks.submit(pool, end)
+    with pytest.raises(OSError, match="the disk"):
+        tasks.wait()
+    assert len(ended) == 10
+    tasks.wait()
+
+
+def test_an_error_keeps_nothing_alive(pool: ThreadPoolExecutor) -> None:
+    class Held:
+        pass
+
+    def fail(_: Held) -> None:
+        raise OSError("the disk")
+
+    def run() -> weakref.ref[Held]:
+        tasks, held = Tasks(Stopwatch()), Held()
+        tasks.submit(pool, fail, held)
+        with pytest.raises(OSError, match="the disk"):
+            tasks.wait()
+        return weakref.ref(held)
+
+    gc.disable()
+    try:
+        alive = run()
+        pool.submit(int).result()  # the thread lets go of its last task
+        pool.submit(int).result()
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_buffers_are_given_on_and_never_more_than_there_are() -> None:
+    buffers = BufferPool(2, 5000)
+    one, two = buffers.take(1), buffers.take(5000)
+    assert one.size == two.size >= 5000
+    taken = threading.Event()
+
+    def take() -> None:
+        buffers.give_back(buffers.take(9))
+        taken.set()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    assert not taken.wait(0.05)
+    buffers.give_back(one)
+    assert taken.wait(30)
+    thread.join()
+    assert buffers.take(2) is one
+    buffers.give_back(two)
+    large = buffers.take(100_000)
+    assert large.size >= 100_000
+    buffers.give_back(large)
+    assert buffers.take(1) is two
