@@ -16,7 +16,7 @@ import pytest
 
 from omewd.dataset.ledger.appending import append_to
 from omewd.dataset.ledger.ledger import FILE, FOLDER
-from omewd.store.sinks import publish
+from omewd.store.sinks import keys, publish
 from omewd.store.sinks.base import Fence, committed
 from omewd.store.sinks.keys import KeyBatch
 from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE, Publisher
@@ -57,7 +57,10 @@ def put_folders(publisher: Publisher, folders: Iterable[tuple[str, str, Iterable
         batch = KeyBatch(publisher, tools)
         try:
             for folder, label, files in folders:
-                batch.put_folder(folder, label, files, tools.files if at_once else None)
+                if at_once:
+                    batch.put_small(folder, label, files, 2)
+                else:
+                    batch.put_folder(folder, label, files, None)
         except BaseException:
             batch.give_up()
             raise
@@ -312,6 +315,7 @@ def test_nobody_still_writes_after_a_failure(publisher: Publisher) -> None:
 
     def files() -> Iterator[Item]:
         yield "slow", slow()
+        yield "the other of its group", (b"1",)
         threading.Timer(0.1, may_go_on.set).start()
         raise OSError(errno.EIO, "the third key failed")
 
@@ -458,6 +462,45 @@ def test_an_append_is_synced(root: Path, events: list[tuple[str, str]]) -> None:
     append_lines(root, b"two\n")
     assert (root / LEDGER).read_bytes() == b"one\ntwo\n"
     assert events == [("fdatasync", f"{root}/{LEDGER}")] * 2
+
+
+@pytest.mark.parametrize("open_files", [0, 100, 256], ids=["none stays open", "some stay open", "all stay open"])
+def test_small_files_are_synced_when_all_are_written(
+    root: Path,
+    publisher: Publisher,
+    events: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    open_files: int,
+) -> None:
+    """A journal then commits them together; but no more stay open than a process may have."""
+    monkeypatch.setattr(keys, "_OPEN_FILES", open_files)
+    there = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    open_then: list[int] = []
+
+    def at(name: str) -> None:
+        if name == "writer: files written":
+            open_then.append(len(set(os.listdir("/proc/self/fd")) - there))  # noqa: PTH208
+            events.append((name, ""))
+
+    monkeypatch.setattr(keys, "point", at)
+    put(publisher, "folder, at once", [(f"{n}", (b"%d" % n,)) for n in range(200)])
+    written = events.index(("writer: files written", ""))
+    synced = [where for where, (name, _) in enumerate(events) if name == "fdatasync"]
+    assert len(synced) == 200
+    assert sum(where > written for where in synced) == min(open_files, 200)
+    assert open_then[0] <= open_files + 8
+    assert len(set(os.listdir("/proc/self/fd")) - there) <= 8  # noqa: PTH208
+    assert [(root / "0" / f"{n}").read_bytes() for n in range(200)] == [b"%d" % n for n in range(200)]
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "pwritev"])
+def test_no_file_stays_open_after_a_failure(publisher: Publisher, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    put(publisher, "folder, at once", [("0", (b"1",))], label="first", folder="first")
+    there = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        put(publisher, "folder, at once", [(f"{n}", (b"1",)) for n in range(50)])
+    assert len(os.listdir("/proc/self/fd")) <= there  # noqa: PTH208
 
 
 def test_many_small_files_at_once(root: Path, publisher: Publisher) -> None:

@@ -15,6 +15,7 @@ import errno
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from omewd.process.faultpoints import point
@@ -30,6 +31,25 @@ SMALL_FILES_AT_ONCE = 16
 SMALL_FILE_BYTES = 1 << 20
 # Each unit has folders of its own, and an acquisition may be unbounded. Forgetting a folder costs a sync of its parent.
 _FOLDERS_REMEMBERED = 10_000
+
+
+@dataclass
+class OpenFiles:
+    """Files that are written and may be open. ``path``: of the first. ``size``: their bytes together."""
+
+    path: Path | None = None
+    descriptors: list[int] = field(default_factory=list)
+    size: int = 0
+
+    def sync(self) -> None:
+        """Sync and close them. After an error, :meth:`close` closes those that are left."""
+        while self.descriptors:
+            os.fdatasync(self.descriptors[-1])
+            os.close(self.descriptors.pop())
+
+    def close(self) -> None:
+        while self.descriptors:
+            os.close(self.descriptors.pop())
 
 
 class Publisher:
@@ -138,6 +158,21 @@ class Publisher:
             finally:
                 os.close(descriptor)
         return size
+
+    def write_open(self, files: Iterable[tuple[str, Iterable[Piece]]]) -> OpenFiles:
+        """Write at least one file. Those that are to be synced stay open."""
+        group = OpenFiles()
+        try:
+            for path, pieces in files:
+                group.descriptors.append(self._open(path))
+                group.size += self._write(group.descriptors[-1], pieces)
+                group.path = group.path or Path(path)
+        except BaseException:
+            group.close()
+            raise
+        if not self.durable:
+            group.close()
+        return group
 
     def _open(self, path: str) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
