@@ -60,6 +60,8 @@ _STOPPING_TICK_S = 0.05
 # Writers that all fail at the start are not due to a passing shortage.
 _FAILED_FIRST_STARTS = 3
 _NOTIFY_EVERY_NS = 500_000_000
+# Adding up the frames of hundreds of sources takes a while.
+_STATUS_EVERY_NS = 5_000_000_000
 # Do not wait longer for the removal of replaced datasets: the journal keeps it for the next daemon.
 _SWEEP_NS = 2_000_000_000
 _DRAIN_EXTENSION_US = 10_000_000
@@ -120,7 +122,7 @@ class Daemon:
         self._signals, self._signal_sink = socket.socketpair()
         self._drain_deadline_ns = 0
         self._sweep_deadline_ns = 0
-        self._next_notify_ns = 0
+        self._next_notify_ns = self._next_status_ns = 0
         self._exit_status = 0
 
     # -- life ------------------------------------------------------------------------------------
@@ -275,18 +277,25 @@ class Daemon:
         self._tell_systemd(now_ns)
 
     def _tell_systemd(self, now_ns: int) -> None:
-        if now_ns < self._next_notify_ns:
+        if not self._notifier.is_heard or now_ns < self._next_notify_ns:
             return
         self._next_notify_ns = now_ns + _NOTIFY_EVERY_NS
-        streams = list(self._streams.open.values())
-        received, in_flight = sum(s.received for s in streams), sum(s.in_flight for s in streams)
-        text = f"{len(streams)} streams, {received} frames received, {in_flight} in flight"
-        fields: dict[str, str | int] = {"STATUS": f"Draining: {text}" if self._streams.is_closed else text}
+        fields: dict[str, str | int] = {}
+        if self._streams.is_closed or now_ns >= self._next_status_ns:
+            self._next_status_ns = now_ns + _STATUS_EVERY_NS
+            fields["STATUS"] = self._status_text()
         if self._notifier.watchdog_s is not None:
             fields["WATCHDOG"] = 1
         if self._streams.is_closed:
             fields["EXTEND_TIMEOUT_USEC"] = _DRAIN_EXTENSION_US
-        self._notifier.send(**fields)
+        if fields:
+            self._notifier.send(**fields)
+
+    def _status_text(self) -> str:
+        streams = list(self._streams.open.values())
+        received, in_flight = sum(s.received for s in streams), sum(s.in_flight for s in streams)
+        text = f"{len(streams)} streams, {received} frames received, {in_flight} in flight"
+        return f"Draining: {text}" if self._streams.is_closed else text
 
 
 def _allow_many_descriptors() -> None:

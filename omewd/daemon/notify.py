@@ -16,6 +16,11 @@ class Notifier:
         mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog_s = int(wanted) / 1e6 if wanted and mine else None
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether systemd, or another service manager, listens."""
+        return bool(self._address)
+
     def send(self, **fields: str | int) -> None:
         """Send assignments such as READY=1 and STATUS=…; errors are ignored."""
         if not self._address:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import cache
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.account import Ledger
 from omewd.dataset.ledger.appending import append_to
 from omewd.dataset.ledger.reading import RUNS_ASIDE
-from omewd.dataset.ledger.runs import start_runs, sync_runs
+from omewd.dataset.ledger.runs import RUNS_FILE, header, sync_runs
 from omewd.dataset.made_by import MadeBy
 from omewd.dataset.strays import remove_strays
 from omewd.errors import OmewdError
@@ -31,44 +29,18 @@ from omewd.model.totals import Totals
 from omewd.process.faultpoints import point
 from omewd.store.filesystem import sync_folder
 from omewd.store.format.shard_table import STAGING
-from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE, Publisher
+from omewd.store.sinks.publish import Publisher, lay_out
 from omewd.store.sinks.shards import ShardSink
 from omewd.store.tools import Tools
+from omewd.store.unsynced import Unsynced
 
 # The name of metadata files that are being written.
 USER_METADATA = "user-metadata"
-# A file takes a quarter of a millisecond of CPU time, and as long for its sync.
-_FEW_DOCUMENTS = 16
+_SUMMARY = f"{ledger.FOLDER}/zarr.json"
 
 
-def _publish(publisher: Publisher, documents: metadata.Documents, label: str) -> None:
-    """Write zarr.json files. Many files, such as a plate's, are written several at once."""
-    files = ((path, [json.dumps(document, indent=2).encode()]) for path, document in documents.items())
-    if len(documents) <= _FEW_DOCUMENTS:
-        publisher.publish(files, label=label)
-        return
-    with ThreadPoolExecutor(SMALL_FILES_AT_ONCE) as pool:
-        publisher.publish(files, label=label, pool=pool)
-
-
-def _changed(dataset: Path, documents: metadata.Documents) -> metadata.Documents:
-    """The documents that differ from those on disk."""
-    return {path: document for path, document in documents.items() if read(dataset / path) != document}
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read a zarr.json; returns {} if it can't be read."""
-    try:
-        document = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def attributes_of(document: dict[str, Any]) -> dict[str, Any]:
-    """The attributes in a zarr.json; {} if it has none."""
-    found = document.get("attributes")
-    return found if isinstance(found, dict) else {}
+def _texts(documents: Iterable[tuple[str, metadata.Document]]) -> Iterator[tuple[str, bytes]]:
+    return ((path, document.text) for path, document in documents)
 
 
 def _publisher(folder: Path, spec: StreamSpec) -> Publisher:
@@ -100,15 +72,19 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int, made_by: Mad
     shutil.rmtree(aside, ignore_errors=True)  # from a writer that was killed here
     aside.mkdir()
     try:
-        (aside / STAGING).mkdir(parents=True)
         frames = [Plan.of(spec, source=source).frames_total or 0 for source in range(spec.sources)]
-        publisher = _publisher(aside, spec)
-        documents = metadata.documents(spec, frames)
         summary = ledger.summary_json(spec, state="writing", epoch=epoch, made_by=made_by)
-        documents[f"{ledger.FOLDER}/zarr.json"] = summary
-        append_to(aside, b"", durable=publisher.durable)
-        start_runs(aside, durable=publisher.durable)
-        _publish(publisher, documents, "create")
+        own = [
+            (_SUMMARY, metadata.text_of(summary)),
+            (f"{ledger.FOLDER}/{ledger.FILE}", b""),
+            (f"{ledger.FOLDER}/{RUNS_FILE}", header()),
+        ]
+        with Unsynced(aside) as unsynced:
+            lay_out(aside, chain(_texts(metadata.documents(spec, frames)), own), unsynced)
+            (aside / STAGING).mkdir()
+            unsynced.add(folders=[str(aside / STAGING)])
+            if spec.durability == "fsync":
+                unsynced.sync()
         point("writer: dataset made aside")
         if dataset.exists():
             dataset.rename(old)
@@ -141,8 +117,8 @@ def reopen(spec: StreamSpec, dataset: Path, epoch: int) -> None:
     if _epoch(dataset) != epoch:
         made_by = MadeBy.of(summary_of(dataset))
         summary = ledger.summary_json(spec, state="writing", epoch=epoch, made_by=made_by)
-        document = {f"{ledger.FOLDER}/zarr.json": summary}
-        _publish(_publisher(dataset, spec), document, f"reopen-{os.getpid()}")
+        files = [(_SUMMARY, metadata.text_of(summary))]
+        _publisher(dataset, spec).publish(files, label=f"reopen-{os.getpid()}")
 
 
 def require_own(dataset: Path, epoch: int) -> None:
@@ -228,7 +204,7 @@ def _beside(dataset: Path, which: str, epoch: int) -> Path:
 
 def summary_of(dataset: Path) -> dict[str, Any]:
     """The summary that omewd stored in a dataset; {} if it can't be read."""
-    summary = attributes_of(read(dataset / ledger.FOLDER / "zarr.json")).get("omewd")
+    summary = metadata.attributes_of(metadata.read(dataset / _SUMMARY)).get("omewd")
     return summary if isinstance(summary, dict) else {}
 
 
@@ -264,9 +240,16 @@ def _folders_between(folder: Path, root: Path) -> Iterable[Path]:
 
 def grow(spec: StreamSpec, dataset: Path, frames: Sequence[int]) -> None:
     """Grow the shape of unbounded arrays to the first ``frames`` frames of each source."""
-    documents = metadata.documents(spec, frames)
-    arrays = {path: document for path, document in documents.items() if document["node_type"] == "array"}
-    _publish(_publisher(dataset, spec), _changed(dataset, arrays), "grow")
+    arrays = metadata.array_documents(spec, frames)
+    _publisher(dataset, spec).publish(_changed(dataset, arrays), label="grow")
+
+
+def _changed(dataset: Path, documents: Iterable[tuple[str, metadata.Document]]) -> Iterator[tuple[str, bytes]]:
+    """The documents that say something else than those on disk, as text."""
+    for path, document in documents:
+        on_disk = metadata.bytes_of(dataset / path)
+        if on_disk != document.text and metadata.parsed(on_disk) != document.json:
+            yield path, document.text
 
 
 def finalize(
@@ -293,8 +276,6 @@ def finalize(
     if publisher.durable:
         sync_runs(dataset)
     _seal(spec, publisher, written)
-    documents = metadata.documents(spec, frames)
-    _keep_what_is_set(spec, dataset, documents, windows)
     state = "failed" if failed else "complete"
     before = summary_of(dataset)
     summary = ledger.summary_json(
@@ -305,8 +286,9 @@ def finalize(
         ended_by=ended_by,
         made_by=MadeBy.of(before),
     )
-    documents[f"{ledger.FOLDER}/zarr.json"] = summary
-    _publish(publisher, _changed(dataset, documents), "finalize")
+    documents = metadata.documents(spec, frames)
+    final = chain(_final(spec, dataset, documents, windows), [(_SUMMARY, metadata.Document(summary))])
+    publisher.publish(_changed(dataset, final), label="finalize")
     point("writer: finalized")
     shutil.rmtree(dataset / STAGING)
     for aside in (dataset / ledger.FOLDER).glob(f"{USER_METADATA}-*"):  # of a writer that was killed at that
@@ -315,28 +297,35 @@ def finalize(
         publisher.sync_folders([dataset / ledger.FOLDER, dataset])
 
 
-def _keep_what_is_set(
-    spec: StreamSpec, dataset: Path, documents: metadata.Documents, windows: Sequence[Window]
-) -> None:
-    """Keep what the groups on disk have in those that are about to be written, and set the images' windows.
+def _final(
+    spec: StreamSpec,
+    dataset: Path,
+    documents: Iterable[tuple[str, metadata.Document]],
+    windows: Sequence[Window],
+) -> Iterator[tuple[str, metadata.Document]]:
+    """Documents with what the groups on disk have, and with the images' windows.
 
     An image whose group is gone is shown like the others.
     """
-    images = [path for path, document in documents.items() if "multiscales" in document["attributes"].get("ome", {})]
 
     @cache
     def of_others() -> dict[str, Any]:
-        groups = (attributes_of(read(dataset / path)).get("ome") for path in images)
-        return next(({"ome": ome} for ome in groups if isinstance(ome, dict) and "omero" in ome), {})
+        groups = (metadata.read(dataset / path / "zarr.json") for path in spec.image_paths)
+        known = (metadata.attributes_of(group).get("ome") for group in groups)
+        return next(({"ome": ome} for ome in known if isinstance(ome, dict) and "omero" in ome), {})
 
-    for path, document in documents.items():
-        if document["node_type"] != "group":
+    for path, document in documents:
+        if document.is_array:
+            yield path, document
             continue
-        on_disk = attributes_of(read(dataset / path))
-        if "multiscales" in document["attributes"].get("ome", {}):
-            document["attributes"] = omero.with_windows(document["attributes"], on_disk or of_others(), spec, windows)
-        else:
-            document["attributes"] = {**on_disk, **document["attributes"]}
+        text = metadata.bytes_of(dataset / path)
+        is_image = "multiscales" in document.json["attributes"].get("ome", {})
+        if text == document.text and not (is_image and windows):
+            yield path, document
+            continue
+        on_disk, own = metadata.attributes_of(metadata.parsed(text)), document.json["attributes"]
+        merged = omero.with_windows(own, on_disk or of_others(), spec, windows) if is_image else {**on_disk, **own}
+        yield path, metadata.Document({**document.json, "attributes": merged})
 
 
 def seal_by_ledger(spec: StreamSpec, dataset: Path) -> None:
@@ -349,9 +338,9 @@ def seal_by_ledger(spec: StreamSpec, dataset: Path) -> None:
 
 
 def _seal(spec: StreamSpec, publisher: Publisher, written: Sequence[Written] | None) -> None:
+    layouts = (ShardLayout(spec, level, source) for level, source in product(levels_of(spec), range(spec.sources)))
     with closing(Tools()) as tools, closing(ShardSink(publisher, tools)) as sink:
-        for level, source in product(levels_of(spec), range(spec.sources)):
-            sink.seal(ShardLayout(spec, level, source), written=None if written is None else written[source])
+        sink.seal_all(layouts, written)
 
 
 def _check_inside(dataset: Path, root: Path) -> None:

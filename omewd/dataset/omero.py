@@ -91,9 +91,9 @@ def with_windows(
     """The attributes to write for an image's group.
 
     ``attributes``: those that the spec declares. ``on_disk``: the present ones, of which other names, windows without a
-    new measurement, and what users have set are kept.
+    new measurement, and what users have set are kept. Neither is changed.
     """
-    merged = {**on_disk, **attributes}
+    merged = {**on_disk, **attributes, "ome": _with_own_channels(attributes["ome"])}
     own = [part["omewd"] for part in (on_disk, attributes) if isinstance(part.get("omewd"), dict)]
     if own:
         merged["omewd"] = {name: value for part in own for name, value in part.items()}
@@ -109,6 +109,15 @@ def with_windows(
         elif number < len(before) and isinstance(before[number].get("window"), dict):
             channel["window"] = before[number]["window"]
     return _with_edits(merged)
+
+
+def _with_own_channels(ome: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of OME-Zarr with a copy of what is known of channels."""
+    if "omero" not in ome:
+        return ome
+    omero = ome["omero"]
+    channels = [dict(channel) for channel in omero.get("channels", [])]
+    return {**ome, "omero": {**omero, "channels": channels}}
 
 
 def _given(spec: StreamSpec) -> set[int]:

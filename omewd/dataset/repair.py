@@ -23,7 +23,7 @@ from omewd.dataset.strays import remove_strays
 from omewd.dataset.verify import Report, keys_of, open_array, verify
 from omewd.errors import OmewdError
 from omewd.model.plan.grid import frame_indexes
-from omewd.model.plan.images import image_paths, shape_on_disk
+from omewd.model.plan.images import shape_on_disk
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Plan
 from omewd.model.plan.shards import ShardLayout
@@ -114,7 +114,7 @@ def _make_levels_again(dataset: Path, spec: StreamSpec, report: Report) -> int:
 
     Units whose full resolution is gone can't be computed.
     """
-    levels, paths = levels_of(spec), image_paths(spec)
+    levels, paths = levels_of(spec), spec.image_paths
     accounts = Ledger.read(dataset, spec.sources).accounts
     staging = dataset / STAGING
     staging.mkdir(exist_ok=True)

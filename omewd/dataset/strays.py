@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import product
@@ -11,19 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from omewd.dataset.keys import GRID, Keys
 from omewd.dataset.ledger.ledger import UNACCOUNTED, WRITTEN
 from omewd.dataset.ledger.marks import Marks
 from omewd.dataset.ledger.reading import LedgerReader
 from omewd.model.plan.grid import frame_indexes
-from omewd.model.plan.images import image_paths
-from omewd.model.plan.levels import Level, levels_of
 from omewd.model.plan.plan import Plan
-from omewd.model.plan.shards import ShardLayout
 from omewd.model.spec.spec import StreamSpec
 from omewd.store.filesystem import sync_folder
 
-# A place in a grid, in the "default" chunk key encoding.
-_PLACE = re.compile(r"0|[1-9]\d{0,17}")
 # A writer that dies while it appends leaves one torn line, and a power cut hardly more.
 _MOST_TORN = 16
 
@@ -35,52 +30,49 @@ def remove_strays(spec: StreamSpec, dataset: Path) -> list[str]:
     readable. Empty folders are removed; foreign files stay. Nothing is removed if much of the ledger can't be read.
     Nobody may be writing to the dataset. Raises OSError.
     """
-    plans = [Plan.of(spec, source=source) for source in range(spec.sources)]
     recorded = _recorded(dataset, spec.sources)
     if recorded is None:
         return []
-    removed: list[Path] = []
-    for (image, path), level in product(enumerate(image_paths(spec)), levels_of(spec)):
-        removed += _remove_from(dataset / path / str(level.number) / "c", image, level, spec, plans, recorded)
-    for folder in {next(parent for parent in key.parents if parent.exists()) for key in removed}:
+    finder = _Finder(Keys(spec), [Plan.of(spec, source=source) for source in range(spec.sources)], recorded)
+    for (image, path), level in product(enumerate(spec.image_paths), range(spec.levels)):
+        finder.remove_from(dataset / path / str(level) / GRID, image, level)
+    for folder in {next(parent for parent in key.parents if parent.exists()) for key in finder.removed}:
         sync_folder(folder)
-    return sorted(str(key.relative_to(dataset)) for key in removed)
+    return sorted(str(key.relative_to(dataset)) for key in finder.removed)
 
 
-def _remove_from(
-    grid: Path, image: int, level: Level, spec: StreamSpec, plans: Sequence[Plan], recorded: Sequence[Marks]
-) -> list[Path]:
-    """Remove the strays among an array's keys, which are below the folder ``grid``; returns the removed ones."""
-    rows, columns = ShardLayout(spec, level).shards_across
-    removed: list[Path] = []
-    for folder, _, names in os.walk(grid, topdown=False):
-        above = Path(folder).relative_to(grid).parts
-        if len(above) >= len(spec.disk_order) or not all(_PLACE.fullmatch(part) for part in above):
-            continue
-        for name in names if len(above) == len(spec.disk_order) - 1 else ():
-            key = Path(folder, name)
-            if not _PLACE.fullmatch(name) or key.is_symlink() or not key.is_file():
-                continue
-            *outer, row, column = map(int, (*above, name))
-            units = [plan.unit_at(image, outer) for plan in plans]
-            if row >= rows or column >= columns or all(unit is None for unit in units):
-                continue  # not one of this array's keys
-            own = [(plan, u, known) for plan, u, known in zip(plans, units, recorded, strict=True) if u is not None]
-            if not any(_has_any(known, plan, unit) for plan, unit, known in own):
-                key.unlink()
-                removed.append(key)
+class _Finder:
+    """Removes strays. ``removed``: their paths."""
+
+    def __init__(self, keys: Keys, plans: Sequence[Plan], recorded: Sequence[Marks]) -> None:
+        self._keys, self._plans, self._recorded = keys, plans, recorded
+        self.removed: list[Path] = []
+
+    def remove_from(self, folder: Path, image: int, level: int, place: tuple[str, ...] = ()) -> None:
+        """Remove the strays in an array's grid of keys, or in a folder of it, which is at ``place``."""
+        if len(place) == self._keys.axes or not all(map(str.isdecimal, place)):
+            return
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                inside = (*place, entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    self.remove_from(folder / entry.name, image, level, inside)
+                elif entry.is_file(follow_symlinks=False) and self._is_stray(image, level, inside):
+                    (folder / entry.name).unlink()
+                    self.removed.append(folder / entry.name)
         with suppress(OSError):  # it is not empty
-            os.rmdir(folder)  # noqa: PTH106
-    return removed
+            folder.rmdir()
 
-
-def _has_any(marks: Marks, plan: Plan, unit: int) -> bool:
-    return bool(marks.at(frame_indexes(plan, unit)).any())
+    def _is_stray(self, image: int, level: int, place: tuple[str, ...]) -> bool:
+        units = self._keys.units(image, level, place)
+        return bool(units) and not any(
+            self._recorded[source].at(frame_indexes(self._plans[source], unit)).any() for source, unit in units
+        )
 
 
 def _recorded(dataset: Path, sources: int) -> list[Marks] | None:
     """For each source, 1 for frames that any line lists as written or lost; None if too many lines are torn."""
-    recorded = [Marks() for _ in range(sources)]
+    recorded = Marks.of_sources(sources)
     reader = LedgerReader(dataset)
     foreign = 0
     for runs in reader.read(last_line=True):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omewd.dataset import omero
-from omewd.dataset.dataset import USER_METADATA, attributes_of, read, summary_of
+from omewd.dataset.dataset import USER_METADATA, summary_of
 from omewd.dataset.ledger import ledger
+from omewd.dataset.metadata import attributes_of, read, text_of
 from omewd.errors import OmewdError
 from omewd.model.contrast import Window
-from omewd.model.plan.images import group_of, image_paths
+from omewd.model.plan.images import group_of
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.spec.stored import stored_spec
 from omewd.store.sinks.publish import Publisher
@@ -26,7 +26,7 @@ def put(dataset: Path, epoch: int, namespace: str, value: Any, position: object,
     """
     spec = _spec(dataset, epoch)
     group = group_of(spec, position, well, images=namespace == omero.NAMESPACE)
-    groups = image_paths(spec) if group is None else (group,)
+    groups = spec.image_paths if group is None else (group,)
     changed = {}
     for path, document in _documents(dataset, groups).items():
         attributes = attributes_of(document)
@@ -42,9 +42,9 @@ def put_windows(dataset: Path, epoch: int, windows: Sequence[Window]) -> None:
     """Set the measured windows of a dataset's images; raises the errors of :func:`put`."""
     spec = _spec(dataset, epoch)
     changed = {}
-    for path, document in _documents(dataset, image_paths(spec)).items():
+    for path, document in _documents(dataset, spec.image_paths).items():
         before = attributes_of(document)
-        attributes = omero.with_windows(json.loads(json.dumps(before)), before, spec, windows)
+        attributes = omero.with_windows(before, before, spec, windows)
         if attributes != before:
             changed[path] = {**document, "attributes": attributes}
     _publish(dataset, changed)
@@ -71,7 +71,7 @@ def _documents(dataset: Path, groups: Sequence[str]) -> dict[str, dict[str, Any]
 
 
 def _publish(dataset: Path, documents: dict[str, dict[str, Any]]) -> None:
-    files = [(path, [json.dumps(document, indent=2).encode()]) for path, document in documents.items()]
+    files = ((path, text_of(document)) for path, document in documents.items())
     aside = dataset / ledger.FOLDER  # a complete dataset has no staging folder any more
     try:
         Publisher(dataset, aside, durable=True).publish(files, label=USER_METADATA)

@@ -7,8 +7,7 @@ import math
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import product
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import tensorstore
 from yaozarrs import validate_zarr_store
 
 from omewd.dataset import metadata
+from omewd.dataset.keys import Keys, files_in
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.account import Account, Ledger
 from omewd.dataset.ledger.marks import Marks
@@ -24,14 +24,15 @@ from omewd.dataset.ledger.runs import RUNS_FILE
 from omewd.dataset.made_by import FIELD, MadeBy
 from omewd.dataset.resolutions import Region, made_of, present_in
 from omewd.model.plan.grid import frame_indexes
-from omewd.model.plan.images import image_paths
-from omewd.model.plan.levels import levels_of
+from omewd.model.plan.levels import Level, levels_of
 from omewd.model.plan.plan import Plan
 from omewd.model.plan.shards import ShardLayout, ShardPlace, Written
 from omewd.model.spec.spec import StreamSpec
 from omewd.store.format.shard_index import ABSENT, read_entries
 
 _OWN_FILES = {f"{ledger.FOLDER}/{name}" for name in ("zarr.json", ledger.FILE, RUNS_FILE)}
+# More images take turns.
+_MOST_OPEN_ARRAYS = 4096
 # How much is read at a time, or one chunk across the frame if that is more.
 _READ_BYTES = 256 << 20
 
@@ -88,15 +89,20 @@ def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
     _check_metadata(dataset, spec, report)
     accounts = _check_ledger(dataset, totals, report)
     _check_pixels(dataset, spec, accounts, report, progress)
+    _find_strays(dataset, spec, accounts, report)
     return report
 
 
 def _check_metadata(dataset: Path, spec: StreamSpec, report: Report) -> None:
     """Check that each zarr.json is what the stream would write, except for display settings and users' attributes."""
-    for path, expected in metadata.documents(spec, report.received).items():
+    for path, document in metadata.documents(spec, report.received):
+        expected = document.json
         try:
-            found = json.loads((dataset / path).read_text())
-            if expected["node_type"] == "group":
+            text = (dataset / path).read_bytes()
+            if text == document.text:
+                continue
+            found = json.loads(text)
+            if not document.is_array:
                 found, expected = _meaning(found), _meaning(expected)
         except FileNotFoundError:
             report.problems.append(f"{path} is missing")
@@ -158,34 +164,45 @@ def _check_pixels(
     report: Report,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    levels, paths = levels_of(spec), image_paths(spec)
-    documents = metadata.documents(spec, report.received)
-    arrays: dict[tuple[int, int], Any] = {}
-    for image, level in product(range(len(paths)), levels):
-        path = f"{paths[image]}/{level.number}" if paths[image] else str(level.number)
-        arrays[image, level.number] = open_array(dataset, path, documents[f"{path}/zarr.json"])
+    levels = levels_of(spec)
+
+    @lru_cache(_MOST_OPEN_ARRAYS)
+    def array(image: int, level: Level) -> Any:
+        path = f"{spec.image_paths[image]}/{level.number}".lstrip("/")
+        return open_array(dataset, path, metadata.array_json(spec, report.received, image, level))
+
     plans = [Plan.of(spec, source=source) for source in range(spec.sources)]
     units = [plan.units_with(frames) for plan, frames in zip(plans, report.received, strict=True)]
-    expected_keys: set[str] = set()
     done = 0
     for source, plan in enumerate(plans):
         layouts = [ShardLayout(spec, level, source) for level in levels]
         written = partial(_received_and_written, accounts[source], report.received[source])
         for unit in _units_with_frames(plan, accounts[source], report.received[source]):
             if written(frame_indexes(plan, unit)).any():
-                expected_keys.update(key for layout in layouts for key in keys_of(layout, unit))
-                images = [arrays[plan.image_of(unit), level.number] for level in levels]
+                images = [array(plan.image_of(unit), level) for level in levels]
                 _check_levels(dataset, spec, layouts, images, unit, written, report)
             if progress is not None:
                 progress(done + unit + 1, sum(units))
         done += units[source]
         if progress is not None:
             progress(done, sum(units))
-    found = {str(path.relative_to(dataset)) for path in dataset.rglob("*") if path.is_file()}
-    expected_files = _OWN_FILES | set(documents)
-    for stray in sorted(found - expected_keys - expected_files):
-        report.strays.append(stray)
-        report.problems.append(f"{stray} does not belong there")
+
+
+def _find_strays(dataset: Path, spec: StreamSpec, accounts: Sequence[Account], report: Report) -> None:
+    """Find the files that are neither keys with written frames nor metadata."""
+    plans = [Plan.of(spec, source=source) for source in range(spec.sources)]
+
+    def has_frames(source: int, unit: int) -> bool:
+        frames = frame_indexes(plans[source], unit)
+        return bool(_received_and_written(accounts[source], report.received[source], frames).any())
+
+    keys = Keys(spec)
+    expected = _OWN_FILES | {path for path, _ in metadata.documents(spec, report.received)}
+    for path in files_in(str(dataset)):
+        if path not in expected and not any(has_frames(source, unit) for source, unit in keys.units_of(path)):
+            report.strays.append(path)
+    report.strays.sort()
+    report.problems.extend(f"{stray} does not belong there" for stray in report.strays)
 
 
 def _units_with_frames(plan: Plan, account: Account, received: int) -> Iterator[int]:

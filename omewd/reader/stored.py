@@ -41,6 +41,7 @@ class StoredFrames:
         self._layout = ShardLayout(spec, source=source)
         self._dtype = np.dtype(spec.dtype)
         self._index = LedgerIndex(dataset, spec)
+        self._summary_version: tuple[int, ...] | None = None
 
     def read(self, index: int) -> Frame:
         """The frame of an index that is on disk: shape (Y, X), read-only. A gap reads as zeros.
@@ -103,12 +104,22 @@ class StoredFrames:
             raise self._unreadable(f"its ledger can't be opened: {error.strerror}") from error
 
     def _require_dataset(self) -> None:
+        """Raise OmewdError ``not_stored`` unless the dataset is still there.
+
+        Its summary has all positions, and is only read again if it was replaced.
+        """
+        path = self._dataset / FOLDER / "zarr.json"
         try:
-            summary = json.loads((self._dataset / FOLDER / "zarr.json").read_text())["attributes"]["omewd"]
+            found = path.stat()
+            version = found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+            if version == self._summary_version:
+                return
+            summary = json.loads(path.read_text())["attributes"]["omewd"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._unreadable("it no longer exists") from error
         if summary.get("epoch") != self._epoch:
             raise self._unreadable("another stream has replaced it")
+        self._summary_version = version
 
     def _unreadable(self, why: str) -> OmewdError:
         return OmewdError("not_stored", f"{self._dataset} can't be read: {why}", "Run omewd verify on it")

@@ -71,14 +71,36 @@ def _fallocate(descriptor: int, mode: int, start: int, end: int) -> bool:
 
 
 def start_write_back(descriptor: int, start: int, size: int) -> None:
-    """Start writing a part of a file out of the page cache. What piles up there would stall everybody later."""
+    """Start writing a part of a file out of the page cache. What piles up there would stall everybody later.
+
+    ``size``: in bytes; 0 for all that follows.
+    """
     _libc.sync_file_range(descriptor, start, size, _SYNC_FILE_RANGE_WRITE)  # a hint; errors show at the sync
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path | str) -> None:
     """Sync a folder, so that the names in it are on disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_filesystem(descriptor: int) -> None:
+    """Sync all files and folders of a filesystem. ``descriptor``: any of them, open since before they were written.
+
+    Raises OSError for a write that has failed since it was opened.
+    """
+    if _libc.syncfs(descriptor):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def has_syncfs(folder: Path) -> bool:
+    """Whether :func:`sync_filesystem` does for a folder what fsync does for each file.
+
+    A FUSE filesystem is not told of it, and Linux before 5.8 does not report failed writes.
+    """
+    major, minor = map(int, re.findall(r"\d+", os.uname().release)[:2])
+    return (major, minor) >= (5, 8) and network_filesystem(folder) is None

@@ -101,10 +101,10 @@ class UnitStore:
                 whole = gathered(block)
             yield whole
 
-    def seal(self, source: int, below: int) -> None:
-        """Seal the shards of a source that only hold frame indexes below ``below``."""
+    def seal(self, source: int, below: int, since: int = 0) -> None:
+        """Seal a source's shards that only hold frame indexes below ``below``, except those sealed at ``since``."""
         for layout in self._layouts[source]:
-            self.sink.seal(layout, below)
+            self.sink.seal(layout, below, since)
 
     def close(self) -> None:
         self.sink.close()

@@ -92,9 +92,9 @@ class OpenStream:
             pixels = self.rings[source].blocks(units)
         return self._units.put(source, [_unit(frames) for frames in units], pixels)
 
-    def seal(self, source: int, below: int) -> None:
-        """Seal the shards of a source that only hold frame indexes below ``below``."""
-        self._units.seal(source, below)
+    def seal(self, source: int, below: int, since: int) -> None:
+        """See :meth:`UnitStore.seal`."""
+        self._units.seal(source, below, since)
 
     def close(self) -> None:
         if self._ledger is not None:

@@ -16,7 +16,7 @@ import pytest
 
 from omewd.dataset.ledger.appending import append_to
 from omewd.dataset.ledger.ledger import FILE, FOLDER
-from omewd.store.sinks import publish
+from omewd.store.sinks import keys, publish
 from omewd.store.sinks.base import Fence, committed
 from omewd.store.sinks.keys import KeyBatch
 from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE, Publisher
@@ -46,7 +46,7 @@ def way(request: pytest.FixtureRequest) -> str:
 def put(publisher: Publisher, way: str, files: Iterable[Item], *, label: str = "unit0", folder: str = "0") -> None:
     """Publish files (path in the folder, bytes in pieces) in a folder of the dataset."""
     if way == "files":
-        publisher.publish(((f"{folder}/{path}", pieces) for path, pieces in files), label=label)
+        publisher.publish(((f"{folder}/{path}", b"".join(pieces)) for path, pieces in files), label=label)
     else:
         put_folders(publisher, [(folder, label, files)], at_once=way == "folder, at once")
 
@@ -57,7 +57,10 @@ def put_folders(publisher: Publisher, folders: Iterable[tuple[str, str, Iterable
         batch = KeyBatch(publisher, tools)
         try:
             for folder, label, files in folders:
-                batch.put_folder(folder, label, files, tools.files if at_once else None)
+                if at_once:
+                    batch.put_small(folder, label, files, 2)
+                else:
+                    batch.put_folder(folder, label, files, None)
         except BaseException:
             batch.give_up()
             raise
@@ -140,8 +143,8 @@ def test_large_writes_go_round_the_page_cache(root: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "open", recording_open)
     publisher = Publisher(root, root / "staging", durable=False)
-    publisher.publish([("key", (some_bytes(5000),))], label="unit0")
-    assert flags_tried[0] & os.O_DIRECT
+    put(publisher, "folder", [("key", (some_bytes(5000),))])
+    assert any(flags & os.O_DIRECT for flags in flags_tried)
 
 
 def test_a_filesystem_without_direct_writes_is_asked_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +160,7 @@ def test_a_filesystem_without_direct_writes_is_asked_once(root: Path, monkeypatc
     monkeypatch.setattr(os, "open", refusing_open)
     publisher = Publisher(root, root / "staging", durable=True)
     for unit in range(3):
-        publisher.publish([(f"{unit}", (some_bytes(5000),))], label=f"unit{unit}")
+        put(publisher, "folder", [(f"{unit}", (some_bytes(5000),))], label=f"unit{unit}", folder=f"{unit}")
     assert len(refused) == 1
 
 
@@ -187,8 +190,8 @@ def test_pieces_of_any_size_make_the_file(
 def test_a_piece_may_be_any_buffer(root: Path, publisher: Publisher) -> None:
     frame = np.arange(12, dtype=np.uint16).reshape(3, 4)
     pieces: Any = (frame.data, bytearray(b"ab"), memoryview(b"0123456789")[2:5])
-    publisher.publish([("key", pieces)], label="unit0")
-    assert (root / "key").read_bytes() == frame.tobytes() + b"ab" + b"234"
+    put(publisher, "folder", [("key", pieces)])
+    assert (root / "0/key").read_bytes() == frame.tobytes() + b"ab" + b"234"
 
 
 def test_short_writes_are_gone_on_with(root: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,9 +199,10 @@ def test_short_writes_are_gone_on_with(root: Path, publisher: Publisher, monkeyp
     monkeypatch.setattr(os, "write", lambda descriptor, data: real_write(descriptor, data[:8192]))
     monkeypatch.setattr(os, "pwritev", lambda descriptor, data, at: real_pwritev(descriptor, [data[0][:8192]], at))
     data = some_bytes(MIB + 1)
-    publisher.publish([("key", (data,))], label="unit0")
+    publisher.publish([("key", data)], label="unit0")
+    put(publisher, "folder", [("key", (data,))])
     append_lines(root, data)
-    assert (root / "key").read_bytes() == data
+    assert (root / "key").read_bytes() == (root / "0/key").read_bytes() == data
     assert (root / LEDGER).read_bytes() == data
 
 
@@ -223,19 +227,30 @@ def no_space(*_: Any) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize(("call", "error"), [("fdatasync", fail), ("pwritev", no_space), ("ftruncate", fail)])
+FAILURES: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {
+    "sync": (("fdatasync",), fail),
+    "no space": (("write", "pwritev"), no_space),
+    "cut": (("ftruncate",), fail),
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "failure"),
+    [(way, failure) for way in WAYS for failure in FAILURES if (way, failure) != ("files", "cut")],
+)
 def test_a_failed_write_changes_nothing(
     root: Path,
     publisher: Publisher,
     monkeypatch: pytest.MonkeyPatch,
-    call: str,
-    error: Callable[..., Any],
     way: str,
+    failure: str,
 ) -> None:
     put(publisher, way, [("c/0/old", (b"old",))])
     files = [("c/0/old", (some_bytes(5000),)), ("c/0/new", (some_bytes(5000),)), ("c/1/new", (some_bytes(5000),))]
     with monkeypatch.context() as broken:
-        broken.setattr(os, call, error)
+        calls, error = FAILURES[failure]
+        for call in calls:
+            broken.setattr(os, call, error)
         with pytest.raises(OSError, match=r"Input/output error|No space left"):
             put(publisher, way, files, label="unit1")
     place = root / "0"
@@ -281,12 +296,12 @@ def test_a_folder_that_a_killed_writer_put_in_place_is_written_again(root: Path,
 
 
 def test_a_failed_folder_sync_is_an_error(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
-    publisher.publish([("c/0", (b"1",)), ("d/0", (b"1",))], label="unit0")
+    publisher.publish([("c/0", b"1"), ("d/0", b"1")], label="unit0")
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        publisher.publish([("c/1", (b"1",))], label="unit1")
+        publisher.publish([("c/1", b"1")], label="unit1")
     with pytest.raises(OSError, match="Input/output error"):
-        publisher.publish([("c/1", (b"1",)), ("d/1", (b"1",))], label="unit1")
+        publisher.publish([("c/1", b"1"), ("d/1", b"1")], label="unit1")
 
 
 def test_nobody_still_writes_after_a_failure(publisher: Publisher) -> None:
@@ -300,6 +315,7 @@ def test_nobody_still_writes_after_a_failure(publisher: Publisher) -> None:
 
     def files() -> Iterator[Item]:
         yield "slow", slow()
+        yield "the other of its group", (b"1",)
         threading.Timer(0.1, may_go_on.set).start()
         raise OSError(errno.EIO, "the third key failed")
 
@@ -310,11 +326,11 @@ def test_nobody_still_writes_after_a_failure(publisher: Publisher) -> None:
 
 @pytest.mark.parametrize("old", [None, b"old"], ids=["new", "replaced"])
 def test_a_key_is_there_whole_or_not_at_all(
-    root: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch, old: bytes | None
+    root: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch, way: str, old: bytes | None
 ) -> None:
-    key, data = root / "c/0", some_bytes(20 * MIB)
+    key, data = root / "0/c/0", some_bytes(20 * MIB)
     if old is not None:
-        key.parent.mkdir()
+        key.parent.mkdir(parents=True)
         key.write_bytes(old)
     moments = []
 
@@ -334,7 +350,7 @@ def test_a_key_is_there_whole_or_not_at_all(
         look()
 
     monkeypatch.setattr(os, "fdatasync", sync)
-    publisher.publish([("c/0", pieces())], label="unit0")
+    put(publisher, way, [("c/0", pieces())])
     assert len(moments) == 22
     assert set(moments) == {old}
     assert key.read_bytes() == data
@@ -367,7 +383,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 def test_data_then_name_then_folders_are_synced(
     root: Path, publisher: Publisher, events: list[tuple[str, str]]
 ) -> None:
-    publisher.publish([("0/c/0/0", (b"1",)), ("0/c/1/0", (b"2",))], label="unit0")
+    publisher.publish([("0/c/0/0", b"1"), ("0/c/1/0", b"2")], label="unit0")
     for n, key in enumerate(("0/c/0/0", "0/c/1/0")):
         data, name = events.index(("fdatasync", f"{root}/staging/unit0-{n}")), events.index(("rename", f"{root}/{key}"))
         folder = events.index(("fsync", str((root / key).parent)), name)
@@ -397,15 +413,15 @@ def test_folders_that_another_writer_made_are_synced_too(
     root: Path, publisher: Publisher, events: list[tuple[str, str]]
 ) -> None:
     (root / "0/c/0").mkdir(parents=True)
-    publisher.publish([("0/c/0/0", (b"1",))], label="unit0")
+    publisher.publish([("0/c/0/0", b"1")], label="unit0")
     for folder in (root, root / "0", root / "0/c", root / "0/c/0"):
         assert ("fsync", str(folder)) in events
 
 
 def test_known_folders_cost_no_more_than_their_own_sync(publisher: Publisher, events: list[tuple[str, str]]) -> None:
-    publisher.publish([("0/c/0/0", (b"1",))], label="unit0")
+    publisher.publish([("0/c/0/0", b"1")], label="unit0")
     events.clear()
-    publisher.publish([("0/c/0/1", (b"1",))], label="unit1")
+    publisher.publish([("0/c/0/1", b"1")], label="unit1")
     assert [name for name, _ in events] == ["fdatasync", "rename", "fsync"]
 
 
@@ -436,7 +452,7 @@ def test_the_name_of_a_folder_that_was_there_is_synced_by_the_next_try(
 
 def test_without_durability_nothing_is_synced(root: Path, events: list[tuple[str, str]]) -> None:
     publisher = Publisher(root, root / "staging", durable=False)
-    publisher.publish([("c/0/0", (b"1",)), ("c/0/1", (b"1",))], label="unit0")
+    publisher.publish([("c/0/0", b"1"), ("c/0/1", b"1")], label="unit0")
     append_lines(root, b"line\n", durable=False)
     assert {name for name, _ in events} == {"rename"}
 
@@ -446,6 +462,45 @@ def test_an_append_is_synced(root: Path, events: list[tuple[str, str]]) -> None:
     append_lines(root, b"two\n")
     assert (root / LEDGER).read_bytes() == b"one\ntwo\n"
     assert events == [("fdatasync", f"{root}/{LEDGER}")] * 2
+
+
+@pytest.mark.parametrize("open_files", [0, 100, 256], ids=["none stays open", "some stay open", "all stay open"])
+def test_small_files_are_synced_when_all_are_written(
+    root: Path,
+    publisher: Publisher,
+    events: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    open_files: int,
+) -> None:
+    """A journal then commits them together; but no more stay open than a process may have."""
+    monkeypatch.setattr(keys, "_OPEN_FILES", open_files)
+    there = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    open_then: list[int] = []
+
+    def at(name: str) -> None:
+        if name == "writer: files written":
+            open_then.append(len(set(os.listdir("/proc/self/fd")) - there))  # noqa: PTH208
+            events.append((name, ""))
+
+    monkeypatch.setattr(keys, "point", at)
+    put(publisher, "folder, at once", [(f"{n}", (b"%d" % n,)) for n in range(200)])
+    written = events.index(("writer: files written", ""))
+    synced = [where for where, (name, _) in enumerate(events) if name == "fdatasync"]
+    assert len(synced) == 200
+    assert sum(where > written for where in synced) == min(open_files, 200)
+    assert open_then[0] <= open_files + 8
+    assert len(set(os.listdir("/proc/self/fd")) - there) <= 8  # noqa: PTH208
+    assert [(root / "0" / f"{n}").read_bytes() for n in range(200)] == [b"%d" % n for n in range(200)]
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "pwritev"])
+def test_no_file_stays_open_after_a_failure(publisher: Publisher, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    put(publisher, "folder, at once", [("0", (b"1",))], label="first", folder="first")
+    there = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        put(publisher, "folder, at once", [(f"{n}", (b"1",)) for n in range(50)])
+    assert len(os.listdir("/proc/self/fd")) <= there  # noqa: PTH208
 
 
 def test_many_small_files_at_once(root: Path, publisher: Publisher) -> None:
@@ -463,6 +518,6 @@ def test_what_is_remembered_of_folders_is_bounded(
     kept = [value for value in vars(publisher).values() if isinstance(value, set)]
     assert kept
     for n in range(20):
-        publisher.publish([(f"c/{n}/0/0", (b"1",))], label=f"unit{n}")
+        publisher.publish([(f"c/{n}/0/0", b"1")], label=f"unit{n}")
         assert max(map(len, kept)) < 5 + 5  # those, and one unit's
     assert len(list((root / "c").glob("*/0/0"))) == 20

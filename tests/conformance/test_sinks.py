@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +58,7 @@ class ToyBatch(Batch):
 
     def commit(self) -> Steps:
         yield from ()
-        self._publisher.publish(((path, (data,)) for path, data in self._files.items()), label=self._label)
+        self._publisher.publish(self._files.items(), label=self._label)
         return sum(map(len, self._files.values()))
 
     def give_up(self) -> None:
@@ -75,7 +75,10 @@ class ToySink(Sink):
     def _begin(self) -> Batch:
         return ToyBatch(self._publisher)
 
-    def seal(self, layout: ShardLayout, below: int | None = None, written: Written | None = None) -> None:
+    def seal(self, layout: ShardLayout, below: int, since: int = 0) -> None:
+        """All is in place."""
+
+    def seal_all(self, layouts: Iterable[ShardLayout], written: Sequence[Written] | None = None) -> None:
         """All is in place."""
 
 
@@ -141,7 +144,7 @@ class Writer:
 
     def check(self, units: Iterable[int]) -> None:
         """Once it is finalized, other libraries read the frames of these units, and zeros in place of all others."""
-        self.sink.seal(self.layout)
+        self.sink.seal_all([self.layout])
         dataset.finalize(self.spec, self.folder, totals=[Totals(FRAMES, FRAMES)], ended_by="test", failed=False)
         stored = set(units)
         for array in (read_zarr(self.folder), read_tensorstore(self.folder)):

@@ -503,7 +503,7 @@ WRITER_POINTS = {
     "writer: ledger synced": 4,
     "writer: ledger appended": 3,
     "writer: reported": 4,
-    "writer: file renamed": 4,
+    "writer: file renamed": 2,
     "writer: finalized": 1,
 }
 KEY_POINTS = {"writer: files written": 3, "writer: files synced": 3, "writer: folder renamed": 3}
@@ -520,14 +520,20 @@ WAYS: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
     "direct": (
         SHARDED,
         {"backend": "direct"},
-        {**DAEMON_POINTS, **WRITER_POINTS, **CHUNK_POINTS, "writer: file renamed": 9},
+        {
+            **DAEMON_POINTS,
+            **WRITER_POINTS,
+            **CHUNK_POINTS,
+            "writer: file laid out": 5,
+            "writer: file renamed": 6,
+        },
     ),
     "direct, not sharded": (PLAIN, {"backend": "direct"}, {**DAEMON_POINTS, **WRITER_POINTS, **KEY_POINTS}),
     "tensorstore": (SHARDED, {"backend": "tensorstore"}, {**WRITER_POINTS, **KEY_POINTS}),
     "positions and resolutions": (
         "p:2,t:12:2:3,y:16:8:2,x:16:8:2",
         {"backend": "direct", "levels": 2},
-        {**CHUNK_POINTS, "writer: job begun": 3, "writer: file renamed": 18, "writer: finalized": 1},
+        {**CHUNK_POINTS, "writer: job begun": 3, "writer: file renamed": 9, "writer: finalized": 1},
     ),
 }
 STEPS = [

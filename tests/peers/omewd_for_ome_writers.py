@@ -31,7 +31,6 @@ from ome_writers._backends._backend import ArrayBackend
 import omewd
 from omewd.bench.run.private_daemon import PrivateDaemon
 from omewd.integrations.ome_writers import stream_fields
-from omewd.model.plan.images import image_paths
 from omewd.model.spec.spec import StreamSpec
 from omewd.store.encoders import ENCODERS
 from omewd.store.encoders.base import UnitArray
@@ -161,7 +160,7 @@ class OmewdBackend(ArrayBackend):  # type: ignore[misc]
     def get_arrays(self) -> list[Any]:
         if self._producer is not None:
             return [GrowingArray(self, position) for position in range(self._spec_of_stream.images)]
-        return [_opened(self._root / path / "0") for path in image_paths(self._spec_of_stream)]
+        return [_opened(self._root / path / "0") for path in self._spec_of_stream.image_paths]
 
     def set_global_metadata(self, namespace: str, metadata: Mapping[str, Any]) -> None:
         self._client.set_metadata(self._spec_of_stream.name, namespace, metadata)
@@ -176,12 +175,12 @@ class OmewdBackend(ArrayBackend):  # type: ignore[misc]
                     self._annotate(path, namespace, value)
 
     def _annotate(self, path: str, namespace: str, value: Any) -> None:
-        paths = image_paths(self._spec_of_stream)
+        paths = self._spec_of_stream.image_paths
         position = None if path == "." else paths.index(path)
         self._client.set_metadata(self._spec_of_stream.name, namespace, value, position=position)
 
     def get_metadata(self) -> dict[str, dict[str, Any]]:
-        return {path or ".": _attributes(self._root / path) for path in image_paths(self._spec_of_stream)}
+        return {path or ".": _attributes(self._root / path) for path in self._spec_of_stream.image_paths}
 
 
 def _attributes(group: Path) -> dict[str, Any]:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from omewd.dataset.ledger import ledger
+from omewd.dataset.metadata import ImageGroups
+from omewd.model.plan.images import shape_on_disk
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import StreamSpec
 from tests.support.frames import Array, frame_index, make_frame
+
+
+def image_group(spec: StreamSpec, frames: Sequence[int]) -> dict[str, Any]:
+    """The zarr.json of the first image's group, once there are ``frames[source]`` frames of each source."""
+    return ImageGroups(spec).of(shape_on_disk(spec, frames)).json
 
 
 def read_zarr(dataset: Path) -> Array:

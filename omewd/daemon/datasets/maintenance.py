@@ -34,8 +34,9 @@ class Maintenance:
     """Decides which jobs are due.
 
     ``sealing``: the sources with a running job that seals shards. ``sealed``: for each source, how many shards are
-    sealed, including those of the running job. ``looked_at``: for each source, the frame index that was last compared
-    with the ends of shards. At most one job that grows the shape runs at a time.
+    sealed, including those of the running job; ``sealed_below``: they only hold frame indexes below this.
+    ``looked_at``: for each source, the frame index that was last compared with the ends of shards. At most one job that
+    grows the shape runs at a time.
     """
 
     growing: bool = False
@@ -44,6 +45,7 @@ class Maintenance:
     due_ns: int = _GROW_EVERY_NS
     sealing: set[int] = field(default_factory=set)
     sealed: dict[int, int] = field(default_factory=dict)
+    sealed_below: dict[int, int] = field(default_factory=dict)
     looked_at: dict[int, int] = field(default_factory=dict)
     _may_grow: bool = False
 
@@ -56,7 +58,9 @@ class Maintenance:
         """
         for source in changed:
             if self._may_seal(source):
-                yield SealShards(stream, source.number, source.safe_below)
+                since = self.sealed_below.get(source.number, 0)
+                self.sealed_below[source.number] = source.safe_below
+                yield SealShards(stream, source.number, source.safe_below, since)
             self._may_grow |= source.plan.frames_total is None
         if not self._may_grow or self.growing or now_ns < self.due_ns:
             return
@@ -85,10 +89,16 @@ class Maintenance:
         return True
 
     def done(self, job: GrowShape | SealShards, now_ns: int) -> None:
-        """Note that a job has ended. The next one, or the end of the stream, does what a failed one left undone."""
+        """Note that a job has ended."""
         if isinstance(job, SealShards):
             self.sealing.discard(job.source)
         else:
             self.growing = False
             # A thousand images take a while, and the writer has more urgent work.
             self.due_ns = max(self.began_ns + _GROW_EVERY_NS, now_ns + _PAUSE_PARTS * (now_ns - self.began_ns))
+
+    def failed(self, job: GrowShape | SealShards, now_ns: int) -> None:
+        """Note that a job has failed. The next one, or the end of the stream, does what it left undone."""
+        if isinstance(job, SealShards):
+            self.sealed_below[job.source] = job.since
+        self.done(job, now_ns)

@@ -21,6 +21,7 @@ class MemoryBudget:
 
     def __init__(self, config: ServeConfig, streams: Streams) -> None:
         self._config, self._streams = config, streams
+        self._needs: dict[tuple[int, str], int] = {}
 
     def status(self) -> MemoryStatus:
         return MemoryStatus(self._config.memory_bytes, self.ring_bytes(), self.writer_bytes())
@@ -31,8 +32,13 @@ class MemoryBudget:
 
     def writer_bytes(self, of_one_more: int = 0, without: Stream | None = None) -> int:
         """What the writers may hold beside the rings: each holds one write unit at a time, in a few copies."""
-        streams = (stream for stream in self._streams.open.values() if stream is not without)
-        needs = (writer_need_bytes(stream.spec, stream.backend) for stream in streams)
+        known = self._needs  # computed once for each stream, because there may be hundreds
+        self._needs = {
+            key: known[key] if key in known else writer_need_bytes(stream.spec, stream.backend)
+            for stream in self._streams.open.values()
+            if (key := (stream.id, stream.backend))
+        }
+        needs = (need for (number, _), need in self._needs.items() if without is None or number != without.id)
         return self._config.writers * max([of_one_more, *needs])
 
     def capacity(self, spec: StreamSpec, backend: str, without: Stream | None = None) -> int:

@@ -12,6 +12,7 @@ from operator import itemgetter
 from omewd.errors import Loss, OmewdError
 from omewd.model.plan.memory import JOB_BYTES, unit_bytes
 from omewd.model.plan.plan import Plan
+from omewd.model.plan.unfinished import frames_before, runs_of_unfinished
 from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
@@ -21,7 +22,7 @@ from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.layout import STATE_OPEN, UNSET, Geometry
 from omewd.ring.progress import Progress
 
-# The most runs of lost frames in the totals; the ledger shows all of them.
+# The most runs of lost frames that are kept; the ledger shows all of them.
 _LOST_RUNS = 1000
 _JOB_UNITS = 1024
 # Keeps a job within a message. A unit with more changes of kind than this keeps the last kind to its end.
@@ -114,10 +115,13 @@ class Source:
         """The frames of finished units beyond the first frame of an unfinished one: units interleave."""
         if not progress.units:
             return 0
-        assert self.ring is not None
-        pieces = self.ring.map.pieces(progress.frames, self.plan.last_frame(progress.units - 1) + 1)
-        frames = (frame for piece in pieces for frame in range(piece.frame, piece.frame + piece.count))
-        return sum(self.plan.unit_of(frame) < progress.units for frame in frames)
+        ranges = self._frames_between(progress.frames, self.plan.last_frame(progress.units - 1) + 1)
+        units = range(self.plan.units_complete(progress.frames), progress.units)
+        return sum(
+            frames_before(self.plan, unit, end) - frames_before(self.plan, unit, first)
+            for first, end in ranges
+            for unit in units
+        )
 
     # -- producer ------------------------------------------------------------------------------
 
@@ -307,20 +311,18 @@ class Source:
         return not self.is_open and self.done_below == self.next_unit == self.incomplete_unit
 
     def find_lost(self) -> None:
-        """Find a failed stream's lost frames: those in unfinished units."""
+        """Find a failed stream's lost frames: those in unfinished units. Keeps the first runs of them."""
         if self.ring is None:
             return
-        runs: list[tuple[int, int]] = []
-        for piece in self.ring.map.pieces(self.safe_below, self.received):
-            for frame in range(piece.frame, piece.frame + piece.count):
-                unit = self.plan.unit_of(frame)
-                if self._is_done(unit):
-                    continue
-                if runs and sum(runs[-1]) == frame:
-                    runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-                else:
-                    runs.append((frame, 1))
-        self.lost, self.lost_frames = tuple(runs), sum(count for _, count in runs)
+        finished = [(0, self.done_below), *((first, end) for first, (end, _) in self.done.items())]
+        there = self._frames_between(self.safe_below, self.received)
+        self.lost = tuple(islice(runs_of_unfinished(self.plan, there, finished), _LOST_RUNS))
+        self.lost_frames = self.received - self.written - sum(self.gaps.values())
+
+    def _frames_between(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The frames in the ring with indexes in [start, stop), as ranges (first, one past the last)."""
+        assert self.ring is not None
+        return [(piece.frame, piece.frame + piece.count) for piece in self.ring.map.pieces(start, stop)]
 
     def count_by(self, ledger: Totals) -> None:
         """Count a failed stream's frames by its ledger, whose lines are only written once the pixels are on disk.
@@ -334,7 +336,7 @@ class Source:
         self.lost_frames = self.received - self.written - sum(self.gaps.values())
         self.lost = tuple(
             run for first, count in ledger.lost for run in self._without_gaps(first, min(first + count, self.received))
-        )
+        )[:_LOST_RUNS]
 
     def _without_gaps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         assert self.ring is not None
@@ -344,9 +346,6 @@ class Source:
             start = first + count
         if stop > start:
             yield start, stop - start
-
-    def _is_done(self, unit: int) -> bool:
-        return unit < self.done_below or any(first <= unit < end for first, (end, _) in self.done.items())
 
     @cached_property
     def unit_bytes(self) -> int:

@@ -90,7 +90,7 @@ class StreamJobs:
             case WriteUnits() if stream.state is State.FAILED and not died:
                 pass
             case GrowShape() | SealShards() as job if error.code != "dataset_replaced":
-                stream.dataset.maintenance.done(job, now_ns)
+                stream.dataset.maintenance.failed(job, now_ns)
                 if task.was_postponed:  # no job waits for space any more
                     self._lifecycle.go_on(stream)
                 log.warning(

@@ -70,7 +70,7 @@ class Ledger:
         ``checks``: read all lines, compare the record of runs with them, and go by the lines. ``completes``: add
         missing records, so that the next reader need not read these lines. Nobody may be appending.
         """
-        marks, received = [Marks() for _ in range(sources)], [0] * sources
+        marks, received = Marks.of_sources(sources), [0] * sources
         reader = LedgerReader(dataset, checks=checks)
         strange = 0
         for runs in reader.read(last_line=True):

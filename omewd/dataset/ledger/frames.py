@@ -17,7 +17,6 @@ from omewd.dataset.ledger.ledger import totals_of
 from omewd.dataset.ledger.marks import PAGE, Indexes, Marks
 from omewd.errors import OmewdError
 from omewd.model.plan.grid import places
-from omewd.model.plan.images import image_paths
 from omewd.model.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ class FrameLedger(Sequence[LedgerRow]):
     @property
     def images(self) -> tuple[str, ...]:
         """The folder of each image, by its number; "" is the dataset itself, if there are no positions."""
-        return image_paths(self.spec)
+        return self.spec.image_paths
 
     def __repr__(self) -> str:
         return f"<FrameLedger of {self.dataset}: {len(self)} rows>"

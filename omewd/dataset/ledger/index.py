@@ -31,6 +31,34 @@ _PART_BYTES = 1 << 14
 # of them in any order.
 _PART = np.dtype([("offset", "<i8"), ("length", "<i8"), ("first", "<i8"), ("stop", "<i8"), ("step", "<i8")])
 _Parts = np.ndarray[Any, Any]
+_BLOCK_PARTS = 1 << 12
+
+
+class _PartList:
+    """Parts in the order of their lines, in blocks, of which a search looks at those with its frame indexes."""
+
+    def __init__(self) -> None:
+        self._blocks: list[_Parts] = []
+        self._spans: list[tuple[int, int]] = []
+
+    def add(self, parts: _Parts) -> None:
+        """Add at least one part, which comes after the others."""
+        first, stop = int(parts["first"].min()), int(parts["stop"].max())
+        if self._blocks and len(self._blocks[-1]) + len(parts) <= _BLOCK_PARTS:
+            parts = np.concatenate([self._blocks.pop(), parts])
+            before = self._spans.pop()
+            first, stop = min(first, before[0]), max(stop, before[1])
+        self._blocks.append(parts)
+        self._spans.append((first, stop))
+
+    def overlapping(self, first: int, stop: int) -> _Parts:
+        """The parts with any of these frame indexes, in the order of their lines."""
+        found = [
+            block[(block["first"] < stop) & (block["stop"] > first)]
+            for block, (low, high) in zip(self._blocks, self._spans, strict=True)
+            if low < stop and high > first
+        ]
+        return np.concatenate([np.zeros(0, _PART), *found])
 
 
 class LedgerIndex:
@@ -44,9 +72,9 @@ class LedgerIndex:
 
     def _start_again(self) -> None:
         self._reader.start_again()
-        self.marks = [Marks() for _ in range(self._sources)]
+        self.marks = Marks.of_sources(self._sources)
         """Of each source: FRAME, GAP, or 0 where the ledger says nothing."""
-        self._parts: list[list[_Parts]] = [[] for _ in range(self._sources)]
+        self._parts = [_PartList() for _ in range(self._sources)]
 
     def read_on(self) -> None:
         """Read the lines added since the last call, or all lines if they were replaced; raises OSError."""
@@ -82,18 +110,7 @@ class LedgerIndex:
         parts["stop"] = np.maximum.reduceat(stops, starts)
         alone = np.diff([*starts, len(runs)]) == 1
         parts["step"] = np.where(alone, np.where(runs["count"] > 1, steps, 1)[starts], 0)
-        self._parts[source].append(parts)
-
-    def _overlapping(self, source: int, first: int, stop: int) -> _Parts:
-        """The parts with any of these frame indexes, in the order of their lines."""
-        known = self._parts[source]
-        if len(known) > 1:
-            known[:] = [np.concatenate(known)]
-        if not known:
-            return np.zeros(0, _PART)
-        [parts] = known
-        found: _Parts = parts[(parts["first"] < stop) & (parts["stop"] > first)]
-        return found
+        self._parts[source].add(parts)
 
     def row(self, source: int, frame: int) -> Row | None:
         """The row of a frame index, as far as the ledger was read; None if there is none.
@@ -109,7 +126,7 @@ class LedgerIndex:
             with opened(self._path) as descriptor:
                 if self._reader.identity != identity_of(descriptor):
                     raise self._changed()
-                for part in self._overlapping(source, int(frames[0]), int(frames[-1]) + 1):
+                for part in self._parts[source].overlapping(int(frames[0]), int(frames[-1]) + 1):
                     self._find_lines(descriptor, part, source, frames, lines)
         marks = self.marks[source].at(frames).tolist()
         found: list[Row | None] = []

@@ -10,15 +10,15 @@ from __future__ import annotations
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from omewd.dataset.ledger.runs import MOST, Runs
 
 PAGE = 1 << 16
-# 16 MiB of open pages: units that complete at the same time span several.
-_OPEN_PAGES = 256
+# 16 MiB of open pages: units that complete at the same time span several. Many sources share them.
+_OPEN_PAGES, _LEAST_OPEN_PAGES = 256, 8
 # Shorter runs are set together, which is faster for up to a hundred frames.
 _SHORT_RUN = 64
 _AT_ONCE = 1 << 20
@@ -57,11 +57,17 @@ class _Intervals:
 class Marks:
     """A number from 0 to 255 for each frame index below 2**62; 0 where none was set."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_pages: int = _OPEN_PAGES) -> None:
+        self._open_pages = open_pages
         self._uniform = _Intervals()  # by page, except those in _packed and _open
         self._packed: dict[int, bytes] = {}
         self._open: dict[int, Bytes] = {}
         self._changed: set[int] = set()
+
+    @classmethod
+    def of_sources(cls, sources: int) -> list[Self]:
+        """The marks of each source, which together take no more memory than those of one."""
+        return [cls(max(_OPEN_PAGES // sources, _LEAST_OPEN_PAGES)) for _ in range(sources)]
 
     # -- setting ----------------------------------------------------------------------------------
 
@@ -82,8 +88,12 @@ class Marks:
         while first < stop:
             number = first // PAGE
             start = number * PAGE
-            self._page(number)[first - start : stop - start : step] = mark
-            first += -(-(start + PAGE - first) // step) * step
+            page = self._page(number)
+            page[first - start : stop - start : step] = mark
+            past = first + -(-(start + PAGE - first) // step) * step
+            if past - step == start + PAGE - 1 < stop:
+                self._close_if_uniform(number, page)
+            first = past
 
     def _put_pages(self, start: int, stop: int, mark: int) -> None:
         for pages in (self._packed, self._open):
@@ -118,12 +128,15 @@ class Marks:
             marks = np.repeat(marks, counts)
         for number, of_page in _by_page(frames):
             # The last run counts for an index that occurs twice.
-            self._page(number)[frames[of_page] % PAGE] = marks[of_page]
+            page, places = self._page(number), frames[of_page] % PAGE
+            page[places] = marks[of_page]
+            if places.max() == PAGE - 1:
+                self._close_if_uniform(number, page)
 
     def _page(self, number: int, *, change: bool = True) -> Bytes:
         page = self._open.get(number)
         if page is None:
-            if len(self._open) >= _OPEN_PAGES:
+            if len(self._open) >= self._open_pages:
                 self._close(next(iter(self._open)))
             packed = self._packed.get(number)
             page = np.empty(PAGE, np.uint8)
@@ -132,6 +145,11 @@ class Marks:
         if change:
             self._changed.add(number)
         return page
+
+    def _close_if_uniform(self, number: int, page: Bytes) -> None:
+        """Close a page whose last mark was set: frames mostly come in order, and the page will not change any more."""
+        if (page == page[0]).all():
+            self._close(number)
 
     def _close(self, number: int) -> None:
         page = self._open.pop(number)

@@ -89,10 +89,13 @@ class LedgerReader:
         each = record_bytes(os.pread(record, HEADER_BYTES, 0))
         if each is None:
             return
+        is_known = self._record_identity == identity_of(record)
+        if is_known and os.fstat(record).st_size < self._next_record + each:  # nothing has come to it
+            return
         if not self._fits_at_end(record, lines, each):
             self.misfits += 1
             return
-        if self._record_identity != identity_of(record):
+        if not is_known:
             self._record_identity, self._next_record = identity_of(record), HEADER_BYTES
         while block := os.pread(record, _RECORDS_AT_ONCE * each, self._next_record):
             whole = len(block) // each

@@ -156,15 +156,6 @@ def _crc32(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint32]]:
     return crc
 
 
-def start_runs(dataset: Path, *, durable: bool = True) -> None:
-    """Create the record of a dataset that is being created. ``durable``: with fsync. Raises OSError."""
-    with (dataset / FOLDER / RUNS_FILE).open("wb") as file:
-        file.write(header())
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-
-
 def sync_runs(dataset: Path) -> None:
     """Sync the record of a complete dataset. Without it, readers read the lines."""
     with suppress(OSError), (dataset / FOLDER / RUNS_FILE).open("rb") as file:

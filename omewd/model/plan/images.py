@@ -1,4 +1,4 @@
-"""The images of a dataset: their folders and their shapes so far. Pure.
+"""The images of a dataset: how they are named, and their shapes so far. Pure.
 
 Without positions, the dataset itself is the one image. With positions, each one is an image in a folder of its own
 (the bioformats2raw layout of OME-Zarr 0.5), which with a plate is ROW/COLUMN/FIELD.
@@ -7,21 +7,13 @@ Without positions, the dataset itself is the one image. With positions, each one
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from omewd.errors import OmewdError
 from omewd.model.plan.levels import Level
-from omewd.model.plan.plan import Plan
-from omewd.model.spec.folders import named, numbered
+from omewd.model.plan.plan import Plan, unravel
 from omewd.model.spec.spec import StreamSpec
-
-
-def image_paths(spec: StreamSpec) -> tuple[str, ...]:
-    """The folder of each image in the dataset; "" is the dataset itself."""
-    if not spec.position_dimensions:
-        return ("",)
-    folders = named if spec.position_folders == "names" else numbered
-    return folders(spec.positions, in_wells=spec.plate is not None)
 
 
 def group_of(spec: StreamSpec, position: object, well: object, *, images: bool) -> str | None:
@@ -31,7 +23,7 @@ def group_of(spec: StreamSpec, position: object, well: object, *, images: bool) 
     """
     if position is None and well is None:
         return None if images else ""
-    paths = image_paths(spec)
+    paths = spec.image_paths
     chosen = list(range(len(paths))) if spec.position_dimensions else []
     if not chosen:
         raise OmewdError("bad_metadata", "the stream has no positions", "Leave `position` and `well` out")
@@ -78,3 +70,29 @@ def shape_on_disk(
     if not held and 0 not in shape:
         shape = (0, *shape[1:])
     return shape if level is None else level.shape(shape)
+
+
+def shapes_on_disk(spec: StreamSpec, frames: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The shape of each image's array at the full resolution: see :func:`shape_on_disk`.
+
+    Neighbours that are alike share one computation, so it takes the same time for any number of images.
+    """
+    for first, stop in pairwise(_images_alike(spec, frames)):
+        shape = shape_on_disk(spec, frames, first)
+        for _ in range(first, stop):
+            yield shape
+
+
+def _images_alike(spec: StreamSpec, frames: Sequence[int]) -> list[int]:
+    """The images at which shapes may change, from 0 to the number of images.
+
+    An image's shape depends on whether it comes before or after the image of a source's last frame, or is that image.
+    """
+    plans = [Plan.of(spec, source=source) for source in range(spec.sources)]
+    axis = plans[0].image_axis
+    if axis is None:
+        return [0, 1]
+    if axis == plans[0].source_axis:
+        return list(range(spec.images + 1))
+    last = {unravel(n - 1, plan.counts)[axis] for plan, n in zip(plans, frames, strict=True) if n}
+    return sorted({0, spec.images, *last, *(image + 1 for image in last)})

@@ -17,7 +17,6 @@ import numpy as np
 
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.plan.grid import frame_indexes
-from omewd.model.plan.images import image_paths
 from omewd.model.plan.levels import Level, levels_of
 from omewd.model.plan.memory import PIECE_BYTES
 from omewd.model.plan.plan import Plan
@@ -41,7 +40,8 @@ class ShardLayout:
     """The chunks and shards of one source at one resolution.
 
     ``chunks``, ``keys``: the plans whose units are one chunk, or one shard, along the outer axes. ``grid``: the number
-    of chunks in a shard along each axis on disk. ``shards_across``: (rows, columns) of shards across the frame.
+    of chunks in a shard along each axis on disk. ``shards_across``: (rows, columns) of shards across the frame, which
+    ``frame_shards`` lists.
     ``chunk_bytes``, ``key_bytes``: the size of the pixels of a chunk, and of a shard. ``is_raw``: chunks are stored as
     they are, so that each has ``chunk_bytes``.
     """
@@ -50,7 +50,7 @@ class ShardLayout:
         full = levels_of(spec)[0]
         self.level, self.source = level or full, source
         self.chunks, self.keys = Plan.of(spec, "chunk", source), Plan.of(spec, source=source)
-        self._paths = image_paths(spec)
+        self._paths = spec.image_paths
         # Frames count at the full resolution for every level, because all have the same grid along the outer axes.
         self._key_frames, self._chunk_frames = full.key_shape[:-2], full.chunk_shape[:-2]
         self.chunk_shape, self.grid = self.level.chunk_shape, self.level.grid
@@ -60,7 +60,7 @@ class ShardLayout:
         self._across = tuple(-(-n // c) for n, c in zip(self.level.frame_shape, self.chunk_shape[-2:], strict=True))
         rows, columns = (-(-n // g) for n, g in zip(self._across, self.grid[-2:], strict=True))
         self.shards_across = rows, columns
-        self._frame_keys = tuple(product(range(rows), range(columns)))
+        self.frame_shards = tuple(product(range(rows), range(columns)))
 
     def key(self, place: ShardPlace) -> str:
         """The path of a key in the dataset ("default" chunk key encoding)."""
@@ -92,7 +92,7 @@ class ShardLayout:
         for i, count in zip(order, outer, strict=True):
             first = first * count + block[i] % count
         first *= self.grid[-2] * self.grid[-1]
-        for row, column in self._frame_keys:
+        for row, column in self.frame_shards:
             yield ShardPlace(shard, row, column), first
 
     @cached_property
@@ -115,7 +115,7 @@ class ShardLayout:
         most = max(1, PIECE_BYTES // self.chunk_bytes)
         rows, columns = self.grid[-2:]
         found = []
-        for which, (down, right) in enumerate(self._frame_keys):
+        for which, (down, right) in enumerate(self.frame_shards):
             bottom, end = min((down + 1) * rows, self._across[0]), min((right + 1) * columns, self._across[1])
             width = end - right * columns
             tall = most // width if width == columns else 1
@@ -138,7 +138,7 @@ class ShardLayout:
 
     def shards_in(self, unit: int) -> Iterator[ShardPlace]:
         """All shards of a unit of the plan of keys."""
-        return (ShardPlace(unit, row, column) for row, column in self._frame_keys)
+        return (ShardPlace(unit, row, column) for row, column in self.frame_shards)
 
     def with_frames(self, place: ShardPlace, written: Written) -> Flags:
         """Which chunks of a shard hold any written frame."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -15,7 +16,7 @@ from omewd.model.spec.checked import Checked
 from omewd.model.spec.color import Color, check_samples, samples_of, with_samples
 from omewd.model.spec.compression import canonical
 from omewd.model.spec.dimensions import Dimension, Plate, Position, parse_dims
-from omewd.model.spec.folders import folder_problem
+from omewd.model.spec.folders import folder_problem, named, numbered
 from omewd.model.spec.outline import MAX_SOURCES, MAX_SPEC_BYTES
 from omewd.model.spec.spellings import dtype_name, is_uint8, path_text
 
@@ -206,7 +207,6 @@ class StreamSpec(Checked):
             raise ValueError(
                 f"dimensions: {chunks} chunks in a frame are over the limit of {MAX_FRAME_CHUNKS}: use larger chunks"
             )
-
         per_shard = math.prod(d.shard_size_chunks or 1 for d in self.dimensions)
         if per_shard > MAX_SHARD_CHUNKS:
             raise ValueError(f"dimensions: shards of {per_shard} chunks are over the limit of {MAX_SHARD_CHUNKS}")
@@ -237,14 +237,13 @@ class StreamSpec(Checked):
     def _check_positions(self) -> None:
         if self.plate is None and all(d.coords is None for d in self.position_dimensions):
             return  # numbers are their names
-        positions = self.positions
-        names = Counter((p.plate_row, p.plate_column, p.grid_row, p.grid_column, p.name) for p in positions)
+        names = Counter((p.plate_row, p.plate_column, p.grid_row, p.grid_column, p.name) for p in self.positions)
         doubled = [name[-1] for name, times in names.items() if times > 1]
         if doubled:
             raise ValueError(f"dimensions: there is more than one position {doubled[0]!r}")
         if self.plate is None:
             return
-        if not positions or any(p.plate_row is None for p in positions):
+        if not self.positions or any(p.plate_row is None for p in self.positions):
             raise ValueError(
                 "plate: every position must name its well: give a position dimension whose coords have plate_row and "
                 "plate_column"
@@ -253,7 +252,7 @@ class StreamSpec(Checked):
         for names_of, which in ((plate.row_names, "row"), (plate.column_names, "column")):
             if len(set(names_of)) < len(names_of):
                 raise ValueError(f"plate: two {which}s have the same name")
-            strange = {str(getattr(p, f"plate_{which}")) for p in positions} - set(names_of)
+            strange = {str(getattr(p, f"plate_{which}")) for p in self.positions} - set(names_of)
             if strange:
                 raise ValueError(f"plate: a position is in {which} {sorted(strange)[0]!r}, which the plate lacks")
 
@@ -321,7 +320,7 @@ class StreamSpec(Checked):
         """The dimension of positions, if there is one."""
         return tuple(d for d in self.dimensions if d.type == "position")
 
-    @property
+    @cached_property
     def positions(self) -> tuple[Position, ...]:
         """The stage positions, each an image of its own; none without a position dimension."""
         for dim in self.position_dimensions:
@@ -330,6 +329,12 @@ class StreamSpec(Checked):
                 for coordinate, label in zip(dim.coords or (None,) * (dim.count or 0), dim.labels, strict=True)
             )
         return ()
+
+    @cached_property
+    def image_paths(self) -> tuple[str, ...]:
+        """The folder of each image in the dataset; "" is the dataset itself."""
+        folders = named if self.position_folders == "names" else numbered
+        return folders(self.positions, in_wells=self.plate is not None) if self.position_dimensions else ("",)
 
     @property
     def images(self) -> int:

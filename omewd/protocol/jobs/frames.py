@@ -61,13 +61,17 @@ class WriteUnits(StreamJob):
 
 @dataclass(frozen=True)
 class SealShards(StreamJob):
-    """Seal the shards of ``source`` that only hold frame indexes below ``below``."""
+    """Seal the shards of ``source`` that only hold frame indexes below ``below``.
+
+    Those that only hold frame indexes below ``since`` are sealed already.
+    """
 
     kind = "seal_shards"
     needs = Needs(WRITER, opened=Opened.STREAM, waits_for_space=True)
 
     source: int
     below: int
+    since: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ L is the resolution and S the source; U, R and C are the shard's :class:`omewd.m
 from __future__ import annotations
 
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -22,6 +23,7 @@ STAGING = "omewd/staging"
 SUFFIX = ".table"
 MAGIC = b"OMEWDSHD"
 HEADER = struct.Struct("<8sQ")
+_TABLE = re.compile(r"shard-(\d+)-(\d+)-(\d+)-(\d+)-(\d+)\.table")
 
 
 def name_of(layout: ShardLayout, place: ShardPlace) -> str:
@@ -29,11 +31,20 @@ def name_of(layout: ShardLayout, place: ShardPlace) -> str:
     return f"shard-{layout.level.number}-{layout.source}-{place.unit}-{place.row}-{place.column}"
 
 
-def in_staging(staging: Path, layout: ShardLayout) -> list[ShardPlace]:
-    """The shards in progress of a source at a resolution."""
-    prefix = f"shard-{layout.level.number}-{layout.source}-"
-    names = (path.name.removesuffix(SUFFIX).removeprefix(prefix) for path in staging.glob(f"{prefix}*{SUFFIX}"))
-    return [ShardPlace(*map(int, name.split("-"))) for name in names]
+def table_of(staging: Path, layout: ShardLayout, place: ShardPlace) -> Path:
+    """The table of a shard in progress."""
+    return staging / f"{name_of(layout, place)}{SUFFIX}"
+
+
+def in_staging(staging: Path) -> dict[tuple[int, int], list[ShardPlace]]:
+    """The shards in progress, by resolution and source. Reads the folder once."""
+    found: dict[tuple[int, int], list[ShardPlace]] = {}
+    with os.scandir(staging) as entries:
+        for entry in entries:
+            if match := _TABLE.fullmatch(entry.name):
+                level, source, *place = map(int, match.groups())
+                found.setdefault((level, source), []).append(ShardPlace(*place))
+    return found
 
 
 def read_header(table: int) -> tuple[bytes, int]:

@@ -137,11 +137,19 @@ class Sink(ABC):
         batch.give_up()
 
     @abstractmethod
-    def seal(self, layout: ShardLayout, below: int | None = None, written: Written | None = None) -> None:
-        """Seal the shards that only hold frame indexes below ``below``, or all shards.
+    def seal(self, layout: ShardLayout, below: int, since: int = 0) -> None:
+        """Seal the shards that only hold frame indexes below ``below``.
 
-        Nobody may be putting units into them. With ``written``, chunks without a written frame are left out. If it is
-        interrupted, running it again does the rest.
+        Nobody may be putting units into them. ``since``: those that only hold frame indexes below it are sealed
+        already. If it is interrupted, running it again does the rest.
+        """
+
+    @abstractmethod
+    def seal_all(self, layouts: Iterable[ShardLayout], written: Sequence[Written] | None = None) -> None:
+        """Seal all shards in progress.
+
+        Nobody may be putting units into them. ``written``: of each source; chunks without a written frame are left out.
+        If it is interrupted, running it again does the rest.
         """
 
     def close(self) -> None:

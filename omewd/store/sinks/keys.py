@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import islice
 from pathlib import Path
 
 from omewd.model.plan.shards import ShardLayout, Written
 from omewd.process.faultpoints import point
 from omewd.store.encoders.base import Cells, Patchwork, Piece
 from omewd.store.sinks.base import Batch, Sink, Steps, folder_syncs, results
-from omewd.store.sinks.publish import SMALL_FILE_BYTES, Publisher
+from omewd.store.sinks.publish import SMALL_FILE_BYTES, OpenFiles, Publisher
 from omewd.store.tools import Tools
+
+# So many small files of a batch stay open until all are written: those of a job with chunks of 128 KiB.
+_OPEN_FILES = 256
+# The most that a thread writes, one by one. Measured with 256 files of 128 KiB and 16 threads, on a virtual ext4 disk:
+# 0.10 s if each file is a task of its own that also syncs it, 0.03 s in groups of 8 that are synced when all are
+# written.
+_GROUP_FILES = 64
 
 # Names in a folder, and their bytes in pieces.
 Files = Iterable[tuple[str, Iterable[Piece]]]
@@ -33,7 +41,10 @@ class KeySink(Sink):
     def _begin(self) -> Batch:
         return KeyBatch(self._publisher, self._tools)
 
-    def seal(self, layout: ShardLayout, below: int | None = None, written: Written | None = None) -> None:
+    def seal(self, layout: ShardLayout, below: int, since: int = 0) -> None:
+        """Keys are in place once they are durable."""
+
+    def seal_all(self, layouts: Iterable[ShardLayout], written: Sequence[Written] | None = None) -> None:
         """Keys are in place once they are durable."""
 
 
@@ -46,25 +57,61 @@ class KeyBatch(Batch):
         self._inner: dict[Path, None] = {}
         self._bytes = 0
         self._futures: list[Future[int]] = []
+        self._groups: list[Future[OpenFiles]] = []
+        self._open_files = 0
 
     def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
         """Write the files of a unit aside. Their name there is always the same, so that remains are overwritten.
 
-        Small files are bound by the latency of their syncs, so many are written at once.
+        Small files are written in groups, several at once, and are synced when all are written: a journal then commits
+        them together. Large ones are synced one by one, while the others are written.
         """
         is_small, lasts = layout.key_bytes <= SMALL_FILE_BYTES, isinstance(cells, Patchwork)
-        pool = self._tools.files if is_small else self._tools.pieces if lasts else None
         files: Files = ((f"{row}/{column}", pieces) for (row, column), pieces in cells)
-        if pool is not None and not lasts:
-            files = ((name, [bytes(piece) for piece in self._encoding(pieces)]) for name, pieces in files)
         label = f"unit-{layout.level.number}-{layout.source}-{unit}"
-        self.put_folder(layout.folder(unit), label, files, pool)
+        if is_small:
+            if not lasts:
+                files = ((name, [bytes(piece) for piece in self._encoding(pieces)]) for name, pieces in files)
+            at_once = min(max(SMALL_FILE_BYTES // layout.key_bytes, 1), _GROUP_FILES)
+            self.put_small(layout.folder(unit), label, files, at_once)
+        else:
+            self.put_folder(layout.folder(unit), label, files, self._tools.pieces if lasts else None)
+
+    def put_small(self, folder: str, label: str, files: Files, at_once: int) -> None:
+        """Do what :meth:`put_folder` does, for small files. ``at_once``: how many a thread writes, one by one."""
+        write = self._tools.clock.carried(self._write_group)
+        paths = self._paths(folder, label, files)
+        while group := list(islice(paths, at_once)):
+            stays_open = self._open_files + len(group) <= _OPEN_FILES
+            self._open_files += len(group) * stays_open
+            self._groups.append(self._tools.files.submit(write, group, stays_open=stays_open))
+
+    def _write_group(self, files: Iterable[tuple[str, Iterable[Piece]]], *, stays_open: bool) -> OpenFiles:
+        clock, publisher = self._tools.clock, self._publisher
+        with clock.stage("write"):
+            group = publisher.write_open((path, self._encoding(pieces)) for path, pieces in files)
+        if publisher.durable and not stays_open:
+            try:
+                with clock.stage("fsync"):
+                    group.sync()
+            finally:
+                group.close()
+        return group
 
     def put_folder(self, folder: str, label: str, files: Files, pool: ThreadPoolExecutor | None) -> None:
         """Write the files of a dataset's ``folder`` aside, as ``label``. Nobody else may use either name.
 
         ``pool``: threads that write the files; without it, they are written one by one before this returns.
         """
+        for path, pieces in self._paths(folder, label, files):
+            if pool is None:
+                self._bytes += self._publisher.write_aside(path, self._encoding(pieces))
+            else:
+                write = self._tools.clock.carried(self._publisher.write_aside)
+                self._futures.append(pool.submit(write, path, self._encoding(pieces)))
+
+    def _paths(self, folder: str, label: str, files: Files) -> Iterator[tuple[str, Iterable[Piece]]]:
+        """The paths of files aside, whose folders are made, with the files' bytes."""
         aside = self._publisher.staging / label
         self._folders.append((aside, self._publisher.root / folder))
         made: set[str] = set()
@@ -73,12 +120,7 @@ class KeyBatch(Batch):
             if parent not in made:
                 self._make_folders(aside, parent)
                 made.add(parent)
-            path = f"{aside}/{name}"
-            if pool is None:
-                self._bytes += self._publisher.write_aside(path, self._encoding(pieces))
-            else:
-                write = self._tools.clock.carried(self._publisher.write_aside)
-                self._futures.append(pool.submit(write, path, self._encoding(pieces)))
+            yield f"{aside}/{name}", pieces
 
     def _encoding(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         return self._tools.clock.timed("encode", pieces)
@@ -94,20 +136,25 @@ class KeyBatch(Batch):
 
     @property
     def is_written(self) -> bool:
-        return all(future.done() for future in self._futures)
+        return all(future.done() for future in self._futures) and all(group.done() for group in self._groups)
 
     def settle(self) -> None:
         wait(self._futures)
+        wait(self._groups)
 
     def commit(self) -> Steps:
-        """Put the files, which are synced one by one, in place, with syncs of the folders before and after."""
+        """Put the files in place, with syncs of the small ones and of their folders before, and of folders after."""
         if not self._folders:
             return 0
         publisher = self._publisher
         self._bytes += sum(results(self._futures))
+        wait(self._groups)
+        groups = [group.result() for group in self._groups]
+        self._bytes += sum(group.size for group in groups)
         point("writer: files written")
         if publisher.durable:
-            yield folder_syncs(self._inner)
+            small = {group.path: group.sync for group in groups if group.path and group.descriptors}
+            yield {**small, **folder_syncs(self._inner)}
         point("writer: files synced")
         unsynced: dict[Path, None] = {}
         with self._tools.clock.stage("rename"):
@@ -127,8 +174,12 @@ class KeyBatch(Batch):
         return self._bytes
 
     def give_up(self) -> None:
-        wait(self._futures)
-        self._futures.clear()  # breaks a cycle: the traceback of an error holds them, and they hold the error
+        self.settle()
+        for group in self._groups:
+            if group.exception() is None:
+                group.result().close()
+        self._groups.clear()  # breaks a cycle: the traceback of an error holds them, and they hold the error
+        self._futures.clear()
 
 
 def _merge(aside: Path, target: Path, unsynced: dict[Path, None]) -> None:

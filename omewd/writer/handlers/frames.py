@@ -10,7 +10,7 @@ from omewd.writer.open_stream import OpenStream
 
 def seal_shards(job: SealShards, stream: OpenStream) -> Result:
     stream.hold_dataset()
-    stream.seal(job.source, job.below)
+    stream.seal(job.source, job.below, job.since)
     return Result()
 
 

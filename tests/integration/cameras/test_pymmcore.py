@@ -19,7 +19,6 @@ from omewd.dataset.verify import verify
 from omewd.errors import OmewdError
 from omewd.integrations.pymmcore import OmewdHandler
 from omewd.integrations.useq import event_grid
-from omewd.model.plan.images import image_paths
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.dimensions import parse_dims
 from omewd.model.spec.spec import StreamSpec
@@ -98,7 +97,7 @@ def check(handler: OmewdHandler, kept: Keeping, indexes: list[int] | None = None
     assert spec is not None
     dataset = Path(str(handler.path))
     assert verify(dataset).problems == []
-    plan, paths = Plan.of(spec), image_paths(spec)
+    plan, paths = Plan.of(spec), spec.image_paths
     images = {path: np.asarray(zarr.open_array(str(dataset / path / "0"), mode="r")[...]) for path in paths}
     indexes = list(range(len(kept.frames))) if indexes is None else indexes
     rows = metadata_of(dataset)

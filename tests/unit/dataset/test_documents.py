@@ -18,7 +18,7 @@ from yaozarrs import validate_zarr_store
 
 from omewd.dataset.metadata import documents
 from omewd.errors import OmewdError
-from omewd.model.plan.images import image_paths, shape_on_disk
+from omewd.model.plan.images import shape_on_disk
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.dimensions import parse_dims
@@ -41,11 +41,12 @@ def all_frames(spec: StreamSpec) -> list[int]:
 def write(folder: Path, spec: StreamSpec, frames: Sequence[int] | None = None) -> Path:
     """A dataset of metadata only, which yaozarrs finds valid and zarr-python can read."""
     dataset = folder / "d.ome.zarr"
-    for path, document in documents(spec, all_frames(spec) if frames is None else frames).items():
+    for path, document in documents(spec, all_frames(spec) if frames is None else frames):
         (dataset / path).parent.mkdir(parents=True, exist_ok=True)
-        (dataset / path).write_text(json.dumps(document, allow_nan=False))
+        (dataset / path).write_text(json.dumps(document.json, allow_nan=False))
+        assert json.loads(document.text) == document.json
     validate_zarr_store(str(dataset))
-    for path, level in itertools.product(image_paths(spec), levels_of(spec)):
+    for path, level in itertools.product(spec.image_paths, levels_of(spec)):
         array = zarr.open_array(str(dataset / path / str(level.number)), mode="r")
         assert array.ndim == len(level.key_shape)
         assert (array.shards or array.chunks) == level.key_shape
@@ -335,7 +336,7 @@ def test_any_order_that_is_taken_makes_a_valid_dataset(
         return
     with tempfile.TemporaryDirectory() as folder:
         dataset = write(Path(folder), spec, [min(frames, *all_frames(spec))])
-        for path, level in itertools.product(image_paths(spec), levels_of(spec)):
+        for path, level in itertools.product(spec.image_paths, levels_of(spec)):
             full = shape(dataset, f"{path}/0".lstrip("/"))
             assert shape(dataset, f"{path}/{level.number}".lstrip("/")) == level.shape(full)
 

@@ -13,17 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yaozarrs import v05, validate_zarr_store
 
-from omewd.dataset.metadata import array_json, image_group_json
+from omewd.dataset.metadata import array_json
 from omewd.model.dtypes import ITEM_BYTES
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.dimensions import Dimension, parse_dims
 from omewd.model.spec.spec import StreamSpec
+from tests.support.datasets import image_group
 
 
 def make(folder: Path, spec: StreamSpec, frames: int) -> zarr.Array[Any]:
     """A dataset of metadata only."""
     (folder / "0").mkdir(parents=True)
-    (folder / "zarr.json").write_text(json.dumps(image_group_json(spec, [frames]), allow_nan=False))
+    (folder / "zarr.json").write_text(json.dumps(image_group(spec, [frames]), allow_nan=False))
     (folder / "0" / "zarr.json").write_text(json.dumps(array_json(spec, [frames]), allow_nan=False))
     return zarr.open_array(str(folder / "0"), mode="r")
 
@@ -41,7 +42,7 @@ def with_channels(dims: str, names: list[str], dtype: str = "uint16") -> StreamS
 
 
 def axes_of(spec: StreamSpec, frames: int = 1) -> list[tuple[str, str | None, str | None]]:
-    document = image_group_json(spec, [frames])
+    document = image_group(spec, [frames])
     [multiscale] = document["attributes"]["ome"]["multiscales"]
     return [(axis["name"], axis.get("type"), axis.get("unit")) for axis in multiscale["axes"]]
 
@@ -103,7 +104,7 @@ def test_scales_are_in_storage_order() -> None:
         Dimension(name="y", count=4, scale=0.1),
         Dimension(name="x", count=5, scale=0.2),
     )
-    document = image_group_json(StreamSpec(name="s", dimensions=dimensions), [4])
+    document = image_group(StreamSpec(name="s", dimensions=dimensions), [4])
     [multiscale] = document["attributes"]["ome"]["multiscales"]
     [dataset] = multiscale["datasets"]
     assert dataset["path"] == "0"
@@ -112,7 +113,7 @@ def test_scales_are_in_storage_order() -> None:
 
 
 def channels(spec: StreamSpec, frames: int) -> list[str] | None:
-    omero = image_group_json(spec, [frames])["attributes"]["ome"].get("omero")
+    omero = image_group(spec, [frames])["attributes"]["ome"].get("omero")
     return None if omero is None else [channel["label"] for channel in omero["channels"]]
 
 
@@ -145,7 +146,7 @@ def test_channels_without_names_are_shown_too() -> None:
     [("uint8", 0, 255), ("uint16", 0, 65535), ("int16", -32768, 32767), ("int8", -128, 127), ("float32", 0, 1)],
 )
 def test_the_window_of_a_channel_is_what_its_pixels_can_be(dtype: str, low: float, high: float) -> None:
-    document = image_group_json(with_channels("c:1,y:4,x:5", ["DAPI"], dtype), [1])
+    document = image_group(with_channels("c:1,y:4,x:5", ["DAPI"], dtype), [1])
     [channel] = document["attributes"]["ome"]["omero"]["channels"]
     assert channel["window"] == {"start": low, "min": low, "end": high, "max": high}
 
@@ -190,7 +191,7 @@ def specs(draw: st.DrawFn) -> StreamSpec:
 @given(specs(), st.integers(0, 70))
 def test_any_stream_has_metadata_that_validates(spec: StreamSpec, frames: int) -> None:
     frames = min(frames, Plan.of(spec).frames_total or frames)
-    group = json.loads(json.dumps(image_group_json(spec, [frames]), allow_nan=False))
+    group = json.loads(json.dumps(image_group(spec, [frames]), allow_nan=False))
     v05.OMEZarrGroupJSON.model_validate(group)
     document = json.loads(json.dumps(array_json(spec, [frames]), allow_nan=False))
     metadata = zarr.core.metadata.ArrayV3Metadata.from_dict(document)

@@ -11,7 +11,6 @@ from ome_writers import AcquisitionSettings, Channel, Dimension, Plate, Position
 
 from omewd.errors import OmewdError
 from omewd.integrations.ome_writers import hex_color, stream_fields
-from omewd.model.plan.images import image_paths
 from omewd.model.spec.spec import StreamSpec
 
 FRAME = [
@@ -107,14 +106,14 @@ def test_what_ome_writers_dumps(which: str, backend: str) -> None:
 def test_images_are_where_ome_writers_puts_them(which: str, paths: tuple[str, ...]) -> None:
     settings = AcquisitionSettings(root_path="run.ome.zarr", dtype="uint8", format="ome-zarr", **SETTINGS[which])
     for document in (settings.model_dump(mode="json"), json.loads(settings.model_dump_json(exclude_unset=True))):
-        assert image_paths(parsed(document)) == paths
+        assert parsed(document).image_paths == paths
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "OME"])
 def test_positions_whose_names_can_not_be_folders_are_numbered(name: str) -> None:
     dimensions = [{"name": "p", "type": "position", "coords": [name, "b"]}, {"name": "y", "count": 4}]
     document = {"root_path": "run.zarr", "dimensions": [*dimensions, {"name": "x", "count": 4}]}
-    assert image_paths(parsed(document)) == ("0", "1")
+    assert parsed(document).image_paths == ("0", "1")
 
 
 def check_dimension(mine: Any, theirs: Any) -> None:

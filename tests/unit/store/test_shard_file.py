@@ -395,11 +395,11 @@ def test_room_is_given_back_once(root: Path) -> None:
 def test_what_was_noted_is_in_the_sealed_shard(root: Path) -> None:
     add(root, OLD)
     assert name_of(LAYOUT, PLACE) == NAME
-    assert in_staging(root / "staging", LAYOUT) == [PLACE]
+    assert in_staging(root / "staging") == {(0, 0): [PLACE]}
     seal(root)
     assert sealed(root) == OLD
     assert staged(root) == set()
-    assert in_staging(root / "staging", LAYOUT) == []
+    assert in_staging(root / "staging") == {}
 
 
 def test_chunks_are_noted_in_runs(root: Path) -> None:
@@ -743,7 +743,7 @@ def test_a_new_shard_that_was_cut_off_is_gone_on_with(
     root: Path, monkeypatch: pytest.MonkeyPatch, cut_off: CutOff
 ) -> None:
     cut_off(root, monkeypatch)
-    assert in_staging(root / "staging", LAYOUT) == [PLACE]
+    assert in_staging(root / "staging") == {(0, 0): [PLACE]}
     add(root, NEW)
     seal(root)
     assert sealed(root) == NEW

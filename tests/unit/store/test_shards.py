@@ -178,7 +178,13 @@ class Writer:
         return committed(fence, self.syncs)
 
     def seal(self, below: int | None = None, written: Any = None) -> None:
-        self.store_of.sink.seal(self.layout, below, written)
+        if below is None:
+            self.store_of.sink.seal_all([self.layout], None if written is None else [written])
+        else:
+            self.store_of.sink.seal(self.layout, below)
+
+    def in_progress(self) -> list[ShardPlace]:
+        return in_staging(self.staging).get((0, 0), [])
 
     def frames_of(self, units: Iterable[int]) -> set[int]:
         plan = self.layout.chunks
@@ -460,7 +466,7 @@ def test_only_shards_that_get_no_more_frames_are_sealed(tmp_path: Path, tools: T
     writer.store(6)
     writer.seal(below=6)
     assert writer.sealed() == {f"0/c/{key}/0/0" for key in range(3)}
-    assert in_staging(writer.staging, writer.layout) == [ShardPlace(3, 0, 0)]
+    assert writer.in_progress() == [ShardPlace(3, 0, 0)]
     writer.seal(below=7)
     assert writer.sealed() == {f"0/c/{key}/0/0" for key in range(4)}
     writer.check(set(range(7)))
@@ -506,12 +512,52 @@ def test_many_shards_are_sealed_in_batches(tmp_path: Path, tools: Tools, monkeyp
 
     def point(name: str) -> None:
         if name == "writer: shards in place":
-            batches.append((len(writer.sealed()), len(in_staging(writer.staging, writer.layout))))
+            batches.append((len(writer.sealed()), len(writer.in_progress())))
 
     monkeypatch.setattr(shards, "point", point)
     writer.seal()
     assert batches == [(2, 7), (4, 5), (6, 3), (7, 1)]
     writer.check(set(range(7)))
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders of shards in progress that were read."""
+    found: list[Path] = []
+    real_scandir = os.scandir
+
+    def scandir(folder: Any) -> Any:
+        if str(folder).endswith(STAGING):
+            found.append(folder)
+        return real_scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    return found
+
+
+def test_the_folder_of_shards_in_progress_is_not_read_for_a_few_of_them(
+    tmp_path: Path, tools: Tools, listed: list[Path]
+) -> None:
+    writer = Writer(tmp_path, spec_of("t:60000000:1:2,y:8,x:8"), tools)
+    writer.store(*range(8))
+    for number in range(100, 10_100):
+        (writer.staging / f"shard-0-0-{number}-0-0.table").touch()
+    writer.store_of.seal(0, below=4)
+    writer.store_of.seal(0, below=7, since=5)
+    assert (len(writer.sealed()), listed) == (3, [])
+    writer.store_of.seal(0, below=30_000_000, since=20_200)  # a long gap
+    assert (len(writer.sealed()), listed) == (3, [writer.staging])
+    writer.store_of.seal(0, below=200)
+    assert (len(writer.sealed()), listed) == (4, [writer.staging])
+
+
+def test_the_folder_of_shards_in_progress_is_read_once_at_the_end(
+    tmp_path: Path, tools: Tools, listed: list[Path]
+) -> None:
+    writer = Writer(tmp_path, spec_of("t:4:1:2,c:64,y:8,x:8", source_dimension="c", levels=3), tools)
+    writer.store(*writer.units)
+    dataset.seal_by_ledger(writer.spec, writer.folder)
+    assert listed == [writer.staging]
 
 
 class Cut(BaseException):

@@ -115,6 +115,28 @@ def test_a_shape_that_is_known_does_not_grow() -> None:
     assert due(maintenance, stream, 10 * SECOND) == []
 
 
+def test_a_job_says_which_shards_the_jobs_before_it_have_sealed() -> None:
+    maintenance, stream = Maintenance(), stream_of(SHARDS)
+
+    def seal() -> SealShards:
+        stream.dataset.maintenance = maintenance
+        [job] = stream.maintenance_due(0, range(3))
+        assert isinstance(job, SealShards)
+        return job
+
+    have(stream, 5, 0, 0)
+    first = seal()
+    assert (first.since, first.below) == (0, 5)
+    maintenance.done(first, 0)
+    have(stream, 9, 0, 0)
+    second = seal()
+    assert (second.since, second.below) == (5, 9)
+    maintenance.failed(second, 0)
+    have(stream, 12, 0, 0)
+    third = seal()  # what the second one left undone, too
+    assert (third.since, third.below) == (5, 12)
+
+
 def test_sealing_and_growing_do_not_wait_for_each_other() -> None:
     maintenance, stream = Maintenance(), stream_of(SHARDS)
     have(stream, 4, 0, 0)

@@ -18,6 +18,7 @@ from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.processes.pools import Pools
 from omewd.daemon.processes.roles import roles
 from omewd.daemon.state.journal import Journal
+from omewd.daemon.streams import producers
 from omewd.daemon.streams.admission import Admission
 from omewd.daemon.streams.agenda import Agenda
 from omewd.daemon.streams.lifecycle import Lifecycle
@@ -25,6 +26,7 @@ from omewd.daemon.streams.rounds import Rounds
 from omewd.daemon.streams.stream import Stream
 from omewd.daemon.streams.streams import Streams
 from omewd.daemon.streams.transitions import State
+from omewd.errors import OmewdError
 from omewd.protocol.jobs.frames import WriteUnits, Written
 from omewd.protocol.jobs.job import WRITER, Result
 from omewd.ring.daemon_ring import DaemonRing
@@ -46,8 +48,11 @@ class Writer:
     def ready(self) -> dict[str, list[int]]:
         return {WRITER: [1]}
 
-    def child(self, _: int) -> Any:
-        return SimpleNamespace(id=1, learns_of=lambda _: False, takes_rings=lambda _: False)
+    def of(self, _: str) -> Any:
+        return SimpleNamespace(children={})
+
+    def child(self, number: int | None) -> Any:
+        return number and SimpleNamespace(id=1, learns_of=lambda _: False, takes_rings=lambda _: False)
 
     def tell(self, _: object, message: dict[str, Any], **__: bytes) -> None:
         self.jobs.append(message["lease"])
@@ -174,3 +179,79 @@ def test_a_round_finds_a_doorbell_that_was_lost() -> None:
         it.turn()
         assert it.writer.jobs
         assert it.rounds.next_ns < 10**8, "the next one may get lost, too"
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+class Allocations:
+    """Admission as far as it allocates. ``steps``: the streams that got a step of memory, by id."""
+
+    def __init__(self, needed: int = 3) -> None:
+        self.needed = needed
+        self.steps: list[int] = []
+        self.is_full = False
+
+    def allocate(self, stream: Stream) -> bool:
+        if self.is_full:
+            raise OmewdError("no_shared_memory", "0 MiB are free")
+        self.steps.append(stream.id)
+        return self.steps.count(stream.id) == self.needed
+
+
+def starting(it: Desk, number: int) -> Stream:
+    """A stream that waits for the memory of its rings."""
+    spec = spec_with_sources("t:inf:1:1000,v:1,y:2,x:3", ["cam"])
+    stream = Stream.of(number, spec, "direct", make_geometry(50), dataset_at(f"{number}.ome.zarr"), started_ns=0)
+    it.lifecycle.add(stream)
+    stream.placed("direct", "", make_geometry(50))
+    return stream
+
+
+def test_a_turn_has_one_step_of_memory_however_many_streams_start() -> None:
+    with desk(1, 1000) as it:
+        it.lifecycle._admission = admission = cast(Any, Allocations())
+        for number in (2, 3):
+            starting(it, number)
+        for turn in range(1, 6):
+            it.turn()
+            assert len(admission.steps) == turn
+            assert it.streams.agenda.has_more
+        it.turn()
+        assert admission.steps == [2, 2, 2, 3, 3, 3]
+
+
+def test_a_start_waits_for_memory_that_an_ended_stream_is_giving_back() -> None:
+    with desk(1, 1000) as it:
+        it.lifecycle._admission = admission = cast(Any, Allocations(1))
+        stream = starting(it, 2)
+        admission.is_full, it.lifecycle._given_back_ns = True, 10**9
+        it.turn()
+        assert (stream.state, stream.error) == (State.STARTING, None)
+        assert not it.streams.agenda.has_more
+        assert it.streams.agenda.next_ns is not None
+        admission.is_full = False
+        it.lifecycle.step(it.streams.agenda.next_ns)
+        assert admission.steps == [2]
+        assert not stream.wants_memory
+
+
+def test_a_start_without_room_fails_if_no_memory_is_being_given_back() -> None:
+    with desk(1, 1000) as it:
+        it.lifecycle._admission = admission = cast(Any, Allocations(1))
+        stream = starting(it, 2)
+        admission.is_full, it.lifecycle._given_back_ns = True, -1
+        it.turn()
+        assert stream.error is not None
+        assert stream.error.code == "no_shared_memory"
+
+
+def test_the_writers_let_go_of_a_ring_after_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Because the last process gives the memory back, which takes seconds for a large ring."""
+    with desk(1, 1000) as it:
+        order: list[str] = []
+        monkeypatch.setattr(it.streams, "release", lambda _: order.append("daemon"))
+        monkeypatch.setattr(it.delivery, "close", lambda _: order.append("writers"))
+        monkeypatch.setattr(producers, "let_go", lambda _: order.append("bell"))
+        it.lifecycle._settle(it.stream, 0)
+        assert order == ["bell", "daemon", "writers"]

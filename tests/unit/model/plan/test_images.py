@@ -11,7 +11,7 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from omewd.errors import OmewdError
-from omewd.model.plan.images import image_paths, shape_on_disk
+from omewd.model.plan.images import shape_on_disk, shapes_on_disk
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Budget, Plan, choose_capacity
 from omewd.model.spec.backend import Cell
@@ -91,6 +91,7 @@ def test_the_shape_of_an_image_is_the_bounding_box_of_its_frames(spec: StreamSpe
             own = dim.name == spec.source_dimension
             assert size == (dim.count if own else max(at[name] for at in there) + 1)
         assert shape[-2:] == (6, 4)
+    assert list(shapes_on_disk(spec, frames)) == [shape_on_disk(spec, frames, image) for image in range(spec.images)]
 
 
 @given(specs(), st.integers(1, 8), st.sampled_from(CELLS))
@@ -147,12 +148,12 @@ def wells(*names: str) -> tuple[Position, ...]:
 
 
 def test_positions_are_in_numbered_folders_and_fields_in_those_of_their_wells() -> None:
-    assert image_paths(spec_of("t:2,y:4,x:4")) == ("",)
-    assert image_paths(spec_of("p:1,y:4,x:4")) == ("0",)
-    assert image_paths(spec_of("t:2,p:3,y:4,x:4")) == ("0", "1", "2")
+    assert spec_of("t:2,y:4,x:4").image_paths == ("",)
+    assert spec_of("p:1,y:4,x:4").image_paths == ("0",)
+    assert spec_of("t:2,p:3,y:4,x:4").image_paths == ("0", "1", "2")
     p = Dimension(name="p", count=4, coords=wells("A1", "B2", "A1", "A2"))
     spec = StreamSpec(name="s", dimensions=(p, *parse_dims("y:4,x:4")), plate=Plate.of_size(2, 3))
-    assert image_paths(spec) == ("A/1/0", "B/2/0", "A/1/1", "A/2/0")
+    assert spec.image_paths == ("A/1/0", "B/2/0", "A/1/1", "A/2/0")
 
 
 def named(*positions: dict[str, Any], **fields: Any) -> StreamSpec:
@@ -164,13 +165,13 @@ PLATE = {"row_names": ["A", "B"], "column_names": ["1"]}
 
 
 def test_positions_may_be_in_folders_of_their_names() -> None:
-    assert image_paths(spec_of("t:2,y:4,x:4", position_folders="names")) == ("",)
-    assert image_paths(spec_of("p:2,y:4,x:4", position_folders="names")) == ("0", "1")
+    assert spec_of("t:2,y:4,x:4", position_folders="names").image_paths == ("",)
+    assert spec_of("p:2,y:4,x:4", position_folders="names").image_paths == ("0", "1")
     tiles = [{"name": "a b", "grid_row": row, "grid_column": 2} for row in (-1, 0)]
-    assert image_paths(named(*tiles, {"name": "Zelle 1 (µ)"})) == ("a b_-1_2", "a b_0_2", "Zelle 1 (µ)")
+    assert named(*tiles, {"name": "Zelle 1 (µ)"}).image_paths == ("a b_-1_2", "a b_0_2", "Zelle 1 (µ)")
     fields = [{"name": "fov0", "plate_row": row, "plate_column": "1", "grid_row": 0, "grid_column": 0} for row in "AB"]
-    assert image_paths(named(*fields, plate=PLATE)) == ("A/1/fov0", "B/1/fov0")
-    assert image_paths(named(fields[0])) == ("fov0_0_0",)
+    assert named(*fields, plate=PLATE).image_paths == ("A/1/fov0", "B/1/fov0")
+    assert named(fields[0]).image_paths == ("fov0_0_0",)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from omewd.dataset.metadata import image_group_json
 from omewd.errors import OmewdError
 from omewd.model.spec.dimensions import parse_dims
 from omewd.model.spec.spec import StreamSpec
+from tests.support.datasets import image_group
 
 
 def spec_of(dims: str, **fields: Any) -> StreamSpec:
@@ -24,7 +24,7 @@ def test_a_dimension_of_colours_is_made(color: str, count: int, dtype: str) -> N
     assert spec.dimensions[1].labels == ("Red", "Green", "Blue", "Alpha")[:count]
     assert spec.samples == count
     assert StreamSpec.parse(spec.model_dump(mode="json")) == spec
-    shown = image_group_json(spec, [5 * count])["attributes"]["ome"]["omero"]["channels"]
+    shown = image_group(spec, [5 * count])["attributes"]["ome"]["omero"]["channels"]
     assert [c["color"] for c in shown[:3]] == ["FF0000", "00FF00", "0000FF"]
     assert {c["window"]["end"] for c in shown} == {255 if dtype == "uint8" else 65535}
 
@@ -54,5 +54,5 @@ def test_what_does_not_fit_is_refused(dims: str, fields: dict[str, Any], says: s
 def test_the_pattern_of_a_bayer_sensor_is_on_record(pattern: str) -> None:
     spec = spec_of("t:5,y:8,x:8", color=f"bayer-{pattern}", dtype="uint8")
     assert (spec.samples, len(spec.dimensions)) == (1, 3)
-    assert image_group_json(spec, [5])["attributes"]["omewd"] == {"bayer": pattern}
-    assert "omewd" not in image_group_json(spec_of("t:5,y:8,x:8"), [5])["attributes"]
+    assert image_group(spec, [5])["attributes"]["omewd"] == {"bayer": pattern}
+    assert "omewd" not in image_group(spec_of("t:5,y:8,x:8"), [5])["attributes"]

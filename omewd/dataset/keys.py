@@ -1,0 +1,61 @@
+"""The files of a dataset that are keys of its own arrays: which units each of them holds."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+from omewd.model.plan.levels import levels_of
+from omewd.model.plan.plan import Plan
+from omewd.model.plan.shards import ShardLayout
+from omewd.model.spec.spec import StreamSpec
+
+# A place in a grid, in the "default" chunk key encoding.
+_PLACE = re.compile(r"0|[1-9]\d{0,17}")
+GRID = "c"
+
+
+class Keys:
+    """The keys of a stream's arrays."""
+
+    def __init__(self, spec: StreamSpec) -> None:
+        self._plans = [Plan.of(spec, source=source) for source in range(spec.sources)]
+        self._across = [ShardLayout(spec, level).shards_across for level in levels_of(spec)]
+        self._images = {path: number for number, path in enumerate(spec.image_paths)}
+        self._depth = next(iter(self._images)).count("/") + 1 if spec.position_dimensions else 0
+        self.axes = len(spec.disk_order)
+
+    def units(self, image: int, level: int, place: Sequence[str]) -> list[tuple[int, int]]:
+        """The units, as (source, unit), that share a key; none if there is no such key.
+
+        ``place``: the names of the folders and of the file in the array's grid.
+        """
+        if len(place) != self.axes or not all(map(_PLACE.fullmatch, place)):
+            return []
+        *outer, row, column = map(int, place)
+        rows, columns = self._across[level]
+        if row >= rows or column >= columns:
+            return []
+        units = ((plan.source, plan.unit_at(image, outer)) for plan in self._plans)
+        return [(source, unit) for source, unit in units if unit is not None]
+
+    def units_of(self, path: str) -> list[tuple[int, int]]:
+        """The units that share the key at a path in the dataset; none if it is not one of the keys."""
+        parts = path.split("/")
+        image = self._images.get("/".join(parts[: self._depth]))
+        level, *place = parts[self._depth :] or [""]
+        if image is None or not _PLACE.fullmatch(level) or int(level) >= len(self._across) or place[:1] != [GRID]:
+            return []
+        return self.units(image, int(level), place[1:])
+
+
+def files_in(folder: str, inside: str = "") -> Iterator[str]:
+    """The files in a folder and in those below it, as paths in the folder. Nothing is held but the open folders."""
+    with os.scandir(f"{folder}/{inside}") as entries:
+        for entry in entries:
+            path = f"{inside}/{entry.name}" if inside else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from files_in(folder, path)
+            elif entry.is_file():
+                yield path
