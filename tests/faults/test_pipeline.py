@@ -89,7 +89,8 @@ def test_row_19_an_error_of_the_first_of_the_jobs_in_flight(
             with paused(process.writer_pids()):
                 following = give_jobs(process, producer, spec, 1)
             append(producer, spec, range(following, FRAMES))
-        assert 1 <= process.client.status("cam")["retries"] <= JOBS_IN_FLIGHT
+        # On a slow machine, the sync that fails may be one of a job that shows the contrast, which is not repeated.
+        assert process.client.status("cam")["retries"] <= JOBS_IN_FLIGHT
         assert "Input/output error" in process.log()
         check_dataset(process.data / "cam.ome.zarr", spec, FRAMES)
 
