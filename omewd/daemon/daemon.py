@@ -201,7 +201,7 @@ class Daemon:
 
     def _finished(self) -> bool:
         now = time.monotonic_ns()
-        if self._pools.must_restart:
+        if (outdated := self._pools.outdated) and self._must_restart(outdated):
             log.error(
                 "stopping because omewd was upgraded on disk: rings are kept, and the next daemon continues with them"
             )
@@ -235,6 +235,11 @@ class Daemon:
                 stream.fail(error, now)
             self._exit_status = EXIT_INCOMPLETE
         return True
+
+    def _must_restart(self, outdated: set[str]) -> bool:
+        """Whether only the next daemon can go on. ``outdated``: the roles of which this one can start no children."""
+        self._dispatcher.do_without(outdated)
+        return self._pools.must_restart(at_work=any(not stream.settled for stream in self._streams.open.values()))
 
     def _close(self) -> None:
         self._notifier.send(STOPPING=1, STATUS="Ending the writers", EXTEND_TIMEOUT_USEC=_DRAIN_EXTENSION_US)

@@ -5,7 +5,7 @@ in.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -55,6 +55,7 @@ class Dispatcher:
     _queues: dict[int, list[int]] = field(default_factory=dict)
     _offers: dict[int, tuple[Owner, Source]] = field(default_factory=dict)
     _last_lease: int = 0
+    _missing: Set[str] = frozenset()
 
     def submit(self, job: Job, owner: Owner, documents: int = 0) -> Task:
         """Add a job other than write units. ``documents``: how many zarr.json files its dataset has."""
@@ -62,6 +63,13 @@ class Dispatcher:
         assert task.role in self.roles, f"there is no role {task.role} for {job.kind}"
         self._waiting.append(task)
         return task
+
+    def do_without(self, missing: Set[str]) -> None:
+        """Let long jobs be done by their usual role, where these roles have no children and get none."""
+        self._missing = missing
+
+    def _role_of(self, task: Task) -> str:
+        return task.job.needs.role if task.role in self._missing else task.role
 
     def offer(self, owner: Owner, source: Source) -> None:
         """Ask for the write units of a source until it has no more, or until :meth:`withdraw`."""
@@ -110,7 +118,7 @@ class Dispatcher:
 
     def _next_waiting(self, role: str, now_ns: int, *, small: bool) -> Task | None:
         for place, task in enumerate(self._waiting):
-            fits = task.role == role and (task.may_queue or not small)
+            fits = self._role_of(task) == role and (task.may_queue or not small)
             if fits and task.not_before_ns <= now_ns:
                 del self._waiting[place]
                 return task
@@ -219,7 +227,7 @@ class Dispatcher:
 
     def wanted(self) -> set[str]:
         """The roles with waiting or running jobs."""
-        return {task.role for task in self.tasks()}
+        return {self._role_of(task) for task in self.tasks()}
 
     def child_at(self, owner: Owner, kind: type[Job]) -> int | None:
         """The child that is running a job of this kind for an owner."""

@@ -62,9 +62,14 @@ class Pool:
         return not self.role.on_demand and self.failed_starts >= MAX_FAILED_STARTS and not self.any_ready
 
     @property
-    def must_restart(self) -> bool:
-        """Whether children are wanted but none is left, and none can be started because omewd was upgraded on disk."""
-        return self._outdated and self._wanted > 0 and not self.any_ready
+    def is_outdated(self) -> bool:
+        """Whether no child is left, and none can be started because omewd was upgraded on disk."""
+        return self._outdated and not self.any_ready
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there should be children."""
+        return self._wanted > 0
 
     @property
     def ready(self) -> list[int]:

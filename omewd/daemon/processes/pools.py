@@ -61,9 +61,17 @@ class Pools:
         return next((name for name, pool in self._pools.items() if pool.broken), None)
 
     @property
-    def must_restart(self) -> bool:
-        """Whether omewd was upgraded on disk and a role with jobs has no children left."""
-        return any(pool.must_restart for pool in self._pools.values())
+    def outdated(self) -> set[str]:
+        """The roles without children, and without new ones because omewd was upgraded on disk."""
+        return {name for name, pool in self._pools.items() if pool.is_outdated}
+
+    def must_restart(self, *, at_work: bool) -> bool:
+        """Whether omewd was upgraded on disk and a role with jobs has no children left.
+
+        ``at_work``: there are streams to go on with. The jobs of a role on demand wait for their end.
+        """
+        pools = [pool for pool in self._pools.values() if pool.is_outdated and pool.is_wanted]
+        return any(not pool.role.on_demand for pool in pools) or (bool(pools) and not at_work)
 
     @property
     def awaited(self) -> Pool | None:

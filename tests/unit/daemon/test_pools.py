@@ -207,3 +207,20 @@ def test_a_callback_that_fails_does_not_end_the_loop() -> None:
     assert calls == [1]
     loop.close()
     os.close(doorbell)
+
+
+def test_an_upgrade_on_disk_ends_the_daemon_once_it_can_not_go_on(tmp_path: Path) -> None:
+    """At once without writers. A maintainer's work, such as a sweep, waits for the end of streams."""
+    loop = Loop()
+    pools = Pools(loop, roles(1, 1), place(tmp_path))
+    writers, maintainers = pools.of(WRITER), pools.of(MAINTAINER)
+    maintainers._outdated = True
+    assert pools.outdated == {MAINTAINER}
+    assert not pools.must_restart(at_work=False)
+    maintainers.want(True)
+    assert not pools.must_restart(at_work=True)
+    assert pools.must_restart(at_work=False)
+    writers._outdated = True
+    assert pools.outdated == {WRITER, MAINTAINER}
+    assert pools.must_restart(at_work=True)
+    loop.close()

@@ -236,6 +236,19 @@ def test_waiting_jobs_come_before_new_units_in_their_order() -> None:
     assert isinstance(leases[2].task.job, WriteUnits)
 
 
+def test_writers_do_the_long_jobs_of_maintainers_that_can_not_be_started() -> None:
+    """After an upgrade on disk: a stream of many images starts and ends all the same, but a sweep waits."""
+    dispatcher = make()
+    create, sweep = dispatcher.submit(CREATE, SOMEBODY, documents=1000), dispatcher.submit(SWEEP, SOMEBODY)
+    assert dispatcher.wanted() == {MAINTAINER}
+    assert assign(dispatcher, [1], [], 0) == []
+    dispatcher.do_without({MAINTAINER})
+    assert dispatcher.wanted() == {WRITER, MAINTAINER}
+    assert [lease.task for lease in assign(dispatcher, [1, 2], [], 0)] == [create]
+    dispatcher.do_without(set())
+    assert [lease.task for lease in assign(dispatcher, [1, 2], [], 0, aside=3)] == [sweep]
+
+
 # -- deadlines -------------------------------------------------------------------------------------
 
 
