@@ -344,6 +344,28 @@ def test_a_fence_that_fails_harms_no_other(writer: Writer, monkeypatch: pytest.M
     writer.check([0, last])
 
 
+def test_fences_that_share_a_file_that_fails_fail_together(
+    tmp_path: Path, encoder: type[Encoder], tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two jobs that write into one shard, and a third one that does not."""
+    writer = Writer(tmp_path, SINKS["shards"], encoder, tools)
+    fences = []
+    for unit in (0, 1, 3):
+        writer.put(unit)
+        fences.append(writer.sink.fence())
+        fences[-1].settle()
+    with monkeypatch.context() as patch:
+        fail_for_unit_0(patch)
+        *failed, size = commit(fences, tools.syncs)
+    for error in failed:
+        assert isinstance(error, OSError)
+    assert isinstance(size, int)
+    writer.put_and_commit(0, 1)
+    writer.check([0, 1, 3])
+    writer.sink.close()
+    writer.encoder.close()
+
+
 def test_what_a_fence_can_not_begin_to_finish_is_given_up(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the system has no more threads."""
     before = descriptors()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from omewd.model.plan.memory import BUFFER_BYTES, PIECE_BYTES
+from omewd.model.plan.memory import BUFFER_BYTES, JOBS_IN_FLIGHT, PIECE_BYTES
 from omewd.model.plan.shards import ShardLayout, ShardPlace
 from omewd.process.faultpoints import point
 from omewd.store.aligned import ALIGNMENT, aligned, lies_aligned, packed, size_of, write_all_at, write_at
@@ -24,8 +24,8 @@ from omewd.store.sinks.shard_file import ShardFile
 from omewd.store.sinks.tasks import Tasks
 from omewd.store.tools import Tools
 
-# Each shard takes two descriptors. A service may have 16,384; other processes may have 1,024.
-_SHARDS_AT_ONCE = 192
+# Each shard takes two descriptors, and jobs in flight have their own. A process may have as few as 1,024.
+_SHARDS_AT_ONCE = 384 // JOBS_IN_FLIGHT
 _SHARDS_REMEMBERED = 10_000
 
 # Which shard: (resolution, source, place).
