@@ -24,7 +24,7 @@ from omewd.model.plan.shards import ShardLayout, Written
 from omewd.model.spec.backend import BACKENDS, Backend, Cell
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
-from omewd.store.encoders.base import Cells, Encoded, Encoder, UnitArray
+from omewd.store.encoders.base import Cells, Encoded, Encoder, UnitArray, by_unit
 from omewd.store.encoders.direct import DirectEncoder
 from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.base import Batch, Fence, Sink, Steps, commit, committed
@@ -53,7 +53,7 @@ class ToyBatch(Batch):
 
     def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
         self._label = self._label or f"unit-0-0-{unit}"
-        for (row, column), pieces in cells:
+        for (row, column), pieces in next(by_unit(unit, cells))[1]:
             self._files[f"{layout.folder(unit)}/{row}/{column}"] = b"".join(map(bytes, pieces))
 
     def commit(self) -> Steps:
