@@ -133,8 +133,9 @@ class Lifecycle:
         """Let a stream, or one of its sources, take no more frames."""
         with self.failing(stream, now_ns):
             stream.stop(why, now_ns, source)
-        stream.ring_producers()
-        self._streams.look_at(stream)
+        for each in stream.sources if source is None else [source]:
+            stream.rings[each.number].ring_producer()
+            self._streams.agenda.source(stream.id, each.number)
 
     def stop_asked(self, stream: Stream, now_ns: int) -> None:
         """Stop a stream because a client asked for it."""

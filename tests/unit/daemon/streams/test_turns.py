@@ -181,6 +181,17 @@ def test_a_round_finds_a_doorbell_that_was_lost() -> None:
         assert it.rounds.next_ns < 10**8, "the next one may get lost, too"
 
 
+def test_a_source_that_ends_is_no_matter_of_the_others() -> None:
+    with desk(64, 1000) as it:
+        rung: list[int] = []
+        it.stream.rings = [
+            cast(Any, SimpleNamespace(ring_producer=lambda number=number: rung.append(number))) for number in range(64)
+        ]
+        it.lifecycle.stop(it.stream, "the producer closed the stream", 0, it.stream.sources[5])
+        assert rung == [5]
+        assert it.streams.agenda.take(0) == {1: {5}}
+
+
 # -- memory ----------------------------------------------------------------------------------------
 
 
