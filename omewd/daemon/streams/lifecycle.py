@@ -59,7 +59,7 @@ class Lifecycle:
         self._doing: dict[Action, Callable[[Stream, int], None]] = {
             Action.MAKE_DATASET: self._make_dataset,
             Action.NOTE_ACTIVE: self._note_active,
-            Action.ANSWER_STARTER: lambda stream, _: replies.started(stream),
+            Action.ANSWER_STARTER: self._answer_starter,
             Action.DROP_JOBS: lambda stream, _: self.drop_jobs(stream),
             Action.WAKE_PRODUCERS: lambda stream, _: stream.ring_producers(),
             Action.UNDO: lambda stream, _: datasets.undo(stream.dataset, waits_for_space=stream.waits_for_space),
@@ -117,15 +117,21 @@ class Lifecycle:
         except OmewdError as error:
             self._replies.refuse(starter, error)
 
-    def _make_dataset(self, stream: Stream, _: int) -> None:
-        self._delivery.introduce(stream)
+    def _make_dataset(self, stream: Stream, now_ns: int) -> None:
         self._delivery.submit(stream, CreateDataset(stream.id, str(stream.dataset.root)))
+        # The client waits for that, so it comes before the writers map the rings, which takes up to 0.4 s for 1 GiB.
+        self._delivery.give_jobs(now_ns)
+        self._delivery.introduce(stream)
 
     def _note_active(self, stream: Stream, _: int) -> None:
         point("daemon: dataset made")
         self._admission.note_active(stream)
         point("daemon: noted active")
         log.info("stream active", stream=stream.name, backend=stream.backend)
+
+    def _answer_starter(self, stream: Stream, _: int) -> None:
+        self._replies.started(stream)
+        self._delivery.introduce(stream)  # to the writer that was busy with the dataset, too
 
     # -- ending --------------------------------------------------------------------------------
 
