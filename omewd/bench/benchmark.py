@@ -169,7 +169,7 @@ class Bench:
             )
             memcpy = self._cores.copy()
             codecs = {name: self._cores.compress(name) for name in compressions if name}
-        except OmewdError as error:
+        except (OSError, OmewdError) as error:
             outcome.cores_error = f"copies and codecs could not be timed: {error}"
             return
         if kept:

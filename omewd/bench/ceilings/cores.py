@@ -7,6 +7,7 @@ from typing import Any
 
 from omewd.bench.plan import Rates
 from omewd.bench.run.child import Child
+from omewd.errors import OmewdError
 
 _TIMEOUT_S = 60.0
 
@@ -24,10 +25,7 @@ class Cores:
         if not self._children:
             self._children = [Child("omewd.bench.ceilings.core", "measuring") for _ in range(self.count)]
         if settings != self._prepared:
-            for child in self._children:
-                child.tell("prepare", **settings)
-            for child in self._children:
-                child.answer("prepare", _TIMEOUT_S)
+            self._ask(self._children, "prepare", **settings)
             self._prepared = settings
 
     def copy(self) -> Rates:
@@ -39,16 +37,23 @@ class Cores:
         return self._rates("compress", compression=compression)
 
     def _rates(self, verb: str, **settings: Any) -> Rates:
-        [alone] = self._measure(self._children[:1], verb, **settings)
-        together = self._measure(self._children, verb, **settings)
+        [alone] = self._ask(self._children[:1], verb, **settings)
+        together = self._ask(self._children, verb, **settings)
         return Rates(alone["gb_per_s"], sum(each["gb_per_s"] for each in together), alone["cpu_s_per_gb"])
 
-    def _measure(self, children: list[Child], verb: str, **settings: Any) -> list[dict[str, float]]:
+    def _ask(self, children: list[Child], verb: str, **settings: Any) -> list[dict[str, float]]:
+        """Ask several processes at once. If one fails, all are ended, since the others still have answers to give."""
         for child in children:
             child.tell(verb, **settings)
-        return [child.answer(verb, _TIMEOUT_S) for child in children]
+        try:
+            return [child.answer(verb, _TIMEOUT_S) for child in children]
+        except OmewdError:
+            self.close()
+            raise
 
     def close(self) -> None:
+        """End the processes; the next measurement starts others."""
         for child in self._children:
             child.close()
         self._children.clear()
+        self._prepared = {}

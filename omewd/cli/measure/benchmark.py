@@ -98,9 +98,9 @@ def command(
 ) -> None:
     """Time datasets of the given dimensions through a private daemon, with real camera and writer processes.
 
-    The clock runs from the first append until all is on disk. Columns are timed in turn, beside plain writes of
-    the same volume to the same drive. Everything that is made is removed. With several
-    cameras, each has a dataset of these dimensions, in one daemon; figures are for all of them together.
+    The clock runs from the first append until all is on disk. Columns are timed in turn, beside plain writes of the
+    same volume to the same drive, copies of frames, and the codecs alone. Everything that is made is removed. With
+    several cameras, each has a dataset of these dimensions, in one daemon; figures are for all of them together.
     """
     from rich.console import Console
 
@@ -323,7 +323,7 @@ def _print(form: str, outcomes: list[Outcome], options: Options) -> None:
 
 
 def _failure(outcomes: list[Outcome]) -> OmewdError | None:
-    """The error to report at the end: a column failed, or the disk could not be measured."""
+    """The error to report at the end: a column failed, or a ceiling could not be measured."""
     failed = [timed for outcome in outcomes for timed in outcome.timed if timed.error is not None]
     if failed:
         count = sum(len(outcome.timed) for outcome in outcomes)
@@ -331,4 +331,6 @@ def _failure(outcomes: list[Outcome]) -> OmewdError | None:
     for outcome in outcomes:
         if outcome.disk_error:
             return OmewdError("error", f"the disk could not be measured: {outcome.disk_error}")
+        if outcome.cores_error:
+            return OmewdError("error", outcome.cores_error)
     return None

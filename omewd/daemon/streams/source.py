@@ -230,6 +230,11 @@ class Source:
         """Whether there are write units to be given out."""
         return self.next_unit < self.incomplete_unit
 
+    @property
+    def ready_bytes(self) -> int:
+        """The pixels in the write units to be given out."""
+        return (self.incomplete_unit - self.next_unit) * self.unit_bytes
+
     def take_job(self, writers: int) -> WriteUnits | None:
         """The next job: write units that are complete, or that will get no more frames.
 

@@ -17,6 +17,7 @@ from omewd.model.spec.color import Color, check_samples, samples_of, with_sample
 from omewd.model.spec.compression import canonical
 from omewd.model.spec.dimensions import Dimension, Plate, Position, parse_dims
 from omewd.model.spec.folders import folder_problem, named, numbered
+from omewd.model.spec.limits import check_counts
 from omewd.model.spec.outline import MAX_SOURCES, MAX_SPEC_BYTES
 from omewd.model.spec.spellings import dtype_name, is_uint8, path_text
 
@@ -30,13 +31,6 @@ PositionFolders = Literal["numbers", "names"]
 MAX_FRAME_BYTES = 2**34
 MAX_AXES = 5
 MAX_LEVELS = 16
-MAX_IMAGES = 10_000
-# Each takes 0.5 to 2.5 ms to write, at the start and again at the end.
-MAX_DOCUMENTS = 50_000
-# A writer handles them one by one.
-MAX_FRAME_CHUNKS = 2**16
-# Reading one chunk means reading the shard's whole index first, at 16 bytes a chunk.
-MAX_SHARD_CHUNKS = 2**24
 _MAX_VALUES = 100_000
 
 # OME-Zarr 0.5, "axes" metadata: time first, then channel or a custom axis, then space.
@@ -170,7 +164,12 @@ class StreamSpec(Checked):
                 "time, channel and another type; omewd takes one of positions in addition; "
                 f"these are {', '.join(f'{d.name} ({d.type})' for d in dims)}"
             )
-        self._check_counts()
+        check_counts(
+            images=self.images,
+            levels=self.levels,
+            frame_chunks=math.prod(-(-(d.count or 1) // (d.chunk_size or d.count or 1)) for d in dims[-2:]),
+            shard_chunks=math.prod(d.shard_size_chunks or 1 for d in dims),
+        )
         self._check_storage_order()
         self._check_positions()
         self._check_folders()
@@ -190,26 +189,6 @@ class StreamSpec(Checked):
         if size > MAX_SPEC_BYTES:
             raise ValueError(f"a stream's specification of {size} bytes is over the limit of {MAX_SPEC_BYTES}")
         return self
-
-    def _check_counts(self) -> None:
-        """Raise ValueError for more of anything than can be handled one by one."""
-        images = self.images
-        if images > MAX_IMAGES:
-            raise ValueError(f"dimensions: {images} positions are over the limit of {MAX_IMAGES} in one dataset")
-        documents = images * (self.levels + 1)
-        if documents > MAX_DOCUMENTS:
-            raise ValueError(
-                f"levels: {images} images with {self.levels} levels have {documents} zarr.json files, over the limit "
-                f"of {MAX_DOCUMENTS}: use fewer levels or positions"
-            )
-        chunks = math.prod(-(-(d.count or 1) // (d.chunk_size or d.count or 1)) for d in self.dimensions[-2:])
-        if chunks > MAX_FRAME_CHUNKS:
-            raise ValueError(
-                f"dimensions: {chunks} chunks in a frame are over the limit of {MAX_FRAME_CHUNKS}: use larger chunks"
-            )
-        per_shard = math.prod(d.shard_size_chunks or 1 for d in self.dimensions)
-        if per_shard > MAX_SHARD_CHUNKS:
-            raise ValueError(f"dimensions: shards of {per_shard} chunks are over the limit of {MAX_SHARD_CHUNKS}")
 
     def _check_storage_order(self) -> None:
         self._check_storage_names()

@@ -300,6 +300,17 @@ def test_a_camera_that_dies_fails_its_column_and_the_others_are_ended(tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_measuring_process_that_dies_is_told_and_the_columns_are_timed(tmp_path: Path) -> None:
+    process = start(tmp_path, "-d", "t:1000,y:64:32,x:64:32", "-b", "direct", "-i", "2", "-w", "0", "--fps", "500")
+    wait_for(lambda: is_recording(tmp_path), 30)  # the cores have been measured once, and will be after the next turn
+    next(child for child in descendants(process) if "omewd.bench.ceilings.core" in child.cmdline()).kill()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "✓ direct complete" in out
+    assert "could not be timed: the measuring process ended with SIGKILL" in err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.root("mounts a small drive")
 def test_a_full_drive_is_told(tmp_path: Path) -> None:
     drive = tmp_path / "drive"

@@ -318,6 +318,11 @@ def test_a_field_that_is_misspelt_gets_a_suggestion() -> None:
     [
         ("p:2147483648,y:4,x:5", 1, "2147483648 positions are over the limit of 10000"),
         ("p:10001,y:4,x:5", 1, "10001 positions are over the limit"),
+        (
+            "p:100000,y:4,x:5",
+            2,
+            "They have 300000 zarr.json files, each in a folder of its own",
+        ),
         ("p:10000,y:64,x:64", 5, "60000 zarr.json files"),
         ("y:131072:1,x:131072:1", 1, "17179869184 chunks in a frame are over the limit of 65536"),
         ("y:65537:1,x:1", 1, "65537 chunks in a frame are over the limit"),
