@@ -13,6 +13,8 @@ from omewd.model.spec.spec import StreamSpec
 # Measured with frames of 8 MiB and two writers, as a share of the disk's speed, for jobs of 16, 32 and 64 MiB: 0.95,
 # 1.0 and 1.0; with tiles 0.74, 0.87 and 0.88.
 JOB_BYTES = 32 << 20
+# The most units of a job.
+JOB_UNITS = 1024
 # Jobs that a writer may have at once, and their bytes together; a larger job is alone. While one of 32 MiB becomes
 # durable, the next one is being written. Smaller ones, of several sources, become durable together.
 JOBS_IN_FLIGHT = 4
@@ -48,8 +50,9 @@ def writer_need_bytes(spec: StreamSpec, backend: str, plan: Plan | None = None) 
     plan = plan or Plan.of(spec, record.encodes)
     frames = plan.frames_total
     all_bytes = math.inf if frames is None else frames * spec.frame_bytes
-    held_bytes = int(min(IN_FLIGHT_BYTES, all_bytes))
     unit = unit_bytes(spec, plan)
+    job_bytes = int(min(JOB_BYTES, JOB_UNITS * unit, all_bytes))
+    held_bytes = int(min(IN_FLIGHT_BYTES, JOBS_IN_FLIGHT * job_bytes, all_bytes))
     if record.encodes == "chunk":
         need = max(_chunk_bytes(spec, plan, max(held_bytes, unit), record.copies), _sealing_bytes(spec))
     else:
