@@ -12,6 +12,8 @@ from omewd.model.plan.memory import (
     BUFFER_BYTES,
     BUFFERS_AT_ONCE,
     IN_FLIGHT_BYTES,
+    JOB_UNITS,
+    JOBS_IN_FLIGHT,
     PIECES_AT_ONCE,
     index_cause,
     writer_need_bytes,
@@ -64,6 +66,11 @@ def test_smaller_resolutions_are_made_of_gathered_pixels() -> None:
     """Those of all jobs in flight, as the next one's are made while the last one's are being written."""
     assert need("t:inf:16,y:2048,x:2048", levels=3) == need("t:inf:16,y:2048,x:2048") + 1.5 * 128 * MIB
     assert need("t:inf:1,y:2048,x:2048", levels=3) == need("t:inf:1,y:2048,x:2048") + 1.5 * IN_FLIGHT_BYTES
+
+
+def test_jobs_of_small_units_are_bounded_by_their_number() -> None:
+    job = JOB_UNITS * 2 * 32 * 32 * 2
+    assert need("t:inf:2,y:32,x:32", levels=2) == BUFFERS_AT_ONCE * job + 1.5 * JOBS_IN_FLIGHT * job
 
 
 @pytest.mark.parametrize("compression", [None, "blosc-lz4"])
