@@ -18,7 +18,7 @@ STAGES = {
     "halve": "downsampled for the lower resolutions",
     "encode": "in the backend",
     "write": "written to a temporary file",
-    "fsync": "synced: the file, its folders, and the ledger's lines",
+    "fsync": "synced after the jobs before it: the file, its folders, and the ledger's lines",
     "rename": "renamed to its place in the dataset; folders are created here",
     "report": "on disk, but the daemon has not moved the cursors yet",
 }

@@ -112,7 +112,7 @@ def _encode(metadata: Metadata, limit: int) -> bytes:
                 "Pass a finite int or float, or leave the key out",
             )
     try:
-        text = json.dumps(dict(metadata), separators=(",", ":"), allow_nan=False, default=_plain).encode()
+        text = _JSON.encode(dict(metadata)).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise OmewdError(
             "bad_metadata",
@@ -133,6 +133,10 @@ def _plain(value: object) -> object:
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is not JSON-able")
+
+
+# Made once, because json.dumps() makes one for each call, which takes as long as the encoding.
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plain)
 
 
 def _whole(value: object) -> int | None:

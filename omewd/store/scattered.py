@@ -41,11 +41,6 @@ class ScatteredFrames:
         return array
 
 
-def gathered(pixels: Plane | ScatteredFrames) -> Plane:
-    """Pixels as one array; only scattered frames are copied."""
-    return pixels.gather() if isinstance(pixels, ScatteredFrames) else pixels
-
-
 def planes_of(pixels: Plane | ScatteredFrames, shape: tuple[int, ...]) -> Iterator[Plane]:
     """The planes (Y, X), in C order, of pixels that are padded with zeros to a shape."""
     outer, across = shape[:-2], shape[-2:]

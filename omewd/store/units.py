@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.shards import Flags, ShardLayout
@@ -13,7 +12,7 @@ from omewd.model.spec.spec import StreamSpec
 from omewd.store.encoders import ENCODERS
 from omewd.store.encoders.base import Block, Encoder, Patchwork, Pixels, UnitArray
 from omewd.store.pyramid import halve
-from omewd.store.scattered import gathered
+from omewd.store.scattered import ScatteredFrames
 from omewd.store.sinks.base import Fence, Sink
 from omewd.store.sinks.keys import KeySink
 from omewd.store.sinks.publish import Publisher
@@ -22,10 +21,15 @@ from omewd.store.tools import Tools
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A write unit with pixels. ``present``: which of its frames are present (storage order), None for all."""
+class Units:
+    """Consecutive write units of equal shape with their pixels at the full resolution.
 
-    number: int
+    ``pixels``: (unit, …, Y, X) in storage order, or the scattered frames of a single unit. ``present``: which frames
+    are present, (unit, …); None for all.
+    """
+
+    numbers: range
+    pixels: Pixels
     present: Flags | None = None
 
 
@@ -54,52 +58,58 @@ class UnitStore:
             self._encoders.append(self._make(self._arrays[number], threads=self._tools.cores, scratch=scratch))
         return self._encoders
 
-    def put(self, source: int, units: Sequence[Unit], pixels: Sequence[Pixels]) -> Fence:
+    def put(self, source: int, runs: Sequence[Units]) -> Fence:
         """Put units at all resolutions; returns the fence after them, which the caller commits.
 
-        ``pixels``: of each unit, (…, Y, X) in storage order, at the full resolution. They must not change until the
-        fence is over. While other threads write one resolution, this thread makes the next one. After an error, the
-        units must be put again.
+        Their pixels must not change until the fence is over. While other threads write one resolution, this thread
+        makes the next one. After an error, the units must be put again.
         """
-        layouts, encoders, sink = self._layouts[source], self.open_encoders(), self.sink
+        layouts, encoders = self._layouts[source], self.open_encoders()
         try:
-            for level, blocks in enumerate(self._at_all_resolutions(units, pixels)):
-                encoder = encoders[level]
-                for unit, block in zip(units, blocks, strict=True):
-                    cells = encoder.encode(cast(Block, block))  # gathered, unless it takes scattered frames
-                    if not isinstance(cells, Patchwork):  # they are made now
-                        cells = self._tools.clock.timed("encode", cells)
-                    sink.put(layouts[level], unit.number, cells)
+            for level, blocks in enumerate(self._at_all_resolutions(runs)):
+                for units, block in zip(runs, blocks, strict=True):
+                    self._put(layouts[level], encoders[level], units.numbers, block)
         except BaseException:
-            sink.give_up()
+            self.sink.give_up()
             raise
-        return sink.fence()
+        return self.sink.fence()
 
-    def _at_all_resolutions(self, units: Sequence[Unit], pixels: Sequence[Pixels]) -> Iterator[Iterable[Pixels]]:
+    def _put(self, layout: ShardLayout, encoder: Encoder, numbers: range, pixels: Pixels) -> None:
+        clock = self._tools.clock
+        if encoder.takes_runs:
+            self.sink.put(layout, numbers.start, encoder.encode_run(pixels))
+            return
+        for number, block in zip(numbers, self._one_by_one(pixels), strict=True):
+            cells = encoder.encode(block)
+            self.sink.put(layout, number, cells if isinstance(cells, Patchwork) else clock.timed("encode", cells))
+
+    def _one_by_one(self, pixels: Pixels) -> Iterator[Block]:
+        """The pixels of each unit, gathered when they are needed, so that only one unit is held at a time."""
+        if isinstance(pixels, ScatteredFrames):
+            with self._tools.clock.stage("read"):
+                yield pixels.gather()
+        else:
+            yield from pixels
+
+    def _at_all_resolutions(self, runs: Sequence[Units]) -> Iterator[list[Pixels]]:
         """The pixels of units at each resolution in turn."""
         clock = self._tools.clock
         if len(self._levels) == 1:
-            yield pixels if self._make.takes_scattered else self._one_by_one(pixels)
+            yield [units.pixels for units in runs]
             return
         with clock.stage("read"):
-            blocks = [gathered(block) for block in pixels]
-        yield blocks
-        present = [unit.present for unit in units]
+            blocks = [x.pixels.gather()[None] if isinstance(x.pixels, ScatteredFrames) else x.pixels for x in runs]
+        yield [*blocks]
+        present = [units.present for units in runs]
         for level in self._levels[1:]:
+            axes = [axis + 1 for axis in level.halved]  # after the one of units
             with clock.stage("halve"):
                 halved = [
-                    halve(block, level.halved, self._spec.downsample, there)
+                    halve(block, axes, self._spec.downsample, there)
                     for block, there in zip(blocks, present, strict=True)
                 ]
             blocks, present = [block for block, _ in halved], [there for _, there in halved]
-            yield blocks
-
-    def _one_by_one(self, pixels: Iterable[Pixels]) -> Iterator[Block]:
-        """Gather units one by one, when each is needed, so that only one is held at a time."""
-        for block in pixels:
-            with self._tools.clock.stage("read"):
-                whole = gathered(block)
-            yield whole
+            yield [*blocks]
 
     def seal(self, source: int, below: int, since: int = 0) -> None:
         """Seal a source's shards that only hold frame indexes below ``below``, except those sealed at ``since``."""

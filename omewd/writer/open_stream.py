@@ -28,11 +28,12 @@ from omewd.model.spec.outline import join
 from omewd.model.spec.stored import stored_spec
 from omewd.protocol.jobs.job import StreamToOpen
 from omewd.ring.segment import Segment
+from omewd.store.encoders.base import Pixels
 from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.base import Fence
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
-from omewd.store.units import Unit, UnitStore
+from omewd.store.units import Units, UnitStore
 from omewd.writer.ring_reader import RingReader, UnitFrames
 
 
@@ -89,8 +90,8 @@ class OpenStream:
     def put(self, source: int, units: Sequence[UnitFrames]) -> Fence:
         """Put units, each with at least one frame, at all resolutions; returns the fence to be committed."""
         with self._clock.stage("read"):
-            pixels = self.rings[source].blocks(units)
-        return self._units.put(source, [_unit(frames) for frames in units], pixels)
+            runs = [run for frames in units for run in self.rings[source].blocks(frames)]
+        return self._units.put(source, [_units(frames, pixels) for frames, pixels in runs])
 
     def seal(self, source: int, below: int, since: int) -> None:
         """See :meth:`UnitStore.seal`."""
@@ -104,6 +105,6 @@ class OpenStream:
             ring.close()
 
 
-def _unit(frames: UnitFrames) -> Unit:
+def _units(frames: UnitFrames, pixels: Pixels) -> Units:
     is_there = frames.sequences >= 0
-    return Unit(frames.unit, None if np.all(is_there) else is_there)
+    return Units(frames.units, pixels, None if np.all(is_there) else is_there)

@@ -1,14 +1,14 @@
-"""A write unit's frames as one array in storage order, which is a view of the ring if possible."""
+"""The frames of write units as arrays in storage order, which are views of the ring if possible."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from omewd.model.plan.grid import frame_indexes
+from omewd.model.plan.grid import unit_runs
 from omewd.model.plan.plan import Plan
 from omewd.protocol.jobs.frames import WriteUnits
 from omewd.ring import pixels
@@ -21,16 +21,34 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class UnitFrames:
-    """Where a unit's frames are. ``grid``: the frame indexes, in storage order. ``sequences``: -1 for absent frames."""
+    """Where the frames of consecutive units of equal shape are.
 
-    unit: int
+    ``grid``: the frame indexes, (unit, …) in storage order. ``sequences``: alike, -1 for absent frames.
+    """
+
+    units: range
     grid: Array
     sequences: Array
 
     @property
-    def count(self) -> int:
-        """The number of frames that are present."""
-        return int(np.count_nonzero(self.sequences >= 0))
+    def frames(self) -> Array:
+        """The number of frames of each unit that are present."""
+        there: Array = np.count_nonzero(self.sequences.reshape(len(self.units), -1) >= 0, axis=1)
+        return there
+
+    def some(self, start: int, stop: int) -> UnitFrames:
+        """Some of the units, counted from the first one."""
+        return UnitFrames(self.units[start:stop], self.grid[start:stop], self.sequences[start:stop])
+
+    def with_frames(self) -> Iterator[UnitFrames]:
+        """The units that have frames, in runs."""
+        is_there = self.frames > 0
+        if is_there.all():
+            yield self
+            return
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], is_there, [False]])))
+        for start, stop in edges.reshape(-1, 2).tolist():
+            yield self.some(start, stop)
 
 
 class RingReader:
@@ -52,18 +70,17 @@ class RingReader:
 
     def locate(self, job: WriteUnits) -> list[UnitFrames]:
         """Find the frames of a job's units in the slots that the job names."""
-        units = range(job.unit, job.unit + job.units)
-        grids = [frame_indexes(self.plan, unit) for unit in units]
-        wanted = np.concatenate([grid.reshape(-1) for grid in grids])
+        runs = list(unit_runs(self.plan, range(job.unit, job.unit + job.units)))
+        wanted = np.concatenate([grid.reshape(-1) for _, grid in runs])
         sequences = np.arange(job.sequence, job.sequence_end)
         present = self._headers[sequences % self._capacity, FRAME_INDEX].astype(np.int64)
         place = np.searchsorted(present, wanted)
         clipped = np.minimum(place, max(len(present) - 1, 0))
         found = (place < len(present)) & (present[clipped] == wanted) if len(present) else np.zeros(wanted.shape, bool)
         where = np.where(found, job.sequence + clipped, -1)
-        ends = np.cumsum([grid.size for grid in grids]).tolist()
-        parts = zip(units, grids, [0, *ends], ends, strict=False)
-        return [UnitFrames(unit, grid, where[a:b].reshape(grid.shape)) for unit, grid, a, b in parts]
+        ends = np.cumsum([grid.size for _, grid in runs]).tolist()
+        parts = zip(runs, [0, *ends], ends, strict=False)
+        return [UnitFrames(units, grid, where[a:b].reshape(grid.shape)) for (units, grid), a, b in parts]
 
     def frame(self, sequence: int) -> Array:
         """The pixels of one frame, as a view of the ring."""
@@ -85,23 +102,36 @@ class RingReader:
         metadata = [memory[start : start + length] for start, length in zip(starts, lengths, strict=True)]
         return found[:, WALL_NS], found[:, MONOTONIC_NS], metadata
 
-    def blocks(self, units: Sequence[UnitFrames]) -> list[Array | ScatteredFrames]:
-        """The pixels of units, each as from :meth:`block`."""
-        if len(units) > 1 and len({frames.sequences.shape for frames in units}) == 1:
-            together = self._view(np.stack([frames.sequences for frames in units]))
+    def blocks(self, frames: UnitFrames) -> Iterator[tuple[UnitFrames, Array | ScatteredFrames]]:
+        """The pixels of units: of several together, (unit, …, Y, X), or of one, as from :meth:`block`."""
+        start = 0
+        for stop in self._laps(frames.sequences):
+            some = frames.some(start, stop)
+            together = self._view(some.sequences)
             if together is not None:
-                return list(together)
-        return [self.block(frames) for frames in units]
+                yield some, together
+            else:
+                for number in range(start, stop):
+                    one = frames.some(number, number + 1)
+                    yield one, self.block(one)
+            start = stop
+
+    def _laps(self, sequences: Array) -> list[int]:
+        """Where to cut units, (unit, …) of sequences, so that those that pass the end of the ring are alone."""
+        whole = sequences.reshape(len(sequences), -1)
+        first, last = whole.min(axis=1) // self._capacity, whole.max(axis=1) // self._capacity
+        cuts = (first[1:] != last[:-1]) | (first != last)[1:] | (first != last)[:-1]
+        return [*(np.flatnonzero(cuts) + 1).tolist(), len(sequences)]
 
     def block(self, frames: UnitFrames) -> Array | ScatteredFrames:
-        """A unit's pixels, (…, Y, X), with zeros for absent frames. Valid while the job is leased.
+        """A single unit's pixels, with zeros for absent frames. Valid while the job is leased.
 
-        It is a view of the ring if the unit's slots are evenly spaced.
+        They are a view of the ring, (1, …, Y, X), if the unit's slots are evenly spaced.
         """
-        sequences = frames.sequences
-        view = self._view(sequences)
+        view = self._view(frames.sequences)
         if view is not None:
             return view
+        [sequences] = frames.sequences
         planes = [self._slots[n % self._capacity] if n >= 0 else None for n in sequences.ravel().tolist()]
         return ScatteredFrames(planes, sequences.shape, self._slots[0])
 

@@ -31,13 +31,15 @@ def sketches(
     axis = next((i for i, d in enumerate(spec.disk_dimensions[:-2]) if d.type == "channel"), None)
     found: dict[int, list[float]] = {}
     most = min(_CHANNELS, spec.disk_dimensions[axis].count or 1) if axis is not None else 1
-    for frames in random.sample(units, min(_LOOKS, len(units))):
+    numbers = range(sum(len(frames.units) for frames in units))
+    for number in random.sample(numbers, min(_LOOKS, len(numbers))):
         if len(found) == most:
             break
-        channel, of_channel = 0, frames.sequences
+        unit, of_channel = _unit(units, number)
+        channel = 0
         if axis is not None:
-            number = random.randrange(of_channel.shape[axis])
-            channel, of_channel = plan.region(frames.unit)[axis][0] + number, of_channel.take(number, axis)
+            place = random.randrange(of_channel.shape[axis])
+            channel, of_channel = plan.region(unit)[axis][0] + place, of_channel.take(place, axis)
         there = of_channel[of_channel >= 0]
         if not there.size or channel in found or channel >= MOST_CHANNELS:
             continue
@@ -45,6 +47,15 @@ def sketches(
         if values is not None:
             found[channel] = values
     return tuple((channel, tuple(values)) for channel, values in found.items())
+
+
+def _unit(units: Sequence[UnitFrames], number: int) -> tuple[int, Array]:
+    """The n-th unit of several runs, with its sequences."""
+    for frames in units:
+        if number < len(frames.units):
+            return frames.units[number], frames.sequences[number]
+        number -= len(frames.units)
+    raise IndexError(number)
 
 
 def sketch(frame: Array) -> list[float] | None:

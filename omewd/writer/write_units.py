@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -87,7 +87,7 @@ def put_units(job: WriteUnits, stream: OpenStream, tools: Tools) -> UnitsInFligh
         ring = stream.rings[job.source]
         with tools.clock.stage("read"):
             units = [] if job.gap_frames else ring.locate(job)
-            present = [frames for frames in units if frames.count]
+            present = [run for frames in units for run in frames.with_frames()]
         fence = stream.put(job.source, present) if present else None
         try:
             with tools.clock.stage("write"):  # the pixels are being written meanwhile
@@ -100,7 +100,7 @@ def put_units(job: WriteUnits, stream: OpenStream, tools: Tools) -> UnitsInFligh
                 stream,
                 fence,
                 lines,
-                frames=sum(frames.count for frames in present),
+                frames=sum(int(units.frames.sum()) for units in present),
                 contrast=sample.sketches(stream.spec, ring.plan, ring, present),
                 waits=_waits(ring, units, started_ns),
                 started_ns=started_ns,
@@ -153,13 +153,13 @@ def _append(stream: OpenStream, jobs: Sequence[JobLines], tools: Tools, free_byt
     free_bytes[stream] = room.f_bavail * room.f_frsize
 
 
-def _waits(ring: RingReader, units: Iterable[UnitFrames], started_ns: int) -> Waits:
+def _waits(ring: RingReader, units: Sequence[UnitFrames], started_ns: int) -> Waits:
     """How long frames waited before their job began, by the slots' time stamps."""
-    present = [frames.sequences[frames.sequences >= 0] for frames in units if frames.count]
-    if not present:
+    counts = np.concatenate([frames.frames for frames in units]) if units else np.zeros(0, int)
+    if not counts.any():
         return {"producer": Histogram(), "ring": Histogram(), "dispatch": Histogram()}
-    counts = np.array([len(sequences) for sequences in present])
-    published_ns, waited_ns = ring.stamps(np.concatenate(present))
+    counts = counts[counts > 0]
+    published_ns, waited_ns = ring.stamps(np.concatenate([x.sequences[x.sequences >= 0] for x in units]))
     complete_ns = np.repeat(np.maximum.reduceat(published_ns, np.cumsum(counts) - counts), counts)
     return {
         "producer": histogram_of(waited_ns),

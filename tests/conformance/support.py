@@ -18,14 +18,15 @@ from omewd.model.spec.backend import BACKENDS, Backend
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.store.encoders import ENCODERS
-from omewd.store.encoders.base import Encoded, Encoder, UnitArray
+from omewd.store.encoders.base import Encoded, Encoder, UnitArray, by_unit
 from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.base import committed
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
-from omewd.store.units import Unit, UnitStore
+from omewd.store.units import UnitStore
 from tests.support.datasets import read_tensorstore, read_zarr
 from tests.support.frames import Array, make_frame
+from tests.support.units import in_runs, singly
 
 
 class ToyEncoder(Encoder):
@@ -115,9 +116,8 @@ def write_dataset(spec: StreamSpec, root: Path, frame: Frames, *, scratch: Path)
     with closing(Tools(2, scratch)) as tools:
         publisher = Publisher(folder, folder / STAGING, durable=spec.durability == "fsync", pool=tools.syncs)
         with closing(UnitStore(spec, backend, publisher, tools, "test")) as units:
-            for some in batched(blocks_of(spec, plan, frame), 3):
-                fence = units.put(0, [Unit(number) for number, _ in some], [block for _, block in some])
-                committed(fence, tools.syncs)
+            for turn, some in enumerate(batched(blocks_of(spec, plan, frame), 3)):
+                committed(units.put(0, in_runs(some) if turn % 2 else singly(some)), tools.syncs)
     totals = Totals(received=plan.frames_total, written=plan.frames_total)
     dataset.finalize(spec, folder, totals=[totals], ended_by="test", failed=False)
     return folder
@@ -136,10 +136,16 @@ def blocks_of(spec: StreamSpec, plan: Plan, frame: Frames) -> Iterator[tuple[int
         yield unit, LAYOUTS[unit % len(LAYOUTS)](unit_block(spec, plan, unit, frame))
 
 
+def cells_of(encoder: Encoder, block: Array) -> Iterator[Encoded]:
+    """The cells of a unit."""
+    [(_, cells)] = by_unit(0, encoder.encode(block))
+    return cells
+
+
 def encode(encoder: Encoder, block: Array) -> dict[tuple[int, int], bytes]:
     """All cells of a unit, in memory."""
     keys: dict[tuple[int, int], bytes] = {}
-    for encoded in encoder.encode(block):
+    for encoded in cells_of(encoder, block):
         assert encoded.place not in keys
         keys[encoded.place] = b"".join(bytes(piece) for piece in encoded.pieces)
     return keys

@@ -30,11 +30,11 @@ from pathlib import Path
 import numpy as np
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.backend import BACKENDS
-from omewd.store.encoders.base import Patchwork, UnitArray
+from omewd.store.encoders.base import Patchwork, UnitArray, by_unit
 from omewd.store.sinks.base import committed
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
-from omewd.store.units import Unit, UnitStore
+from omewd.store.units import Units, UnitStore
 from tests.support.frames import make_spec
 
 backend, compression, threads = BACKENDS[sys.argv[1]], sys.argv[2] or None, int(sys.argv[3])
@@ -75,8 +75,8 @@ tools = Tools(threads, scratch)
 store = UnitStore(spec, backend, Publisher(folder, folder / "staging", durable=False), tools, "unit")
 store.open_encoders()
 depth = Plan.of(spec, backend.encodes).extents[0]
-units = [Unit(number) for number in range(len(block) // depth)]
-blocks = [block[number * depth : (number + 1) * depth] for number in range(len(units))]
+blocks = block.reshape(-1, depth, *block.shape[1:])
+units = [Units(range(len(blocks)), blocks)]
 [encoder] = store.open_encoders()
 buffers = threading.local()
 def copy(cell):
@@ -90,7 +90,7 @@ def copy(cell):
 def encode():
     lasts = isinstance(encoder.encode(blocks[0]), Patchwork)
     run = tools.pieces.map if lasts and compression else map  # several threads may consume a patchwork
-    list(run(lambda part: [copy(cell) for cell in encoder.encode(part)], blocks))
+    list(run(lambda part: [copy(cell) for _, cells in by_unit(0, encoder.encode(part)) for cell in cells], blocks))
 
 at_rest, held, running, done, peaks = held_bytes(), [], [], threading.Event(), []
 watcher = threading.Thread(target=watch)
@@ -101,7 +101,7 @@ cores = sum(running) / max(len(running), 1)
 held.clear()
 for _ in range(4):
     for _ in range(4):
-        committed(store.put(0, units, blocks), tools.syncs)
+        committed(store.put(0, units), tools.syncs)
     peaks.append(max(held) - at_rest)
     held.clear()
 done.set()

@@ -24,7 +24,7 @@ from omewd.model.plan.shards import ShardLayout, Written
 from omewd.model.spec.backend import BACKENDS, Backend, Cell
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
-from omewd.store.encoders.base import Cells, Encoded, Encoder, UnitArray
+from omewd.store.encoders.base import Cells, Encoded, Encoder, UnitArray, by_unit
 from omewd.store.encoders.direct import DirectEncoder
 from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.base import Batch, Fence, Sink, Steps, commit, committed
@@ -53,7 +53,7 @@ class ToyBatch(Batch):
 
     def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
         self._label = self._label or f"unit-0-0-{unit}"
-        for (row, column), pieces in cells:
+        for (row, column), pieces in next(by_unit(unit, cells))[1]:
             self._files[f"{layout.folder(unit)}/{row}/{column}"] = b"".join(map(bytes, pieces))
 
     def commit(self) -> Steps:
@@ -342,6 +342,28 @@ def test_a_fence_that_fails_harms_no_other(writer: Writer, monkeypatch: pytest.M
     assert isinstance(size, int)
     writer.put_and_commit(0)
     writer.check([0, last])
+
+
+def test_fences_that_share_a_file_that_fails_fail_together(
+    tmp_path: Path, encoder: type[Encoder], tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two jobs that write into one shard, and a third one that does not."""
+    writer = Writer(tmp_path, SINKS["shards"], encoder, tools)
+    fences = []
+    for unit in (0, 1, 3):
+        writer.put(unit)
+        fences.append(writer.sink.fence())
+        fences[-1].settle()
+    with monkeypatch.context() as patch:
+        fail_for_unit_0(patch)
+        *failed, size = commit(fences, tools.syncs)
+    for error in failed:
+        assert isinstance(error, OSError)
+    assert isinstance(size, int)
+    writer.put_and_commit(0, 1)
+    writer.check([0, 1, 3])
+    writer.sink.close()
+    writer.encoder.close()
 
 
 def test_what_a_fence_can_not_begin_to_finish_is_given_up(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,9 +98,9 @@ def command(
 ) -> None:
     """Time datasets of the given dimensions through a private daemon, with real camera and writer processes.
 
-    The clock runs from the first append until all is on disk. Columns are timed in turn, beside plain writes of
-    the same volume to the same drive. Everything that is made is removed. With several
-    cameras, each has a dataset of these dimensions, in one daemon; figures are for all of them together.
+    The clock runs from the first append until all is on disk. Columns are timed in turn, beside plain writes of the
+    same volume to the same drive, copies of frames, and the codecs alone. Everything that is made is removed. With
+    several cameras, each has a dataset of these dimensions, in one daemon; figures are for all of them together.
     """
     from rich.console import Console
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from omewd.daemon.config import SLOWEST_DISK_BYTES_PER_S
-from omewd.daemon.jobs.tasks import QUEUE_BYTES, Lease, Owner, Task, extra_timeout_s
+from omewd.daemon.jobs.tasks import LEAST_AHEAD_BYTES, QUEUE_BYTES, Lease, Owner, Task, extra_timeout_s
 from omewd.daemon.processes.roles import Role
 from omewd.errors import OmewdError
+from omewd.model.plan.memory import IN_FLIGHT_BYTES
 from omewd.protocol.jobs.frames import WriteUnits
 from omewd.protocol.jobs.job import FINAL_ERRORS, Job
 
@@ -30,6 +31,11 @@ class Source(Protocol):
 
     @property
     def unit_bytes(self) -> int: ...
+
+    @property
+    def ready_bytes(self) -> int:
+        """The pixels in the units that can be given out now."""
+        ...
 
 
 @dataclass
@@ -80,18 +86,20 @@ class Dispatcher:
 
         ``ready``: the ids of the children that take jobs, by role. Write units come after their role's waiting jobs.
         """
+        assigned: list[Lease] = []
+        if not self._waiting and not self._offers:
+            return assigned
         for waiting in self._waiting:
             waiting.look_at(now_ns)
-        assigned: list[Lease] = []
         for role, children in ready.items():
             for depth in range(self.roles[role].jobs_ahead + 1):
                 for child in children:
-                    queue = self._queues.get(child, [])
-                    if len(queue) != depth or not all(self._leases[lease].task.is_short for lease in queue):
+                    queue = [self._leases[lease].task for lease in self._queues.get(child, ())]
+                    if len(queue) != depth or not _takes_another(queue):
                         continue
                     task = self._next_waiting(role, now_ns, small=depth > 0)
                     if task is None and role == WriteUnits.needs.role:
-                        task = self._next_units(len(children), small=depth > 0)
+                        task = self._next_units(len(children), queue)
                     if task is None:
                         break
                     assigned.append(self._grant(task, child, now_ns))
@@ -116,16 +124,20 @@ class Dispatcher:
                 return task
         return None
 
-    def _next_units(self, writers: int, *, small: bool) -> Task | None:
+    def _next_units(self, writers: int, queue: Sequence[Task]) -> Task | None:
+        """The next units for one of so many writers. ``queue``: what it has to do."""
+        theirs = {id(task.source) for task in queue}
         for key, (owner, source) in list(self._offers.items()):
             size_bytes = source.unit_bytes
-            if small and size_bytes > QUEUE_BYTES:
+            if queue and size_bytes > QUEUE_BYTES:
+                continue
+            if key in theirs and source.ready_bytes < LEAST_AHEAD_BYTES * writers:
                 continue
             del self._offers[key]
             job = source.take_job(writers)
             if job is not None:
                 self._offers[key] = owner, source  # after the others
-                return Task(job, owner, size_bytes * job.units)
+                return Task(job, owner, size_bytes * job.units, source=source)
         return None
 
     def _start(self, child: int, now_ns: int) -> None:
@@ -224,6 +236,12 @@ class Dispatcher:
 
     def jobs_of(self, child: int) -> int:
         return len(self._queues.get(child, ()))
+
+
+def _takes_another(queue: Sequence[Task]) -> bool:
+    """Whether a job may be queued behind these, or run if there are none."""
+    held_bytes = sum(task.size_bytes for task in queue)
+    return held_bytes <= IN_FLIGHT_BYTES - QUEUE_BYTES and all(task.is_short for task in queue)
 
 
 def _disk_ns(size_bytes: int) -> int:

@@ -10,7 +10,7 @@ from itertools import groupby, islice
 from operator import itemgetter
 
 from omewd.errors import Loss, OmewdError
-from omewd.model.plan.memory import JOB_BYTES, unit_bytes
+from omewd.model.plan.memory import JOB_BYTES, JOB_UNITS, unit_bytes
 from omewd.model.plan.plan import Plan
 from omewd.model.plan.unfinished import frames_before, runs_of_unfinished
 from omewd.model.spec.backend import BACKENDS
@@ -24,7 +24,6 @@ from omewd.ring.progress import Progress
 
 # The most runs of lost frames that are kept; the ledger shows all of them.
 _LOST_RUNS = 1000
-_JOB_UNITS = 1024
 # Keeps a job within a message. A unit with more changes of kind than this keeps the last kind to its end.
 _KINDS_IN_JOB = 500
 
@@ -230,6 +229,11 @@ class Source:
         """Whether there are write units to be given out."""
         return self.next_unit < self.incomplete_unit
 
+    @property
+    def ready_bytes(self) -> int:
+        """The pixels in the write units to be given out."""
+        return (self.incomplete_unit - self.next_unit) * self.unit_bytes
+
     def take_job(self, writers: int) -> WriteUnits | None:
         """The next job: write units that are complete, or that will get no more frames.
 
@@ -239,7 +243,7 @@ class Source:
         if ready <= 0:
             return None
         assert self.ring is not None
-        units = max(1, min(ready // writers, JOB_BYTES // self.unit_bytes, _JOB_UNITS))
+        units = max(1, min(ready // writers, JOB_BYTES // self.unit_bytes, JOB_UNITS))
         unit = self.next_unit
         first, empty = self.plan.first_frame(unit), self._empty_units(unit)
         is_gap = empty > units

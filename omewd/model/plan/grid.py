@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +15,25 @@ def frame_indexes(plan: Plan, unit: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The frame index at each place of a unit: an array of the unit's outer shape, in storage order."""
     first, shape, steps = plan.frame_grid(unit)
     return first + _offsets(shape, steps)
+
+
+def unit_runs(plan: Plan, units: range) -> Iterator[tuple[range, np.ndarray[Any, np.dtype[np.int64]]]]:
+    """Units in runs of equal shape, each with its frame indexes, (unit, …), as :func:`frame_indexes` gives them."""
+    rest, blocks = np.arange(units.start, units.stop), []
+    for count in reversed(plan.blocks):
+        blocks.append(rest if count is None else rest % count)
+        rest = rest // (count or 1)
+    origins = [at * extent for at, extent in zip(reversed(blocks), plan.extents, strict=True)]
+    first = sum((at * stride for at, stride in zip(origins, plan.strides, strict=True)), np.zeros(len(units), np.int64))
+    differs = np.zeros(max(len(units) - 1, 0), bool)
+    for at, extent, count in zip(origins, plan.extents, plan.counts, strict=True):
+        if count is not None and count % extent:
+            differs |= np.diff(np.minimum(extent, count - at)) != 0
+    starts = [0, *(np.flatnonzero(differs) + 1).tolist()]
+    for start, stop in zip(starts, [*starts[1:], len(units)], strict=True):
+        _, shape, steps = plan.frame_grid(units[start])
+        along = (-1, *(1 for _ in shape))
+        yield units[start:stop], first[start:stop].reshape(along) + _offsets(shape, steps)
 
 
 @lru_cache(maxsize=64)  # the units of an acquisition share them, except ragged ones

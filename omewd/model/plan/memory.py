@@ -13,8 +13,12 @@ from omewd.model.spec.spec import StreamSpec
 # Measured with frames of 8 MiB and two writers, as a share of the disk's speed, for jobs of 16, 32 and 64 MiB: 0.95,
 # 1.0 and 1.0; with tiles 0.74, 0.87 and 0.88.
 JOB_BYTES = 32 << 20
-# Jobs that a writer may have at once, while none is larger than that: it begins one while it ends those before.
-JOBS_IN_FLIGHT = 2
+# The most units of a job.
+JOB_UNITS = 1024
+# Jobs that a writer may have at once, and their bytes together; a larger job is alone. While one of 32 MiB becomes
+# durable, the next one is being written. Smaller ones, of several sources, become durable together.
+JOBS_IN_FLIGHT = 4
+IN_FLIGHT_BYTES = 2 * JOB_BYTES
 # Measured with 2 GiB in files of 128 MiB on a virtual disk, 4 writes at once: 1.85 GB/s with 8 MiB, 1.5 with 16 or 32.
 PIECE_BYTES = 8 << 20
 # A writer's concurrent writes. Two of 8 MiB keep a disk busy; the others go out while a piece is being encoded.
@@ -46,24 +50,27 @@ def writer_need_bytes(spec: StreamSpec, backend: str, plan: Plan | None = None) 
     plan = plan or Plan.of(spec, record.encodes)
     frames = plan.frames_total
     all_bytes = math.inf if frames is None else frames * spec.frame_bytes
-    job_bytes, held_bytes = (int(min(most, all_bytes)) for most in (JOB_BYTES, JOBS_IN_FLIGHT * JOB_BYTES))
     unit = unit_bytes(spec, plan)
+    job_bytes = int(min(JOB_BYTES, JOB_UNITS * unit, all_bytes))
+    held_bytes = int(min(IN_FLIGHT_BYTES, JOBS_IN_FLIGHT * job_bytes, all_bytes))
     if record.encodes == "chunk":
-        need = max(_chunk_bytes(spec, plan, max(job_bytes, unit), record.copies), _sealing_bytes(spec))
+        need = max(
+            _chunk_bytes(spec, plan, max(job_bytes, unit), max(held_bytes, unit), record.copies), _sealing_bytes(spec)
+        )
     else:
         need = record.copies * unit + held_bytes
     # A contiguous copy of each job's pixels, and all lower resolutions, which together are a third of the full one.
     return need + (int(1.5 * max(unit, held_bytes)) if spec.levels > 1 else 0)
 
 
-def _chunk_bytes(spec: StreamSpec, plan: Plan, job_bytes: int, copies: int) -> int:
-    """What the threads that encode chunk by chunk hold: pieces, and with compression chunks, too."""
+def _chunk_bytes(spec: StreamSpec, plan: Plan, job_bytes: int, held_bytes: int, copies: int) -> int:
+    """What threads hold that encode the chunks of jobs, ``held_bytes`` together: pieces, and compressed chunks."""
     chunk_bytes = math.prod(plan.extents) * math.prod(spec.chunk_shape[-2:]) * ITEM_BYTES[spec.dtype]
     pieces = BUFFERS_AT_ONCE * min(BUFFER_BYTES, job_bytes)
     if spec.compression is None:
         return pieces
-    at_once = min(PIECES_AT_ONCE, -(-job_bytes // chunk_bytes))
-    # Each chunk is gathered, compressed into a buffer of the largest possible size, and copied into bytes.
+    at_once = min(PIECES_AT_ONCE, -(-held_bytes // chunk_bytes))
+    # A large chunk is gathered, compressed by the library into memory of its own (zstd), and copied into a buffer.
     return pieces + at_once * copies * max(chunk_bytes, min(PIECE_BYTES, job_bytes))
 
 

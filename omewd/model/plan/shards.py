@@ -91,7 +91,7 @@ class ShardLayout:
         first = 0
         for i, count in zip(order, outer, strict=True):
             first = first * count + block[i] % count
-        first *= self.grid[-2] * self.grid[-1]
+        first *= self.chunks_of_unit
         for row, column in self.frame_shards:
             yield ShardPlace(shard, row, column), first
 
@@ -126,6 +126,31 @@ class ShardLayout:
                     found.append((which, number, *patch))
         return tuple(found)
 
+    def run(self, unit: int) -> int:
+        """How many units from ``unit`` on have their chunks one behind the other, in the same shards."""
+        if self._run_axis is None:
+            return 1
+        axis, chunks = self._run_axis
+        at, blocks = self.chunks.block(unit)[axis], self.chunks.blocks[axis]
+        in_shard = chunks - at % chunks
+        return in_shard if blocks is None else min(in_shard, blocks - at)
+
+    @cached_property
+    def _run_axis(self) -> tuple[int, int] | None:
+        """The axis along which consecutive units have consecutive chunks, and the chunks of a shard along it."""
+        fill = all(len(rows) * len(columns) == self.chunks_of_unit for _, _, rows, columns in self.patches)
+        axes = [axis for axis, blocks in enumerate(self.chunks.blocks) if blocks != 1]
+        order, outer = self.chunks.order, self.grid[:-2]
+        if not fill or not axes or axes[-1] not in order:
+            return None
+        place = order.index(axes[-1])
+        return (axes[-1], outer[place]) if math.prod(outer[place + 1 :]) == 1 else None
+
+    @property
+    def chunks_of_unit(self) -> int:
+        """The chunks of a shard at one place along the outer axes."""
+        return self.grid[-2] * self.grid[-1]
+
     def chunks_of(self, place: ShardPlace) -> Iterator[tuple[int, tuple[slice, slice]]]:
         """A unit's chunks in a shard: (number counted from the unit's first chunk, the frame's pixels in it)."""
         rows, columns = self.grid[-2:]
@@ -149,7 +174,7 @@ class ShardLayout:
         outer = len(self.grid) - 2
         apart = has.reshape([n for pair in zip(self.grid, self._chunk_frames, strict=False) for n in pair])
         units = apart.any(axis=tuple(range(1, 2 * outer, 2))).reshape(-1, 1)
-        across = np.zeros(self.grid[-2] * self.grid[-1], bool)
+        across = np.zeros(self.chunks_of_unit, bool)
         across[[number for number, _ in self.chunks_of(place)]] = True
         flags: Flags = (units & across).reshape(-1)
         return flags

@@ -129,7 +129,7 @@ class Encoded(NamedTuple):
 
 
 class Patch(ABC):
-    """Cells of one unit whose bytes can be made by any thread, as long as the unit's block stays unchanged.
+    """Cells whose bytes can be made by any thread, as long as the units' pixels stay unchanged.
 
     ``count``: how many cells. ``room_bytes``: the most bytes that they take. ``is_exact``: whether they take just that.
     """
@@ -155,27 +155,38 @@ class Patch(ABC):
 
 
 class Patchwork(ABC):
-    """The cells of a unit, which are made when they are needed."""
+    """The cells of one or several consecutive units, which are made when they are needed. ``units``: how many."""
+
+    units: int
 
     @abstractmethod
-    def __iter__(self) -> Iterator[Encoded]:
-        """The cells one by one. Any thread may consume the pieces of each."""
+    def cells(self, unit: int = 0) -> Iterator[Encoded]:
+        """A unit's cells one by one. Any thread may consume the pieces of each."""
 
     @abstractmethod
-    def patch(self, rows: range, columns: range) -> Patch:
-        """A rectangle of cells, in C order."""
+    def patch(self, units: range, rows: range, columns: range) -> Patch:
+        """A rectangle of cells of some units, in C order."""
 
 
 Cells = Iterator[Encoded] | Patchwork
 
 
+def by_unit(first: int, cells: Cells) -> Iterator[tuple[int, Iterator[Encoded]]]:
+    """The cells of each unit, from unit ``first`` on."""
+    if isinstance(cells, Patchwork):
+        for number in range(cells.units):
+            yield first + number, cells.cells(number)
+    else:
+        yield first, cells
+
+
 class Encoder(ABC):
     """Turns units into the bytes of their cells. A writer has one encoder for each stream and resolution.
 
-    ``takes_scattered``: it also takes scattered frames.
+    ``takes_runs``: it also takes scattered frames, and several units at once (:meth:`encode_run`).
     """
 
-    takes_scattered: ClassVar[bool] = False
+    takes_runs: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, array: UnitArray, *, threads: int, scratch: Path) -> None:
@@ -195,6 +206,10 @@ class Encoder(ABC):
         they are an iterator, whose bytes only last until the next cell, and by any thread, at any time, if they are a
         patchwork.
         """
+
+    def encode_run(self, pixels: Pixels) -> Patchwork:
+        """Encode consecutive units, (unit, …, Y, X), or one that is scattered, each as :meth:`encode` does."""
+        raise NotImplementedError(f"{type(self).__name__} takes one unit at a time: {pixels.shape}")
 
     def close(self) -> None:  # noqa: B027  most hold nothing
         """Release what the encoder holds."""

@@ -18,7 +18,7 @@ from omewd.store.buffers import Buffers
 from omewd.store.encoders.base import Block, Encoded, Encoder, Patch, Patchwork, Piece, Pixels, Sizes, UnitArray
 from omewd.store.encoders.compress import Compressor, compressor
 from omewd.store.encoders.gather import cells_view, gather
-from omewd.store.scattered import planes_of
+from omewd.store.scattered import ScatteredFrames, planes_of
 
 # Chunks are gathered, before they are compressed, in parts of this size, which stay in the CPU's cache.
 _GATHERED_BYTES = 1 << 20
@@ -27,9 +27,9 @@ _gathered = Buffers()
 
 
 class DirectEncoder(Encoder):
-    """Makes a unit's chunks when they are needed, in the threads that need them."""
+    """Makes chunks when they are needed, in the threads that need them."""
 
-    takes_scattered = True
+    takes_runs = True
 
     def __init__(self, array: UnitArray, *, threads: int, scratch: Path) -> None:  # noqa: ARG002
         self._array = array
@@ -38,20 +38,24 @@ class DirectEncoder(Encoder):
         self._cores = threading.BoundedSemaphore(threads)
 
     def encode(self, block: Pixels) -> Patchwork:
-        return _Chunks(self._array, self._compressor, self._cores, block)
+        return self.encode_run(block[None] if isinstance(block, np.ndarray) else block)
+
+    def encode_run(self, pixels: Pixels) -> Patchwork:
+        return _Chunks(self._array, self._compressor, self._cores, pixels)
 
 
 class _Chunks(Patchwork):
-    """The chunks of one unit."""
+    """The chunks of units. ``pixels``: (unit, …, Y, X), or the scattered frames of one unit."""
 
     def __init__(
         self, array: UnitArray, packer: Compressor | None, cores: threading.BoundedSemaphore, pixels: Pixels
     ) -> None:
         self._array, self._packer, self._cores, self._pixels = array, packer, cores, pixels
+        self.units = len(pixels) if isinstance(pixels, np.ndarray) else 1
 
-    def __iter__(self) -> Iterator[Encoded]:
+    def cells(self, unit: int = 0) -> Iterator[Encoded]:
         for y, x in self._array.frame_keys:
-            pieces = self.patch(range(y, y + 1), range(x, x + 1)).pieces()
+            pieces = self.patch(range(unit, unit + 1), range(y, y + 1), range(x, x + 1)).pieces()
             yield Encoded((y, x), pieces if self._packer is None else self._with_a_core(pieces))
 
     def _with_a_core(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -59,22 +63,26 @@ class _Chunks(Patchwork):
             made = list(pieces)
         yield from made
 
-    def patch(self, rows: range, columns: range) -> Patch:
-        rectangle = _Rectangle(self._pixels, rows, columns, self._array.chunk_shape)
-        return _Raw(rectangle) if self._packer is None else _Compressed(rectangle, self._packer)
+    def patch(self, units: range, rows: range, columns: range) -> Patch:
+        pixels = self._pixels
+        if isinstance(pixels, np.ndarray):
+            pixels = pixels[units.start : units.stop]
+        chunks = _Rectangle(pixels, len(units), rows, columns, self._array.chunk_shape)
+        return _Raw(chunks) if self._packer is None else _Compressed(chunks, self._packer)
 
 
 class _Rectangle(NamedTuple):
-    """Chunks of a unit across the frame. ``shape``: of a chunk."""
+    """Chunks of units across the frame. ``shape``: of a chunk."""
 
     pixels: Pixels
+    units: int
     rows: range
     columns: range
     shape: tuple[int, ...]
 
     @property
     def chunks(self) -> int:
-        return len(self.rows) * len(self.columns)
+        return self.units * len(self.rows) * len(self.columns)
 
     @property
     def chunk_bytes(self) -> int:
@@ -89,28 +97,38 @@ class _Rectangle(NamedTuple):
         return view.reshape(self.chunks, *self.shape) if view is not None and view.flags.c_contiguous else None
 
     def planes(self) -> Iterator[Block]:
-        """The planes of a single chunk."""
+        """The planes of a single chunk of each unit."""
         height, width = self.shape[-2:]
         [y], [x] = self.rows, self.columns
         across = slice(y * height, (y + 1) * height), slice(x * width, (x + 1) * width)
-        return planes_of(self.pixels[..., *across], self.shape)
+        part = self.pixels[..., *across]
+        for unit in (part,) if isinstance(part, ScatteredFrames) else part:
+            yield from planes_of(unit, self.shape)
 
     def gather_into(self, out: Block) -> Block:
         """Copy the chunks into bytes; returns them as an array (chunk, …)."""
         array = out[: self.chunks * self.chunk_bytes].view(self.pixels.dtype)
-        gather(self.pixels, self.rows, self.columns, array.reshape(len(self.rows), len(self.columns), *self.shape))
+        apart = array.reshape(self.units, len(self.rows), len(self.columns), *self.shape)
+        gather(self.pixels, self.rows, self.columns, apart)
         return array.reshape(self.chunks, *self.shape)
 
     def parts(self, chunks: int) -> Iterator[_Rectangle]:
         """Parts of at most so many chunks, in C order."""
+        across = len(self.rows) * len(self.columns)
+        at_once = max(1, chunks // across)
+        for unit in range(0, self.units, at_once):
+            units = self
+            if isinstance(self.pixels, np.ndarray):
+                pixels = self.pixels[unit : unit + at_once]
+                units = self._replace(pixels=pixels, units=len(pixels))
+            yield from (units,) if chunks >= across else units._across(chunks)
+
+    def _across(self, chunks: int) -> Iterator[_Rectangle]:
         tall, wide = max(1, chunks // len(self.columns)), min(chunks, len(self.columns))
         for top in range(self.rows.start, self.rows.stop, tall):
+            rows = range(top, min(top + tall, self.rows.stop))
             for left in range(self.columns.start, self.columns.stop, wide):
-                rows, columns = (
-                    range(top, min(top + tall, self.rows.stop)),
-                    range(left, min(left + wide, self.columns.stop)),
-                )
-                yield self._replace(rows=rows, columns=columns)
+                yield self._replace(rows=rows, columns=range(left, min(left + wide, self.columns.stop)))
 
 
 class _Raw(Patch):

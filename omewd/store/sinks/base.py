@@ -111,9 +111,9 @@ class Sink(ABC):
         """A batch for the next units."""
 
     def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
-        """Store the cells of a unit. Putting the same unit again overwrites it.
+        """Store the cells of a unit, or of several from ``unit`` on. Putting the same unit again overwrites it.
 
-        ``layout``: of the unit's source and resolution. ``cells``: an iterator is consumed now; a patchwork until the
+        ``layout``: of the units' source and resolution. ``cells``: an iterator is consumed now; a patchwork until the
         fence is over, by any thread. Aligned arrays are written without a copy.
         After an error, the caller must give up.
         """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omewd.model.plan.shards import ShardLayout, Written
 from omewd.process.faultpoints import point
-from omewd.store.encoders.base import Cells, Patchwork, Piece
+from omewd.store.encoders.base import Cells, Encoded, Patchwork, Piece, by_unit
 from omewd.store.sinks.base import Batch, Sink, Steps, folder_syncs, results
 from omewd.store.sinks.publish import SMALL_FILE_BYTES, OpenFiles, Publisher
 from omewd.store.tools import Tools
@@ -61,15 +61,19 @@ class KeyBatch(Batch):
         self._open_files = 0
 
     def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
-        """Write the files of a unit aside. Their name there is always the same, so that remains are overwritten.
+        """Write the files of units aside. Their name there is always the same, so that remains are overwritten.
 
         Small files are written in groups, several at once, and are synced when all are written: a journal then commits
         them together. Large ones are synced one by one, while the others are written.
         """
-        is_small, lasts = layout.key_bytes <= SMALL_FILE_BYTES, isinstance(cells, Patchwork)
+        lasts = isinstance(cells, Patchwork)
+        for number, own in by_unit(unit, cells):
+            self._put_unit(layout, number, own, lasts=lasts)
+
+    def _put_unit(self, layout: ShardLayout, unit: int, cells: Iterable[Encoded], *, lasts: bool) -> None:
         files: Files = ((f"{row}/{column}", pieces) for (row, column), pieces in cells)
         label = f"unit-{layout.level.number}-{layout.source}-{unit}"
-        if is_small:
+        if layout.key_bytes <= SMALL_FILE_BYTES:
             if not lasts:
                 files = ((name, [bytes(piece) for piece in self._encoding(pieces)]) for name, pieces in files)
             at_once = min(max(SMALL_FILE_BYTES // layout.key_bytes, 1), _GROUP_FILES)

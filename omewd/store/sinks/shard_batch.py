@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from omewd.model.plan.memory import BUFFER_BYTES, PIECE_BYTES
+from omewd.model.plan.memory import BUFFER_BYTES, JOBS_IN_FLIGHT, PIECE_BYTES
 from omewd.model.plan.shards import ShardLayout, ShardPlace
 from omewd.process.faultpoints import point
 from omewd.store.aligned import ALIGNMENT, aligned, lies_aligned, packed, size_of, write_all_at, write_at
@@ -24,8 +24,8 @@ from omewd.store.sinks.shard_file import ShardFile
 from omewd.store.sinks.tasks import Tasks
 from omewd.store.tools import Tools
 
-# Each shard takes two descriptors. A service may have 16,384; other processes may have 1,024.
-_SHARDS_AT_ONCE = 192
+# Each shard takes two descriptors, and jobs in flight have their own. A process may have as few as 1,024.
+_SHARDS_AT_ONCE = 384 // JOBS_IN_FLIGHT
 _SHARDS_REMEMBERED = 10_000
 
 # Which shard: (resolution, source, place).
@@ -118,17 +118,30 @@ class ShardBatch(Batch):
         self._may_be_on_record = False
 
     def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
-        """Let threads make and write the chunks of a unit; returns without waiting for them."""
-        shards = self._open(layout, unit)
+        """Let threads make and write the chunks of units; returns without waiting for them."""
         if isinstance(cells, Patchwork):
-            for which, number, rows, columns in layout.patches:
-                shard, first = shards[which]
-                self._add(shard, first + number, cells.patch(rows, columns))
+            done = 0
+            while done < cells.units:
+                run = range(done, min(done + layout.run(unit + done), cells.units))
+                self._put_run(layout, unit + done, run, cells)
+                done = run.stop
         else:
+            shards = self._open(layout, unit)
             for place, pieces in cells:
                 which, number = layout.chunk_places[place]
                 shard, first = shards[which]
                 self._add(shard, first + number, _Made(pieces))
+
+    def _put_run(self, layout: ShardLayout, unit: int, run: range, cells: Patchwork) -> None:
+        """Put units from ``unit`` on, which are ``run`` of the cells, and whose chunks are consecutive."""
+        shards = self._open(layout, unit)
+        for which, number, rows, columns in layout.patches:
+            shard, first = shards[which]
+            at_once = max(1, shard.chunks_at_once // (len(rows) * len(columns)))
+            for start in range(run.start, run.stop, at_once):
+                units = range(start, min(start + at_once, run.stop))
+                place = first + number + (start - run.start) * layout.chunks_of_unit
+                self._add(shard, place, cells.patch(units, rows, columns))
 
     def _add(self, shard: _OpenShard, number: int, patch: Patch) -> None:
         if shard.waiting and (number != shard.after or number + patch.count - shard.first > shard.chunks_at_once):

@@ -25,9 +25,10 @@ from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.base import committed
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
-from omewd.store.units import Unit, UnitStore
+from omewd.store.units import UnitStore
 from tests.support.datasets import check_dataset, read_zarr
 from tests.support.frames import frame_line, make_frame, make_spec
+from tests.support.units import singly
 
 
 def listing(folder: Path) -> dict[str, bytes]:
@@ -121,9 +122,9 @@ def store(spec: StreamSpec, place: Path, tools: Tools, frames: Iterable[int], *,
     """Write frames, each a unit of its own, as a writer does."""
     frames = list(frames)
     publisher = Publisher(place, place / STAGING, durable=True)
-    blocks = [make_frame(frame, spec.frame_shape, spec.dtype)[None] for frame in frames]
+    blocks = [(frame, make_frame(frame, spec.frame_shape, spec.dtype)[None]) for frame in frames]
     units = UnitStore(spec, BACKENDS["direct"], publisher, tools, "test")
-    committed(units.put(0, [Unit(frame) for frame in frames], blocks), tools.syncs)
+    committed(units.put(0, singly(blocks)), tools.syncs)
     if on_record:
         lines = [frame_line(frame, 0, 0, b"") for frame in frames]
         append_to(publisher.root, ledger.batch(lines, max(frames) + 1))

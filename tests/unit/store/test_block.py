@@ -15,7 +15,7 @@ from omewd.model.spec.spec import StreamSpec
 from omewd.protocol.jobs.frames import WriteUnits
 from omewd.ring import pixels
 from omewd.ring.layout import GAP_SKIPPED, STATE_OPEN
-from omewd.store.scattered import gathered
+from omewd.store.scattered import ScatteredFrames
 from omewd.writer.ring_reader import RingReader, UnitFrames
 from tests.unit.rings import Ends, Expected, is_even, open_ring, plans
 
@@ -48,6 +48,12 @@ def write_job(ends: Ends, plan: Plan, unit: int) -> WriteUnits:
 def locate_one(reader: RingReader, ends: Ends, plan: Plan, unit: int) -> UnitFrames:
     [frames] = reader.locate(write_job(ends, plan, unit))
     return frames
+
+
+def block_of(reader: RingReader, frames: UnitFrames) -> Array:
+    """The pixels of a single unit."""
+    found = reader.block(frames)
+    return found.gather() if isinstance(found, ScatteredFrames) else found[0]
 
 
 def expected_block(plan: Plan, unit: int, present: set[int]) -> Array:
@@ -83,9 +89,9 @@ def test_every_unit_of_an_acquisition_with_gaps_is_what_was_published(
                     publish(ends)
             found = locate_one(reader, ends, plan, unit)
             members = set(expected.frames_of(unit))
-            assert found.count == len(members & present)
-            assert found.grid.tolist() == expected.grid(unit).tolist()
-            np.testing.assert_array_equal(gathered(reader.block(found)), expected_block(plan, unit, present))
+            assert found.frames.tolist() == [len(members & present)]
+            assert found.grid[0].tolist() == expected.grid(unit).tolist()
+            np.testing.assert_array_equal(block_of(reader, found), expected_block(plan, unit, present))
             del found
             ends.daemon.release_below(min(plan.first_frame(unit + 1), ends.daemon.frontier), durable=True)
             if plan.units_total == unit + 1:
@@ -108,12 +114,18 @@ def test_a_job_of_several_units_finds_what_one_at_a_time_finds(plan: Plan, data:
         reader, units = reader_of(ends, plan), len(expected.blocks)
         job = WriteUnits(1, 0, 0, units, 0, len(present), expected.frames)
         found = reader.locate(job)
-        assert [frames.unit for frames in found] == list(range(units))
-        for unit, block in enumerate(map(gathered, reader.blocks(found))):
-            assert found[unit].grid.tolist() == expected.grid(unit).tolist()
-            np.testing.assert_array_equal(block, expected_block(plan, unit, present))
-            del block
-        del found, reader
+        assert [unit for frames in found for unit in frames.units] == list(range(units))
+        seen = []
+        for frames in found:
+            for run, pixels_of_run in reader.blocks(frames):
+                blocks = [pixels_of_run.gather()] if isinstance(pixels_of_run, ScatteredFrames) else pixels_of_run
+                for unit, grid, block in zip(run.units, run.grid, blocks, strict=True):
+                    assert grid.tolist() == expected.grid(unit).tolist()
+                    np.testing.assert_array_equal(block, expected_block(plan, unit, present))
+                    seen.append(unit)
+                del pixels_of_run, blocks, block
+        assert seen == list(range(units))
+        del reader
 
 
 @given(plans(max_frames=80).filter(is_even), st.integers(1, 3))
@@ -124,7 +136,7 @@ def test_in_a_ring_of_whole_groups_no_full_unit_is_copied(plan: Plan, groups: in
         for unit in range(len(expected.blocks)):
             while ends.producer.next_frame <= plan.last_frame(unit):
                 publish(ends)
-            block = gathered(reader.block(locate_one(reader, ends, plan, unit)))
+            block = block_of(reader, locate_one(reader, ends, plan, unit))
             assert np.shares_memory(block, slots)
             assert not block.flags.writeable
             np.testing.assert_array_equal(block, expected_block(plan, unit, set(expected.frames_of(unit))))
@@ -142,7 +154,7 @@ def test_a_unit_that_wraps_round_the_end_is_gathered() -> None:
         for unit in range(5):
             for _ in range(3):
                 publish(ends)
-            block = gathered(reader.block(locate_one(reader, ends, plan, unit)))
+            block = block_of(reader, locate_one(reader, ends, plan, unit))
             assert block[:, 0, 0].tolist() == [3 * unit + 1, 3 * unit + 2, 3 * unit + 3]
             assert np.shares_memory(block, pixels.slots(ends.segment)) == (unit * 3 % 4 <= 1)
             ends.daemon.release_below(3 * unit + 3, durable=True)
@@ -159,9 +171,9 @@ def test_a_gap_of_another_unit_between_the_frames_makes_no_difference() -> None:
                 publish(ends)
         reader = reader_of(ends, plan)
         first, second = (locate_one(reader, ends, plan, unit) for unit in range(2))
-        assert (first.count, second.count) == (4, 3)
-        assert gathered(reader.block(first))[..., 0, 0].tolist() == [[1], [3], [5], [7]]
-        assert gathered(reader.block(second))[..., 0, 0].tolist() == [[2], [0], [6], [8]]
+        assert (first.frames.tolist(), second.frames.tolist()) == ([4], [3])
+        assert block_of(reader, first)[..., 0, 0].tolist() == [[1], [3], [5], [7]]
+        assert block_of(reader, second)[..., 0, 0].tolist() == [[2], [0], [6], [8]]
         del reader
 
 
@@ -174,7 +186,7 @@ def test_what_a_unit_left_in_the_buffer_does_not_show_in_the_next() -> None:
                 ends.producer.add_gap(1, GAP_SKIPPED)
             else:
                 publish(ends)
-        blocks = [gathered(reader.block(locate_one(reader, ends, plan, unit))).copy() for unit in range(2)]
+        blocks = [block_of(reader, locate_one(reader, ends, plan, unit)).copy() for unit in range(2)]
         assert blocks[0][:, 0, 0].tolist() == [1, 0, 3]
         assert blocks[1][:, 0, 0].tolist() == [0, 5, 6]
         del reader
@@ -186,7 +198,8 @@ def test_a_unit_of_gaps_only_has_no_frames() -> None:
         ends.producer.add_gap(4, GAP_SKIPPED)
         reader = reader_of(ends, plan)
         found = locate_one(reader, ends, plan, 0)
-        assert found.count == 0
+        assert found.frames.tolist() == [0]
+        assert not list(found.with_frames())
         assert (found.sequences == -1).all()
         del reader
 
@@ -196,7 +209,7 @@ def test_a_single_image_is_a_view() -> None:
     with open_ring(1) as ends:
         publish(ends)
         reader = reader_of(ends, plan)
-        block = gathered(reader.block(locate_one(reader, ends, plan, 0)))
+        block = block_of(reader, locate_one(reader, ends, plan, 0))
         assert block.tolist() == [[1, 1, 1], [1, 1, 1]]
         assert np.shares_memory(block, pixels.slots(ends.segment))
         del reader, block
@@ -211,7 +224,7 @@ def test_pixels_come_through_bit_for_bit(dtype: str) -> None:
             pixels.slots(ends.segment)[ends.producer.slot] = frame
             ends.producer.publish(0, 0, b"")
         reader = reader_of(ends, plan)
-        block = gathered(reader.block(locate_one(reader, ends, plan, 0)))
+        block = block_of(reader, locate_one(reader, ends, plan, 0))
         assert block.dtype == dtype
         assert block.tobytes() == frames.tobytes()
         del reader, block
@@ -223,7 +236,7 @@ def test_a_block_that_is_still_held_outlives_its_reader() -> None:
         publish(ends)
         publish(ends)
         reader = reader_of(ends, plan)
-        block = gathered(reader.block(locate_one(reader, ends, plan, 0)))
+        block = block_of(reader, locate_one(reader, ends, plan, 0))
         del reader
         assert ends.producer.state == STATE_OPEN
     assert block[:, 0, 0].tolist() == [1, 2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,11 @@ Array = np.ndarray[Any, Any]
 
 
 def one_by_one(block: Array, rows: range, columns: range, shape: tuple[int, ...]) -> Array:
-    expected: Array = np.zeros((len(rows), len(columns), *shape), block.dtype)
+    expected: Array = np.zeros((len(block), len(rows), len(columns), *shape), block.dtype)
     height, width = shape[-2:]
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            part = block[..., row * height : (row + 1) * height, column * width : (column + 1) * width]
-            expected[i, j][tuple(slice(0, n) for n in part.shape)] = part
+    for unit, (i, row), (j, column) in product(range(len(block)), enumerate(rows), enumerate(columns)):
+        part = block[unit, ..., row * height : (row + 1) * height, column * width : (column + 1) * width]
+        expected[unit, i, j][tuple(slice(0, n) for n in part.shape)] = part
     return expected
 
 
@@ -33,8 +34,8 @@ def cases(draw: st.DrawFn) -> tuple[Array, range, range, tuple[int, ...]]:
         cell.append(size)
         frame.append(max(1, size * cells - min(cut, size) + 1))
     shape = (*(n + more for n, more in outer), *cell)
-    block = np.arange(1, 1 + int(np.prod([n for n, _ in outer])) * frame[0] * frame[1], dtype=np.uint16)
-    block = block.reshape(*(n for n, _ in outer), *frame)
+    whole = (draw(st.integers(1, 3)), *(n for n, _ in outer), *frame)
+    block = np.arange(1, 1 + math.prod(whole), dtype=np.uint16).reshape(whole)
     ranges = []
     for n, size in zip(frame, cell, strict=True):
         count = -(-n // size)
@@ -48,19 +49,19 @@ def test_cells_are_gathered_with_zeros_beyond_the_end(
     case: tuple[Array, range, range, tuple[int, ...]], data: st.DataObject
 ) -> None:
     block, rows, columns, shape = case
-    out = np.full((len(rows), len(columns), *shape), 9999, np.uint16)
+    out = np.full((len(block), len(rows), len(columns), *shape), 9999, np.uint16)
     gather(block, rows, columns, out)
     assert np.array_equal(out, one_by_one(block, rows, columns, shape))
 
-    planes: list[Array | None] = list(block.reshape(-1, *block.shape[-2:]))
-    absent = data.draw(st.sets(st.integers(0, len(planes) - 1)))
-    known = block.copy().reshape(-1, *block.shape[-2:])
-    for number in absent:
+    unit = block[:1]
+    frames = unit.reshape(-1, *unit.shape[-2:])
+    planes: list[Array | None] = list(frames)
+    known = frames.copy()
+    for number in data.draw(st.sets(st.integers(0, len(planes) - 1))):
         planes[number], known[number] = None, 0
-    scattered = ScatteredFrames(planes, block.shape[:-2], block.reshape(-1, *block.shape[-2:])[0])
-    out[...] = 9999
-    gather(scattered, rows, columns, out)
-    assert np.array_equal(out, one_by_one(known.reshape(block.shape), rows, columns, shape))
+    out = np.full((1, *out.shape[1:]), 9999, np.uint16)
+    gather(ScatteredFrames(planes, unit.shape[1:-2], frames[0]), rows, columns, out)
+    assert np.array_equal(out, one_by_one(known.reshape(unit.shape), rows, columns, shape))
 
 
 @given(cases())
@@ -69,7 +70,7 @@ def test_a_view_shows_whole_cells_only(case: tuple[Array, range, range, tuple[in
     view = cells_view(block, rows, columns, shape)
     height, width = shape[-2:]
     is_whole = (
-        block.shape[:-2] == shape[:-2]
+        block.shape[1:-2] == shape[:-2]
         and rows.stop * height <= block.shape[-2]
         and columns.stop * width <= block.shape[-1]
     )
@@ -85,6 +86,6 @@ def test_a_view_shows_whole_cells_only(case: tuple[Array, range, range, tuple[in
 )
 def test_bands_of_a_frame_are_contiguous(rows: range, columns: range, contiguous: bool) -> None:
     width = 8 // len(columns)
-    view = cells_view(np.zeros((1, 8, 8), np.uint16), rows, columns, (1, 2, width))
+    view = cells_view(np.zeros((1, 1, 8, 8), np.uint16), rows, columns, (1, 2, width))
     assert view is not None
     assert view.flags.c_contiguous == contiguous

@@ -32,8 +32,9 @@ from omewd.store.sinks import shard_batch
 from omewd.store.sinks.base import committed
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
-from omewd.store.units import Unit, UnitStore
+from omewd.store.units import UnitStore
 from tests.support.frames import Array, among, make_frame, make_spec
+from tests.support.units import in_runs
 
 Chunk = tuple[str, int]
 Frame = tuple[int, int]  # (source, frame index)
@@ -200,7 +201,7 @@ def store(spec: StreamSpec, publisher: Publisher, tools: Tools, source: int, uni
             block[place] = pixels(spec, source, int(frame))
         blocks.append(block)
     stored = UnitStore(spec, BACKENDS["direct"], publisher, tools, "test")
-    taken = committed(stored.put(source, [Unit(unit) for unit in units], blocks), tools.syncs)
+    taken = committed(stored.put(source, in_runs(zip(units, blocks, strict=True))), tools.syncs)
     assert (taken > 0) == bool(units)
     return stored
 

@@ -39,10 +39,11 @@ from omewd.store.sinks.publish import Publisher
 from omewd.store.sinks.shard_batch import ShardBatch
 from omewd.store.sinks.shard_file import ShardFile
 from omewd.store.tools import Tools
-from omewd.store.units import Unit, UnitStore
+from omewd.store.units import UnitStore
 from tests.conformance.support import LAYOUTS
 from tests.support.datasets import read_tensorstore, read_zarr
 from tests.support.frames import Array, among, make_frame, make_spec
+from tests.support.units import singly
 
 COMPRESSIONS = ("none", "blosc-lz4", "blosc-zstd", "zstd")
 # Stored as t, c, z, y, x, acquired in another order; ragged, and deep chunks.
@@ -173,9 +174,7 @@ class Writer:
         return self.put((unit, block_of(self.spec, unit, unit)) for unit in units)
 
     def put(self, blocks: Iterable[tuple[int, Any]]) -> int:
-        units = list(blocks)
-        fence = self.store_of.put(0, [Unit(number) for number, _ in units], [pixels for _, pixels in units])
-        return committed(fence, self.syncs)
+        return committed(self.store_of.put(0, singly(blocks)), self.syncs)
 
     def seal(self, below: int | None = None, written: Any = None) -> None:
         if below is None:

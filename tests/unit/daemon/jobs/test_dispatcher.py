@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from omewd.daemon.config import SLOWEST_DISK_BYTES_PER_S
 from omewd.daemon.jobs.dispatcher import MAX_DEATHS, RETRY_DELAYS_NS, Dispatcher
-from omewd.daemon.jobs.tasks import QUEUE_BYTES, Lease, Task
+from omewd.daemon.jobs.tasks import LEAST_AHEAD_BYTES, QUEUE_BYTES, Lease, Task
 from omewd.daemon.processes.roles import roles
 from omewd.errors import OmewdError
-from omewd.model.plan.memory import JOBS_IN_FLIGHT
+from omewd.model.plan.memory import IN_FLIGHT_BYTES, JOBS_IN_FLIGHT
 from omewd.protocol.jobs.datasets import (
     CheckPlace,
     CreateDataset,
@@ -54,12 +54,24 @@ JOBS: list[Job] = [
 
 
 class Units:
-    """A stream with a number of units that are ready, and the owner of its jobs."""
+    """A stream with a number of units that are ready, and the owner of its jobs.
 
-    def __init__(self, stream: int, ready: int = 0, size_bytes: int = 1000, *, waits_for_space: bool = False) -> None:
+    ``ready_bytes``: of the units, as it says; by default, they are worth a job while another one runs.
+    """
+
+    def __init__(
+        self,
+        stream: int,
+        ready: int = 0,
+        size_bytes: int = 1000,
+        *,
+        waits_for_space: bool = False,
+        ready_bytes: int = 1 << 40,
+    ) -> None:
         self.stream = stream
         self.ready = ready
         self.size_bytes = size_bytes
+        self.ready_bytes = ready_bytes
         self.waits_for_space = waits_for_space
         self.taken = 0
 
@@ -124,9 +136,32 @@ def test_no_writer_has_more_jobs_than_it_may_have_in_flight() -> None:
 
 
 def test_a_large_job_does_not_wait_behind_another() -> None:
-    for size, held in ((QUEUE_BYTES, JOBS_IN_FLIGHT), (LARGE, 1)):
+    for size, held in ((QUEUE_BYTES, IN_FLIGHT_BYTES // QUEUE_BYTES), (LARGE, 1)):
         dispatcher = make()
         assert len(assign(dispatcher, [1], [Units(1, 5, size)], 0)) == held
+
+
+@pytest.mark.parametrize("size", [1, QUEUE_BYTES // 3, QUEUE_BYTES // 2, QUEUE_BYTES - 1, QUEUE_BYTES])
+def test_the_jobs_of_a_writer_are_bounded_by_their_bytes(size: int) -> None:
+    dispatcher = make()
+    assign(dispatcher, [1], [Units(1, 99, size)], 0)
+    assert dispatcher.jobs_of(1) * size <= IN_FLIGHT_BYTES
+    assert dispatcher.jobs_of(1) == min(JOBS_IN_FLIGHT, QUEUE_BYTES // size + 1)
+
+
+def test_few_units_of_a_source_wait_until_its_job_is_done() -> None:
+    """More of them join meanwhile, and make a larger job. Those of another source do not wait."""
+    dispatcher, few = make(), Units(1, ready=9, ready_bytes=2 * LEAST_AHEAD_BYTES - 1)
+    first, second = assign(dispatcher, [1, 2], [few], 0)
+    assert (first.child, second.child) == (1, 2)
+    assert assign(dispatcher, [1, 2], [few], 0) == []
+    other = Units(2, ready=1, ready_bytes=1)
+    assert [lease.task.owner for lease in assign(dispatcher, [1, 2], [few, other], 0)] == [other]
+    few.ready_bytes += 1
+    assert len(assign(dispatcher, [1], [few], 0)) > 0
+    few.ready_bytes = 1
+    dispatcher.finish(second.id, 0)
+    assert [lease.child for lease in assign(dispatcher, [1, 2], [few], 0)] == [2]
 
 
 def test_no_small_job_waits_behind_a_large_one() -> None:
@@ -173,7 +208,7 @@ def test_turns_survive_streams_that_go() -> None:
 
 
 def test_the_units_of_an_owner_are_withdrawn_until_they_are_offered_again() -> None:
-    dispatcher, units, other = make(), Units(1, ready=4), Units(2, ready=4)
+    dispatcher, units, other = make(), Units(1, ready=2), Units(2, ready=2)
     for each in (units, other):
         dispatcher.offer(each, each)
     dispatcher.withdraw(units)
@@ -329,6 +364,7 @@ def test_a_job_of_a_lost_writer_shares_none_with_others_any_more() -> None:
     assert pairs(assign(dispatcher, [2], [others], 0)) == [(2, 0)]
     assert pairs(assign(dispatcher, [2, 3], [others], 0)) == [(3, 1)]
     assert assign(dispatcher, [2, 3], [others], 0) == []
+    dispatcher.withdraw(others)
     busy = assign(dispatcher, [4], [Units(3, 1)], 0)
     dispatcher.child_lost(3)
     assert assign(dispatcher, [2, 4], [], 0) == []
@@ -539,8 +575,7 @@ def test_long_jobs_are_for_the_maintainer(job: Job) -> None:
     dispatcher.finish(first[0].id, 0)
     given = assign(dispatcher, [1], [units], 0, 7)
     assert [(lease.child, lease.task.job.kind) for lease in given] == [
-        (1, "write_units"),
-        (1, "write_units"),
+        *[(1, "write_units")] * JOBS_IN_FLIGHT,
         (7, job.kind),
     ]
     assert assign(dispatcher, [1], [units], 0, 7) == []

@@ -11,7 +11,8 @@ from omewd.errors import OmewdError
 from omewd.model.plan.memory import (
     BUFFER_BYTES,
     BUFFERS_AT_ONCE,
-    JOB_BYTES,
+    IN_FLIGHT_BYTES,
+    JOB_UNITS,
     JOBS_IN_FLIGHT,
     PIECES_AT_ONCE,
     index_cause,
@@ -38,7 +39,7 @@ def test_the_direct_encoder_holds_pieces_however_deep_a_raw_chunk_is() -> None:
     for depth in (1, 50, 5000):
         assert need(f"t:inf:{depth},y:4096,x:4096") == most
         assert need(f"t:inf:{depth}:2,y:4096:256:4,x:4096:256:4") == most
-    assert need("t:inf:50,y:4096,x:4096", backend="tensorstore") == 3 * 50 * 32 * MIB + JOBS_IN_FLIGHT * JOB_BYTES
+    assert need("t:inf:50,y:4096,x:4096", backend="tensorstore") == 3 * 50 * 32 * MIB + IN_FLIGHT_BYTES
 
 
 def test_compressed_chunks_count_as_often_as_they_are_held() -> None:
@@ -64,8 +65,12 @@ def test_indexes_of_large_shards_count() -> None:
 def test_smaller_resolutions_are_made_of_gathered_pixels() -> None:
     """Those of all jobs in flight, as the next one's are made while the last one's are being written."""
     assert need("t:inf:16,y:2048,x:2048", levels=3) == need("t:inf:16,y:2048,x:2048") + 1.5 * 128 * MIB
-    held = JOBS_IN_FLIGHT * JOB_BYTES
-    assert need("t:inf:1,y:2048,x:2048", levels=3) == need("t:inf:1,y:2048,x:2048") + 1.5 * held
+    assert need("t:inf:1,y:2048,x:2048", levels=3) == need("t:inf:1,y:2048,x:2048") + 1.5 * IN_FLIGHT_BYTES
+
+
+def test_jobs_of_small_units_are_bounded_by_their_number() -> None:
+    job = JOB_UNITS * 2 * 32 * 32 * 2
+    assert need("t:inf:2,y:32,x:32", levels=2) == BUFFERS_AT_ONCE * job + 1.5 * JOBS_IN_FLIGHT * job
 
 
 @pytest.mark.parametrize("compression", [None, "blosc-lz4"])
