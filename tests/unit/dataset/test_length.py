@@ -29,7 +29,7 @@ from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.base import committed
 from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
-from omewd.store.units import Unit, UnitStore
+from omewd.store.units import Units, UnitStore
 from tests.support.frames import make_spec
 
 SOURCES = 64
@@ -183,8 +183,8 @@ def test_a_frame_of_a_large_shard_is_read_without_the_others(tmp_path: Path, mon
     dataset.create(spec, folder, tmp_path, epoch=EPOCH)
     publisher = Publisher(folder, folder / STAGING, durable=False)
     with closing(Tools()) as tools, closing(UnitStore(spec, BACKENDS["direct"], publisher, tools, "test")) as store:
-        blocks = [np.full((1, 8, 8), number + 1, np.uint16) for number in range(4)]
-        committed(store.put(0, [Unit(99_000 + number) for number in range(4)], blocks), tools.syncs)
+        pixels = np.arange(1, 5, dtype=np.uint16).reshape(4, 1, 1, 1) * np.ones((1, 1, 8, 8), np.uint16)
+        committed(store.put(0, [Units(range(99_000, 99_004), pixels)]), tools.syncs)
         frames = stored.StoredFrames(spec, folder, 0, backend="direct", epoch=EPOCH)
         read: list[int] = []
         real_pread = os.pread
