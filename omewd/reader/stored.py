@@ -18,8 +18,8 @@ from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.compression import Compression
 from omewd.model.spec.spec import StreamSpec
 from omewd.store.format.libraries import required
-from omewd.store.format.shard_index import ABSENT, read_entries
-from omewd.store.format.shard_table import MAGIC, STAGING, SUFFIX, name_of, read_header, table_entries
+from omewd.store.format.shard_index import ABSENT, Entries, read_entries
+from omewd.store.format.shard_table import MAGIC, STAGING, SUFFIX, name_of, read_header, table_entry
 
 Frame = np.ndarray[Any, Any]
 # What is on record of a frame: its metadata, and its wall-clock time in ns.
@@ -42,6 +42,7 @@ class StoredFrames:
         self._dtype = np.dtype(spec.dtype)
         self._index = LedgerIndex(dataset, spec)
         self._summary_version: tuple[int, ...] | None = None
+        self._last_index: tuple[tuple[int, ...], Entries] | None = None
 
     def read(self, index: int) -> Frame:
         """The frame of an index that is on disk: shape (Y, X), read-only. A gap reads as zeros.
@@ -144,20 +145,26 @@ class StoredFrames:
         if not self._spec.sharded:
             descriptor = _opened(key, files)
             return None if descriptor is None else (descriptor, 0, os.fstat(descriptor).st_size)
-        count = self._layout.chunks_per_shard
         aside = self._dataset / STAGING / name_of(self._layout, place)
         table, data = _opened(aside.with_suffix(SUFFIX), files), _opened(aside, files)
         if table is not None and data is not None and read_header(table)[0] == MAGIC:
-            offset, length = map(int, table_entries(table, count)[number])
-            return data, offset, length
+            return data, *table_entry(table, number)
         descriptor = _opened(key, files)
         if descriptor is None:
             return None
-        entries = read_entries(descriptor, count)
-        if entries is None:
-            raise self._unreadable(f"{self._layout.key(place)} has a torn index")
-        offset, length = map(int, entries[number])
+        offset, length = map(int, self._entries(descriptor, place)[number])
         return descriptor, offset, 0 if offset == ABSENT else length
+
+    def _entries(self, shard: int, place: ShardPlace) -> Entries:
+        """The entries of an open shard. The last index is kept, because frames are mostly read in order."""
+        found = os.fstat(shard)
+        version = found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+        if self._last_index is None or self._last_index[0] != version:
+            entries = read_entries(shard, self._layout.chunks_per_shard)
+            if entries is None:
+                raise self._unreadable(f"{self._layout.key(place)} has a torn index")
+            self._last_index = version, entries
+        return self._last_index[1]
 
     def _decoded(self, descriptor: int, offset: int, length: int) -> Frame:
         shape = self._layout.chunk_shape

@@ -30,6 +30,7 @@ import platform
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 
 from omewd.errors import OmewdError
 from omewd.model.dtypes import ITEM_BYTES
@@ -113,19 +114,19 @@ class Geometry:
             name, epoch, capacity, height, width, dtype, slot_header_stride(frame_bytes), backpressure, frames_total
         )
 
-    @property
+    @cached_property
     def frame_bytes(self) -> int:
         return self.height * self.width * ITEM_BYTES[self.dtype]
 
-    @property
+    @cached_property
     def slot_stride(self) -> int:
         return slot_stride(self.frame_bytes)
 
-    @property
+    @cached_property
     def pixels_offset(self) -> int:
         return _pages(SLOT_HEADERS + self.capacity * self.slot_header_stride)
 
-    @property
+    @cached_property
     def total_bytes(self) -> int:
         return self.pixels_offset + self.capacity * self.slot_stride
 

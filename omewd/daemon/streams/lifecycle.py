@@ -59,7 +59,7 @@ class Lifecycle:
         self._doing: dict[Action, Callable[[Stream, int], None]] = {
             Action.MAKE_DATASET: self._make_dataset,
             Action.NOTE_ACTIVE: self._note_active,
-            Action.ANSWER_STARTER: lambda stream, _: replies.started(stream),
+            Action.ANSWER_STARTER: self._answer_starter,
             Action.DROP_JOBS: lambda stream, _: self.drop_jobs(stream),
             Action.WAKE_PRODUCERS: lambda stream, _: stream.ring_producers(),
             Action.UNDO: lambda stream, _: datasets.undo(stream.dataset, waits_for_space=stream.waits_for_space),
@@ -117,9 +117,11 @@ class Lifecycle:
         except OmewdError as error:
             self._replies.refuse(starter, error)
 
-    def _make_dataset(self, stream: Stream, _: int) -> None:
-        self._delivery.introduce(stream)
+    def _make_dataset(self, stream: Stream, now_ns: int) -> None:
         self._delivery.submit(stream, CreateDataset(stream.id, str(stream.dataset.root)))
+        # The client waits for that, so it comes before the writers map the rings, which takes up to 0.4 s for 1 GiB.
+        self._delivery.give_jobs(now_ns)
+        self._delivery.introduce(stream)
 
     def _note_active(self, stream: Stream, _: int) -> None:
         point("daemon: dataset made")
@@ -127,14 +129,19 @@ class Lifecycle:
         point("daemon: noted active")
         log.info("stream active", stream=stream.name, backend=stream.backend)
 
+    def _answer_starter(self, stream: Stream, _: int) -> None:
+        self._replies.started(stream)
+        self._delivery.introduce(stream)  # to the writer that was busy with the dataset, too
+
     # -- ending --------------------------------------------------------------------------------
 
     def stop(self, stream: Stream, why: str, now_ns: int, source: Source | None = None) -> None:
         """Let a stream, or one of its sources, take no more frames."""
         with self.failing(stream, now_ns):
             stream.stop(why, now_ns, source)
-        stream.ring_producers()
-        self._streams.look_at(stream)
+        for each in stream.sources if source is None else [source]:
+            stream.rings[each.number].ring_producer()
+            self._streams.agenda.source(stream.id, each.number)
 
     def stop_asked(self, stream: Stream, now_ns: int) -> None:
         """Stop a stream because a client asked for it."""

@@ -54,21 +54,23 @@ def writer_need_bytes(spec: StreamSpec, backend: str, plan: Plan | None = None) 
     job_bytes = int(min(JOB_BYTES, JOB_UNITS * unit, all_bytes))
     held_bytes = int(min(IN_FLIGHT_BYTES, JOBS_IN_FLIGHT * job_bytes, all_bytes))
     if record.encodes == "chunk":
-        need = max(_chunk_bytes(spec, plan, max(job_bytes, unit), record.copies), _sealing_bytes(spec))
+        need = max(
+            _chunk_bytes(spec, plan, max(job_bytes, unit), max(held_bytes, unit), record.copies), _sealing_bytes(spec)
+        )
     else:
         need = record.copies * unit + held_bytes
     # A contiguous copy of each job's pixels, and all lower resolutions, which together are a third of the full one.
     return need + (int(1.5 * max(unit, held_bytes)) if spec.levels > 1 else 0)
 
 
-def _chunk_bytes(spec: StreamSpec, plan: Plan, job_bytes: int, copies: int) -> int:
-    """What the threads that encode chunk by chunk hold: pieces, and with compression chunks, too."""
+def _chunk_bytes(spec: StreamSpec, plan: Plan, job_bytes: int, held_bytes: int, copies: int) -> int:
+    """What threads hold that encode the chunks of jobs, ``held_bytes`` together: pieces, and compressed chunks."""
     chunk_bytes = math.prod(plan.extents) * math.prod(spec.chunk_shape[-2:]) * ITEM_BYTES[spec.dtype]
     pieces = BUFFERS_AT_ONCE * min(BUFFER_BYTES, job_bytes)
     if spec.compression is None:
         return pieces
-    at_once = min(PIECES_AT_ONCE, -(-job_bytes // chunk_bytes))
-    # Each chunk is gathered, compressed into a buffer of the largest possible size, and copied into bytes.
+    at_once = min(PIECES_AT_ONCE, -(-held_bytes // chunk_bytes))
+    # A large chunk is gathered, compressed by the library into memory of its own (zstd), and copied into a buffer.
     return pieces + at_once * copies * max(chunk_bytes, min(PIECE_BYTES, job_bytes))
 
 

@@ -23,6 +23,7 @@ STAGING = "omewd/staging"
 SUFFIX = ".table"
 MAGIC = b"OMEWDSHD"
 HEADER = struct.Struct("<8sQ")
+_ENTRY = struct.Struct("<QQ")
 _TABLE = re.compile(r"shard-(\d+)-(\d+)-(\d+)-(\d+)-(\d+)\.table")
 
 
@@ -51,6 +52,13 @@ def read_header(table: int) -> tuple[bytes, int]:
     """(magic, end of the granted room) of an open table; (b"", 0) if the table is cut short."""
     head = os.pread(table, HEADER.size, 0)
     return HEADER.unpack(head) if len(head) == HEADER.size else (b"", 0)
+
+
+def table_entry(table: int, chunk: int) -> tuple[int, int]:
+    """The (offset, length) of a chunk by an open table; length 0 if it is absent. Reads no more than that."""
+    found = os.pread(table, _ENTRY.size, HEADER.size + chunk * ENTRY_BYTES)
+    offset, length = _ENTRY.unpack(found) if len(found) == _ENTRY.size else (0, 0)
+    return offset, length
 
 
 def table_entries(table: int, chunks: int) -> Entries:

@@ -6,6 +6,7 @@ import json
 import os
 import tracemalloc
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,14 @@ from omewd.dataset.ledger.ledger import WRITTEN
 from omewd.dataset.ledger.marks import Marks
 from omewd.dataset.ledger.runs import RUN, RUNS_FILE, header, pack
 from omewd.dataset.strays import remove_strays
+from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.spec import StreamSpec
 from omewd.reader import stored
+from omewd.store.format.shard_table import STAGING
+from omewd.store.sinks.base import committed
+from omewd.store.sinks.publish import Publisher
+from omewd.store.tools import Tools
+from omewd.store.units import Units, UnitStore
 from tests.support.frames import make_spec
 
 SOURCES = 64
@@ -169,3 +176,29 @@ def test_the_summary_is_read_once_for_all_frames(tmp_path: Path, monkeypatch: py
     summary.with_suffix(".new").rename(summary)
     frames.read(0)
     assert len(parsed) == 2
+
+
+def test_a_frame_of_a_large_shard_is_read_without_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, folder = make_spec("cam", "t:200000:1:100000,y:8,x:8", durability="none"), tmp_path / "cam.ome.zarr"
+    dataset.create(spec, folder, tmp_path, epoch=EPOCH)
+    publisher = Publisher(folder, folder / STAGING, durable=False)
+    with closing(Tools()) as tools, closing(UnitStore(spec, BACKENDS["direct"], publisher, tools, "test")) as store:
+        pixels = np.arange(1, 5, dtype=np.uint16).reshape(4, 1, 1, 1) * np.ones((1, 1, 8, 8), np.uint16)
+        committed(store.put(0, [Units(range(99_000, 99_004), pixels)]), tools.syncs)
+        frames = stored.StoredFrames(spec, folder, 0, backend="direct", epoch=EPOCH)
+        read: list[int] = []
+        real_pread = os.pread
+
+        def pread(descriptor: int, size: int, offset: int) -> bytes:
+            read.append(size)
+            return real_pread(descriptor, size, offset)
+
+        monkeypatch.setattr(os, "pread", pread)
+        for number in range(4):
+            assert (frames.read(99_000 + number) == number + 1).all()
+        assert sum(read) < 4 * 4096
+        store.seal(0, below=100_000)
+        read.clear()
+        for number in range(4):
+            assert (frames.read(99_000 + number) == number + 1).all()
+        assert len([size for size in read if size > 4096]) == 1

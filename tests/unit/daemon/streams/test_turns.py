@@ -25,7 +25,7 @@ from omewd.daemon.streams.lifecycle import Lifecycle
 from omewd.daemon.streams.rounds import Rounds
 from omewd.daemon.streams.stream import Stream
 from omewd.daemon.streams.streams import Streams
-from omewd.daemon.streams.transitions import State
+from omewd.daemon.streams.transitions import Action, State
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.frames import WriteUnits, Written
 from omewd.protocol.jobs.job import WRITER, Result
@@ -181,6 +181,17 @@ def test_a_round_finds_a_doorbell_that_was_lost() -> None:
         assert it.rounds.next_ns < 10**8, "the next one may get lost, too"
 
 
+def test_a_source_that_ends_is_no_matter_of_the_others() -> None:
+    with desk(64, 1000) as it:
+        rung: list[int] = []
+        it.stream.rings = [
+            cast(Any, SimpleNamespace(ring_producer=lambda number=number: rung.append(number))) for number in range(64)
+        ]
+        it.lifecycle.stop(it.stream, "the producer closed the stream", 0, it.stream.sources[5])
+        assert rung == [5]
+        assert it.streams.agenda.take(0) == {1: {5}}
+
+
 # -- memory ----------------------------------------------------------------------------------------
 
 
@@ -255,3 +266,14 @@ def test_the_writers_let_go_of_a_ring_after_the_daemon(monkeypatch: pytest.Monke
         monkeypatch.setattr(producers, "let_go", lambda _: order.append("bell"))
         it.lifecycle._settle(it.stream, 0)
         assert order == ["bell", "daemon", "writers"]
+
+
+def test_a_start_does_not_wait_for_writers_that_map_the_rings(monkeypatch: pytest.MonkeyPatch) -> None:
+    with desk(1, 1000) as it:
+        order: list[str] = []
+        monkeypatch.setattr(it.delivery, "submit", lambda *_: order.append("submit"))
+        monkeypatch.setattr(it.delivery, "give_jobs", lambda _: order.append("give"))
+        monkeypatch.setattr(it.delivery, "introduce", lambda _: order.append("introduce"))
+        monkeypatch.setattr(it.lifecycle._replies, "started", lambda _: order.append("answer"))
+        it.lifecycle.do(it.stream, (Action.MAKE_DATASET, Action.ANSWER_STARTER), 0)
+        assert order == ["submit", "give", "introduce", "answer", "introduce"]
