@@ -137,7 +137,9 @@ class Dispatcher:
             job = source.take_job(writers)
             if job is not None:
                 self._offers[key] = owner, source  # after the others
-                return Task(job, owner, size_bytes * job.units, source=source)
+                # A gap has units without end, and writes none of their pixels.
+                pixels = size_bytes * job.units if job.gap_frames is None else 0
+                return Task(job, owner, pixels, source=source)
         return None
 
     def _start(self, child: int, now_ns: int) -> None:

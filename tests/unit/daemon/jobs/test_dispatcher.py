@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -264,6 +265,20 @@ def test_a_job_has_the_time_that_the_bytes_of_all_jobs_of_its_writer_take() -> N
     assert first.deadline_ns == (TIMEOUT_S + 3) * SECOND
     dispatcher.finish(first.id, 10 * SECOND)
     assert second.deadline_ns == (10 + TIMEOUT_S + 2) * SECOND
+
+
+def test_the_length_of_a_gap_puts_no_deadline_off() -> None:
+    class Gap(Units):
+        def take_job(self, writers: int) -> WriteUnits | None:
+            job = super().take_job(writers)
+            return job and replace(job, units=10**9, gap_frames=(0, 10**9))
+
+    dispatcher = make()
+    [frames] = assign(dispatcher, [1], [Units(1, 1, 0)], 0)
+    [gap] = assign(dispatcher, [1], [Gap(1, 1, 1 << 20)], 0)
+    assert frames.deadline_ns == TIMEOUT_S * SECOND
+    dispatcher.finish(frames.id, 0)
+    assert gap.deadline_ns == TIMEOUT_S * SECOND
 
 
 def test_the_clock_of_a_queued_job_starts_when_it_gets_to_the_head() -> None:
