@@ -16,8 +16,9 @@ import pytest
 
 from omewd.dataset.ledger.appending import append_to
 from omewd.dataset.ledger.ledger import FILE, FOLDER
+from omewd.store import tools as store_tools
 from omewd.store.sinks import keys, publish
-from omewd.store.sinks.base import Fence, committed
+from omewd.store.sinks.base import Fence, commit, committed
 from omewd.store.sinks.keys import KeyBatch
 from omewd.store.sinks.publish import SMALL_FILES_AT_ONCE, Publisher
 from omewd.store.tools import Tools
@@ -473,7 +474,7 @@ def test_small_files_are_synced_when_all_are_written(
     open_files: int,
 ) -> None:
     """A journal then commits them together; but no more stay open than a process may have."""
-    monkeypatch.setattr(keys, "_OPEN_FILES", open_files)
+    monkeypatch.setattr(store_tools, "FILES_LEFT_OPEN", open_files)
     there = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
     open_then: list[int] = []
 
@@ -491,6 +492,26 @@ def test_small_files_are_synced_when_all_are_written(
     assert open_then[0] <= open_files + 8
     assert len(set(os.listdir("/proc/self/fd")) - there) <= 8  # noqa: PTH208
     assert [(root / "0" / f"{n}").read_bytes() for n in range(200)] == [b"%d" % n for n in range(200)]
+
+
+def test_all_jobs_of_a_writer_together_leave_few_small_files_open(
+    root: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_tools, "FILES_LEFT_OPEN", 100)
+    there = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    with closing(Tools()) as tools:
+        for name in ("first", "again"):  # what has been left open is closed, and makes room for others
+            batches = [KeyBatch(publisher, tools) for _ in range(4)]
+            for number, batch in enumerate(batches):
+                label = f"{name}-{number}"
+                batch.put_small(label, label, [(f"{n}", (b"%d" % n,)) for n in range(60)], 64)
+            for batch in batches:
+                batch.settle()
+            assert 60 <= len(os.listdir("/proc/self/fd")) - there <= 100 + 8  # noqa: PTH208
+            sizes = commit([Fence(batch, lambda _: None) for batch in batches], tools.syncs)
+            assert sizes == [sum(len(str(n)) for n in range(60))] * 4
+            assert len(os.listdir("/proc/self/fd")) - there <= 8  # noqa: PTH208
+            assert {len(list((root / f"{name}-{n}").iterdir())) for n in range(4)} == {60}
 
 
 @pytest.mark.parametrize("call", ["fdatasync", "pwritev"])

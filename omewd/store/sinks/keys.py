@@ -16,12 +16,12 @@ from omewd.store.sinks.base import Batch, Sink, Steps, folder_syncs, results
 from omewd.store.sinks.publish import SMALL_FILE_BYTES, OpenFiles, Publisher
 from omewd.store.tools import Tools
 
-# So many small files of a batch stay open until all are written: those of a job with chunks of 128 KiB.
-_OPEN_FILES = 256
 # The most that a thread writes, one by one. Measured with 256 files of 128 KiB and 16 threads, on a virtual ext4 disk:
 # 0.10 s if each file is a task of its own that also syncs it, 0.03 s in groups of 8 that are synced when all are
 # written.
 _GROUP_FILES = 64
+# All threads together then have few enough open.
+_GROUP_FILES_TO_SYNC = 16
 
 # Names in a folder, and their bytes in pieces.
 Files = Iterable[tuple[str, Iterable[Piece]]]
@@ -58,7 +58,7 @@ class KeyBatch(Batch):
         self._bytes = 0
         self._futures: list[Future[int]] = []
         self._groups: list[Future[OpenFiles]] = []
-        self._open_files = 0
+        self._left_open = 0
 
     def put(self, layout: ShardLayout, unit: int, cells: Cells) -> None:
         """Write the files of units aside. Their name there is always the same, so that remains are overwritten.
@@ -86,9 +86,22 @@ class KeyBatch(Batch):
         write = self._tools.clock.carried(self._write_group)
         paths = self._paths(folder, label, files)
         while group := list(islice(paths, at_once)):
-            stays_open = self._open_files + len(group) <= _OPEN_FILES
-            self._open_files += len(group) * stays_open
-            self._groups.append(self._tools.files.submit(write, group, stays_open=stays_open))
+            stays_open = self._leave_open(len(group))
+            size = len(group) if stays_open else _GROUP_FILES_TO_SYNC
+            for start in range(0, len(group), size):
+                some = group[start : start + size]
+                self._groups.append(self._tools.files.submit(write, some, stays_open=stays_open))
+
+    def _leave_open(self, count: int) -> bool:
+        """Whether so many files may stay open until the batch is over."""
+        left = self._tools.left_open
+        taken = sum(left.acquire(blocking=False) for _ in range(count))
+        if taken == count:
+            self._left_open += count
+            return True
+        if taken:
+            left.release(taken)
+        return False
 
     def _write_group(self, files: Iterable[tuple[str, Iterable[Piece]]], *, stays_open: bool) -> OpenFiles:
         clock, publisher = self._tools.clock, self._publisher
@@ -184,6 +197,9 @@ class KeyBatch(Batch):
                 group.result().close()
         self._groups.clear()  # breaks a cycle: the traceback of an error holds them, and they hold the error
         self._futures.clear()
+        if self._left_open:
+            self._tools.left_open.release(self._left_open)
+            self._left_open = 0
 
 
 def _merge(aside: Path, target: Path, unsynced: dict[Path, None]) -> None:

@@ -29,6 +29,9 @@ from omewd.store.unsynced import Unsynced
 # Small files are bound by the latency of their syncs: with 128 KiB, 16 at once reached 1.0 GB/s, one at a time 0.36.
 SMALL_FILES_AT_ONCE = 16
 SMALL_FILE_BYTES = 1 << 20
+# So many small files of a writer's jobs stay open until all of their job are written: those of two jobs with chunks of
+# 128 KiB. A process may have as few as 1,024 descriptors.
+FILES_LEFT_OPEN = 512
 # Each unit has folders of its own, and an acquisition may be unbounded. Forgetting a folder costs a sync of its parent.
 _FOLDERS_REMEMBERED = 10_000
 
