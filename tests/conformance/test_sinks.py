@@ -7,9 +7,13 @@ shards.
 from __future__ import annotations
 
 import errno
+import gc
+import math
+import mmap
 import os
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -393,6 +397,50 @@ def test_what_is_given_up_leaves_nothing_open(writer: Writer) -> None:
     committed(kept, writer.tools.syncs)  # it was before
     assert descriptors() == before
     writer.check([0])
+
+
+@pytest.mark.parametrize("end", ["committed", "given up"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        SINKS["keys"],
+        Case(KeySink, "key", "t:inf,y:1024,x:1024"),
+        SINKS["shards"],
+        Case(ShardSink, "chunk", "t:inf:1:4,y:64,x:64"),
+    ],
+)
+def test_pixels_that_could_not_be_written_are_let_go(
+    tmp_path: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch, case: Case, end: str
+) -> None:
+    """They are a view of the ring, whose memory is only free once nobody holds it."""
+    writer = Writer(tmp_path, case, DirectEncoder, tools)
+    shape = (1, *writer.spec.frame_shape)
+
+    def fail_to_write() -> weakref.ref[mmap.mmap]:
+        memory = mmap.mmap(-1, math.prod(shape) * 2)
+        writer.sink.put(writer.layout, 0, writer.encoder.encode(np.ndarray(shape, "<u2", memory)))
+        fence = writer.sink.fence()
+        if end == "committed":
+            assert isinstance(commit([fence], tools.syncs)[0], OSError)
+        else:
+            fence.give_up()
+        return weakref.ref(memory)
+
+    monkeypatch.setattr(os, "pwritev", fail_always)
+    gc.disable()
+    try:
+        pixels = fail_to_write()
+        for pool in (tools.files, tools.encoders, tools.pieces, tools.syncs):
+            for _ in range(50):  # its threads let go of their last task
+                pool.submit(int).result()
+        assert pixels() is None
+    finally:
+        gc.enable()
+        writer.sink.close()
+
+
+def fail_always(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_sink_that_is_closed_holds_nothing(writer: Writer) -> None:

@@ -188,7 +188,11 @@ def commit(fences: Sequence[Fence], syncs: Executor) -> list[int | Exception]:
             for path, sync in asked[number].items():
                 together.setdefault(path, sync)
         errors = at_once(together, syncs)
-    return [outcomes[number] for number in range(len(fences))]
+    try:
+        return [outcomes[number] for number in range(len(fences))]
+    finally:
+        error = None
+        outcomes.clear()  # breaks a cycle: the traceback of an error holds them, and the pixels that were to be written
 
 
 def committed(fence: Fence, syncs: Executor) -> int:
@@ -228,6 +232,6 @@ def results(futures: list[Future[Result]]) -> list[Result]:
     """Wait for all tasks; returns their results, or raises the first error."""
     wait(futures)
     try:
-        return [future.result() for future in futures]
+        return list(map(Future.result, futures))
     finally:
         futures.clear()  # breaks a cycle: the traceback of an error holds them, and they hold the error

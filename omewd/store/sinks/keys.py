@@ -166,7 +166,7 @@ class KeyBatch(Batch):
         publisher = self._publisher
         self._bytes += sum(results(self._futures))
         wait(self._groups)
-        groups = [group.result() for group in self._groups]
+        groups = list(map(Future.result, self._groups))  # a traceback holds no group then
         self._bytes += sum(group.size for group in groups)
         point("writer: files written")
         if publisher.durable:

@@ -170,7 +170,7 @@ class ShardBatch(Batch):
         return self._committed_bytes
 
     def give_up(self) -> None:
-        self._tasks.settle()
+        self._tasks.give_up()
         for shard in self._shards.values():
             if not self._may_be_on_record:
                 with suppress(OSError):

@@ -50,6 +50,11 @@ class Tasks:
         with self._changed:
             self._changed.wait_for(lambda: not self._left)
 
+    def give_up(self) -> None:
+        """Wait until no task is left, and drop their errors, whose tracebacks hold what the tasks worked on."""
+        self.settle()
+        self._error = None
+
     def wait(self) -> None:
         """Wait until no task is left; raises the first error, once."""
         self.settle()
