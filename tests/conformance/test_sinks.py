@@ -31,6 +31,7 @@ from omewd.model.totals import Totals
 from omewd.store.encoders.base import Cells, Encoded, Encoder, UnitArray, by_unit
 from omewd.store.encoders.direct import DirectEncoder
 from omewd.store.format.shard_table import STAGING
+from omewd.store.sinks import shard_batch
 from omewd.store.sinks.base import Batch, Fence, Sink, Steps, commit, committed
 from omewd.store.sinks.keys import KeyBatch, KeySink
 from omewd.store.sinks.publish import Publisher
@@ -397,6 +398,16 @@ def test_what_is_given_up_leaves_nothing_open(writer: Writer) -> None:
     committed(kept, writer.tools.syncs)  # it was before
     assert descriptors() == before
     writer.check([0])
+
+
+def test_chunks_that_do_not_last_may_take_more_than_a_buffer(
+    tmp_path: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A codec adds a few bytes to each, which is much if they are small."""
+    monkeypatch.setattr(shard_batch, "BUFFER_BYTES", 1000)
+    writer = Writer(tmp_path, SINKS["shards"], ForgetfulEncoder, tools)
+    assert writer.put_and_commit(*writer.units) == FRAMES * 16 * 24 * 2
+    writer.check(writer.units)
 
 
 @pytest.mark.parametrize("end", ["committed", "given up"])

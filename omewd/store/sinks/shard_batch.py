@@ -239,7 +239,7 @@ class ShardBatch(Batch):
         tools = self._tools
         if arrays is not None:
             self._write_in_place(shard, number, arrays, room)
-        elif room > BUFFER_BYTES and patches[0].is_exact:
+        elif room > BUFFER_BYTES and len(patches) == 1 and patches[0].is_exact:
             self._tasks.submit(tools.pieces, self._write_stream, shard, number, patches[0])
         else:
             self._tasks.submit(tools.encoders, self._encode, shard, number, patches, room)
