@@ -15,6 +15,7 @@ import re
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,10 +33,12 @@ from omewd.store.encoders.base import Cells, Encoded, Encoder, UnitArray, by_uni
 from omewd.store.encoders.direct import DirectEncoder
 from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks import shard_batch
+from omewd.store.sinks.allowance import Allowance
 from omewd.store.sinks.base import Batch, Fence, Sink, Steps, commit, committed
 from omewd.store.sinks.keys import KeyBatch, KeySink
 from omewd.store.sinks.publish import Publisher
 from omewd.store.sinks.shard_batch import ShardBatch
+from omewd.store.sinks.shard_file import ShardFile
 from omewd.store.sinks.shards import ShardSink
 from omewd.store.tools import Tools
 from omewd.store.units import sink_of
@@ -213,6 +216,33 @@ def test_what_was_put_can_be_read_once_it_is_durable(writer: Writer) -> None:
 def test_many_units_before_one_fence(writer: Writer) -> None:
     assert writer.put_and_commit(*writer.units) >= FRAMES * writer.spec.frame_bytes
     writer.check(writer.units)
+
+
+def test_units_with_more_shards_than_may_be_open_wait_for_each_other(
+    tmp_path: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process may have few descriptors. The 24 shards of a unit are open together, but not those of two units."""
+    tools.open_shards = Allowance(20)
+    monkeypatch.setattr(shard_batch, "_SHARDS_AT_ONCE", 100)
+    writer = Writer(tmp_path, Case(ShardSink, "chunk", f"t:{FRAMES}:1:3,y:16:4:1,x:24:4:1"), DirectEncoder, tools)
+    before, most = descriptors(), []
+    real_open = ShardFile.open
+
+    def opened(file: ShardFile) -> None:
+        real_open(file)
+        most.append(descriptors())
+
+    monkeypatch.setattr(ShardFile, "open", opened)
+    with ThreadPoolExecutor(1) as back:
+        commits = []
+        for unit in writer.units:
+            writer.put(unit)
+            commits.append(back.submit(commit, [writer.sink.fence()], tools.syncs))
+        assert [len(each.result()) for each in commits] == [1] * FRAMES
+    assert max(most) <= before + 2 * 24 + 10
+    writer.check(writer.units)
+    writer.sink.close()
+    writer.encoder.close()
 
 
 def test_a_fence_is_about_the_units_since_the_one_before(writer: Writer) -> None:

@@ -29,6 +29,8 @@ ENCODERS_AT_ONCE = 4
 BUFFERS_AT_ONCE = ENCODERS_AT_ONCE + PIECES_AT_ONCE
 # A piece, and what a codec adds to noise.
 BUFFER_BYTES = PIECE_BYTES + (PIECE_BYTES >> 5)
+# Shards that all jobs of a writer may have open. Each takes two descriptors, and a process may have as few as 1,024.
+OPEN_SHARDS = 192
 # A writer's concurrent syncs, of files and folders. The filesystem merges those that wait for its journal.
 SYNCS_AT_ONCE = 16
 # Several shards are sealed together while their indexes stay within this; a larger one is sealed alone.

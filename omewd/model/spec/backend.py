@@ -48,7 +48,7 @@ class Backend:
 
 _ZARR = Package("zarr", "'zarr>=3'")
 
-# In the order in which "auto" tries them. The copies were measured with units of 32 and 64 MiB: 1.5, 2 to 3, 3, 3 to 4
+# In the order in which "auto" tries them. The copies were measured with units of 32 and 64 MiB: 1.5, 2 to 4, 3, 3 to 4
 # beside the gathered unit. Those of direct are for each chunk that it is compressing.
 BACKENDS = {
     backend.name: backend
@@ -73,7 +73,7 @@ BACKENDS = {
             "acquire-zarr",
             "the library of the Acquire project",
             encodes="key",
-            copies=4,
+            copies=5,
             needs=(Package("acquire_zarr", "acquire-zarr"),),
             leaves_zeros_out=True,
         ),

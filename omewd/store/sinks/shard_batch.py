@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from omewd.model.plan.memory import BUFFER_BYTES, JOBS_IN_FLIGHT, PIECE_BYTES
+from omewd.model.plan.memory import BUFFER_BYTES, OPEN_SHARDS, PIECE_BYTES
 from omewd.model.plan.shards import ShardLayout, ShardPlace
 from omewd.process.faultpoints import point
 from omewd.store.aligned import ALIGNMENT, aligned, lies_aligned, packed, size_of, write_all_at, write_at
@@ -24,8 +24,8 @@ from omewd.store.sinks.shard_file import ShardFile
 from omewd.store.sinks.tasks import Tasks
 from omewd.store.tools import Tools
 
-# Each shard takes two descriptors, and jobs in flight have their own. A process may have as few as 1,024.
-_SHARDS_AT_ONCE = 384 // JOBS_IN_FLIGHT
+# Of one batch, which several jobs in flight may have beside each other.
+_SHARDS_AT_ONCE = OPEN_SHARDS // 2
 _SHARDS_REMEMBERED = 10_000
 
 # Which shard: (resolution, source, place).
@@ -176,6 +176,7 @@ class ShardBatch(Batch):
                 with suppress(OSError):
                     shard.file.give_back()
             shard.file.close()
+        self._tools.open_shards.give_back(len(self._shards))
         self._shards.clear()
         self._may_be_on_record = False
 
@@ -191,7 +192,12 @@ class ShardBatch(Batch):
         for key in new:
             shard = _OpenShard(layout, shard_file(self._publisher, layout, key[2]))
             with self._tools.clock.stage("write"):
-                shard.file.open()
+                self._tools.open_shards.take(len(self._shards))
+                try:
+                    shard.file.open()
+                except BaseException:
+                    self._tools.open_shards.give_back(1)
+                    raise
             self._shards[key] = shard
         return [(self._shards[key], first) for key, first in parts]
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from omewd.store.buffers import BufferPool
+from omewd.store.sinks.allowance import Allowance
 from omewd.store.sinks.tasks import Tasks
 from omewd.store.stopwatch import Stopwatch
 
@@ -106,3 +107,22 @@ def test_buffers_are_given_on_and_never_more_than_there_are() -> None:
     assert large.size >= 100_000
     buffers.give_back(large)
     assert buffers.take(1) is two
+
+
+def test_an_allowance_is_shared_and_does_not_stop_one_that_is_alone() -> None:
+    allowance = Allowance(3)
+    for has in range(5):
+        allowance.take(has)
+    taken = threading.Event()
+
+    def take() -> None:
+        allowance.take(0)
+        taken.set()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    allowance.give_back(2)
+    assert not taken.wait(0.05)
+    allowance.give_back(1)
+    assert taken.wait(30)
+    thread.join()
