@@ -286,10 +286,11 @@ class ShardBatch(Batch):
                     sizes.append(patch.encode_into(buffer[size:]))
                     size += int(sizes[-1].sum())
                 buffer[size : aligned(size)] = 0
+                all_sizes = np.concatenate(sizes)
         except BaseException:
             tools.encoded.give_back(buffer)
             raise
-        self._tasks.submit(tools.pieces, self._write_buffer, shard, number, buffer, np.concatenate(sizes))
+        self._tasks.submit(tools.pieces, self._write_buffer, shard, number, buffer, all_sizes)
 
     def _write_buffer(self, shard: _OpenShard, number: int, buffer: Block, sizes: Sizes) -> None:
         size = int(sizes.sum())
