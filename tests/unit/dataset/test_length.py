@@ -78,9 +78,8 @@ def test_the_account_of_a_long_stream_takes_no_byte_for_each_frame(long_stream: 
     assert found[0].read_lines == 0
 
 
-def test_a_frame_of_a_long_stream_is_found_in_a_few_lines(long_stream: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = LedgerIndex(long_stream, cameras())
-    known.read_on()
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The size of each pread from now on."""
     read: list[int] = []
     real_pread = os.pread
 
@@ -89,6 +88,13 @@ def test_a_frame_of_a_long_stream_is_found_in_a_few_lines(long_stream: Path, mon
         return real_pread(descriptor, size, offset)
 
     monkeypatch.setattr(os, "pread", pread)
+    return read
+
+
+def test_a_frame_of_a_long_stream_is_found_in_a_few_lines(long_stream: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = LedgerIndex(long_stream, cameras())
+    known.read_on()
+    read = count_reads(monkeypatch)
     source = (FRAMES // RUN_FRAMES - 1) % SOURCES
     last = known.marks[source].last(index.FRAME, FRAMES)
     assert last is not None
@@ -186,14 +192,7 @@ def test_a_frame_of_a_large_shard_is_read_without_the_others(tmp_path: Path, mon
         pixels = np.arange(1, 5, dtype=np.uint16).reshape(4, 1, 1, 1) * np.ones((1, 1, 8, 8), np.uint16)
         committed(store.put(0, [Units(range(99_000, 99_004), pixels)]), tools.syncs)
         frames = stored.StoredFrames(spec, folder, 0, backend="direct", epoch=EPOCH)
-        read: list[int] = []
-        real_pread = os.pread
-
-        def pread(descriptor: int, size: int, offset: int) -> bytes:
-            read.append(size)
-            return real_pread(descriptor, size, offset)
-
-        monkeypatch.setattr(os, "pread", pread)
+        read = count_reads(monkeypatch)
         for number in range(4):
             assert (frames.read(99_000 + number) == number + 1).all()
         assert sum(read) < 4 * 4096
