@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
 
 _READ_BYTES = 16 << 20
+# Writers let go of a dataset after its stream has ended, so that nobody waits for them to be done.
+_LET_GO_SECONDS = 30.0
+_LOOK_AGAIN_SECONDS = 0.02
 # There is no such file, or something else is in its place.
 _GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -72,7 +76,7 @@ def repair(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
 def _repair(dataset: Path, progress: Callable[[int, int], None] | None) -> Repair:
     totals, spec = ledger.totals_of(dataset)
     mended: list[str] = []
-    with _alone(dataset):
+    with _alone(dataset, lets_go=totals["state"] != "writing"):
         if (dataset / STAGING).exists():
             datasets.seal_by_ledger(spec, dataset)
             shutil.rmtree(dataset / STAGING)
@@ -165,9 +169,11 @@ def _lost_lines(plan: Plan, units: list[int], account: Account, source: int | No
 
 
 @contextmanager
-def _alone(dataset: Path) -> Iterator[None]:
-    """Raise OmewdError ``busy`` if a writer holds the dataset."""
-    descriptor = ledger.hold_alone(dataset)
+def _alone(dataset: Path, *, lets_go: bool) -> Iterator[None]:
+    """Raise OmewdError ``busy`` if a writer holds the dataset. ``lets_go``: its stream has ended, so wait for it."""
+    until = time.monotonic() + (_LET_GO_SECONDS if lets_go else 0)
+    while (descriptor := ledger.hold_alone(dataset)) is None and time.monotonic() < until:
+        time.sleep(_LOOK_AGAIN_SECONDS)
     if descriptor is None:
         raise OmewdError("busy", f"{dataset} is being written", "Stop its stream first")
     try:

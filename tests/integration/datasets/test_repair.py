@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
+from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.runs import Run
 from omewd.dataset.repair import repair
 from omewd.dataset.verify import verify
@@ -70,6 +73,23 @@ def test_a_dataset_that_was_never_finalized_gets_its_true_shape(tmp_path: Path, 
     assert len(array) == received
     for index in range(durable):
         assert array[index].tobytes() == make_frame(index, spec.frame_shape, spec.dtype).tobytes()
+
+
+def test_it_waits_for_the_writers_of_a_stream_that_has_ended(omewd_daemon: DaemonProcess) -> None:
+    dataset = record(omewd_daemon)
+    wait_for(lambda: not is_held(dataset))
+    descriptor = ledger.hold(dataset)
+    letting_go = threading.Timer(1.0, os.close, (descriptor,))
+    letting_go.start()
+    assert repair(dataset).mended == []
+    letting_go.join()
+
+
+def is_held(dataset: Path) -> bool:
+    descriptor = ledger.hold_alone(dataset)
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is None
 
 
 def test_what_a_failed_stream_lost_stays_on_record(omewd_daemon: DaemonProcess) -> None:
