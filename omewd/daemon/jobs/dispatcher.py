@@ -100,9 +100,8 @@ class Dispatcher:
                     task = self._next_waiting(role, now_ns, small=depth > 0)
                     if task is None and role == WriteUnits.needs.role:
                         task = self._next_units(len(children), queue)
-                    if task is None:
-                        break
-                    assigned.append(self._grant(task, child, now_ns))
+                    if task is not None:  # otherwise another child may still take units that are too few for this one
+                        assigned.append(self._grant(task, child, now_ns))
         return assigned
 
     def _grant(self, task: Task, child: int, now_ns: int) -> Lease:
