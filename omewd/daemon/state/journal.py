@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from omewd.daemon.state.folder import make_folder, sync_folder
 from omewd.errors import OmewdError
 from omewd.protocol.versions import JOURNAL, Version
 
@@ -35,7 +36,7 @@ _APART = "~"
 class Journal:
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / "streams"
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(self._folder)
 
     def write(self, name: str, entry: dict[str, Any]) -> None:
         """Write an entry atomically and durably; raises OSError."""
@@ -84,11 +85,7 @@ class Journal:
         return True
 
     def _sync(self) -> None:
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._folder)
 
     def read(self, name: str) -> dict[str, Any]:
         """Read an entry; returns {} if it can't be read."""
@@ -131,7 +128,7 @@ class InstanceLock:
 
     def __init__(self, state_dir: Path) -> None:
         try:
-            state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(state_dir)
             self._descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise OmewdError(

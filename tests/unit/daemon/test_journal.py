@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from omewd.daemon.state.journal import RECOVER, SWEEP, Journal
+import pytest
+
+from omewd.daemon.state.journal import RECOVER, SWEEP, InstanceLock, Journal
 from omewd.protocol.versions import JOURNAL
 
 VERSION = {"version": str(JOURNAL)}
@@ -22,6 +25,22 @@ def test_an_entry_that_is_set_apart_leaves_its_name_to_another_stream(tmp_path: 
     journal.done(SWEEP, 5)
     journal.done(SWEEP, 5)
     assert dict(journal.entries()) == {"cam": new}
+
+
+def test_the_names_of_new_folders_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+
+    def sync(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    state = tmp_path / "a/b"
+    InstanceLock(state).release()
+    assert synced == [str(tmp_path), str(tmp_path / "a")]
+    Journal(state)
+    assert synced[2:] == [str(state)]
+    InstanceLock(state).release()  # whoever made them may have been killed before they were durable
+    assert synced[3:] == [str(tmp_path / "a")]
 
 
 def test_the_entry_of_another_stream_stays(tmp_path: Path) -> None:

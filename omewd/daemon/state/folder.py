@@ -1,0 +1,29 @@
+"""Makes the folders of the state directory so that a power cut does not take them, with all that is in them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder, and its parents, and make their names durable. Raises OSError.
+
+    The name is synced even if the folder exists, because a daemon may have been killed before it did so. A parent that
+    this user may not read can't be synced.
+    """
+    if not folder.parent.exists():
+        make_folder(folder.parent)
+    folder.mkdir(exist_ok=True, mode=0o700)
+    with suppress(PermissionError):
+        sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync a folder, so that the names in it are on disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
