@@ -151,7 +151,9 @@ def undo(dataset: Path, epoch: int) -> None:
     what is left.
     """
     if _epoch(dataset) == epoch:
-        dataset.rename(_beside(dataset, "new", epoch))
+        aside = _beside(dataset, "new", epoch)
+        shutil.rmtree(aside, ignore_errors=True)  # a power cut in the middle of the rename may leave both names
+        dataset.rename(aside)
     old = _beside(dataset, "old", epoch)
     if old.exists() and not dataset.exists():
         old.rename(dataset)
