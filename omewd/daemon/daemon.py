@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from omewd.daemon.checks import require_memory
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.control.dataset_requests import DatasetRequests
 from omewd.daemon.control.pending_replies import PendingReplies
@@ -32,7 +33,6 @@ from omewd.daemon.jobs.routing import Router
 from omewd.daemon.logs import configure
 from omewd.daemon.loop import Loop
 from omewd.daemon.notify import Notifier
-from omewd.daemon.processes import shared_memory
 from omewd.daemon.processes.child import Place
 from omewd.daemon.processes.fence import children_lock, fence
 from omewd.daemon.processes.pools import Pools
@@ -75,7 +75,7 @@ class Daemon:
     def __init__(self, config: ServeConfig, read_again: Callable[[], ServeConfig]) -> None:
         """``read_again``: reads the configuration again; raises OmewdError."""
         require_x86_64()
-        _require_memory(config.memory_bytes)
+        require_memory(config.memory_bytes)
         self._config, self._read_again = config, read_again
         self._lock = InstanceLock(config.state_dir)
         self._instance = instance_name(config.state_dir)
@@ -205,7 +205,7 @@ class Daemon:
         self._notifier.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
         try:
             new = self._read_again()
-            _require_memory(new.memory_bytes)
+            require_memory(new.memory_bytes)
         except OmewdError as error:
             log.error("the configuration can't be reloaded: nothing is changed", error=str(error))
         else:
@@ -325,14 +325,3 @@ def _allow_many_descriptors() -> None:
     """Raise the soft limit of descriptors: a stream takes several, and the usual 1024 is only meant for select(2)."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _require_memory(budget_bytes: int) -> None:
-    limits = {"the machine has": shared_memory.total_memory_bytes(), "its cgroup may use": shared_memory.cgroup_bytes()}
-    for whose, limit in limits.items():
-        if limit is not None and budget_bytes > limit:
-            raise OmewdError(
-                "start_failed",
-                f"--memory is {budget_bytes / 2**30:.1f} GiB, but {whose} {limit / 2**30:.1f} GiB",
-                "Leave some for the system and the page cache; half of the memory is a good start",
-            )

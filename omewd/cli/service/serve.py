@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -65,6 +65,9 @@ if TYPE_CHECKING:
 @click.option(
     "--ephemeral", is_flag=True, help="Leave nothing to the next daemon: give up what is not written in time."
 )
+@click.option(
+    "--check", is_flag=True, help="Only say what is wrong with options, configuration file, folders and memory."
+)
 @click.pass_context
 def command(context: click.Context, /, **_: object) -> None:
     """Run the daemon.
@@ -76,8 +79,25 @@ def command(context: click.Context, /, **_: object) -> None:
     from omewd.daemon.logs import configure
 
     config = _configuration(context)
+    if context.params["check"]:
+        _check(config)
     configure(config.log_format, config.log_level)
     sys.exit(Daemon(config, _read_again).run())
+
+
+def _check(config: ServeConfig) -> NoReturn:
+    """Print what is wrong, and exit."""
+    from omewd.daemon.checks import problems
+    from omewd.error_codes import EXIT_START
+
+    found = list(problems(config))
+    for error in found:
+        print(f"omewd: {error}", file=sys.stderr)
+    if found:
+        sys.exit(EXIT_START)
+    print(f"fine: {config.writers} writers, {config.memory_bytes / 2**30:.1f} GiB, socket {config.socket}")
+    print(f"data roots: {', '.join(map(str, config.data_roots))}")
+    sys.exit(0)
 
 
 def _read_again() -> ServeConfig:
