@@ -44,9 +44,12 @@ class PendingReplies:
         else:
             self._server.reply(peer, stream_status(stream, time.monotonic_ns()).to_json())
 
-    def refuse(self, peer: Peer, error: OmewdError) -> None:
-        """Reply with an error at once."""
-        self._server.reply_error(peer, error)
+    def result(self, peer: Peer, result: Message | OmewdError) -> None:
+        """Reply with a result or an error, at once."""
+        if isinstance(result, OmewdError):
+            self._server.reply_error(peer, result)
+        else:
+            self._server.reply(peer, result)
 
     # -- ending --------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from omewd.daemon.control.server import ControlServer
 from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.jobs.delivery import Delivery
 from omewd.daemon.jobs.dispatcher import Dispatcher
+from omewd.daemon.processes.memory_return import MemoryReturn
 from omewd.daemon.processes.pools import Pools
 from omewd.daemon.processes.roles import roles
 from omewd.daemon.state.journal import Journal
@@ -65,7 +66,7 @@ class Desk:
         self.writer, agenda = Writer(), Agenda()
         self.dispatcher = Dispatcher(60, {role.name: role for role in roles(writers=1, cores=1)})
         datasets = Datasets(self.dispatcher, cast(Journal, None), cast(ControlServer, None), agenda)
-        self.streams = Streams(cast(Journal, None), datasets, agenda)
+        self.streams = Streams(cast(Journal, None), datasets, agenda, cast(MemoryReturn, None))
         self.delivery = Delivery(self.dispatcher, cast(Pools, self.writer), self.streams)
         replies = PendingReplies(cast(ControlServer, None))
         self.lifecycle = Lifecycle(self.streams, cast(Admission, None), self.delivery, replies, datasets)
@@ -275,5 +276,5 @@ def test_a_start_does_not_wait_for_writers_that_map_the_rings(monkeypatch: pytes
         monkeypatch.setattr(it.delivery, "give_jobs", lambda _: order.append("give"))
         monkeypatch.setattr(it.delivery, "introduce", lambda _: order.append("introduce"))
         monkeypatch.setattr(it.lifecycle._replies, "started", lambda _: order.append("answer"))
-        it.lifecycle.do(it.stream, (Action.MAKE_DATASET, Action.ANSWER_STARTER), 0)
+        it.lifecycle.do(it.stream, (Action.MAKE_DATASET, Action.INTRODUCE, Action.ANSWER_STARTER), 0)
         assert order == ["submit", "give", "introduce", "answer", "introduce"]
