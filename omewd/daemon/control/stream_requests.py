@@ -96,4 +96,5 @@ class StreamRequests:
     def _wait(self, peer: Peer, message: Message) -> None:
         stream = self._streams.named(message.get("name"), message.get("id"))
         wish = message.get("source")
-        self._replies.when_ended(peer, stream, None if wish is None else source_of(stream, wish).number)
+        source = None if wish is None else source_of(stream, wish)
+        self._replies.when_ended(peer, stream, source, brief=bool(message.get("brief")))
