@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import socket
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -29,6 +29,7 @@ from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.jobs.delivery import Delivery
 from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.routing import Router
+from omewd.daemon.logs import configure
 from omewd.daemon.loop import Loop
 from omewd.daemon.notify import Notifier
 from omewd.daemon.processes import shared_memory
@@ -37,6 +38,7 @@ from omewd.daemon.processes.fence import children_lock, fence
 from omewd.daemon.processes.memory_return import MemoryReturn
 from omewd.daemon.processes.pools import Pools
 from omewd.daemon.processes.roles import roles
+from omewd.daemon.signals import DRAIN, RELOAD, Signals
 from omewd.daemon.state.journal import InstanceLock, Journal, instance_name
 from omewd.daemon.state.recovery import Recovery
 from omewd.daemon.streams.admission import Admission
@@ -71,10 +73,11 @@ _DRAIN_EXTENSION_US = 10_000_000
 class Daemon:
     """The process of ``omewd serve``. :meth:`run` returns its exit status."""
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, read_again: Callable[[], ServeConfig]) -> None:
+        """``read_again``: reads the configuration again; raises OmewdError."""
         require_x86_64()
         _require_memory(config.memory_bytes)
-        self._config = config
+        self._config, self._read_again = config, read_again
         self._lock = InstanceLock(config.state_dir)
         self._instance = instance_name(config.state_dir)
         fence(config.state_dir, self._instance)
@@ -122,7 +125,9 @@ class Daemon:
                 DatasetRequests(self._streams, datasets),
             ]
         )
-        self._signals, self._signal_sink = socket.socketpair()
+        self._signals = Signals(self._loop, self._signalled)
+        self._keeps = False
+        self._must_drain = False
         self._drain_deadline_ns = 0
         self._sweep_deadline_ns = 0
         self._next_notify_ns = self._next_status_ns = 0
@@ -133,7 +138,6 @@ class Daemon:
     def run(self) -> int:
         """Serve until a signal asks to stop, then drain. Raises OmewdError if the daemon can't start."""
         try:
-            self._catch_signals()
             self._recovery.run()
             self._pools.start(self._router.child_said, self._router.child_died)
             prepare()  # while the children start
@@ -165,7 +169,7 @@ class Daemon:
 
     def _await_first_children(self) -> None:
         deadline = time.monotonic() + self._config.start_timeout_s
-        while (pool := self._pools.awaited) is not None and not self._streams.is_closed:
+        while (pool := self._pools.awaited) is not None and not (self._streams.is_closed or self._keeps):
             if pool.failed_starts >= _FAILED_FIRST_STARTS or time.monotonic() > deadline:
                 raise OmewdError(
                     "start_failed",
@@ -175,34 +179,50 @@ class Daemon:
             self._loop.wait(0.1)
             pool.fill()
 
-    def _catch_signals(self) -> None:
-        """Turn signals into bytes on a socket, which the loop watches."""
-        self._signals.setblocking(False)
-        self._signal_sink.setblocking(False)
-        signal.set_wakeup_fd(self._signal_sink.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: None)
-        self._loop.watch(self._signals.fileno(), self._signalled)
+    def _signalled(self, number: int) -> None:
+        if number == RELOAD:
+            self._reload()
+        elif number == DRAIN:
+            self._must_drain = True
+        elif not self._streams.is_closed:
+            self._stop(signal.Signals(number).name)
+        elif number == signal.SIGINT:
+            log.warning("second interrupt: leaving what is not on disk to the next daemon")
+            self._drain_deadline_ns = time.monotonic_ns()
 
-    def _signalled(self) -> None:
-        now = time.monotonic_ns()
-        for number in self._signals.recv(64):
-            if not self._streams.is_closed:
-                log.info(
-                    "stopping: draining the open streams",
-                    signal=signal.Signals(number).name,
-                    open=len(self._streams.open),
-                )
-                self._notifier.send(STOPPING=1, EXTEND_TIMEOUT_USEC=_DRAIN_EXTENSION_US)
-                self._drain_deadline_ns = now + int(self._config.drain_timeout_s * 1e9)
-                self._sweep_deadline_ns = now + _SWEEP_NS
-                self._next_notify_ns = 0
-                self._lifecycle.stop_all(now)
-            elif number == signal.SIGINT:
-                log.warning("second interrupt: leaving what is not on disk to the next daemon")
-                self._drain_deadline_ns = now
+    def _stop(self, number: str) -> None:
+        now, count = time.monotonic_ns(), len(self._streams.open)
+        self._notifier.send(STOPPING=1, EXTEND_TIMEOUT_USEC=_DRAIN_EXTENSION_US)
+        if self._config.on_stop == "keep" and not self._must_drain:
+            log.info("stopping: rings are kept, and the next daemon continues with them", signal=number, open=count)
+            self._keeps = True
+            return
+        log.info("stopping: draining the open streams", signal=number, open=count)
+        self._drain_deadline_ns = now + int(self._config.drain_timeout_s * 1e9)
+        self._sweep_deadline_ns = now + _SWEEP_NS
+        self._next_notify_ns = 0
+        self._lifecycle.stop_all(now)
+
+    def _reload(self) -> None:
+        """Read the configuration again, and take over what may change. An error changes nothing."""
+        self._notifier.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+        try:
+            new = self._read_again()
+            _require_memory(new.memory_bytes)
+        except OmewdError as error:
+            log.error("the configuration can't be reloaded: nothing is changed", error=str(error))
+        else:
+            done = self._config.take(new)
+            self._dispatcher.set_timeout(self._config.job_timeout_s)
+            configure(self._config.log_format, self._config.log_level)
+            log.info("reloaded the configuration", taken={name: str(value) for name, value in done.taken.items()})
+            if done.left:
+                log.warning("some changed options are only taken by a restart", options=done.left)
+        self._notifier.send(READY=1)
 
     def _finished(self) -> bool:
+        if self._keeps:
+            return True
         now = time.monotonic_ns()
         if (outdated := self._pools.outdated) and self._must_restart(outdated):
             log.error(
@@ -255,9 +275,7 @@ class Daemon:
                 self._streams.leave(stream)
         self._journal.close()
         self._memory.close()
-        signal.set_wakeup_fd(-1)
         self._signals.close()
-        self._signal_sink.close()
         self._loop.close()
         self._lock.release()
         log.info("stopped", exit_status=self._exit_status)

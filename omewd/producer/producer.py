@@ -26,6 +26,7 @@ from omewd.producer.values import (
 )
 from omewd.protocol.messages import close_all
 from omewd.ring.layout import GAP_SKIPPED
+from omewd.ring.prefault import STEP_BYTES, populate
 from omewd.ring.segment import Segment
 
 Frame = np.ndarray[Any, Any]
@@ -54,11 +55,14 @@ def connect(name: str, *, source: str | int | None = None, socket: str | os.Path
         raise OmewdError("bad_message", f"the daemon sent {len(descriptors)} descriptors instead of 2")
     ring, bell = descriptors
     try:
-        segment = Segment.open(ring, owner=connection.daemon_user, writable=True, populate=True)
+        segment = Segment.open(ring, owner=connection.daemon_user, writable=True)
     except BaseException:
         close_all([bell])
         connection.close()
         raise
+    at = 0
+    while populate(segment, at, writable=True):
+        at += STEP_BYTES
     link = Link(connection, bell, segment.geometry, stream_id=status["id"], source=status["source"])
     return Producer(segment, link, samples=status.get("samples", 1))
 
