@@ -111,7 +111,7 @@ def test_a_bug_in_an_answer_is_told_and_ends_nothing() -> None:
 
 @pytest.mark.parametrize("brief", [True, False])
 def test_a_producer_that_waits_for_its_source_gets_the_status_of_no_other_if_it_says_so(brief: bool) -> None:
-    with cameras("t:4,c:2,y:2,x:3", "left", "right") as its:
+    with cameras("t:4,v:2,y:2,x:3", "left", "right") as its:
         server, stream = Server(), its[1].stream
         replies = PendingReplies(server)
         stream.settle()
@@ -125,7 +125,7 @@ def test_what_a_producer_needs_costs_no_more_with_more_sources() -> None:
     answers = []
     for count in (2, 64):
         names = [f"cam{number:02}" for number in range(count)]
-        with cameras(f"t:4,c:{count},y:2,x:3", *names) as its:
+        with cameras(f"t:4,v:{count},y:2,x:3", *names) as its:
             answers.append(brief_status(its[0].stream, its[1].source))
             assert answers[-1].items() <= {**stream_status(its[0].stream, 0).to_json(), "source": 1}.items()
     assert len(json.dumps(answers[0])) == len(json.dumps(answers[1])) < 100
