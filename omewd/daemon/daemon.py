@@ -35,6 +35,7 @@ from omewd.daemon.loop import Loop
 from omewd.daemon.notify import Notifier
 from omewd.daemon.processes.child import Place
 from omewd.daemon.processes.fence import children_lock, fence
+from omewd.daemon.processes.memory_return import MemoryReturn
 from omewd.daemon.processes.pools import Pools
 from omewd.daemon.processes.roles import roles
 from omewd.daemon.signals import DRAIN, RELOAD, Signals
@@ -80,10 +81,11 @@ class Daemon:
         self._lock = InstanceLock(config.state_dir)
         self._instance = instance_name(config.state_dir)
         fence(config.state_dir, self._instance)
-        self._journal = Journal(config.state_dir)
         self._scratch = Path(tempfile.mkdtemp(prefix=f"{self._instance}-scratch-", dir="/dev/shm"))
         _allow_many_descriptors()
         self._loop = Loop()
+        self._journal = Journal(config.state_dir, self._loop)
+        self._memory = MemoryReturn(self._loop)
         self._notifier = Notifier()
         place = Place(self._scratch, children_lock(config.state_dir), config.start_timeout_s)
         self._pools = Pools(self._loop, roles(config.writers, len(os.sched_getaffinity(0))), place)
@@ -91,7 +93,7 @@ class Daemon:
         self._server = ControlServer(self._loop)
         self._agenda = agenda = Agenda()
         datasets = Datasets(self._dispatcher, self._journal, self._server, agenda)
-        self._streams = Streams(self._journal, datasets, agenda)
+        self._streams = Streams(self._journal, datasets, agenda, self._memory)
         memory = MemoryBudget(config, self._streams)
         self._delivery = delivery = Delivery(self._dispatcher, self._pools, self._streams)
         self._replies = PendingReplies(self._server)
@@ -108,6 +110,7 @@ class Daemon:
             datasets,
             self._lifecycle,
             self._journal,
+            self._memory,
             instance=self._instance,
             scratch=self._scratch,
         )
@@ -270,6 +273,8 @@ class Daemon:
                 self._streams.release(stream)
             else:
                 self._streams.leave(stream)
+        self._journal.close()
+        self._memory.close()
         self._signals.close()
         self._loop.close()
         self._lock.release()
