@@ -27,7 +27,7 @@ from omewd.model.plan.shards import ShardLayout, Written
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.process.faultpoints import point
-from omewd.store.filesystem import sync_folder
+from omewd.process.names import sync_folder
 from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.publish import Publisher, lay_out
 from omewd.store.sinks.shards import ShardSink

@@ -12,8 +12,6 @@ _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "gpf
 # linux/falloc.h and linux/fs.h
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _SYNC_FILE_RANGE_WRITE = 2
-# link(2): of filesystems without hard links, and of files with as many as they may have.
-_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -78,29 +76,6 @@ def start_write_back(descriptor: int, start: int, size: int) -> None:
     ``size``: in bytes; 0 for all that follows.
     """
     _libc.sync_file_range(descriptor, start, size, _SYNC_FILE_RANGE_WRITE)  # a hint; errors show at the sync
-
-
-def give_second_name(path: Path, name: Path) -> None:
-    """Give a file a second name: a hard link, or the new name alone where the filesystem has no hard links.
-
-    The two halves of a rename may become durable apart, so a power cut may leave the file with neither name. With two
-    names, the first one can be removed once the second one is durable. Raises OSError, such as FileExistsError.
-    """
-    try:
-        os.link(path, name)
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        path.rename(name)
-
-
-def sync_folder(folder: Path | str) -> None:
-    """Sync a folder, so that the names in it are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_filesystem(descriptor: int) -> None:

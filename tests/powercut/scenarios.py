@@ -15,7 +15,7 @@ from typing import Any
 
 import omewd
 from omewd.model.spec.spec import StreamSpec
-from omewd.store.filesystem import sync_folder
+from omewd.process.names import sync_folder
 from tests.support.daemons import DaemonProcess
 from tests.support.frames import Array, make_frame, make_spec
 from tests.support.processes import wait_for

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
+
+from omewd.process.names import sync_folder
 
 
 def make_folder(folder: Path) -> None:
@@ -18,12 +19,3 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(exist_ok=True, mode=0o700)
     with suppress(PermissionError):
         sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync a folder, so that the names in it are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omewd.process.faultpoints import point
+from omewd.process.names import give_second_name, sync_folder
 from omewd.store.aligned import packed, write_at
 from omewd.store.buffers import Buffers
 from omewd.store.encoders.base import Piece
-from omewd.store.filesystem import give_second_name, sync_folder
 from omewd.store.stopwatch import Stopwatch
 from omewd.store.unsynced import Unsynced
 

@@ -24,8 +24,9 @@ import numpy as np
 
 from omewd.model.plan.shards import Flags
 from omewd.process.faultpoints import point
+from omewd.process.names import give_second_name, sync_folder
 from omewd.store.aligned import ALIGNMENT, aligned, is_direct
-from omewd.store.filesystem import extend, give_second_name, punch, sync_folder
+from omewd.store.filesystem import extend, punch
 from omewd.store.format.shard_index import ABSENT, ENTRY_BYTES, Entries, index_bytes, read_entries
 from omewd.store.format.shard_table import HEADER, MAGIC, SUFFIX, read_header, table_entries
 
