@@ -81,7 +81,7 @@ def entries(journal: Journal) -> dict[str, dict[str, object]]:
 
 
 def test_what_depends_on_an_entry_comes_after_its_syncs_and_in_the_loop(
-    disk: Disk, loop: Loop, journal: Journal
+    loop: Loop, journal: Journal, disk: Disk
 ) -> None:
     told: list[tuple[object, int, str]] = []
     for name in ("a", "b"):
