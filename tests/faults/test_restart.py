@@ -483,6 +483,8 @@ def test_row_17_a_file_cut_short_is_written_again_while_its_frames_are_in_the_ri
 
 DAEMON_POINTS = {
     "daemon: ring made": 1,
+    "daemon: entry aside": 2,
+    "daemon: journal changed": 3,
     "daemon: journal written": 1,
     "daemon: ring formatted": 1,
     "daemon: dataset made": 1,

@@ -64,6 +64,10 @@ class Dispatcher:
         self._waiting.append(task)
         return task
 
+    def set_timeout(self, job_timeout_s: float) -> None:
+        """Change how long a job may take, from the next look at running jobs on."""
+        self.job_timeout_s = job_timeout_s
+
     def do_without(self, missing: Set[str]) -> None:
         """Let long jobs be done by their usual role, where these roles have no children and get none."""
         self._missing = missing
