@@ -81,7 +81,7 @@ def test_a_long_skip_does_not_hold_up_the_others(omewd_daemon: DaemonProcess) ->
     producer.skip(1_000_000)
     started = time.monotonic()
     omewd_daemon.client.status()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20  # a job for each of its units would take minutes
     producer.append(make_frame(1, (8, 8), "uint16"))
     final = producer.close()
     assert final["frames"]["received"] == 1_000_002
