@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,16 +70,24 @@ def record(name: str, folder: Path, environment: dict[str, str] | None = None) -
 
 
 def check(
-    recorded: Recorded, mode: Mode, *, seed: int = 0, subsets: int = 2, most: int | None = None, daemons: int = 0
+    recorded: Recorded,
+    mode: Mode,
+    *,
+    seed: int = 0,
+    subsets: int = 2,
+    most: int | None = None,
+    daemons: int = 0,
+    lines: Collection[int] | None = None,
 ) -> Outcome:
     """Judge the trees of a record.
 
     ``subsets``: random ones of each moment. ``most``: judge so many trees, chosen by ``seed``; None for all.
-    ``daemons``: how many trees a real daemon gets as well.
+    ``daemons``: how many trees a real daemon gets as well. ``lines``: the moments to look at, as lines of the trace;
+    None for all.
     """
     chance = random.Random(f"{seed} {recorded.name} {mode.name}")
     history = recorded.history(mode)
-    times = moments(history)
+    times = [at for at in moments(history) if lines is None or at in lines]
     chosen = list(_different(history, times, chance, subsets))
     if most is not None and len(chosen) > most:
         chosen = sorted(chance.sample(chosen, most), key=lambda cut: cut.at)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import omewd
+from omewd.dataset.repair import repair
+from omewd.errors import OmewdError
 from omewd.model.spec.spec import StreamSpec
 from omewd.process.names import sync_folder
 from tests.support.daemons import DaemonProcess
@@ -61,6 +63,17 @@ class Run:
                 else:
                     producer.append(frame_of(self.spec, source, index))
             self.mark_durable()
+
+    def lose_the_rings(self) -> None:
+        """Kill all processes, and take the rings away, as a restart of the machine does."""
+        self.process.kill()
+        for name in self.process.shared_memory():
+            (Path("/dev/shm") / name).unlink()
+
+    def recover(self) -> None:
+        """Start the next daemon, and wait until it has nothing left to do."""
+        self.process = DaemonProcess(self.process.folder, *_OPTIONS)
+        wait_for(lambda: not list((self.process.folder / "state/streams").glob("*.json")))
 
     def end(self, producers: list[omewd.Producer]) -> None:
         for producer in producers:
@@ -152,11 +165,39 @@ def _gone(scenario: Scenario, run: Run) -> None:
     producer = run.connect()
     run.append([producer], range(scenario.frames))
     wait_for(lambda: run.mark_durable()["frames"]["durable"] > 0)
-    run.process.kill()
-    for name in run.process.shared_memory():
-        (Path("/dev/shm") / name).unlink()
-    run.process = DaemonProcess(run.process.folder, *_OPTIONS)
-    wait_for(lambda: not list((run.process.folder / "state/streams").glob("*.json")))
+    run.lose_the_rings()
+    run.recover()
+
+
+def _repaired(scenario: Scenario, run: Run) -> None:
+    """As :func:`_gone`, and a user repairs the dataset before the next daemon starts."""
+    run.start()
+    producer = run.connect()
+    run.append([producer], range(scenario.frames))
+    wait_for(lambda: run.mark_durable()["frames"]["durable"] > 0)
+    run.lose_the_rings()
+    wait_for(lambda: _is_repaired(run.process.data / run.spec.output))
+    run.recover()
+
+
+def _is_repaired(dataset: Path) -> bool:
+    try:
+        repair(dataset)
+    except OmewdError as error:
+        if error.code != "busy":  # a writer has not heard of its daemon's death yet
+            raise
+        return False
+    return True
+
+
+def _replaced(scenario: Scenario, run: Run) -> None:
+    """The dataset is replaced. Until clients hear that the new one is there, they can count on neither."""
+    for _ in range(2):
+        run.mark(started=False, durable=[], ended=None)
+        run.start()
+        producer = run.connect()
+        run.append([producer], range(scenario.frames))
+        run.end([producer])
 
 
 _SHARDS = "t:7:1:3,y:128:64:2,x:64"
@@ -175,6 +216,8 @@ SCENARIOS: dict[str, Scenario] = {
     "direct, metadata": Scenario("t:6:1:3,y:64,x:64", _RAW, script=_with_metadata),
     "direct, resumed": Scenario("t:8:1:4,y:64,x:64", _RAW, frames=8, script=_resumed),
     "direct, rings gone": Scenario("t:inf:1:3,y:64,x:64", {**_RAW, "compression": "blosc-lz4"}, 5, script=_gone),
+    "direct, repaired": Scenario("t:inf:1:3,y:64,x:64", {**_RAW, "levels": 2}, 5, script=_repaired),
+    "direct, replaced": Scenario("t:3:1:2,y:64,x:64", {**_RAW, "overwrite": True}, 3, script=_replaced),
     "direct, disk full": Scenario(_SHARDS, _RAW, frames=7, inject=("-e", "inject=pwritev2:error=ENOSPC:when=1")),
     "tensorstore": Scenario("t:6:1:2,y:64,x:64", {"backend": "tensorstore", "compression": "blosc-zstd"}),
     "zarr-python, keys": Scenario("t:3,p:2,y:64:32,x:64", {"backend": "zarr-python", "levels": 2}),
