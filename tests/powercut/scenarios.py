@@ -17,6 +17,7 @@ import omewd
 from omewd.dataset.repair import repair
 from omewd.errors import OmewdError
 from omewd.model.spec.spec import StreamSpec
+from omewd.process.faultpoints import VARIABLE
 from omewd.process.names import sync_folder
 from tests.support.daemons import DaemonProcess
 from tests.support.frames import Array, make_frame, make_spec
@@ -90,13 +91,17 @@ def frame_of(spec: StreamSpec, source: int, index: int) -> Array:
 
 @dataclass(frozen=True)
 class Scenario:
-    """``frames``: of each source. ``gaps``: the frame indexes that are skipped. ``inject``: errors, as for strace."""
+    """``frames``: of each source. ``gaps``: the frame indexes that are skipped. ``inject``: errors, as for strace.
+
+    ``dies_at``: the fault point that kills the first writer to pass it; another one does its jobs again.
+    """
 
     dims: str
     fields: dict[str, Any] = field(default_factory=dict)
     frames: int = 6
     gaps: frozenset[int] = frozenset()
     inject: tuple[str, ...] = ()
+    dies_at: str | None = None
     script: Callable[[Scenario, Run], None] | None = None
 
     @property
@@ -164,7 +169,7 @@ def _gone(scenario: Scenario, run: Run) -> None:
     run.start()
     producer = run.connect()
     run.append([producer], range(scenario.frames))
-    wait_for(lambda: run.mark_durable()["frames"]["durable"] > 0)
+    wait_for(lambda: run.mark_durable()["frames"]["durable"] == scenario.frames)  # so nothing is cut off in the middle
     run.lose_the_rings()
     run.recover()
 
@@ -174,7 +179,7 @@ def _repaired(scenario: Scenario, run: Run) -> None:
     run.start()
     producer = run.connect()
     run.append([producer], range(scenario.frames))
-    wait_for(lambda: run.mark_durable()["frames"]["durable"] > 0)
+    wait_for(lambda: run.mark_durable()["frames"]["durable"] == scenario.frames)  # so nothing is cut off in the middle
     run.lose_the_rings()
     wait_for(lambda: _is_repaired(run.process.data / run.spec.output))
     run.recover()
@@ -219,6 +224,13 @@ SCENARIOS: dict[str, Scenario] = {
     "direct, repaired": Scenario("t:inf:1:3,y:64,x:64", {**_RAW, "levels": 2}, 5, script=_repaired),
     "direct, replaced": Scenario("t:3:1:2,y:64,x:64", {**_RAW, "overwrite": True}, 3, script=_replaced),
     "direct, disk full": Scenario(_SHARDS, _RAW, frames=7, inject=("-e", "inject=pwritev2:error=ENOSPC:when=1")),
+    **{
+        f"direct, killed at '{point}'": Scenario("t:6:1:3,y:64,x:64", _RAW, dies_at=f"writer: {point}")
+        for point in ("chunks on record", "file renamed", "shards in place", "finalized")
+    },
+    "direct, keys, killed at 'folder renamed'": Scenario(_KEYS, _RAW, frames=5, dies_at="writer: folder renamed"),
+    # So many files that one syncfs is for all of them.
+    "direct, many images": Scenario("t:1,p:34,y:16,x:16", _RAW, frames=34),
     "tensorstore": Scenario("t:6:1:2,y:64,x:64", {"backend": "tensorstore", "compression": "blosc-zstd"}),
     "zarr-python, keys": Scenario("t:3,p:2,y:64:32,x:64", {"backend": "zarr-python", "levels": 2}),
     "zarrs-python": Scenario("t:6:1:2,y:64:32:2,x:64", {"backend": "zarrs-python"}),
@@ -229,7 +241,8 @@ SCENARIOS: dict[str, Scenario] = {
 def main(name: str, folder: Path) -> None:
     scenario = SCENARIOS[name]
     marks = os.open(folder / MARKS, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-    run = Run(scenario.spec, DaemonProcess(folder, *_OPTIONS), marks)
+    fault = {VARIABLE: f"{scenario.dies_at};1;{folder / 'died'}"} if scenario.dies_at else {}
+    run = Run(scenario.spec, DaemonProcess(folder, *_OPTIONS, env=fault), marks)
     try:
         scenario.run(run)
         assert run.process.stop() == 0, run.process.log()
