@@ -229,8 +229,6 @@ SCENARIOS: dict[str, Scenario] = {
         for point in ("chunks on record", "file renamed", "shards in place", "finalized")
     },
     "direct, keys, killed at 'folder renamed'": Scenario(_KEYS, _RAW, frames=5, dies_at="writer: folder renamed"),
-    # So many files that one syncfs is for all of them.
-    "direct, many images": Scenario("t:1,p:34,y:16,x:16", _RAW, frames=34),
     "tensorstore": Scenario("t:6:1:2,y:64,x:64", {"backend": "tensorstore", "compression": "blosc-zstd"}),
     "zarr-python, keys": Scenario("t:3,p:2,y:64:32,x:64", {"backend": "zarr-python", "levels": 2}),
     "zarrs-python": Scenario("t:6:1:2,y:64:32:2,x:64", {"backend": "zarrs-python"}),
