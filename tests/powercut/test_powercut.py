@@ -59,4 +59,4 @@ def test_row_30_a_rename_in_place_of_a_second_name_is_found(tmp_path: Path) -> N
     around = {line for link in links for line in range(link.begin, link.begin + 40)}
     assert links
     for mode in Mode:
-        assert check(replace(recorded, calls=calls), mode, subsets=0, lines=around).violations
+        assert check(replace(recorded, calls=calls), mode, subsets=0, most=40, lines=around).violations
