@@ -1,4 +1,4 @@
-"""What a daemon and its writers take while a test runs: memory, descriptors, threads, shared memory, journal entries."""
+"""What a daemon and its writers take while a test runs: memory, descriptors, threads, shared memory, the journal."""
 
 from __future__ import annotations
 

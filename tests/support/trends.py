@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def trend(x: Sequence[float], y: Sequence[float]) -> Trend:
     squares = math.fsum(r * r for r in residuals)
     error = 0.0
     if squares > 0:
-        neighbours = math.fsum(a * b for a, b in zip(residuals, residuals[1:], strict=False)) / squares
+        neighbours = math.fsum(a * b for a, b in itertools.pairwise(residuals)) / squares
         correlation = min(max(neighbours, 0.0), 1.0)
         independent = max(n * (1 - correlation) / (1 + correlation), 3.0)
         error = math.sqrt(squares / (independent - 2) / spread)
