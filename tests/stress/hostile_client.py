@@ -17,6 +17,7 @@ import socket
 import sys
 
 from omewd.error_codes import CODES
+from omewd.protocol.descriptors import close_all
 from tests.stress.hostile_messages import Grammar, Packet
 
 
@@ -43,8 +44,7 @@ class Client:
         except OSError:  # too large a packet; dropped by the daemon
             return False
         finally:
-            for descriptor in packet.descriptors:
-                os.close(descriptor)
+            close_all(packet.descriptors)
         return True
 
     def read(self, codes: collections.Counter[str]) -> bool:
