@@ -40,12 +40,14 @@ class Client:
                 self.socket.send(packet.data)
         except BlockingIOError:  # the daemon has not read the last ones yet
             select.select([], [self.socket], [], 0.01)
-            return False
         except OSError:  # too large a packet; dropped by the daemon
-            return False
-        finally:
-            close_all(packet.descriptors)
-        return True
+            pass
+        else:
+            for descriptor in packet.descriptors:
+                os.close(descriptor)
+            return True
+        close_all(packet.descriptors)  # some would linger here
+        return False
 
     def read(self, codes: collections.Counter[str]) -> bool:
         """Take in all replies that are there; returns False once the daemon has closed the connection."""

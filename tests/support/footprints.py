@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -52,15 +51,18 @@ class Footprint:
         start = next(n for n, at in enumerate(self.at) if at >= warm_up * self.at[-1])
         return {name: trend(self.at[start:], values[start:]) for name, values in self.series.items()}
 
-    def check_flat(self, *, memory_bytes: int, others: float, warm_up: float = 0.25) -> str:
-        """Check that no series rises by more than its floor, and that no process was replaced; returns a report."""
+    def check_flat(self, *, memory_bytes: int, others: float | None, warm_up: float = 0.25) -> str:
+        """Check that no series rises by more than its floor, and that no process was replaced; returns a report.
+
+        ``others``: the floor of what is not memory; None to leave it unchecked.
+        """
         found = self.trends(warm_up)
         lines = [_line(name, found[name], values) for name, values in self.series.items()]
         report = f"{len(self.at)} samples over {self.at[-1]:,.0f}, without the first {warm_up:.0%}:\n" + "\n".join(
             lines
         )
-        floor: Callable[[str], float] = lambda name: memory_bytes if name.endswith(MEMORY) else others  # noqa: E731
-        rising = [name for name, line in found.items() if not line.is_flat(floor(name))]
+        floors = {name: memory_bytes if name.endswith(MEMORY) else others for name in found}
+        rising = [name for name, floor in floors.items() if floor is not None and not found[name].is_flat(floor)]
         assert not rising, f"{', '.join(rising)} not flat; {report}"
         now = self._daemon.writer_pids()
         assert now == [pid for name, pid in self._pids.items() if name.startswith("writer")], "a writer was replaced"
