@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from omewd.errors import OmewdError
 
@@ -22,12 +23,17 @@ RING_TARGET_BYTES = 512 << 20
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-@dataclass(frozen=True)
+# What a running daemon takes from a new configuration. The rest is used up when it starts.
+RELOADED = ("log_level", "data_roots", "memory_bytes", "job_timeout_s", "drain_timeout_s", "on_stop")
+
+
+@dataclass
 class ServeConfig:
     """The daemon's options.
 
-    ``drain_timeout_s``: how long a stopping daemon goes on writing. ``group``: the Unix group that may connect.
-    ``ephemeral``: no daemon follows this one, so it leaves nothing behind.
+    ``drain_timeout_s``: how long a stopping daemon goes on writing. ``on_stop``: "drain" what has arrived, or "keep"
+    it in the rings for the next daemon. ``group``: the Unix group that may connect. ``ephemeral``: no daemon follows
+    this one, so it leaves nothing behind.
     """
 
     socket: Path
@@ -36,11 +42,29 @@ class ServeConfig:
     memory_bytes: int
     writers: int
     log_format: str = "console"
+    log_level: str = "info"
     group: str | None = None
     job_timeout_s: float = JOB_TIMEOUT_S
     start_timeout_s: float = START_TIMEOUT_S
     drain_timeout_s: float = 300.0
+    on_stop: str = "drain"
     ephemeral: bool = False
+
+    def take(self, new: ServeConfig) -> Reloaded:
+        """Take over what may change while the daemon runs."""
+        different = [field.name for field in fields(self) if getattr(self, field.name) != getattr(new, field.name)]
+        taken = {name: getattr(new, name) for name in different if name in RELOADED}
+        for name, value in taken.items():
+            setattr(self, name, value)
+        return Reloaded(taken, [name for name in different if name not in taken])
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """What has come of a new configuration. ``taken``: the new values. ``left``: options that need a restart."""
+
+    taken: dict[str, Any]
+    left: list[str]
 
 
 def default_state_dir() -> Path:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import socket
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
+from omewd.daemon.checks import require_memory
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.control.dataset_requests import DatasetRequests
 from omewd.daemon.control.pending_replies import PendingReplies
@@ -29,13 +30,15 @@ from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.jobs.delivery import Delivery
 from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.routing import Router
+from omewd.daemon.logs import configure
 from omewd.daemon.loop import Loop
 from omewd.daemon.notify import Notifier
-from omewd.daemon.processes import shared_memory
 from omewd.daemon.processes.child import Place
 from omewd.daemon.processes.fence import children_lock, fence
+from omewd.daemon.processes.memory_return import MemoryReturn
 from omewd.daemon.processes.pools import Pools
 from omewd.daemon.processes.roles import roles
+from omewd.daemon.signals import DRAIN, RELOAD, Signals
 from omewd.daemon.state.journal import InstanceLock, Journal, instance_name
 from omewd.daemon.state.recovery import Recovery
 from omewd.daemon.streams.admission import Admission
@@ -70,17 +73,19 @@ _DRAIN_EXTENSION_US = 10_000_000
 class Daemon:
     """The process of ``omewd serve``. :meth:`run` returns its exit status."""
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, read_again: Callable[[], ServeConfig]) -> None:
+        """``read_again``: reads the configuration again; raises OmewdError."""
         require_x86_64()
-        _require_memory(config.memory_bytes)
-        self._config = config
+        require_memory(config.memory_bytes)
+        self._config, self._read_again = config, read_again
         self._lock = InstanceLock(config.state_dir)
         self._instance = instance_name(config.state_dir)
         fence(config.state_dir, self._instance)
-        self._journal = Journal(config.state_dir)
         self._scratch = Path(tempfile.mkdtemp(prefix=f"{self._instance}-scratch-", dir="/dev/shm"))
         _allow_many_descriptors()
         self._loop = Loop()
+        self._journal = Journal(config.state_dir, self._loop)
+        self._memory = MemoryReturn(self._loop)
         self._notifier = Notifier()
         place = Place(self._scratch, children_lock(config.state_dir), config.start_timeout_s)
         self._pools = Pools(self._loop, roles(config.writers, len(os.sched_getaffinity(0))), place)
@@ -88,7 +93,7 @@ class Daemon:
         self._server = ControlServer(self._loop)
         self._agenda = agenda = Agenda()
         datasets = Datasets(self._dispatcher, self._journal, self._server, agenda)
-        self._streams = Streams(self._journal, datasets, agenda)
+        self._streams = Streams(self._journal, datasets, agenda, self._memory)
         memory = MemoryBudget(config, self._streams)
         self._delivery = delivery = Delivery(self._dispatcher, self._pools, self._streams)
         self._replies = PendingReplies(self._server)
@@ -105,6 +110,7 @@ class Daemon:
             datasets,
             self._lifecycle,
             self._journal,
+            self._memory,
             instance=self._instance,
             scratch=self._scratch,
         )
@@ -119,7 +125,9 @@ class Daemon:
                 DatasetRequests(self._streams, datasets),
             ]
         )
-        self._signals, self._signal_sink = socket.socketpair()
+        self._signals = Signals(self._loop, self._signalled)
+        self._keeps = False
+        self._must_drain = False
         self._drain_deadline_ns = 0
         self._sweep_deadline_ns = 0
         self._next_notify_ns = self._next_status_ns = 0
@@ -130,7 +138,6 @@ class Daemon:
     def run(self) -> int:
         """Serve until a signal asks to stop, then drain. Raises OmewdError if the daemon can't start."""
         try:
-            self._catch_signals()
             self._recovery.run()
             self._pools.start(self._router.child_said, self._router.child_died)
             prepare()  # while the children start
@@ -162,7 +169,7 @@ class Daemon:
 
     def _await_first_children(self) -> None:
         deadline = time.monotonic() + self._config.start_timeout_s
-        while (pool := self._pools.awaited) is not None and not self._streams.is_closed:
+        while (pool := self._pools.awaited) is not None and not (self._streams.is_closed or self._keeps):
             if pool.failed_starts >= _FAILED_FIRST_STARTS or time.monotonic() > deadline:
                 raise OmewdError(
                     "start_failed",
@@ -172,34 +179,50 @@ class Daemon:
             self._loop.wait(0.1)
             pool.fill()
 
-    def _catch_signals(self) -> None:
-        """Turn signals into bytes on a socket, which the loop watches."""
-        self._signals.setblocking(False)
-        self._signal_sink.setblocking(False)
-        signal.set_wakeup_fd(self._signal_sink.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: None)
-        self._loop.watch(self._signals.fileno(), self._signalled)
+    def _signalled(self, number: int) -> None:
+        if number == RELOAD:
+            self._reload()
+        elif number == DRAIN:
+            self._must_drain = True
+        elif not self._streams.is_closed:
+            self._stop(signal.Signals(number).name)
+        elif number == signal.SIGINT:
+            log.warning("second interrupt: leaving what is not on disk to the next daemon")
+            self._drain_deadline_ns = time.monotonic_ns()
 
-    def _signalled(self) -> None:
-        now = time.monotonic_ns()
-        for number in self._signals.recv(64):
-            if not self._streams.is_closed:
-                log.info(
-                    "stopping: draining the open streams",
-                    signal=signal.Signals(number).name,
-                    open=len(self._streams.open),
-                )
-                self._notifier.send(STOPPING=1, EXTEND_TIMEOUT_USEC=_DRAIN_EXTENSION_US)
-                self._drain_deadline_ns = now + int(self._config.drain_timeout_s * 1e9)
-                self._sweep_deadline_ns = now + _SWEEP_NS
-                self._next_notify_ns = 0
-                self._lifecycle.stop_all(now)
-            elif number == signal.SIGINT:
-                log.warning("second interrupt: leaving what is not on disk to the next daemon")
-                self._drain_deadline_ns = now
+    def _stop(self, number: str) -> None:
+        now, count = time.monotonic_ns(), len(self._streams.open)
+        self._notifier.send(STOPPING=1, EXTEND_TIMEOUT_USEC=_DRAIN_EXTENSION_US)
+        if self._config.on_stop == "keep" and not self._must_drain:
+            log.info("stopping: rings are kept, and the next daemon continues with them", signal=number, open=count)
+            self._keeps = True
+            return
+        log.info("stopping: draining the open streams", signal=number, open=count)
+        self._drain_deadline_ns = now + int(self._config.drain_timeout_s * 1e9)
+        self._sweep_deadline_ns = now + _SWEEP_NS
+        self._next_notify_ns = 0
+        self._lifecycle.stop_all(now)
+
+    def _reload(self) -> None:
+        """Read the configuration again, and take over what may change. An error changes nothing."""
+        self._notifier.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+        try:
+            new = self._read_again()
+            require_memory(new.memory_bytes)
+        except OmewdError as error:
+            log.error("the configuration can't be reloaded: nothing is changed", error=str(error))
+        else:
+            done = self._config.take(new)
+            self._dispatcher.set_timeout(self._config.job_timeout_s)
+            configure(self._config.log_format, self._config.log_level)
+            log.info("reloaded the configuration", taken={name: str(value) for name, value in done.taken.items()})
+            if done.left:
+                log.warning("some changed options are only taken by a restart", options=done.left)
+        self._notifier.send(READY=1)
 
     def _finished(self) -> bool:
+        if self._keeps:
+            return True
         now = time.monotonic_ns()
         if (outdated := self._pools.outdated) and self._must_restart(outdated):
             log.error(
@@ -250,9 +273,9 @@ class Daemon:
                 self._streams.release(stream)
             else:
                 self._streams.leave(stream)
-        signal.set_wakeup_fd(-1)
+        self._journal.close()
+        self._memory.close()
         self._signals.close()
-        self._signal_sink.close()
         self._loop.close()
         self._lock.release()
         log.info("stopped", exit_status=self._exit_status)
@@ -307,14 +330,3 @@ def _allow_many_descriptors() -> None:
     """Raise the soft limit of descriptors: a stream takes several, and the usual 1024 is only meant for select(2)."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _require_memory(budget_bytes: int) -> None:
-    limits = {"the machine has": shared_memory.total_memory_bytes(), "its cgroup may use": shared_memory.cgroup_bytes()}
-    for whose, limit in limits.items():
-        if limit is not None and budget_bytes > limit:
-            raise OmewdError(
-                "start_failed",
-                f"--memory is {budget_bytes / 2**30:.1f} GiB, but {whose} {limit / 2**30:.1f} GiB",
-                "Leave some for the system and the page cache; half of the memory is a good start",
-            )

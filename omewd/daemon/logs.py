@@ -37,7 +37,7 @@ class PatientStream:
 
 
 def configure(log_format: str, level: str = "info") -> None:
-    """Configure the log. ``log_format``: "console" or "json"."""
+    """Configure the log, now or again. ``log_format``: "console" or "json"."""
     renderer: structlog.types.Processor
     if log_format == "json":
         renderer = structlog.processors.JSONRenderer()
@@ -54,5 +54,4 @@ def configure(log_format: str, level: str = "info") -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, PatientStream(sys.stderr.fileno()))),
-        cache_logger_on_first_use=True,
     )

@@ -61,13 +61,15 @@ class Link:
                     if not self._bell.recv(_RINGS_AT_ONCE, socket.MSG_DONTWAIT):  # the daemon is gone
                         self._poll.unregister(self._bell)
 
-    def request(self, op: str, *, timeout: float | None = REPLY_TIMEOUT_S) -> dict[str, Any]:
-        """Send the daemon a request about this stream; raises the errors of :meth:`Connection.request`."""
+    def request(self, op: str, *, brief: bool, timeout: float | None = REPLY_TIMEOUT_S) -> dict[str, Any]:
+        """Send the daemon a request about this stream; raises the errors of :meth:`Connection.request`.
+
+        ``brief``: the reply need not have the status of other sources.
+        """
         if self.is_gone:
             raise OmewdError("unreachable", "the daemon is gone")
-        return self._connection.request(op, name=self._name, id=self._stream_id, source=self._source, timeout=timeout)[
-            0
-        ]
+        which: dict[str, Any] = {"name": self._name, "id": self._stream_id, "source": self._source}
+        return self._connection.request(op, timeout=timeout, brief=brief, **which)[0]
 
     def reconnect(self) -> bool:
         """Look for a new daemon, at intervals; returns whether there is one and it has taken this producer over.
@@ -92,6 +94,7 @@ class Link:
                 id=self._stream_id,
                 source=self._source,
                 epoch=self._epoch,
+                brief=True,
                 timeout=_REATTACH_TIMEOUT_S,
             )
         except TimeoutError:

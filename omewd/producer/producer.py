@@ -26,6 +26,7 @@ from omewd.producer.values import (
 )
 from omewd.protocol.descriptors import close_all
 from omewd.ring.layout import GAP_SKIPPED
+from omewd.ring.prefault import STEP_BYTES, populate
 from omewd.ring.segment import Segment
 
 Frame = np.ndarray[Any, Any]
@@ -44,7 +45,7 @@ def connect(name: str, *, source: str | int | None = None, socket: str | os.Path
     source = source_of(source)
     connection = Connection(socket, kind="producer")
     try:
-        status, descriptors = connection.request("attach", name=name, source=source)
+        status, descriptors = connection.request("attach", name=name, source=source, brief=True)
     except BaseException:
         connection.close()
         raise
@@ -54,11 +55,14 @@ def connect(name: str, *, source: str | int | None = None, socket: str | os.Path
         raise OmewdError("bad_message", f"the daemon sent {len(descriptors)} descriptors instead of 2")
     ring, bell = descriptors
     try:
-        segment = Segment.open(ring, owner=connection.daemon_user, writable=True, populate=True)
+        segment = Segment.open(ring, owner=connection.daemon_user, writable=True)
     except BaseException:
         close_all([bell])
         connection.close()
         raise
+    at = 0
+    while populate(segment, at, writable=True):
+        at += STEP_BYTES
     link = Link(connection, bell, segment.geometry, stream_id=status["id"], source=status["source"])
     return Producer(segment, link, samples=status.get("samples", 1))
 
@@ -267,6 +271,7 @@ class Producer:
     def close(self, *, wait: bool = True, timeout: float | None = None) -> dict[str, Any]:
         """End the stream, or this source of it, and return the stream's final status.
 
+        With ``wait``, the status lists this source only; its totals are of all sources.
         Slots that are claimed but not published are given back. Further calls return or raise what the first one did.
 
         With ``wait``, this waits until the dataset is complete on disk, or, while other sources go on, until all frames
@@ -310,10 +315,10 @@ class Producer:
 
     def _finish(self, *, wait: bool, deadline: float | None) -> dict[str, Any]:
         """Ask the daemon to end the stream, and with ``wait`` wait until it has."""
-        status = self._link.request("finish")
+        status = self._link.request("finish", brief=wait)
         if wait:
             left_s = None if deadline is None else max(deadline - time.monotonic(), 0.001)
-            status = self._link.request("wait", timeout=left_s)
+            status = self._link.request("wait", brief=True, timeout=left_s)
         return status
 
     def _let_go(self) -> None:

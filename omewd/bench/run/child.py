@@ -37,7 +37,8 @@ class Child:
                 pass_fds=[theirs.fileno()],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, **(environment or {})},
+                # Without this, threads of numpy's linear algebra spin while the clock runs.
+                env={"OPENBLAS_NUM_THREADS": "1", **os.environ, **(environment or {})},
                 start_new_session=True,
             )
 

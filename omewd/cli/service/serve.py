@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from omewd.cli.options import socket_option
+
+if TYPE_CHECKING:
+    from omewd.daemon.config import ServeConfig
 
 
 @click.command("serve")
@@ -52,47 +56,90 @@ from omewd.cli.options import socket_option
     help="How many seconds to go on writing when asked to stop.",
 )
 @click.option(
+    "--on-stop",
+    type=click.Choice(["drain", "keep"]),
+    default="drain",
+    show_default=True,
+    help="When asked to stop, write what has arrived, or leave it in the rings to the next daemon.",
+)
+@click.option(
     "--ephemeral", is_flag=True, help="Leave nothing to the next daemon: give up what is not written in time."
 )
+@click.option(
+    "--check", is_flag=True, help="Only say what is wrong with options, configuration file, folders and memory."
+)
 @click.pass_context
-def command(
-    context: click.Context,
-    socket: Path | None,
-    data_root: tuple[Path, ...],
-    state_dir: Path | None,
-    memory: str,
-    writers: int | None,
-    group: str | None,
-    log_format: str,
-    log_level: str,
-    job_timeout: float,
-    start_timeout: float,
-    drain_timeout: float,
-    ephemeral: bool,
-) -> None:
-    """Run the daemon. On SIGTERM or Ctrl-C it writes what has arrived, and exits."""
-    from omewd.daemon.config import ServeConfig, default_state_dir, default_writers, parse_size
+def command(context: click.Context, /, **_: object) -> None:
+    """Run the daemon.
+
+    On SIGTERM or Ctrl-C it writes what has arrived, and exits; see --on-stop. On SIGHUP it reads the configuration file
+    again, and goes on.
+    """
     from omewd.daemon.daemon import Daemon
     from omewd.daemon.logs import configure
+
+    config = _configuration(context)
+    if context.params["check"]:
+        _check(config)
+    configure(config.log_format, config.log_level)
+    sys.exit(Daemon(config, _read_again).run())
+
+
+def _check(config: ServeConfig) -> NoReturn:
+    """Print what is wrong, and exit."""
+    from omewd.daemon.checks import problems
+    from omewd.error_codes import EXIT_START
+
+    found = list(problems(config))
+    for error in found:
+        print(f"omewd: {error}", file=sys.stderr)
+    if found:
+        sys.exit(EXIT_START)
+    print(f"fine: {config.writers} writers, {config.memory_bytes / 2**30:.1f} GiB, socket {config.socket}")
+    print(f"data roots: {', '.join(map(str, config.data_roots))}")
+    sys.exit(0)
+
+
+def _read_again() -> ServeConfig:
+    """The configuration that the command line and the environment of this process, and the file of today, give."""
+    from omewd.cli.errors import usage_error
+    from omewd.cli.main import cli
+
+    try:
+        with (
+            cli.make_context("omewd", sys.argv[1:]) as root,
+            command.make_context("serve", root.args, parent=root) as context,
+        ):
+            return _configuration(context)
+    except click.ClickException as error:
+        raise usage_error(error) from error
+
+
+def _configuration(context: click.Context) -> ServeConfig:
+    """Raises OmewdError ``start_failed`` or ``usage``."""
+    from omewd.daemon.config import ServeConfig, default_state_dir, default_writers, parse_size
     from omewd.errors import OmewdError
     from omewd.protocol.address import serve_socket
 
-    configure(log_format, log_level)
-    roots = tuple(root.absolute() for root in data_root) or (Path.cwd(),)
+    given = context.params
+    roots = tuple(root.absolute() for root in given["data_root"]) or (Path.cwd(),)
     for root in roots:
         if not root.is_dir():
             raise OmewdError("start_failed", f"the data root {root} is not a folder", "Create it, or name another")
-    config = ServeConfig(
-        socket=(socket or context.find_root().obj or serve_socket()).absolute(),
+    if given["ephemeral"] and given["on_stop"] == "keep":
+        raise OmewdError("usage", "--ephemeral leaves nothing to a next daemon, but --on-stop is keep", "Drop one")
+    return ServeConfig(
+        socket=(given["socket"] or context.find_root().params["socket"] or serve_socket()).absolute(),
         data_roots=tuple(root.resolve() for root in roots),
-        state_dir=(state_dir or default_state_dir()).absolute(),
-        memory_bytes=parse_size(memory),
-        writers=writers or default_writers(),
-        log_format=log_format,
-        group=group,
-        job_timeout_s=job_timeout,
-        start_timeout_s=start_timeout,
-        drain_timeout_s=drain_timeout,
-        ephemeral=ephemeral,
+        state_dir=(given["state_dir"] or default_state_dir()).absolute(),
+        memory_bytes=parse_size(given["memory"]),
+        writers=given["writers"] or default_writers(),
+        log_format=given["log_format"],
+        log_level=given["log_level"],
+        group=given["group"],
+        job_timeout_s=given["job_timeout"],
+        start_timeout_s=given["start_timeout"],
+        drain_timeout_s=given["drain_timeout"],
+        on_stop=given["on_stop"],
+        ephemeral=given["ephemeral"],
     )
-    sys.exit(Daemon(config).run())

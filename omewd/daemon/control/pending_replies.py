@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from omewd.daemon.control.server import ControlServer, Peer
 from omewd.daemon.control.status import stream_status
+from omewd.daemon.streams.source import Source
 from omewd.daemon.streams.stream import Stream
 from omewd.errors import OmewdError
 from omewd.protocol.messages import Message
 
 _MOST_WAITS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiter:
+    """A client that waits for the end of a stream, or of one source. ``brief``: it wants no other source's status."""
+
+    peer: Peer
+    source: Source | None
+    brief: bool
+
+    def has_left(self, stream: Stream) -> bool:
+        """Whether its source is on disk while others go on."""
+        return self.source is not None and stream.takes_frames and self.source.drained
 
 
 class PendingReplies:
@@ -20,7 +35,7 @@ class PendingReplies:
     def __init__(self, server: ControlServer) -> None:
         self._server = server
         self._starters: dict[int, Peer] = {}
-        self._waiting: dict[int, list[tuple[Peer, int | None]]] = {}
+        self._waiting: dict[int, list[_Waiter]] = {}
         self._next: dict[int, list[tuple[Peer, Callable[[], Message]]]] = {}
         self._this_turn: list[tuple[Peer, Callable[[], Message]]] = []
 
@@ -44,51 +59,52 @@ class PendingReplies:
         else:
             self._server.reply(peer, stream_status(stream, time.monotonic_ns()).to_json())
 
-    def refuse(self, peer: Peer, error: OmewdError) -> None:
-        """Reply with an error at once."""
-        self._server.reply_error(peer, error)
+    def result(self, peer: Peer, result: Message | OmewdError) -> None:
+        """Reply with a result or an error, at once."""
+        if isinstance(result, OmewdError):
+            self._server.reply_error(peer, result)
+        else:
+            self._server.reply(peer, result)
 
     # -- ending --------------------------------------------------------------------------------
 
-    def when_ended(self, peer: Peer, stream: Stream, number: int | None) -> None:
+    def when_ended(self, peer: Peer, stream: Stream, source: Source | None, *, brief: bool = False) -> None:
         """Reply with the stream's status or its error once the stream has ended, or at once if it has.
 
-        With a source's ``number``, reply already when all frames of this source are on disk while others go on. Raises
-        OmewdError ``busy`` for a client with too many pending replies.
+        With a ``source``, reply already when all frames of this source are on disk while others go on. A ``brief``
+        reply lists no other source. Raises OmewdError ``busy`` for a client with too many pending replies.
         """
         self._check_room(peer)
-        if stream.settled or self._has_left(stream, number):
-            self._answer(peer, stream)
+        waiter = _Waiter(peer, source, brief)
+        if stream.settled or waiter.has_left(stream):
+            self._answer(waiter, stream)
         else:
-            self._waiting.setdefault(stream.id, []).append((peer, number))
+            self._waiting.setdefault(stream.id, []).append(waiter)
 
     def _check_room(self, peer: Peer) -> None:
-        ends = sum(waiter is peer for waiting in self._waiting.values() for waiter, _ in waiting)
+        ends = sum(waiter.peer is peer for waiting in self._waiting.values() for waiter in waiting)
         answers = sum(waiter is peer for waiting in self._next.values() for waiter, _ in waiting)
         if ends + answers >= _MOST_WAITS:
             raise OmewdError(
                 "busy", f"this connection already waits for {_MOST_WAITS} streams", "Use another connection"
             )
 
-    @staticmethod
-    def _has_left(stream: Stream, number: int | None) -> bool:
-        return number is not None and stream.takes_frames and stream.sources[number].drained
-
     def tell(self, stream: Stream) -> None:
         """Send the replies that are due: a stream, or one of its sources, may have ended."""
         waiting = self._waiting.pop(stream.id, [])
-        still = [] if stream.settled else [entry for entry in waiting if not self._has_left(stream, entry[1])]
+        still = [] if stream.settled else [waiter for waiter in waiting if not waiter.has_left(stream)]
         if still:
             self._waiting[stream.id] = still
-        for peer, number in waiting:
-            if (peer, number) not in still:
-                self._answer(peer, stream)
+        for waiter in waiting:
+            if waiter not in still:
+                self._answer(waiter, stream)
 
-    def _answer(self, peer: Peer, stream: Stream) -> None:
+    def _answer(self, waiter: _Waiter, stream: Stream) -> None:
         if stream.failure is not None:
-            self._server.reply_error(peer, stream.failure)
+            self._server.reply_error(waiter.peer, stream.failure)
         else:
-            self._server.reply(peer, stream_status(stream, time.monotonic_ns()).to_json())
+            only = waiter.source if waiter.brief else None
+            self._server.reply(waiter.peer, stream_status(stream, time.monotonic_ns(), only).to_json())
 
     def when_settled(self, peer: Peer, stream: Stream, answer: Callable[[], Message]) -> None:
         """Reply with what ``answer`` returns or raises, once the stream is settled.
@@ -121,4 +137,4 @@ class PendingReplies:
         for number, answers in self._next.items():
             self._next[number] = [entry for entry in answers if entry[0] is not peer]
         for stream, waiting in self._waiting.items():
-            self._waiting[stream] = [entry for entry in waiting if entry[0] is not peer]
+            self._waiting[stream] = [waiter for waiter in waiting if waiter.peer is not peer]

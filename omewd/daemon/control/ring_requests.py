@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from omewd.daemon.control.server import ControlServer, Handler, Peer
 from omewd.daemon.control.source_names import source_of
-from omewd.daemon.control.status import stream_status
+from omewd.daemon.control.status import brief_status, stream_status
 from omewd.daemon.streams.lifecycle import Lifecycle
 from omewd.daemon.streams.producers import Producers
 from omewd.daemon.streams.rounds import Rounds
@@ -52,8 +52,7 @@ class RingRequests:
         descriptor, bell = self._producers.attach(stream, source, peer)
         try:
             with bell:
-                reply = {**stream_status(stream, time.monotonic_ns()).to_json(), "source": source.number}
-                self._server.reply(peer, reply, (descriptor, bell.fileno()))
+                self._server.reply(peer, _reply(message, stream, source), (descriptor, bell.fileno()))
         finally:
             os.close(descriptor)
 
@@ -64,7 +63,7 @@ class RingRequests:
         if not self._streams.is_open(stream) or stream.epoch != message.get("epoch"):
             raise OmewdError("stream_stopped", f"stream {stream.name!r} has ended, or another one has its name now")
         with self._producers.reattach(stream, source, peer) as bell:
-            self._server.reply(peer, stream_status(stream, time.monotonic_ns()).to_json(), (bell.fileno(),))
+            self._server.reply(peer, _reply(message, stream, source), (bell.fileno(),))
 
     def _view(self, peer: Peer, message: Message) -> None:
         """Give any client read-only access to the ring, and the place of the dataset."""
@@ -87,15 +86,14 @@ class RingRequests:
         finally:
             os.close(descriptor)
 
-    def _finish(self, peer: Peer, _: Message) -> Message:
+    def _finish(self, peer: Peer, message: Message) -> Message:
         found = self._source_of(peer)
         peer.detach()
         if found is None:
             return {}
         stream, source = found
-        now_ns = time.monotonic_ns()
-        self._lifecycle.stop(stream, "the producer closed the stream", now_ns, source)
-        return stream_status(stream, now_ns).to_json()
+        self._lifecycle.stop(stream, "the producer closed the stream", time.monotonic_ns(), source)
+        return _reply(message, stream, source)
 
     def peer_gone(self, peer: Peer) -> None:
         """Handle the end of a connection. If it was a producer's, its process may be gone, too."""
@@ -118,3 +116,10 @@ class RingRequests:
         number, source = peer.attached
         stream = self._streams.open.get(number)
         return None if stream is None else (stream, stream.sources[source])
+
+
+def _reply(message: Message, stream: Stream, source: Source) -> Message:
+    """What a producer gets: the stream's whole status, or, if it asks for that, only what it needs."""
+    if message.get("brief"):
+        return brief_status(stream, source)
+    return {**stream_status(stream, time.monotonic_ns()).to_json(), "source": source.number}

@@ -87,13 +87,12 @@ class ControlServer:
         self._path = path
         self._handle = handle
         self._on_gone = on_gone
-        self._allowed_gid = _group_id(group) if group else None
+        self._allowed_gid = group_id(group) if group else None
         self._listener = self._listen()
         self._loop.watch(self._listener.fileno(), self._accept)
 
     def _listen(self) -> socket.socket:
-        if len(os.fsencode(self._path)) > 107:
-            raise OmewdError("start_failed", f"the socket path {self._path} is over 107 bytes", "Choose a shorter one")
+        require_address(self._path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if self._allowed_gid is None else 0o755)
@@ -286,7 +285,13 @@ class ControlServer:
             self.drop(peer)
 
 
-def _group_id(name: str) -> int:
+def require_address(path: Path) -> None:
+    """Raise OmewdError ``start_failed`` if the path is too long for a socket (unix(7))."""
+    if len(os.fsencode(path)) > 107:
+        raise OmewdError("start_failed", f"the socket path {path} is over 107 bytes", "Choose a shorter one")
+
+
+def group_id(name: str) -> int:
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omewd.errors import StreamFailedError
 from omewd.model.waits import summary
@@ -53,8 +53,19 @@ def source_status(source: Source) -> SourceStatus:
     )
 
 
-def stream_status(stream: Stream, now_ns: int) -> StreamStatus:
-    """The status of a stream. ``now_ns``: the monotonic time for its rates."""
+def brief_status(stream: Stream, source: Source) -> dict[str, Any]:
+    """What the producer of a source needs of the stream's status, as JSON values. Its cost is that of one source."""
+    return {
+        "id": stream.id,
+        "name": stream.name,
+        "state": stream.state.value,
+        "samples": stream.spec.samples,
+        "source": source.number,
+    }
+
+
+def stream_status(stream: Stream, now_ns: int, only: Source | None = None) -> StreamStatus:
+    """The status of a stream. ``now_ns``: the monotonic time for its rates. ``only``: the one source to list."""
     spec = stream.spec
     sources = tuple(source_status(source) for source in stream.sources)
     throughput = _throughput(stream, now_ns)
@@ -79,7 +90,7 @@ def stream_status(stream: Stream, now_ns: int) -> StreamStatus:
         lost=tuple(run for source in sources for run in source.lost),
         kept_in_ring=stream.has_kept_frames,
         ring=_rings(sources),
-        sources=sources,
+        sources=sources if only is None else (sources[only.number],),
         throughput=throughput,
         paused=ErrorStatus.of(stream.paused) if stream.paused else None,
         disk=DiskStatus(stream.disk_free_bytes, _disk_lasts_s(stream.disk_free_bytes, throughput), stream.disk_io),

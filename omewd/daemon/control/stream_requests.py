@@ -39,11 +39,12 @@ class StreamRequests:
     def _start(self, peer: Peer, message: Message) -> None:
         self._lifecycle.begin(message.get("spec"), message.get("attachment", b""), peer, time.monotonic_ns())
 
-    def _stop(self, _: Peer, message: Message) -> Message:
+    def _stop(self, peer: Peer, message: Message) -> Message | None:
         name, now_ns = message.get("name"), time.monotonic_ns()
         if (kept := self._streams.kept.get(str(name))) is not None:
-            self._recovery.let_go(kept)
-            return {"let_go": kept.status().to_json()}
+            result = {"let_go": kept.status().to_json()}
+            self._recovery.let_go(kept, lambda error: self._replies.result(peer, error or result))
+            return None
         stream = self._streams.named(name)
         if self._streams.is_open(stream):
             if stream.settled:
@@ -54,6 +55,7 @@ class StreamRequests:
 
     def _let_go(self, stream: Stream) -> None:
         self._streams.release(stream)
+        self._lifecycle.memory_comes_back(time.monotonic_ns())
         lost = [source.lost[:10] for source in stream.sources]
         log.warning("discarding the ring of a failed stream", stream=stream.name, lost=lost)
 
@@ -94,4 +96,5 @@ class StreamRequests:
     def _wait(self, peer: Peer, message: Message) -> None:
         stream = self._streams.named(message.get("name"), message.get("id"))
         wish = message.get("source")
-        self._replies.when_ended(peer, stream, None if wish is None else source_of(stream, wish).number)
+        source = None if wish is None else source_of(stream, wish)
+        self._replies.when_ended(peer, stream, source, brief=bool(message.get("brief")))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from omewd.daemon.datasets.maintenance import Maintenance
 from omewd.daemon.datasets.user_metadata import UserMetadata
+from omewd.daemon.streams.transitions import State
 from omewd.model.totals import Totals
 
 
@@ -19,6 +20,17 @@ class Phase(Enum):
     WRITING = "frames are written into it"
     ENDING = "its last metadata is being written"
     AT_REST = "its stream has ended"
+
+
+# By the state of the stream.
+PHASES = {
+    State.STARTING: Phase.MAKING,
+    State.ACTIVE: Phase.WRITING,
+    State.DRAINING: Phase.WRITING,
+    State.FINALIZING: Phase.ENDING,
+    State.DONE: Phase.ENDING,
+    State.FAILED: Phase.ENDING,
+}
 
 
 @dataclass(eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,8 +149,7 @@ class Datasets:
         """Note that a dataset was removed."""
         self._undo_ended(dataset, there_are_leftovers)
         if dataset.phase is Phase.AT_REST:  # the last daemon's, so nobody else continues with it
-            with self._noting(dataset):
-                self._journal.go_on_with(UNDO, SWEEP, dataset.epoch)
+            self._journal.go_on_with(UNDO, SWEEP, dataset.epoch)
             self.sweep(dataset)
 
     def cannot_undo(self, dataset: Dataset) -> None:
@@ -165,19 +163,7 @@ class Datasets:
     def done_with(self, kind: str, dataset: Dataset) -> None:
         """Note that the clean-up of a dataset is done."""
         dataset.note_leftovers(False)
-        with self._noting(dataset):
-            self._journal.done(kind, dataset.epoch)
-
-    @staticmethod
-    @contextlib.contextmanager
-    def _noting(dataset: Dataset) -> Iterator[None]:
-        """Log errors of the journal. The next daemon then does the work again."""
-        try:
-            yield
-        except OSError as error:
-            log.error(
-                "a finished entry could not be removed from the journal", dataset=str(dataset.path), error=str(error)
-            )
+        self._journal.done(kind, dataset.epoch)
 
 
 @dataclass(eq=False)

@@ -64,6 +64,10 @@ class Dispatcher:
         self._waiting.append(task)
         return task
 
+    def set_timeout(self, job_timeout_s: float) -> None:
+        """Change how long a job may take, from the next look at running jobs on."""
+        self.job_timeout_s = job_timeout_s
+
     def do_without(self, missing: Set[str]) -> None:
         """Let long jobs be done by their usual role, where these roles have no children and get none."""
         self._missing = missing
@@ -100,9 +104,8 @@ class Dispatcher:
                     task = self._next_waiting(role, now_ns, small=depth > 0)
                     if task is None and role == WriteUnits.needs.role:
                         task = self._next_units(len(children), queue)
-                    if task is None:
-                        break
-                    assigned.append(self._grant(task, child, now_ns))
+                    if task is not None:  # otherwise another child may still take units that are too few for this one
+                        assigned.append(self._grant(task, child, now_ns))
         return assigned
 
     def _grant(self, task: Task, child: int, now_ns: int) -> Lease:

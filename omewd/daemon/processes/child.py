@@ -107,7 +107,8 @@ def start(role: Role, number: int, place: Place) -> Child:
     command = [sys.executable, "-P", "-m", role.module]
     command += arguments_for(theirs.fileno(), os.getpid(), role.threads, scratch)
     caps = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "BLOSC_NTHREADS"), str(role.threads))
-    environment = {**os.environ, **role.environment, **caps}
+    # Nothing here is linear algebra, whose threads spin when numpy is loaded.
+    environment = {**os.environ, **role.environment, **caps, "OPENBLAS_NUM_THREADS": "1"}
     environment.pop("NOTIFY_SOCKET", None)
     try:
         with theirs, _held(place.lock) as held:

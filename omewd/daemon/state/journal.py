@@ -12,17 +12,24 @@ unchanged, with its ring, and reported.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+from omewd.daemon.background import Background, Then
+from omewd.daemon.loop import Loop
+from omewd.daemon.state.changes import Change, Remove, Rename, Write, make, path_of
 from omewd.errors import OmewdError
 from omewd.protocol.versions import JOURNAL, Version
+
+log = structlog.get_logger("journal")
 
 # The stage of a stream: its dataset is being created; or it takes frames, and its ring has its progress.
 STARTING, ACTIVE = "starting", "active"
@@ -33,41 +40,51 @@ _APART = "~"
 
 
 class Journal:
-    def __init__(self, state_dir: Path) -> None:
+    """The entries. A thread changes them in the order of the calls, so that the loop waits for no disk.
+
+    What must not happen before an entry is durable waits for ``then(error)``, which the loop calls: with None once the
+    entry is durable, also after a power cut, or with why it can't be. A change that nobody waits for is logged if it
+    fails, and the next daemon then does the work again.
+    """
+
+    def __init__(self, state_dir: Path, loop: Loop) -> None:
         self._folder = state_dir / "streams"
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._background: Background[Change] = Background(loop, "journal", partial(make, self._folder))
 
-    def write(self, name: str, entry: dict[str, Any]) -> None:
-        """Write an entry atomically and durably; raises OSError."""
-        aside = self._folder / f".{name}.new"
-        with aside.open("w") as file:
-            json.dump({"version": str(JOURNAL), **entry}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(self._path(name))
-        self._sync()
+    def write(self, name: str, entry: dict[str, Any], then: Then) -> None:
+        """Write an entry atomically and durably."""
+        self._background.add(Write(name, json.dumps({"version": str(JOURNAL), **entry})), then)
 
-    def remove(self, name: str, epoch: int | None) -> None:
+    def remove(self, name: str, epoch: int | None, then: Then | None = None) -> None:
         """Remove the entry of a stream, unless a stream of another epoch has it; with None as epoch, in any case."""
-        if self._is_of(name, epoch):
-            self._path(name).unlink(missing_ok=True)
+        self._change(Remove(name, epoch), then)
 
-    def set_apart(self, name: str, kind: str, epoch: int) -> str:
+    def set_apart(self, name: str, kind: str, epoch: int, then: Then | None = None) -> str:
         """Rename a stream's entry after the job that is left to do and the epoch; returns the new name."""
-        apart = f"{kind}{_APART}{epoch:x}"
-        if name != apart and self._is_of(name, epoch):
-            with contextlib.suppress(FileNotFoundError):
-                self._path(name).rename(self._path(apart))
-            self._sync()
+        apart = _apart(kind, epoch)
+        if name != apart:
+            self._change(Rename(name, apart, epoch), then)
         return apart
 
     def go_on_with(self, done: str, kind: str, epoch: int) -> None:
-        """Note that one of two jobs is done, and that the other, of this kind, is left to do. Raises OSError."""
-        self.set_apart(f"{done}{_APART}{epoch:x}", kind, epoch)
+        """Note that one of two jobs is done, and that the other, of this kind, is left to do."""
+        self.set_apart(_apart(done, epoch), kind, epoch)
 
     def done(self, kind: str, epoch: int) -> None:
         """Remove an entry that was set apart."""
-        self._path(f"{kind}{_APART}{epoch:x}").unlink(missing_ok=True)
+        self._change(Remove(_apart(kind, epoch), None), None)
+
+    def _change(self, change: Remove | Rename, then: Then | None) -> None:
+        self._background.add(change, then or partial(_log, change))
+
+    def finish(self) -> None:
+        """Wait until all changes are made."""
+        self._background.finish()
+
+    def close(self) -> None:
+        """Make all changes, and end the thread. Nobody is told of them any more."""
+        self._background.close()
 
     @staticmethod
     def kind_of(name: str) -> str | None:
@@ -75,25 +92,10 @@ class Journal:
         kind, apart, _ = name.partition(_APART)
         return kind if apart else None
 
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.json"
-
-    def _is_of(self, name: str, epoch: int | None) -> bool:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            return epoch is None or json.loads(self._path(name).read_text()).get("epoch") == epoch
-        return True
-
-    def _sync(self) -> None:
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
     def read(self, name: str) -> dict[str, Any]:
         """Read an entry; returns {} if it can't be read."""
         try:
-            entry = json.loads(self._path(name).read_text())
+            entry = json.loads(path_of(self._folder, name).read_text())
         except (OSError, ValueError, RecursionError):
             return {}
         return entry if isinstance(entry, dict) else {}
@@ -102,6 +104,15 @@ class Journal:
         """(name, entry) of every stream that was open when the last daemon ended, and of every job left to do."""
         for path in sorted(self._folder.glob("*.json")):
             yield path.stem, self.read(path.stem)
+
+
+def _apart(kind: str, epoch: int) -> str:
+    return f"{kind}{_APART}{epoch:x}"
+
+
+def _log(change: Remove | Rename, error: Exception | None) -> None:
+    if error is not None:
+        log.error("an entry of the journal can't be changed", entry=change.name, error=str(error))
 
 
 def require_readable(entry: Any) -> None:
@@ -114,6 +125,14 @@ def require_readable(entry: Any) -> None:
             f"its entry in the journal is of version {told}, and this omewd reads version {JOURNAL.major}",
             "Start the omewd that made it with the same --state-dir: that one goes on with it",
         )
+
+
+def unwritten(error: Exception) -> OmewdError:
+    """The error ``no_resources`` for what could not be recorded."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return OmewdError(
+        "no_resources", f"the journal can't be written: {reason or error}", "Check the daemon's state directory"
+    )
 
 
 def instance_name(state_dir: Path) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import structlog
 from omewd.daemon.datasets.dataset import Dataset, Phase
 from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.processes import shared_memory
-from omewd.daemon.state.journal import RECOVER, STARTING, SWEEP, UNDO, Journal, boot_id, require_readable
+from omewd.daemon.processes.memory_return import MemoryReturn
+from omewd.daemon.state.journal import RECOVER, STARTING, SWEEP, UNDO, Journal, boot_id, require_readable, unwritten
 from omewd.daemon.state.kept import KeptRing
 from omewd.daemon.streams.lifecycle import Lifecycle
 from omewd.daemon.streams.source_ring import SourceRing
@@ -43,12 +45,13 @@ class Recovery:
         datasets: Datasets,
         lifecycle: Lifecycle,
         journal: Journal,
+        memory: MemoryReturn,
         *,
         instance: str,
         scratch: Path,
     ) -> None:
         self._streams, self._datasets, self._lifecycle = streams, datasets, lifecycle
-        self._journal, self._instance, self._scratch = journal, instance, scratch
+        self._journal, self._memory, self._instance, self._scratch = journal, memory, instance, scratch
 
     def run(self) -> None:
         """Take over every stream in the journal, and remove shared memory of the last daemon that belongs to none.
@@ -101,32 +104,36 @@ class Recovery:
             ) from error
         kept = self._streams.forget_kept(name)
         if self._streams.open_named(name) is None:  # only its dataset needs work
-            for segment in kept.shared_memory:
-                shared_memory.unlink(segment)
+            self._discard(kept)
 
-    def let_go(self, kept: KeptRing) -> None:
+    def let_go(self, kept: KeptRing, then: Callable[[OmewdError | None], object]) -> None:
         """Discard a kept ring, and finalize its dataset by the ledger, if the dataset is known.
 
-        Raises OmewdError ``no_resources`` if the journal can't be written.
+        The loop calls ``then`` once that is recorded. With ``no_resources``, because the journal can't be written, the
+        ring is still kept.
         """
-        try:
+        self._streams.forget_kept(kept.name)  # nobody may resume it meanwhile
+
+        def noted(error: Exception | None) -> None:
+            if error is not None:
+                self._streams.keep(kept)
+                then(unwritten(error))
+                return
+            point("daemon: kept ring let go")
+            log.warning("discarding a ring that could not be taken over", stream=kept.name, rings=list(kept.paths))
+            self._discard(kept)
             if kept.has_dataset:
-                self._journal.set_apart(kept.name, RECOVER, kept.entry["epoch"])
-            else:
-                self._journal.remove(kept.name, None)
-        except OSError as error:
-            raise OmewdError(
-                "no_resources",
-                f"the journal can't be written: {error.strerror or error}",
-                "Check the daemon's state directory",
-            ) from error
-        point("daemon: kept ring let go")
-        self._streams.forget_kept(kept.name)
-        for name in kept.shared_memory:
-            shared_memory.unlink(name)
-        log.warning("discarding a ring that could not be taken over", stream=kept.name, rings=list(kept.paths))
+                self._see_to(kept.entry, RECOVER)
+            then(None)
+
         if kept.has_dataset:
-            self._see_to(kept.entry, RECOVER)
+            self._journal.set_apart(kept.name, RECOVER, kept.entry["epoch"], noted)
+        else:
+            self._journal.remove(kept.name, None, noted)
+
+    def _discard(self, kept: KeptRing) -> None:
+        self._memory.remove(kept.shared_memory)
+        self._lifecycle.memory_comes_back(time.monotonic_ns())
 
     def _take_over(self, name: str, entry: dict[str, Any]) -> None:
         require_readable(entry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.datasets.dataset import Dataset
 from omewd.daemon.processes import shared_memory
-from omewd.daemon.state.journal import ACTIVE, STARTING, Journal, boot_id
+from omewd.daemon.state.journal import Journal, boot_id, unwritten
 from omewd.daemon.streams.memory import MemoryBudget
 from omewd.daemon.streams.source_ring import SourceRing
 from omewd.daemon.streams.stream import Stream
 from omewd.daemon.streams.streams import Streams
+from omewd.daemon.streams.transitions import Action
 from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.backend import first_choice
@@ -93,13 +95,11 @@ class Admission:
                     rings=self._make_rings(number, spec, geometry, undo),
                 )
                 point("daemon: ring made")
-                self._note(stream, STARTING)
-                point("daemon: journal written")
             except OSError as error:
                 raise OmewdError(
                     "no_resources",
                     f"the stream can't be opened: {error.strerror or error}",
-                    "Check the limit of open files and the daemon's state directory",
+                    "Check the limit of open files",
                 ) from error
             undo.pop_all()
         return stream
@@ -123,22 +123,12 @@ class Admission:
         rings = []
         for source in range(spec.sources):
             rings.append(SourceRing.create(f"/{self._instance}-{number}-{source}-{spec.name}", geometry))
-            undo.callback(rings[-1].unlink)
+            undo.callback(shared_memory.unlink, rings[-1].shared_memory)
             undo.callback(rings[-1].close)
         return rings
 
-    def note_active(self, stream: Stream) -> None:
-        """Record in the journal that a stream takes frames; raises OmewdError ``no_resources``."""
-        try:
-            self._note(stream, ACTIVE)
-        except OSError as error:
-            raise OmewdError(
-                "no_resources",
-                f"the journal can't be written: {error.strerror or error}",
-                "Check the daemon's state directory",
-            ) from error
-
-    def _note(self, stream: Stream, phase: str) -> None:
+    def note(self, stream: Stream, phase: str, then: Callable[[OmewdError | None], object]) -> None:
+        """Record a stream in the journal. The loop calls ``then`` once that is durable, or with ``no_resources``."""
         dataset = stream.dataset
         entry = {
             "phase": phase,
@@ -154,7 +144,7 @@ class Admission:
             "leftovers": dataset.has_leftovers,
             "shared_memory": [ring.shared_memory for ring in stream.rings],
         }
-        self._journal.write(stream.name, entry)
+        self._journal.write(stream.name, entry, lambda error: then(None if error is None else unwritten(error)))
 
     # -- place on disk -------------------------------------------------------------------------
 
@@ -178,7 +168,7 @@ class Admission:
             _refuse_overlap(path, kept.dataset, f"of stream {kept.name!r}, whose ring is kept (see omewd status)")
         return path, root
 
-    def placed(self, stream: Stream, place: Path, backend: str, reason: str) -> None:
+    def placed(self, stream: Stream, place: Path, backend: str, reason: str) -> tuple[Action, ...]:
         """Accept a writer's answer: the dataset can be created at ``place``, with ``backend``.
 
         ``reason``: why it is not the first choice of backend. Write units of another backend may need another ring.
@@ -196,7 +186,7 @@ class Admission:
             geometry = replace(geometry, capacity=self._memory.capacity(stream.spec, backend, without=stream))
             for ring in stream.rings:
                 ring.resize(geometry)
-        stream.placed(backend, reason, geometry)
+        return stream.placed(backend, reason, geometry)
 
     # -- memory --------------------------------------------------------------------------------
 

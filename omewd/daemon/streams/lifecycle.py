@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from omewd.daemon.control.server import Peer
 from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.jobs.delivery import Delivery
 from omewd.daemon.jobs.of_stream import check_job, finalize_job
+from omewd.daemon.state.journal import ACTIVE, STARTING
 from omewd.daemon.streams import producers
 from omewd.daemon.streams.admission import Admission
 from omewd.daemon.streams.source import Source
@@ -58,6 +61,8 @@ class Lifecycle:
         self._given_back_ns = 0
         self._doing: dict[Action, Callable[[Stream, int], None]] = {
             Action.MAKE_DATASET: self._make_dataset,
+            Action.INTRODUCE: lambda stream, _: delivery.introduce(stream),
+            Action.NOTE_STARTING: self._note_starting,
             Action.NOTE_ACTIVE: self._note_active,
             Action.ANSWER_STARTER: self._answer_starter,
             Action.DROP_JOBS: lambda stream, _: self.drop_jobs(stream),
@@ -80,7 +85,7 @@ class Lifecycle:
     # -- starting ------------------------------------------------------------------------------
 
     def begin(self, fields: Any, details: bytes, starter: Peer, now_ns: int, after: int = 0) -> None:
-        """Start a stream: it checks the place on disk, allocates the rings, creates the dataset, and becomes ACTIVE."""
+        """Start a stream: it is recorded, its place on disk is checked, its rings and its dataset are made."""
         if self._streams.is_closed:
             raise OmewdError("stopping", "the daemon is stopping and takes no new streams")
         if self._delivery.is_broken:
@@ -90,6 +95,7 @@ class Lifecycle:
         self._replies.when_started(starter, stream)
         slots = [source.geometry.capacity for source in stream.sources]
         log.info("stream starting", stream=stream.name, dataset=str(stream.dataset.path), slots=slots)
+        self._admission.note(stream, STARTING, partial(self._recorded, stream))
         self._delivery.submit(stream, check_job(stream))
 
     def add(self, stream: Stream) -> None:
@@ -98,9 +104,9 @@ class Lifecycle:
         self._streams.add(stream)
         self._datasets.add(stream.dataset)
 
-    def placed(self, stream: Stream, place: Path, backend: str, reason: str) -> None:
+    def placed(self, stream: Stream, place: Path, backend: str, reason: str, now_ns: int) -> None:
         """Accept a writer's answer about the disk: see :meth:`Admission.placed`."""
-        self._admission.placed(stream, place, backend, reason)
+        self.do(stream, self._admission.placed(stream, place, backend, reason), now_ns)
 
     def try_next_name(self, stream: Stream, now_ns: int) -> None:
         """Start the stream under the next free name, because a dataset has the chosen one."""
@@ -115,21 +121,45 @@ class Lifecycle:
         try:
             self.begin(fields, stream.details, starter, now_ns, stream.auto_name)
         except OmewdError as error:
-            self._replies.refuse(starter, error)
+            self._replies.result(starter, error)
 
     def _make_dataset(self, stream: Stream, now_ns: int) -> None:
         self._delivery.submit(stream, CreateDataset(stream.id, str(stream.dataset.root)))
-        # The client waits for that, so it comes before the writers map the rings, which takes up to 0.4 s for 1 GiB.
         self._delivery.give_jobs(now_ns)
-        self._delivery.introduce(stream)
+
+    def _recorded(self, stream: Stream, error: OmewdError | None) -> None:
+        """Go on once the journal says that a stream is starting, or can't."""
+        point("daemon: journal written")
+        if not self._streams.is_open(stream):
+            return
+        now_ns = time.monotonic_ns()
+        with self.failing(stream, now_ns):
+            if error is not None and stream.state is State.STARTING:
+                raise error
+            self.do(stream, stream.start.recorded(), now_ns)
+
+    def _note_starting(self, stream: Stream, _: int) -> None:
+        stream.start.noting()
+        self._admission.note(stream, STARTING, partial(self._recorded, stream))
 
     def _note_active(self, stream: Stream, _: int) -> None:
         point("daemon: dataset made")
-        self._admission.note_active(stream)
+        stream.start.noting()
+        self._admission.note(stream, ACTIVE, partial(self._noted_active, stream))
+
+    def _noted_active(self, stream: Stream, error: OmewdError | None) -> None:
+        """Let a stream take frames once the journal says so."""
         point("daemon: noted active")
-        log.info("stream active", stream=stream.name, backend=stream.backend)
+        if not self._streams.is_open(stream):
+            return
+        now_ns = time.monotonic_ns()
+        if error is not None:
+            self.fail(stream, error, now_ns)
+        with self.failing(stream, now_ns):
+            self.do(stream, stream.start.noted(), now_ns)
 
     def _answer_starter(self, stream: Stream, _: int) -> None:
+        log.info("stream active", stream=stream.name, backend=stream.backend)
         self._replies.started(stream)
         self._delivery.introduce(stream)  # to the writer that was busy with the dataset, too
 
@@ -235,10 +265,8 @@ class Lifecycle:
             self._streams.discard(stream)
         elif not stream.has_kept_frames:  # kept frames wait for resume-stream or stop-stream
             self._streams.release(stream)
-        # Only now do the writers let go of the rings. The last process that does gives the memory back to the kernel,
-        # which takes 0.14 s for 1 GiB of small pages. That must not be the daemon's loop.
         self._delivery.close(stream)
-        self._given_back_ns = now_ns + _GIVING_BACK_NS
+        self.memory_comes_back(now_ns)
         frames = {"received": stream.received, "written": stream.written, "gaps": stream.gaps}
         log.info("stream ended", stream=stream.name, state=stream.state.value, **frames, ended_by=stream.ended_by)
         if stream.dataset.has_leftovers:
@@ -246,6 +274,10 @@ class Lifecycle:
             self._datasets.sweep(stream.dataset)
         self._datasets.step(stream.dataset)
         self._replies.settled(stream)
+
+    def memory_comes_back(self, now_ns: int) -> None:
+        """Note that rings were removed. Their memory is given back by the last process that lets go of it."""
+        self._given_back_ns = now_ns + _GIVING_BACK_NS
 
     # -- the turn of the loop --------------------------------------------------------------------
 
@@ -293,8 +325,9 @@ class Lifecycle:
             self._streams.agenda.stream(stream.id)
 
     def _is_busy(self, stream: Stream) -> bool:
-        """Whether the stream has waiting or running jobs, or its memory is being allocated."""
-        return self._delivery.is_busy(stream) or self._datasets.is_busy(stream.dataset) or stream.wants_memory
+        """Whether the stream has waiting or running jobs, or waits for memory or the journal."""
+        has_jobs = self._delivery.is_busy(stream) or self._datasets.is_busy(stream.dataset)
+        return has_jobs or stream.wants_memory or stream.start.is_noting
 
     def _maintain(self, stream: Stream, numbers: Collection[int], now_ns: int) -> None:
         """Submit the maintenance jobs that the dataset needs beside its write units."""

@@ -106,14 +106,19 @@ class SourceRing:
 
     def close(self) -> None:
         """Close the ring. The segment stays."""
+        self._unmap()
+        os.close(self.descriptor)
+
+    def remove(self) -> int:
+        """Remove the segment, and close the ring but for the returned descriptor: its close may free the memory."""
+        shared_memory.unlink(self.shared_memory)
+        self._unmap()
+        return self.descriptor
+
+    def _unmap(self) -> None:
         if self.segment is not None:
             self.segment.close()
         self.take_bell_down()
-        os.close(self.descriptor)
-
-    def unlink(self) -> None:
-        """Remove the segment."""
-        shared_memory.unlink(self.shared_memory)
 
     def open_to_look(self) -> int:
         """A read-only descriptor. Raises OSError."""

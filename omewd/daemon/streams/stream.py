@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from omewd.daemon.datasets.dataset import Dataset, Phase
+from omewd.daemon.datasets.dataset import PHASES, Dataset, Phase
 from omewd.daemon.datasets.shown_contrast import ShownContrast
 from omewd.daemon.jobs.tasks import Owner
 from omewd.daemon.streams.source import Source
 from omewd.daemon.streams.source_ring import SourceRing
-from omewd.daemon.streams.transitions import Action, Event, Facts, State, decide
+from omewd.daemon.streams.transitions import Action, Event, Facts, Start, State, decide
 from omewd.errors import Loss, OmewdError, StreamFailedError
 from omewd.model.contrast import Window
 from omewd.model.spec.spec import StreamSpec
@@ -27,14 +27,6 @@ from omewd.ring.layout import STATE_FAILED, Geometry
 
 # The most runs of lost frames of each source in an error; the ledger shows all of them.
 _LOST_RUNS = 1000
-_PHASES = {
-    State.STARTING: Phase.MAKING,
-    State.ACTIVE: Phase.WRITING,
-    State.DRAINING: Phase.WRITING,
-    State.FINALIZING: Phase.ENDING,
-    State.DONE: Phase.ENDING,
-    State.FAILED: Phase.ENDING,
-}
 
 
 @dataclass
@@ -49,7 +41,7 @@ class Stream:
     the ends of its jobs. ``settled``: nothing more will happen; the final metadata are written, or could not be.
 
     ``backend``: for "auto", the first choice until a writer has looked at the disk. ``backend_reason``: why it is not
-    the first choice. ``disk_io``: how bytes are written. ``was_active``: its dataset was created. ``error``: why it has
+    the first choice. ``disk_io``: how bytes are written. ``start``: how far its start is. ``error``: why it has
     failed. ``loss``: what is lost, None until that is known. ``paused``: why no new jobs are given out, until a waiting
     one succeeds.
     """
@@ -68,7 +60,7 @@ class Stream:
     wants_memory: bool = False
     state: State = State.STARTING
     settled: bool = False
-    was_active: bool = False
+    start: Start = field(init=False)
     backend_reason: str = ""
     error: OmewdError | None = None
     loss: Loss | None = None
@@ -83,6 +75,7 @@ class Stream:
 
     def __post_init__(self) -> None:
         self.contrast = ShownContrast(self.started_ns)
+        self.start = Start(self._take)
 
     @classmethod
     def of(
@@ -113,6 +106,11 @@ class Stream:
         return self.state is State.STARTING and bool(self.auto_name) and not self.fields.get("output")
 
     @property
+    def was_active(self) -> bool:
+        """Whether it has taken frames, so that its dataset is to be kept."""
+        return self.start.is_over
+
+    @property
     def epoch(self) -> int:
         return self.sources[0].geometry.epoch
 
@@ -134,34 +132,30 @@ class Stream:
             complete=self.in_flight == 0,
             has_dataset=self.was_active and self.has_rings,
             is_ending=self.ended_ns is not None,
+            allocated=self.has_rings,
+            **self.start.facts,
         )
         self.state, actions = decide(self.state, event, facts)
         if not self.settled:
-            self.dataset.enter(_PHASES[self.state])
+            self.dataset.enter(PHASES[self.state])
         return actions
 
     def owned_by(self, owner: Owner) -> None:
         """Set the owner, which is told of the ends of its jobs."""
         self.owner = owner
 
-    def placed(self, backend: str, reason: str, geometry: Geometry) -> None:
+    def placed(self, backend: str, reason: str, geometry: Geometry) -> tuple[Action, ...]:
         """Accept a writer's choice of backend, whose write units may need another geometry of the rings."""
         self.backend, self.backend_reason = backend, reason
         for source in self.sources:
             source.write_with(backend, geometry)
         self.wants_memory = True
+        return self.start.placed()
 
     def allocated(self) -> tuple[Action, ...]:
         """Note that the rings can be used."""
         self.wants_memory = False
         return self._take(Event.ALLOCATED)
-
-    def made(self, leftovers: bool) -> tuple[Action, ...]:
-        """Note that the dataset is created. ``leftovers``: it has replaced another one, which is still on disk."""
-        if self.state is State.STARTING:
-            self.was_active = True
-            self.dataset.note_leftovers(leftovers)
-        return self._take(Event.MADE)
 
     def making_lost(self) -> tuple[Action, ...]:
         """Note that the writer that was creating the dataset has died."""
@@ -227,7 +221,7 @@ class Stream:
             source.resume(ring, now_ns)
         self.settled, self.error, self.loss, self.ended_ns, self.paused = False, None, None, None, None
         self.dataset.reopened()
-        self.was_active = True
+        self.start.taken_over()
         self._take(Event.RESUMED)
         self._drain_if_ended()
         failed = next((ring for ring in rings if ring.state == STATE_FAILED), None)
@@ -246,6 +240,12 @@ class Stream:
         for source, ring in zip(self.sources, self.rings, strict=True):
             source.leave_ring()
             ring.close()
+
+    def remove_rings(self) -> list[int]:
+        """Remove the rings; returns their last descriptors (see :meth:`SourceRing.remove`)."""
+        for source in self.sources:
+            source.leave_ring()
+        return [ring.remove() for ring in self.rings]
 
     def ring_producers(self) -> None:
         """Wake the producers that wait for free slots or for the end."""

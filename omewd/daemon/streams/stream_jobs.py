@@ -54,9 +54,10 @@ class StreamJobs:
                 if stream.written_to_disk(job, result, now_ns):
                     stream.rings[job.source].ring_producer()
             case CheckPlace(), PlaceChecked() if stream.state is State.STARTING:
-                self._lifecycle.placed(stream, Path(result.place), result.backend, result.reason)
+                self._lifecycle.placed(stream, Path(result.place), result.backend, result.reason, now_ns)
             case CreateDataset(), Leftovers():
-                self._lifecycle.do(stream, stream.made(result.leftovers), now_ns)
+                stream.dataset.note_leftovers(result.leftovers)
+                self._lifecycle.do(stream, stream.start.made(), now_ns)
             case ((GrowShape() | SealShards() as job), _):
                 stream.dataset.maintenance.done(job, now_ns)
             case FinalizeDataset(), Finalized():

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import structlog
-
 from omewd.daemon.datasets.datasets import Datasets
+from omewd.daemon.processes.memory_return import MemoryReturn
 from omewd.daemon.state.journal import SWEEP, Journal
 from omewd.daemon.state.kept import KeptRing
 from omewd.daemon.streams.agenda import Agenda
 from omewd.daemon.streams.stream import Stream
 from omewd.errors import OmewdError
 from omewd.process.faultpoints import point
-
-log = structlog.get_logger("streams")
 
 KEPT_ENDED_STREAMS = 64
 
@@ -25,8 +22,8 @@ class Streams:
     ``agenda``: which of them the next turn of the loop looks at.
     """
 
-    def __init__(self, journal: Journal, datasets: Datasets, agenda: Agenda) -> None:
-        self._journal, self._datasets, self.agenda = journal, datasets, agenda
+    def __init__(self, journal: Journal, datasets: Datasets, agenda: Agenda, memory: MemoryReturn) -> None:
+        self._journal, self._datasets, self.agenda, self._memory = journal, datasets, agenda, memory
         self._last_id = 0
         self.is_closed = False
         self.open: dict[int, Stream] = {}
@@ -117,17 +114,13 @@ class Streams:
 
     def discard(self, stream: Stream) -> None:
         """Release everything that an open stream holds, and forget it."""
-        self.leave(stream)
-        for ring in stream.rings:
-            ring.unlink()
+        del self.open[stream.id]
+        self._memory.close_last(stream.remove_rings())
         point("daemon: ring removed")
-        try:
-            if stream.dataset.has_leftovers:  # the entry stays until they are removed
-                self._journal.set_apart(stream.name, SWEEP, stream.epoch)
-            else:
-                self._journal.remove(stream.name, stream.epoch)
-        except OSError as error:
-            log.error("an ended stream could not be removed from the journal", stream=stream.name, error=str(error))
+        if stream.dataset.has_leftovers:  # the entry stays until they are removed
+            self._journal.set_apart(stream.name, SWEEP, stream.epoch)
+        else:
+            self._journal.remove(stream.name, stream.epoch)
 
     def release(self, stream: Stream) -> None:
         """Release an ended stream's rings, and keep the stream for the status."""

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from omewd.dataset.ledger.ledger import APPENDING_BYTE, FILE, FOLDER, WRITING_BYTE, parse_object
+from omewd.dataset.ledger.ledger import APPENDING_BYTE, FILE, FOLDER, MOST_LINE_BYTES, WRITING_BYTE, parse_object
 from omewd.dataset.ledger.runs import Run, append_runs, discard_runs
 from omewd.process.faultpoints import point
 from omewd.process.locks import lock, unlock
@@ -122,15 +122,23 @@ def _end_of_lines(descriptor: int) -> int:
     size = os.fstat(descriptor).st_size
     if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
         return size
-    start, tail = size, b""
-    while start and b"\n" not in tail:
-        start = max(start - _TAIL_BYTES, 0)
-        tail = os.pread(descriptor, size - start, start)
-    line = tail[tail.rfind(b"\n") + 1 :]
-    if parse_object(line) is not None:  # whole: an editor may have removed the newline
-        return size + os.write(descriptor, b"\n")
-    os.ftruncate(descriptor, size - len(line))
-    return size - len(line)
+    start = _start_of_last_line(descriptor, size)
+    is_short = size - start <= MOST_LINE_BYTES
+    if is_short and parse_object(os.pread(descriptor, size - start, start)) is not None:
+        return size + os.write(descriptor, b"\n")  # whole: an editor may have removed the newline
+    os.ftruncate(descriptor, start)
+    return start
+
+
+def _start_of_last_line(descriptor: int, size: int) -> int:
+    """Where the last line of a file of ``size`` bytes starts."""
+    end = size
+    while end:
+        start = max(end - _TAIL_BYTES, 0)
+        if place := os.pread(descriptor, end - start, start).rfind(b"\n") + 1:
+            return start + place
+        end = start
+    return 0
 
 
 def mend(dataset: Path) -> int:
@@ -142,17 +150,32 @@ def mend(dataset: Path) -> int:
     torn: list[tuple[int, int]] = []
     count = offset = 0
     with (dataset / FOLDER / FILE).open("r+b", buffering=_TAIL_BYTES) as file:
-        for line in file:
-            if parse_object(line) is None:
-                torn.append((offset, len(line)))
-                count += not line.isspace()
+        while line := file.readline(MOST_LINE_BYTES):
+            start, is_blank = offset, line.isspace()
             offset += len(line)
+            is_part = len(line) == MOST_LINE_BYTES and not line.endswith(b"\n")
+            if is_part and is_blank:  # what mending has left of a torn line, before the next one
+                continue
+            if not is_part and parse_object(line) is not None:
+                continue
+            while is_part and (line := file.readline(MOST_LINE_BYTES)):
+                offset += len(line)
+                is_part = not line.endswith(b"\n")
+            torn.append((start, offset - start))
+            count += not is_blank
         if count:
             for start, length in reversed(torn):
                 if start + length == offset:
                     os.ftruncate(file.fileno(), start)
                     offset = start
                 else:
-                    os.pwrite(file.fileno(), b" " * length, start)
+                    _blank(file.fileno(), start, length)
             os.fsync(file.fileno())
     return count
+
+
+def _blank(descriptor: int, start: int, length: int) -> None:
+    """Overwrite a part of a file with spaces."""
+    stop = start + length
+    while start < stop:
+        start += os.pwrite(descriptor, b" " * min(_TAIL_BYTES, stop - start), start)

@@ -59,6 +59,8 @@ VERSION = 2
 # What became of a frame index. Nothing is known about a lost frame.
 UNACCOUNTED, WRITTEN, SKIPPED, DROPPED = range(4)
 KINDS = {"lost": UNACCOUNTED, "skipped": SKIPPED, "dropped": DROPPED}
+# A longer line is damage, and no part of it is kept in memory. Metadata of a frame may have some KiB.
+MOST_LINE_BYTES = 16 << 20
 # No dataset has more frames than this.
 _MOST_FRAMES = 1 << 48
 # The bytes of the ledger that are locked by all writers of the dataset, by a writer that appends lines, and by one that

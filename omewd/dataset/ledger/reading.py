@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from omewd.dataset.ledger.ledger import FILE, FOLDER, KINDS, RECORDING_BYTE, SKIPPED, WRITTEN, parse
+from omewd.dataset.ledger.ledger import FILE, FOLDER, KINDS, MOST_LINE_BYTES, RECORDING_BYTE, SKIPPED, WRITTEN, parse
 from omewd.dataset.ledger.runs import (
     HEADER_BYTES,
     MOST,
@@ -80,7 +80,8 @@ class LedgerReader:
             yield from self._scan(lines, os.fstat(lines).st_size)
             start = max(self._end - _LOOK_BACK_BYTES, 0)
             self._before_end = os.pread(lines, self._end - start, start)
-            if last_line and (line := os.pread(lines, os.fstat(lines).st_size - self._end, self._end)):
+            left = min(os.fstat(lines).st_size - self._end, MOST_LINE_BYTES)
+            if last_line and (line := os.pread(lines, left, self._end)):
                 yield self._runs_of([line], self._end)
 
     # -- records ----------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ class LedgerReader:
             return False
         run = runs[ends.argmax()]
         offset, length = int(run["offset"]), int(run["length"])
-        if length > _MOST_RUN_BYTES or (offset and os.pread(lines, 1, offset - 1) != b"\n"):
+        if length > _MOST_RUN_BYTES or (offset and os.pread(lines, 1, offset - 1) not in (b"\n", b" ")):
             return False
         *whole, rest = os.pread(lines, length, offset).split(b"\n")
         if rest or len(whole) != (run["count"] if run["kind"] == WRITTEN and run["count"] else 1):
@@ -166,7 +167,16 @@ class LedgerReader:
             if not whole:
                 if len(block) < size:
                     return
-                size *= 2  # for a longer line
+                if block.isspace():  # what mending has left of a torn line, before the next one
+                    self._end += size
+                elif size < MOST_LINE_BYTES:
+                    size *= 2
+                elif (after := _after_line(lines, self._end + size, stop)) is None:
+                    return
+                else:
+                    self._end, size = after, _BLOCK_BYTES
+                    self.read_lines += 1
+                    self.unreadable_lines += 1
                 continue
             start, size = self._end, _BLOCK_BYTES
             self._end += sum(map(len, whole)) + len(whole)
@@ -205,6 +215,15 @@ class LedgerReader:
         runs["step"] = np.where(sizes > 1, first[np.minimum(np.array(starts) + 1, len(first) - 1)] - first[starts], 1)
         runs["received"] = np.maximum.reduceat(received, starts)
         return runs
+
+
+def _after_line(lines: int, start: int, stop: int) -> int | None:
+    """The offset after the next newline from ``start`` on; None if there is none before ``stop``."""
+    while start < stop and (block := os.pread(lines, min(_BLOCK_BYTES, stop - start), start)):
+        if (place := block.find(b"\n")) >= 0:
+            return start + place + 1
+        start += len(block)
+    return None
 
 
 def _told(line: bytes) -> tuple[int, int, int, int, int] | None:

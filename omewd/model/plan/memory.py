@@ -71,9 +71,12 @@ def _chunk_bytes(spec: StreamSpec, plan: Plan, job_bytes: int, held_bytes: int, 
     pieces = BUFFERS_AT_ONCE * min(BUFFER_BYTES, job_bytes)
     if spec.compression is None:
         return pieces
-    at_once = min(PIECES_AT_ONCE, -(-held_bytes // chunk_bytes))
-    # A large chunk is gathered, compressed by the library into memory of its own (zstd), and copied into a buffer.
-    return pieces + at_once * copies * max(chunk_bytes, min(PIECE_BYTES, job_bytes))
+    chunks = -(-held_bytes // chunk_bytes)
+    at_once = min(ENCODERS_AT_ONCE, chunks)
+    # A large chunk is gathered, compressed by the library into memory of its own (zstd), and copied into a buffer of
+    # its size. The buffer lasts until it is written, while the next chunk is encoded.
+    being_written = min(BUFFERS_AT_ONCE, chunks) - at_once if chunk_bytes > PIECE_BYTES else 0
+    return pieces + at_once * copies * max(chunk_bytes, min(PIECE_BYTES, job_bytes)) + being_written * chunk_bytes
 
 
 def _sealing_bytes(spec: StreamSpec) -> int:

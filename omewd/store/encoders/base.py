@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -181,12 +181,7 @@ def by_unit(first: int, cells: Cells) -> Iterator[tuple[int, Iterator[Encoded]]]
 
 
 class Encoder(ABC):
-    """Turns units into the bytes of their cells. A writer has one encoder for each stream and resolution.
-
-    ``takes_runs``: it also takes scattered frames, and several units at once (:meth:`encode_run`).
-    """
-
-    takes_runs: ClassVar[bool] = False
+    """Turns units into the bytes of their cells. A writer has one encoder for each stream and resolution."""
 
     @abstractmethod
     def __init__(self, array: UnitArray, *, threads: int, scratch: Path) -> None:
@@ -207,9 +202,13 @@ class Encoder(ABC):
         patchwork.
         """
 
-    def encode_run(self, pixels: Pixels) -> Patchwork:
-        """Encode consecutive units, (unit, …, Y, X), or one that is scattered, each as :meth:`encode` does."""
-        raise NotImplementedError(f"{type(self).__name__} takes one unit at a time: {pixels.shape}")
-
     def close(self) -> None:  # noqa: B027  most hold nothing
         """Release what the encoder holds."""
+
+
+class RunEncoder(Encoder):
+    """An encoder that also takes several units at once, and scattered frames."""
+
+    @abstractmethod
+    def encode_run(self, pixels: Pixels) -> Patchwork:
+        """Encode consecutive units, (unit, …, Y, X), or one that is scattered, each as :meth:`encode` does."""

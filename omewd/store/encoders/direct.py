@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from omewd.store.buffers import Buffers
-from omewd.store.encoders.base import Block, Encoded, Encoder, Patch, Patchwork, Piece, Pixels, Sizes, UnitArray
+from omewd.store.encoders.base import Block, Encoded, Patch, Patchwork, Piece, Pixels, RunEncoder, Sizes, UnitArray
 from omewd.store.encoders.compress import Compressor, compressor
 from omewd.store.encoders.gather import cells_view, gather
 from omewd.store.scattered import ScatteredFrames, planes_of
@@ -26,10 +26,8 @@ _GATHERED_BYTES = 1 << 20
 _gathered = Buffers()
 
 
-class DirectEncoder(Encoder):
+class DirectEncoder(RunEncoder):
     """Makes chunks when they are needed, in the threads that need them."""
-
-    takes_runs = True
 
     def __init__(self, array: UnitArray, *, threads: int, scratch: Path) -> None:  # noqa: ARG002
         self._array = array

@@ -204,24 +204,32 @@ def committed(fence: Fence, syncs: Executor) -> int:
 
 
 def at_once(calls: Mapping[Key, Callable[[], None]], threads: Executor) -> dict[Key, Exception]:
-    """Make calls in threads, and wait for all of them; returns the errors of those that failed."""
-    if len(calls) == 1:  # a thread would only cost time
-        [(key, call)] = calls.items()
-        try:
-            call()
-        except Exception as failure:  # noqa: BLE001  it may be any library's
-            return {key: failure}
+    """Make calls in threads and in this one, and wait for all of them; returns the errors of those that failed."""
+    if not calls:
         return {}
-    futures = {key: threads.submit(call) for key, call in calls.items()}
-    wait(futures.values())
+    *others, (own, call) = calls.items()  # a thread costs 20 µs, and this one would only wait
+    futures = {key: threads.submit(other) for key, other in others}
+    try:
+        failures: dict[Key, BaseException | None] = {own: _failure(call)}
+    finally:
+        wait(futures.values())
+    failures |= {key: future.exception() for key, future in futures.items()}
     errors: dict[Key, Exception] = {}
-    for key, future in futures.items():
-        error = future.exception()
-        if isinstance(error, Exception):
-            errors[key] = error
-        elif error is not None:
-            raise error
+    for key, failure in failures.items():
+        if isinstance(failure, Exception):
+            errors[key] = failure
+        elif failure is not None:
+            raise failure
     return errors
+
+
+def _failure(call: Callable[[], None]) -> Exception | None:
+    """The error that a call raises. Its traceback does not hold the caller's frame, which keeps the error."""
+    try:
+        call()
+    except Exception as failure:  # noqa: BLE001  it may be any library's
+        return failure
+    return None
 
 
 def folder_syncs(folders: Iterable[Path]) -> Syncs:

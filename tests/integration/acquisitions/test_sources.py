@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 import omewd
+from omewd.client.connection import Connection
 from omewd.dataset.verify import verify
+from omewd.protocol.messages import close_all
 from tests.support.acquisitions import check_acquisition, read_array
 from tests.support.daemons import DaemonProcess, KeptDaemon
 from tests.support.datasets import ledger_rows
@@ -55,6 +57,27 @@ def feed(connect: Callable[[], omewd.Producer], arrivals: list[Array | None], pa
                 producer.append(frame)
             if pause_s:
                 time.sleep(pause_s)
+
+
+@pytest.mark.parametrize("brief", [True, False])
+def test_a_producer_is_told_of_its_own_source_or_of_all_as_it_asks(omewd_daemon: DaemonProcess, brief: bool) -> None:
+    """Clients that don't know the wish get the whole status."""
+    omewd_daemon.client.start_stream(cameras())
+    connection = Connection(omewd_daemon.socket, kind="producer")
+    fields: dict[str, Any] = {"brief": True} if brief else {}
+    attached, descriptors = connection.request("attach", name="cams", source="GFP", **fields)
+    finished, _ = connection.request("finish", **fields)
+    close_all(descriptors)
+    connection.close()
+    for reply in (attached, finished):
+        assert (reply["name"], reply["state"], reply["source"]) == ("cams", "ACTIVE", 1)
+        assert len(reply.get("sources", ())) == (0 if brief else 3)
+    producer = connect_to(omewd_daemon, "RFP")
+    assert len(producer.close(wait=False)["sources"]) == 3
+    producer = connect_to(omewd_daemon, "DAPI")
+    status = producer.close()
+    assert [source["name"] for source in status["sources"]] == ["DAPI"]
+    assert status["state"] == "DONE"
 
 
 @pytest.mark.parametrize("backend", ["direct", "tensorstore"])

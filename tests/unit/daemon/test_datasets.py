@@ -12,6 +12,7 @@ from omewd.daemon.datasets.dataset import Dataset, Phase
 from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.tasks import Lease
+from omewd.daemon.loop import Loop
 from omewd.daemon.processes.roles import roles
 from omewd.daemon.state.journal import RECOVER, SWEEP, UNDO, Journal
 from omewd.daemon.streams.agenda import Agenda
@@ -27,7 +28,7 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.journal, self.dispatcher = (
-            Journal(folder),
+            Journal(folder, Loop()),
             Dispatcher(60, {role.name: role for role in roles(writers=1, cores=1)}),
         )
         self.datasets = Datasets(self.dispatcher, self.journal, cast(ControlServer, None), Agenda())
@@ -51,11 +52,12 @@ class Desk:
 
     def left_to_do(self, kind: str) -> None:
         """The entry of a stream says that this is left to do."""
-        self.journal.write("s", {"epoch": EPOCH})
+        self.journal.write("s", {"epoch": EPOCH}, lambda _: None)
         self.journal.set_apart("s", kind, EPOCH)
 
     @property
     def entries(self) -> list[str]:
+        self.journal.finish()
         return [name for name, _ in self.journal.entries()]
 
 

@@ -2,41 +2,171 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import stat
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from omewd import daemon
+from omewd.daemon.loop import Loop
+from omewd.daemon.state import changes
+from omewd.daemon.state.changes import Change, Remove, Rename, Write
 from omewd.daemon.state.journal import RECOVER, SWEEP, Journal
 from omewd.protocol.versions import JOURNAL
 
 VERSION = {"version": str(JOURNAL)}
 
 
-def test_an_entry_that_is_set_apart_leaves_its_name_to_another_stream(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    journal.write("cam", {"epoch": 5, "dataset": "old"})
+class Disk:
+    """Notes what is synced and renamed, in order, and in which thread. The first ``failing`` syncs of folders fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps: list[str] = []
+        self.threads: set[str] = set()
+        self.failing = 0
+        self._fsync, self._rename = os.fsync, Path.rename
+        monkeypatch.setattr(os, "fsync", self._sync)
+        monkeypatch.setattr(Path, "rename", lambda old, new: self._renamed(old, new))
+
+    def _sync(self, descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        self.steps.append("sync folder" if is_folder else "sync file")
+        self.threads.add(threading.current_thread().name)
+        if is_folder and self.failing:
+            self.failing -= 1
+            raise OSError(5, "it does not spin")
+        self._fsync(descriptor)
+
+    def _renamed(self, old: Path, new: Path) -> Path:
+        self.steps.append(f"rename to {new.stem}")
+        return self._rename(old, new)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def journal(tmp_path: Path, loop: Loop) -> Iterator[Journal]:
+    journal = Journal(tmp_path, loop)
+    yield journal
+    journal.close()
+
+
+def write(journal: Journal, name: str, entry: dict[str, object]) -> None:
+    journal.write(name, entry, lambda _: None)
+
+
+def entries(journal: Journal) -> dict[str, dict[str, object]]:
+    journal.finish()
+    return dict(journal.entries())
+
+
+def test_what_depends_on_an_entry_comes_after_its_syncs_and_in_the_loop(
+    disk: Disk, loop: Loop, journal: Journal
+) -> None:
+    told: list[tuple[object, int, str]] = []
+    for name in ("a", "b"):
+        journal.write(name, {}, lambda e: told.append((e, len(disk.steps), threading.current_thread().name)))
+    journal.finish()
+    assert told == [], "the thread told of it itself"
+    loop.wait(0)
+    assert [error for error, _, _ in told] == [None, None]
+    assert {thread for _, _, thread in told} == {threading.main_thread().name}
+    assert disk.threads == {"journal"}
+    last = {name: disk.steps.index(f"rename to {name}") for name in ("a", "b")}
+    assert all("sync folder" in disk.steps[place:] for place in last.values())
+    assert disk.steps[:2] == ["sync file", "rename to a"]
+
+
+def test_changes_that_wait_together_share_a_sync_of_the_folder(disk: Disk, tmp_path: Path) -> None:
+    batch: list[Change] = [Write("a", '{"epoch": 5}'), Write("b", "{}"), Rename("a", "sweep~5", 5), Remove("b", None)]
+    assert changes.make(tmp_path, batch) == [None] * 4
+    assert disk.steps == [
+        *("sync file", "rename to a", "sync file", "rename to b", "rename to sweep~5"),
+        "sync folder",
+    ]
+
+
+def test_removing_syncs_nothing(disk: Disk, tmp_path: Path) -> None:
+    assert changes.make(tmp_path, [Remove("a", None), Remove("b", 3)]) == [None, None]
+    assert disk.steps == []
+
+
+def test_an_error_of_the_shared_sync_is_that_of_all_that_need_it(disk: Disk, tmp_path: Path) -> None:
+    disk.failing = 1
+    outcomes = changes.make(tmp_path, [Write("a", "{}"), Remove("b", None), Write("no/where", "{}")])
+    assert [error and error.errno for error in outcomes] == [5, None, 2]
+
+
+def test_the_writer_of_an_entry_hears_of_its_error(disk: Disk, loop: Loop, journal: Journal) -> None:
+    told: list[Exception | None] = []
+    disk.failing = 1
+    journal.write("cam", {}, told.append)
+    journal.finish()
+    journal.write("cam", {}, told.append)
+    journal.finish()
+    loop.wait(0)
+    failed, done = told
+    assert isinstance(failed, OSError)
+    assert done is None
+
+
+def test_nothing_else_in_the_daemon_waits_for_a_disk() -> None:
+    """Only the thread of the journal syncs."""
+    package = Path(daemon.__file__).parent
+    syncs = re.compile(r"\b(f?data)?f?sync(fs)?\(|sync_folder|Unsynced")
+    assert {path.name for path in package.rglob("*.py") if syncs.search(path.read_text())} == {"changes.py"}
+
+
+def test_changes_are_made_before_the_journal_is_closed(tmp_path: Path, loop: Loop) -> None:
+    journal = Journal(tmp_path, loop)
+    for number in range(20):
+        write(journal, f"s{number}", {"epoch": number})
+    journal.remove("s0", 0)
+    journal.close()
+    assert {path.stem for path in (tmp_path / "streams").iterdir()} == {f"s{number}" for number in range(1, 20)}
+    assert json.loads((tmp_path / "streams/s7.json").read_text()) == {**VERSION, "epoch": 7}
+
+
+def test_an_entry_that_is_set_apart_leaves_its_name_to_another_stream(journal: Journal) -> None:
+    write(journal, "cam", {"epoch": 5, "dataset": "old"})
     apart = journal.set_apart("cam", SWEEP, 5)
-    journal.write("cam", {"epoch": 6, "dataset": "new"})
+    write(journal, "cam", {"epoch": 6, "dataset": "new"})
     old, new = {**VERSION, "epoch": 5, "dataset": "old"}, {**VERSION, "epoch": 6, "dataset": "new"}
-    assert dict(journal.entries()) == {apart: old, "cam": new}
+    assert entries(journal) == {apart: old, "cam": new}
     assert (journal.kind_of(apart), journal.kind_of("cam")) == (SWEEP, None)
     assert journal.set_apart(apart, SWEEP, 5) == apart
     journal.done(SWEEP, 5)
     journal.done(SWEEP, 5)
-    assert dict(journal.entries()) == {"cam": new}
+    assert entries(journal) == {"cam": new}
 
 
-def test_the_entry_of_another_stream_stays(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    journal.write("cam", {"epoch": 6})
+def test_the_entry_of_another_stream_stays(journal: Journal) -> None:
+    write(journal, "cam", {"epoch": 6})
     journal.set_apart("cam", RECOVER, 5)
     journal.remove("cam", 5)
+    journal.finish()
     assert journal.read("cam") == {**VERSION, "epoch": 6}
     journal.remove("cam", None)
     journal.remove("cam", None)
-    assert list(journal.entries()) == []
+    assert entries(journal) == {}
 
 
-def test_an_entry_that_can_not_be_read_is_empty(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+def test_an_entry_that_can_not_be_read_is_empty(tmp_path: Path, journal: Journal) -> None:
     for number, text in enumerate(("{", "[]", "3", "[" * 100_000, "")):
         (tmp_path / "streams" / f"s{number}.json").write_text(text)
-    assert dict(journal.entries()) == {f"s{number}": {} for number in range(5)}
+    assert entries(journal) == {f"s{number}": {} for number in range(5)}

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -92,6 +93,21 @@ def test_writers_share_the_cores_and_the_maintainer_takes_one() -> None:
     assert (writer.name, writer.children, writer.threads, writer.on_demand) == (WRITER, 3, 2, False)
     assert (maintainer.name, maintainer.children, maintainer.threads, maintainer.on_demand) == (MAINTAINER, 1, 1, True)
     assert roles(writers=4, cores=2)[0].threads == 1
+
+
+def test_libraries_of_children_start_no_threads_beyond_their_share(tmp_path: Path) -> None:
+    child = start(replace(ADDERS, threads=3), 1, place(tmp_path))
+    try:
+        shares = dict(
+            line.split("=", 1)
+            for line in Path(f"/proc/{child.process.pid}/environ").read_text().split("\0")
+            if "_" in line
+        )
+        assert [shares[f"{library}_NUM_THREADS"] for library in ("OMP", "RAYON", "OPENBLAS")] == ["3", "3", "1"]
+    finally:
+        child.process.kill()
+        child.process.wait()
+        child.close()
 
 
 # -- a role that is new ----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Tasks that belong together, and the buffers that they hand on."""
+"""Tasks that belong together, the buffers that they hand on, and calls that are made at once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
 from omewd.store.buffers import BufferPool
 from omewd.store.sinks.allowance import Allowance
+from omewd.store.sinks.base import at_once
 from omewd.store.sinks.tasks import Tasks
 from omewd.store.stopwatch import Stopwatch
 
@@ -126,3 +128,43 @@ def test_an_allowance_is_shared_and_does_not_stop_one_that_is_alone() -> None:
     allowance.give_back(1)
     assert taken.wait(30)
     thread.join()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_the_caller_makes_one_of_the_calls_itself(pool: ThreadPoolExecutor, count: int) -> None:
+    callers: list[threading.Thread] = []
+    together = threading.Barrier(max(count, 1))
+
+    def call() -> None:
+        together.wait(60)  # all are being made at the same time
+        callers.append(threading.current_thread())
+
+    assert at_once(dict.fromkeys(range(count), call), pool) == {}
+    assert len(callers) == count
+    assert callers.count(threading.current_thread()) == min(count, 1)
+
+
+def test_each_error_is_returned_under_its_key(pool: ThreadPoolExecutor) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    errors = {key: OSError(key) for key in range(2)}
+    calls = {key: partial(fail, error) for key, error in errors.items()}
+    assert at_once({"good": lambda: None} | calls, pool) == errors
+    assert at_once(calls | {"good": lambda: None}, pool) == errors
+
+
+def test_what_ends_the_caller_is_raised_once_no_call_is_being_made(pool: ThreadPoolExecutor) -> None:
+    begun, done = threading.Event(), threading.Event()
+
+    def other() -> None:
+        begun.wait(60)
+        done.set()
+
+    def own() -> None:
+        begun.set()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        at_once({"other": other, "own": own}, pool)
+    assert done.is_set()

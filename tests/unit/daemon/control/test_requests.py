@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,10 +13,11 @@ import pytest
 from omewd.daemon.control.pending_replies import PendingReplies
 from omewd.daemon.control.requests import Requests
 from omewd.daemon.control.server import ControlServer, Handler, Peer
+from omewd.daemon.control.status import brief_status, stream_status
 from omewd.daemon.control.status_requests import StatusRequests
 from omewd.daemon.streams.streams import Streams
 from omewd.errors import OmewdError
-from tests.unit.cameras import Camera, camera_of
+from tests.unit.cameras import Camera, camera_of, cameras
 
 CACHED = ("ring", "plan", "spec", "name", "shards")
 PEER = cast(Peer, SimpleNamespace(open=True))
@@ -105,3 +107,25 @@ def test_a_bug_in_an_answer_is_told_and_ends_nothing() -> None:
     replies.after_this_turn(PEER, dict)
     replies.turned()
     assert [answer.get("ok", answer.get("error", {}).get("code")) for answer in server.answers] == ["internal", {}]
+
+
+@pytest.mark.parametrize("brief", [True, False])
+def test_a_producer_that_waits_for_its_source_gets_the_status_of_no_other_if_it_says_so(brief: bool) -> None:
+    with cameras("t:4,v:2,y:2,x:3", "left", "right") as its:
+        server, stream = Server(), its[1].stream
+        replies = PendingReplies(server)
+        stream.settle()
+        replies.when_ended(PEER, stream, stream.sources[1], brief=brief)
+        [answer] = server.answers
+        assert [source["name"] for source in answer["ok"]["sources"]] == (["right"] if brief else ["left", "right"])
+        assert answer["ok"]["ring"] == stream_status(stream, 0).to_json()["ring"]
+
+
+def test_what_a_producer_needs_costs_no_more_with_more_sources() -> None:
+    answers = []
+    for count in (2, 64):
+        names = [f"cam{number:02}" for number in range(count)]
+        with cameras(f"t:4,v:{count},y:2,x:3", *names) as its:
+            answers.append(brief_status(its[0].stream, its[1].source))
+            assert answers[-1].items() <= {**stream_status(its[0].stream, 0).to_json(), "source": 1}.items()
+    assert len(json.dumps(answers[0])) == len(json.dumps(answers[1])) < 100

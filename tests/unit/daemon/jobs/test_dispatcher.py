@@ -165,6 +165,15 @@ def test_few_units_of_a_source_wait_until_its_job_is_done() -> None:
     assert [lease.child for lease in assign(dispatcher, [1, 2], [few], 0)] == [2]
 
 
+def test_units_that_are_too_few_for_one_busy_writer_go_to_another() -> None:
+    """The first writer has a job of their source. The second has a job, too, but of another source."""
+    dispatcher, few, other = make(), Units(1, ready=1, ready_bytes=1), Units(2, ready=1)
+    leases = assign(dispatcher, [1, 2], [few, other], 0)
+    assert [(lease.child, lease.task.owner) for lease in leases] == [(1, few), (2, other)]
+    few.ready += 1
+    assert [lease.child for lease in assign(dispatcher, [1, 2], [few], 0)] == [2]
+
+
 def test_no_small_job_waits_behind_a_large_one() -> None:
     dispatcher = make()
     assign(dispatcher, [1], [Units(1, 1, LARGE)], 0)

@@ -58,8 +58,7 @@ class Setting:
         return self.peer.attached, self.ring.producer, self.source.producer_pid, self.ring.producer_lives
 
     def close(self) -> None:
-        self.ring.close()
-        self.ring.unlink()
+        os.close(self.ring.remove())
         self.channel.close()
         self._other.close()
         self.loop.close()

@@ -418,7 +418,8 @@ def test_a_dataset_knows_what_its_stream_does_with_it() -> None:
         it.stream.state = State.STARTING
         dataset, seen = it.stream.dataset, []
         for event in (
-            lambda: it.stream.made(False),
+            lambda: it.stream.start.made(),
+            lambda: it.stream.start.noted(),
             lambda: it.stream.stop("asked", 1),
             lambda: it.stream.idle(2),
             it.stream.settle,
@@ -426,4 +427,4 @@ def test_a_dataset_knows_what_its_stream_does_with_it() -> None:
         ):
             event()
             seen.append(dataset.phase)
-        assert seen == [Phase.WRITING, Phase.WRITING, Phase.ENDING, Phase.AT_REST, Phase.AT_REST]
+        assert seen == [Phase.MAKING, Phase.WRITING, Phase.WRITING, Phase.ENDING, Phase.AT_REST, Phase.AT_REST]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 import pytest
 
 from omewd.daemon.streams import transitions
-from omewd.daemon.streams.transitions import TABLE, Action, Event, Facts, State, decide
+from omewd.daemon.streams.transitions import TABLE, Action, Event, Facts, Start, State, decide
 
 ALL_FACTS = [
     Facts(**dict(zip((field.name for field in fields(Facts)), values, strict=True)))
@@ -19,6 +21,9 @@ PAIRS = list(itertools.product(State, Event))
 LIVE = [State.STARTING, State.ACTIVE, State.DRAINING, State.FINALIZING]
 # What may happen in a state and change nothing, with the reason. Every other pair has a row.
 IGNORED: dict[tuple[State, Event], str] = {
+    **{(state, Event.RECORDED): "that was for the start" for state in [*LIVE[1:], State.DONE]},
+    **{(state, Event.PLACED): "a place is found once" for state in State if state is not State.STARTING},
+    **{(state, Event.NOTED): "a stream starts once" for state in [*LIVE[1:], State.DONE]},
     **{(state, Event.ALLOCATED): "rings are allocated once" for state in State if state is not State.STARTING},
     **{(state, Event.MADE): "a dataset is made once" for state in LIVE[1:]},
     (State.DONE, Event.MADE): "a dataset is made once",
@@ -108,8 +113,11 @@ def test_whatever_fails_is_settled_in_the_end(state: State, has_dataset: bool) -
 
 def test_a_stream_that_goes_well_comes_to_its_end() -> None:
     steps = [
-        (Event.ALLOCATED, Facts(), State.STARTING),
-        (Event.MADE, Facts(), State.ACTIVE),
+        (Event.RECORDED, Facts(on_record=True), State.STARTING),
+        (Event.PLACED, Facts(on_record=True, placed=True), State.STARTING),
+        (Event.ALLOCATED, Facts(allocated=True), State.STARTING),
+        (Event.MADE, Facts(allocated=True, made=True), State.STARTING),
+        (Event.NOTED, Facts(allocated=True, made=True), State.ACTIVE),
         (Event.IDLE, Facts(has_dataset=True), State.ACTIVE),
         (Event.CLOSED, Facts(has_dataset=True), State.DRAINING),
         (Event.IDLE, Facts(has_dataset=True), State.DRAINING),
@@ -124,12 +132,103 @@ def test_a_stream_that_goes_well_comes_to_its_end() -> None:
         done += actions
     assert done == [
         Action.MAKE_DATASET,
+        Action.INTRODUCE,
         Action.NOTE_ACTIVE,
         Action.ANSWER_STARTER,
         Action.FINALIZE,
         Action.FINISH_RINGS,
         Action.SETTLE,
     ]
+
+
+class Starting:
+    """A stream that starts: it does what follows from its steps, of which each ends when ``end`` says so."""
+
+    def __init__(self) -> None:
+        self.state, self.has_memory = State.STARTING, False
+        self.start = Start(self.take)
+        self.done: list[Action] = []
+        self.running = ["recorded", "placed"]
+
+    def take(self, event: Event) -> tuple[Action, ...]:
+        facts = Facts(allocated=self.has_memory, **self.start.facts)
+        self.state, actions = decide(self.state, event, facts)
+        self.done += actions
+        return actions
+
+    def end(self, step: str) -> None:
+        self.running.remove(step)
+        if step == "allocated":
+            self.has_memory = True
+            actions = self.take(Event.ALLOCATED)
+        else:
+            actions = getattr(self.start, step)()
+        if step == "placed":
+            self.running.append("allocated")
+        follows = {Action.MAKE_DATASET: "made", Action.NOTE_ACTIVE: "noted", Action.NOTE_STARTING: "recorded"}
+        for action in actions:
+            if action in (Action.NOTE_ACTIVE, Action.NOTE_STARTING):
+                self.start.noting()
+            if action in follows:
+                self.running.append(follows[action])
+
+    def fail(self) -> None:
+        """An error, or somebody stops it. No more memory is allocated then."""
+        self.take(Event.FAILS)
+        self.running = [step for step in self.running if step != "allocated"]
+
+
+def orders(ended: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """All orders in which the steps of a start may end."""
+    stream = after(ended)
+    if not stream.running:
+        yield ended
+    for step in stream.running:
+        yield from orders((*ended, step))
+
+
+def after(steps: Sequence[str]) -> Starting:
+    stream = Starting()
+    for step in steps:
+        stream.end(step)
+    return stream
+
+
+ORDERS = list(orders())
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+def test_a_start_makes_the_dataset_beside_the_rings_and_takes_frames_once_that_is_on_record(
+    order: tuple[str, ...],
+) -> None:
+    stream = Starting()
+    for place, step in enumerate(order):
+        assert (Action.MAKE_DATASET in stream.done) == ({"recorded", "placed"} <= set(order[:place]))
+        assert (Action.NOTE_ACTIVE in stream.done) == ({"allocated", "made"} <= set(order[:place]))
+        assert stream.state is State.STARTING
+        stream.end(step)
+    assert stream.state is State.ACTIVE
+    assert stream.start.is_over
+    assert Counter(stream.done) == Counter(
+        [Action.MAKE_DATASET, Action.INTRODUCE, Action.NOTE_ACTIVE, Action.ANSWER_STARTER]
+    )
+    assert any("made" in order[: order.index("allocated")] for order in ORDERS)
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+def test_a_start_that_fails_anywhere_removes_its_dataset_once_and_only_then_ends(order: tuple[str, ...]) -> None:
+    for length in range(len(order)):
+        stream = after(order[:length])
+        stream.fail()
+        while stream.running:
+            assert Action.ANSWER_STARTER not in stream.done
+            stream.end(stream.running[0])
+        assert (stream.state, stream.start.is_over) == (State.FAILED, False)
+        assert stream.done.count(Action.UNDO) == (Action.MAKE_DATASET in stream.done)
+        if Action.NOTE_ACTIVE in stream.done:  # otherwise the next daemon would go on with it
+            assert stream.done.index(Action.NOTE_STARTING) < stream.done.index(Action.UNDO)
+        assert not stream.start.is_noting
+        assert stream.take(Event.IDLE) == (Action.SETTLE,)
 
 
 def test_frames_that_are_unaccounted_for_are_no_success() -> None:

@@ -15,9 +15,10 @@ from omewd.daemon.control.server import ControlServer
 from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.jobs.delivery import Delivery
 from omewd.daemon.jobs.dispatcher import Dispatcher
+from omewd.daemon.processes.memory_return import MemoryReturn
 from omewd.daemon.processes.pools import Pools
 from omewd.daemon.processes.roles import roles
-from omewd.daemon.state.journal import Journal
+from omewd.daemon.state.journal import ACTIVE, STARTING, Journal
 from omewd.daemon.streams import producers
 from omewd.daemon.streams.admission import Admission
 from omewd.daemon.streams.agenda import Agenda
@@ -27,6 +28,7 @@ from omewd.daemon.streams.stream import Stream
 from omewd.daemon.streams.streams import Streams
 from omewd.daemon.streams.transitions import Action, State
 from omewd.errors import OmewdError
+from omewd.protocol.jobs.datasets import UndoDataset
 from omewd.protocol.jobs.frames import WriteUnits, Written
 from omewd.protocol.jobs.job import WRITER, Result
 from omewd.ring.daemon_ring import DaemonRing
@@ -65,7 +67,7 @@ class Desk:
         self.writer, agenda = Writer(), Agenda()
         self.dispatcher = Dispatcher(60, {role.name: role for role in roles(writers=1, cores=1)})
         datasets = Datasets(self.dispatcher, cast(Journal, None), cast(ControlServer, None), agenda)
-        self.streams = Streams(cast(Journal, None), datasets, agenda)
+        self.streams = Streams(cast(Journal, None), datasets, agenda, cast(MemoryReturn, None))
         self.delivery = Delivery(self.dispatcher, cast(Pools, self.writer), self.streams)
         replies = PendingReplies(cast(ControlServer, None))
         self.lifecycle = Lifecycle(self.streams, cast(Admission, None), self.delivery, replies, datasets)
@@ -275,5 +277,53 @@ def test_a_start_does_not_wait_for_writers_that_map_the_rings(monkeypatch: pytes
         monkeypatch.setattr(it.delivery, "give_jobs", lambda _: order.append("give"))
         monkeypatch.setattr(it.delivery, "introduce", lambda _: order.append("introduce"))
         monkeypatch.setattr(it.lifecycle._replies, "started", lambda _: order.append("answer"))
-        it.lifecycle.do(it.stream, (Action.MAKE_DATASET, Action.ANSWER_STARTER), 0)
+        it.lifecycle.do(it.stream, (Action.MAKE_DATASET, Action.INTRODUCE, Action.ANSWER_STARTER), 0)
         assert order == ["submit", "give", "introduce", "answer", "introduce"]
+
+
+class Notes:
+    """Admission as far as it records: the phases of a stream's entries, and what waits for the last one."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.end: Callable[[OmewdError | None], object] = lambda _: None
+
+    def note(self, _: Stream, phase: str, then: Callable[[OmewdError | None], object]) -> None:
+        self.phases.append(phase)
+        self.end = then
+
+
+@pytest.mark.parametrize("what", ["the journal fails", "it is stopped"])
+def test_a_dataset_is_removed_once_the_journal_says_that_its_stream_never_started(what: str) -> None:
+    """The entry that says that it takes frames may be there already. Nothing follows before it is taken back."""
+    with desk(1, 1000) as it:
+        it.lifecycle._admission = cast(Any, notes := Notes())
+        stream = starting(it, 2)
+        stream.allocated()
+        stream.start.recorded()
+        it.lifecycle.do(stream, (Action.NOTE_ACTIVE,), 0)
+        assert (notes.phases, stream.state) == ([ACTIVE], State.STARTING)
+        if what == "it is stopped":
+            it.lifecycle.fail(stream, OmewdError("stream_stopped", "it was stopped while it started"), 0)
+            it.turn()
+            assert (notes.phases, stream.settled) == ([ACTIVE], False)
+            notes.end(None)
+        else:
+            notes.end(OmewdError("no_resources", "the journal can't be written"))
+        assert notes.phases == [ACTIVE, STARTING]
+        assert stream.state is State.FAILED
+        it.turn()
+        assert not [task for task in it.dispatcher.tasks() if isinstance(task.job, UndoDataset)]
+        notes.end(OmewdError("no_resources", "the journal can't be written"))  # whether it can or not
+        assert [task.job for task in it.dispatcher.tasks()] == [UndoDataset("2.ome.zarr", stream.epoch)]
+        assert not stream.settled
+
+
+def test_what_the_journal_tells_of_a_stream_that_is_gone_is_nothing() -> None:
+    with desk(1, 1000) as it:
+        it.lifecycle._admission = cast(Any, notes := Notes())
+        stream = starting(it, 2)
+        it.lifecycle.do(stream, (Action.NOTE_ACTIVE,), 0)
+        del it.streams.open[2]
+        notes.end(OmewdError("no_resources", "the journal can't be written"))
+        assert (notes.phases, stream.state, stream.error) == ([ACTIVE], State.STARTING, None)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger import appending, ledger, reading
 from omewd.dataset.ledger.account import Ledger
 from omewd.dataset.ledger.appending import append_to, mend
 from tests.support.frames import frame_line
@@ -193,3 +193,54 @@ def test_mending_is_synced(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(os, "fsync", lambda _: synced.append((dataset / PATH).read_bytes()))
     mend(dataset)
     assert synced == [b" " * 5 + job(0)]
+
+
+@pytest.fixture
+def longest_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lowers the bound of a line to 8 KiB; holds the size of the largest read from then on."""
+    longest = [0]
+    read = os.pread
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        block = read(descriptor, size, offset)
+        longest[0] = max(longest[0], len(block))
+        return block
+
+    monkeypatch.setattr(os, "pread", pread)
+    monkeypatch.setattr(reading, "_BLOCK_BYTES", 1 << 10)
+    for module in (appending, reading):
+        monkeypatch.setattr(module, "MOST_LINE_BYTES", 1 << 13)
+    return longest
+
+
+@pytest.mark.parametrize("length", [(1 << 13) - 1, 1 << 13, (1 << 13) + 1, 100_000])
+@pytest.mark.parametrize("damage", [b"\0", b"x"])
+def test_a_damaged_line_of_any_length_is_skipped_and_mended_in_parts(
+    dataset: Path, longest_read: list[int], length: int, damage: bytes
+) -> None:
+    (dataset / PATH).write_bytes(job(0) + damage * length + b"\n" + job(3))
+    for _ in range(2):
+        found = Ledger.read(dataset, 1)
+        assert (found.unreadable_lines, found.accounts[0].totals(6).written) == (1, 6)
+    assert mend(dataset) == 1
+    assert frames(dataset) == list(range(6))
+    assert mend(dataset) == 0
+    found = Ledger.read(dataset, 1, completes=True)
+    assert (found.unreadable_lines, found.accounts[0].totals(6).written) == (0, 6)
+    found = Ledger.read(dataset, 1, checks=True)
+    assert (found.unreadable_lines, found.misfits, found.accounts[0].totals(6).written) == (0, 0, 6)
+    assert longest_read[0] <= 1 << 16
+
+
+@pytest.mark.parametrize("length", [(1 << 13) - 1, 1 << 13, (1 << 13) + 1, 1_000_000])
+def test_a_torn_end_of_any_length_is_cut_off_in_parts(dataset: Path, longest_read: list[int], length: int) -> None:
+    torn = job(0) + b"\0" * length
+    (dataset / PATH).write_bytes(torn)
+    found = Ledger.read(dataset, 1)
+    assert (found.unreadable_lines, found.accounts[0].totals(3).written) == (1, 3)
+    append(dataset, job(3))
+    assert frames(dataset) == list(range(6))
+    (dataset / PATH).write_bytes(torn)
+    assert mend(dataset) == 1
+    assert (dataset / PATH).read_bytes() == job(0)
+    assert longest_read[0] <= 1 << 16

@@ -11,6 +11,7 @@ from omewd.errors import OmewdError
 from omewd.model.plan.memory import (
     BUFFER_BYTES,
     BUFFERS_AT_ONCE,
+    ENCODERS_AT_ONCE,
     IN_FLIGHT_BYTES,
     JOB_UNITS,
     JOBS_IN_FLIGHT,
@@ -46,7 +47,9 @@ def test_compressed_chunks_count_as_often_as_they_are_held() -> None:
     pieces = BUFFERS_AT_ONCE * BUFFER_BYTES
     assert need("t:inf:50,y:4096,x:4096", compression="zstd") == pieces + 3 * 50 * 32 * MIB
     tile = 50 * 1024 * 1024 * 2
-    assert need("t:inf:50,y:4096:1024,x:4096:1024", compression="zstd") == pieces + PIECES_AT_ONCE * 3 * tile
+    # Those that are being encoded, and those that wait to be written.
+    held = ENCODERS_AT_ONCE * 3 * tile + PIECES_AT_ONCE * tile
+    assert need("t:inf:50,y:4096:1024,x:4096:1024", compression="zstd") == pieces + held
     # A short acquisition has no more than its frames.
     assert need("t:2:50,y:64,x:64", compression="zstd") < 5 * MIB
 
