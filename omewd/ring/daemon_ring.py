@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from operator import itemgetter
 
 from omewd.errors import Loss, OmewdError
 from omewd.model.dtypes import MAX_FRAMES
@@ -235,13 +237,9 @@ class DaemonRing:
 
     def _kind_at(self, frame: int) -> tuple[int, int]:
         """The kind of gap at a frame index, and the index at which the next kind starts."""
-        kind, upto = GAP_SKIPPED, UNSET
-        for first, candidate in reversed(self._kinds):
-            if first <= frame:
-                kind = candidate
-                break
-            upto = first
-        return kind, upto
+        place = bisect_right(self._kinds, frame, key=itemgetter(0))
+        kind = self._kinds[place - 1][1] if place else GAP_SKIPPED
+        return kind, self._kinds[place][0] if place < len(self._kinds) else UNSET
 
     def release_below(self, frame: int, *, durable: bool, units: int = 0, stored_bytes: int = 0) -> bool:
         """Release the slots of all frames below ``frame``; returns whether there were any.
@@ -259,13 +257,12 @@ class DaemonRing:
             write_progress(self._words, self.progress, self._records)
         if durable:
             self._words[DURABLE] = frame
+        del self._kinds[: max(bisect_right(self._kinds, frame, key=itemgetter(0)) - 1, 0)]
         if sequence <= self._released:
             return False
         self._released = self._words[RELEASED] = sequence
         self._fence()
         self.map.forget_below(sequence)
-        while len(self._kinds) > 1 and self._kinds[1][0] <= frame:
-            del self._kinds[0]
         return True
 
     def ring_at(self, frame: int) -> bool:

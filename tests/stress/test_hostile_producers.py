@@ -7,7 +7,6 @@ Beside each damaged stream runs one that must not lose a frame. A short run by d
 from __future__ import annotations
 
 import collections
-import contextlib
 import os
 import random
 import time
@@ -136,14 +135,15 @@ class Run:
         if spec.name in {kept["name"] for kept in status["kept_rings"]}:
             client.stop_stream(spec.name)
             return "ring kept aside"
-        with contextlib.suppress(omewd.OmewdError):
-            if client.status(spec.name)["state"] == "ACTIVE":
-                client.stop_stream(spec.name)
+        if client.status(spec.name)["state"] == "ACTIVE":
+            client.stop_stream(spec.name)
         failure: omewd.StreamFailedError | None = None
         try:
             client.wait(spec.name, timeout=120)
         except omewd.StreamFailedError as error:
             failure = error
+        except omewd.OmewdError as error:
+            raise AssertionError(f"{error} after {camera.did}: {client.status(spec.name)}") from error
         outcome = f"FAILED: {failure.cause}" if failure else "DONE"
         assert failure is None or failure.cause in REASONS, (failure, camera.did)
         final = client.status(spec.name)

@@ -298,3 +298,19 @@ def test_kinds_of_gaps_that_change_nothing_take_no_memory() -> None:
             if number % 100 == 0:
                 ring.poll()
         assert len(ring._kinds) < 12
+
+
+@pytest.mark.timeout(60)
+def test_very_many_changes_of_kind_take_no_time_each() -> None:
+    """All in one unit, so that they are counted again when it is written. One by one, they would take minutes."""
+    changes = 60_000
+    with camera_of(f"t:inf:{changes},y:2,x:3", capacity=CAPACITY) as it:
+        for number in range(changes):
+            it.gap(("skipped", "dropped")[number % 2])
+            if number % 200 == 0:
+                it.poll()
+        it.poll()
+        assert len(it.ends.daemon._kinds) == changes
+        it.ends.daemon.release_below(changes, durable=True, units=1)
+        assert (it.ends.daemon.progress.skipped, it.ends.daemon.progress.dropped) == (changes // 2, changes // 2)
+        assert len(it.ends.daemon._kinds) == 1
