@@ -27,7 +27,7 @@ from omewd.model.plan.shards import ShardLayout, Written
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
 from omewd.process.faultpoints import point
-from omewd.store.filesystem import sync_folder
+from omewd.process.names import sync_folder
 from omewd.store.format.shard_table import STAGING
 from omewd.store.sinks.publish import Publisher, lay_out
 from omewd.store.sinks.shards import ShardSink
@@ -151,22 +151,31 @@ def undo(dataset: Path, epoch: int) -> None:
     what is left.
     """
     if _epoch(dataset) == epoch:
-        dataset.rename(_beside(dataset, "new", epoch))
+        aside = _beside(dataset, "new", epoch)
+        shutil.rmtree(aside, ignore_errors=True)  # a power cut in the middle of the rename may leave both names
+        dataset.rename(aside)
     old = _beside(dataset, "old", epoch)
     if old.exists() and not dataset.exists():
         old.rename(dataset)
+    if dataset.parent.exists():
+        sync_folder(dataset.parent)  # before the journal forgets it
 
 
 def recover(spec: StreamSpec, dataset: Path, epoch: int) -> list[Totals] | None:
     """Finalize a dataset whose ring is gone, to the frames that its ledger has: they are on disk.
 
-    Returns the totals of each source by that; None if there is no such dataset to recover.
+    Returns the totals of each source by that; None if there is no such dataset to recover, or it has its totals. What a
+    writer has left in staging is seen to in either case.
     """
-    if _epoch(dataset) != epoch:  # it was never created, or it is complete
-        sweep(dataset, epoch)
-        return None
-    with ledger.held(dataset):
-        found = finalize_by_ledger(spec, dataset, "the machine was restarted")
+    found = None
+    if _epoch(dataset) == epoch:
+        with ledger.held(dataset):
+            found = finalize_by_ledger(spec, dataset, "the machine was restarted")
+    elif summary_of(dataset).get("epoch") == epoch and (dataset / STAGING).exists():
+        with ledger.held(dataset):
+            seal_by_ledger(spec, dataset)
+            shutil.rmtree(dataset / STAGING)
+            sync_folder(dataset / ledger.FOLDER)
     sweep(dataset, epoch)
     return found
 
@@ -217,8 +226,11 @@ def _epoch(dataset: Path) -> int | None:
 
 def sweep(dataset: Path, epoch: int) -> None:
     """Remove the leftovers beside a dataset: the one that it replaced, and those of killed writers."""
-    for leftover in _leftovers(dataset, epoch):
+    leftovers = _leftovers(dataset, epoch)
+    for leftover in leftovers:
         shutil.rmtree(leftover)
+    if leftovers:
+        sync_folder(dataset.parent)  # before the journal forgets it
 
 
 def has_leftovers(dataset: Path, epoch: int) -> bool:
@@ -287,8 +299,14 @@ def finalize(
         made_by=MadeBy.of(before),
     )
     documents = metadata.documents(spec, frames)
-    final = chain(_final(spec, dataset, documents, windows), [(_SUMMARY, metadata.Document(summary))])
-    publisher.publish(_changed(dataset, final), label="finalize")
+    # The state becomes durable last: until then, recovery does all of this again.
+    was_cut_off = any((dataset / STAGING).glob("summary-*"))  # and may have synced no name of what it put in place
+    there = [dataset / path for path, _ in metadata.documents(spec, frames)] if was_cut_off else []
+    final = _changed(dataset, _final(spec, dataset, documents, windows))
+    last = publisher.write_small_aside(_changed(dataset, [(_SUMMARY, metadata.Document(summary))]), label="summary")
+    publisher.put_in_place(publisher.write_small_aside(final, label="finalize"), there)
+    for aside, place in last:
+        aside.rename(place)
     point("writer: finalized")
     shutil.rmtree(dataset / STAGING)
     for aside in (dataset / ledger.FOLDER).glob(f"{USER_METADATA}-*"):  # of a writer that was killed at that

@@ -17,7 +17,7 @@ from omewd.dataset.ledger.reading import LedgerReader
 from omewd.model.plan.grid import frame_indexes
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import StreamSpec
-from omewd.store.filesystem import sync_folder
+from omewd.process.names import sync_folder
 
 # A writer that dies while it appends leaves one torn line, and a power cut hardly more.
 _MOST_TORN = 16

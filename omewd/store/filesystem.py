@@ -78,15 +78,6 @@ def start_write_back(descriptor: int, start: int, size: int) -> None:
     _libc.sync_file_range(descriptor, start, size, _SYNC_FILE_RANGE_WRITE)  # a hint; errors show at the sync
 
 
-def sync_folder(folder: Path | str) -> None:
-    """Sync a folder, so that the names in it are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def sync_filesystem(descriptor: int) -> None:
     """Sync all files and folders of a filesystem. ``descriptor``: any of them, open since before they were written.
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from omewd.store.filesystem import has_syncfs, start_write_back, sync_filesystem, sync_folder
+from omewd.process.names import sync_folder
+from omewd.store.filesystem import has_syncfs, start_write_back, sync_filesystem
 
 # Up to this many are synced one by one. syncfs also waits for what other programs are writing, but its own cost is that
 # of 20 files.

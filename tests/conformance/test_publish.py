@@ -207,6 +207,17 @@ def test_short_writes_are_gone_on_with(root: Path, publisher: Publisher, monkeyp
     assert (root / LEDGER).read_bytes() == data
 
 
+def test_a_file_left_aside_may_be_in_its_place_as_well(root: Path, publisher: Publisher) -> None:
+    """As after a power cut in the middle of a rename: it is not written over while readers see it."""
+    publisher.publish([("zarr.json", b"old")], label="finalize")
+    os.link(root / "zarr.json", root / "staging/finalize-0")
+    publisher.write_small_aside([("zarr.json", b"new")], label="finalize")
+    assert (root / "zarr.json").read_bytes() == b"old"
+    publisher.publish([("zarr.json", b"new")], label="finalize")
+    assert (root / "zarr.json").read_bytes() == b"new"
+    assert not list((root / "staging").iterdir())
+
+
 def test_what_a_killed_writer_left_is_overwritten(
     open_flags: list[int], root: Path, publisher: Publisher, way: str
 ) -> None:

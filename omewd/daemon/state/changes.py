@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from omewd.process.faultpoints import point
+from omewd.process.names import give_second_name, sync_folder
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Write:
 
     def make(self, folder: Path) -> None:
         aside = folder / f".{self.name}.new"
+        aside.unlink(missing_ok=True)  # after a power cut in the middle of the rename, it may be the entry as well
         with aside.open("w") as file:
             file.write(self.text)
             file.flush()
@@ -38,18 +40,25 @@ class Write:
 
 @dataclass(frozen=True)
 class Rename:
-    """Give the entry of a stream another name, unless a stream of another epoch has the entry."""
+    """Give the entry of a stream another name, unless a stream of another epoch has the entry.
 
-    is_durable: ClassVar[bool] = True
+    It keeps the old name until the new one is durable, so that no power cut takes both. If only the removal of the old
+    one gets lost, the next daemon does the work again.
+    """
+
+    is_durable: ClassVar[bool] = False
 
     name: str
     to: str
     epoch: int
 
     def make(self, folder: Path) -> None:
-        if is_of(folder, self.name, self.epoch):
-            with contextlib.suppress(FileNotFoundError):
-                path_of(folder, self.name).rename(path_of(folder, self.to))
+        old, new = path_of(folder, self.name), path_of(folder, self.to)
+        if old.exists() and is_of(folder, self.name, self.epoch):
+            new.unlink(missing_ok=True)
+            give_second_name(old, new)
+            sync_folder(folder)
+            old.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ Change = Write | Rename | Remove
 
 
 def make(folder: Path, changes: Sequence[Change]) -> list[OSError | None]:
-    """Make changes in their order, and those durable that must be, together; returns the error of each, or None."""
+    """Make changes in their order, and those durable together that need it; returns the error of each, or None."""
     outcomes = [_outcome(folder, change) for change in changes]
     if not any(change.is_durable for change in changes):
         return outcomes
@@ -106,11 +115,7 @@ def _outcome(folder: Path, change: Change) -> OSError | None:
 
 def _sync(folder: Path) -> OSError | None:
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(folder)
     except OSError as error:
         return error
     return None

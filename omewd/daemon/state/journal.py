@@ -26,6 +26,7 @@ import structlog
 from omewd.daemon.background import Background, Then
 from omewd.daemon.loop import Loop
 from omewd.daemon.state.changes import Change, Remove, Rename, Write, make, path_of
+from omewd.daemon.state.folder import make_folder
 from omewd.errors import OmewdError
 from omewd.protocol.versions import JOURNAL, Version
 
@@ -49,7 +50,7 @@ class Journal:
 
     def __init__(self, state_dir: Path, loop: Loop) -> None:
         self._folder = state_dir / "streams"
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(self._folder)
         self._background: Background[Change] = Background(loop, "journal", partial(make, self._folder))
 
     def write(self, name: str, entry: dict[str, Any], then: Then) -> None:
@@ -150,7 +151,7 @@ class InstanceLock:
 
     def __init__(self, state_dir: Path) -> None:
         try:
-            state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(state_dir)
             self._descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise OmewdError(

@@ -28,7 +28,7 @@ from omewd.dataset.ledger.runs import (
     unpack,
 )
 from omewd.process.locks import lock
-from omewd.store.filesystem import sync_folder
+from omewd.process.names import sync_folder
 
 RUNS_ASIDE = f"{RUNS_FILE}.new"
 _BLOCK_BYTES = 1 << 20

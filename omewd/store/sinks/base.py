@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from omewd.model.plan.shards import ShardLayout, Written
+from omewd.process.names import sync_folder
 from omewd.store.encoders.base import Cells
-from omewd.store.filesystem import sync_folder
 
 Result = TypeVar("Result")
 Key = TypeVar("Key")

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omewd.process.faultpoints import point
+from omewd.process.names import give_second_name, sync_folder
 from omewd.store.aligned import packed, write_at
 from omewd.store.buffers import Buffers
 from omewd.store.encoders.base import Piece
-from omewd.store.filesystem import sync_folder
 from omewd.store.stopwatch import Stopwatch
 from omewd.store.unsynced import Unsynced
 
@@ -88,6 +88,10 @@ class Publisher:
 
         ``label``: makes the names aside; the same label overwrites what a killed writer left.
         """
+        self.put_in_place(self.write_small_aside(files, label=label))
+
+    def write_small_aside(self, files: Iterable[tuple[str, bytes]], *, label: str) -> list[tuple[Path, Path]]:
+        """Write and sync small files; returns (path aside, place) of each. See :meth:`publish`."""
         asides: list[tuple[Path, Path]] = []
         with Unsynced(self.staging) as unsynced:
             for number, (path, data) in enumerate(files):
@@ -99,13 +103,17 @@ class Publisher:
                 unsynced.add(files=(str(aside) for aside, _ in asides))
                 with self._clock.stage("fsync"):
                     unsynced.sync()
-        self.put_in_place(asides)
+        return asides
 
-    def put_in_place(self, asides: Iterable[tuple[Path, Path]], there: Iterable[Path] = ()) -> None:
-        """Rename finished files to their places, and sync the names.
+    def put_in_place(
+        self, asides: Iterable[tuple[Path, Path]], there: Iterable[Path] = (), *, keeps_asides: bool = False
+    ) -> None:
+        """Give finished files the names of their places, and sync these.
 
         ``there``: files that are in place already; a writer may have been killed before it synced their names.
+        ``keeps_asides``: the names aside stay for the caller to remove, so that no power cut takes both.
         """
+        put = _put_beside if keeps_asides else Path.rename
         changed: dict[Path, None] = {}
         with Unsynced(self.staging) as unsynced:
             for target in there:
@@ -114,7 +122,7 @@ class Publisher:
             with self._clock.stage("rename"):
                 for aside, target in asides:
                     self.make_folder(target.parent, changed)
-                    aside.rename(target)
+                    put(aside, target)
                     point("writer: file renamed")
                     changed[target.parent] = None
             if self.durable:
@@ -200,9 +208,28 @@ class Publisher:
         return size
 
 
+def _put_beside(aside: Path, target: Path) -> None:
+    """Give a file its place as a second name. A file that is in the way is replaced."""
+    try:
+        give_second_name(aside, target)
+    except FileExistsError:
+        if not aside.samefile(target):  # torn: otherwise its name aside would be gone
+            target.unlink()
+            give_second_name(aside, target)
+
+
 def write_small(path: str, data: bytes) -> None:
-    """Write a small file through the page cache, without a sync."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    """Write a small new file through the page cache, without a sync.
+
+    A file that is there loses its name and is not overwritten: after a power cut in the middle of its rename, it may be
+    in its place as well.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except FileExistsError:
+        os.unlink(path)  # noqa: PTH108  as for many files that are new
+        descriptor = os.open(path, flags, 0o666)
     try:
         left = memoryview(data)
         while left:

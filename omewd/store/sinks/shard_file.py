@@ -5,9 +5,9 @@ fixed place go there. Other chunks get room of their own once their size is know
 writer that dies leaves an unused gap at most. The sharding codec allows gaps ("Binary shard format").
 
 A chunk counts once it is in the table, which its writer syncs after the chunk. Sealing writes the table as the index at
-the shard's end, syncs, renames the shard, and only then removes the table. So at any moment, either the table or the
-shard in its place says where every chunk is. A chunk that comes later, for example after a failed stream is resumed,
-takes the shard back into staging.
+the shard's end, syncs, gives the shard its place as a second name, syncs that, and only then removes the table and the
+name in staging. So at any moment, either the table or the shard in its place says where every chunk is, also after a
+power cut. A chunk that comes later, for example after a failed stream is resumed, takes the shard back into staging.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import numpy as np
 
 from omewd.model.plan.shards import Flags
 from omewd.process.faultpoints import point
+from omewd.process.names import give_second_name, sync_folder
 from omewd.store.aligned import ALIGNMENT, aligned, is_direct
-from omewd.store.filesystem import extend, punch, sync_folder
+from omewd.store.filesystem import extend, punch
 from omewd.store.format.shard_index import ABSENT, ENTRY_BYTES, Entries, index_bytes, read_entries
 from omewd.store.format.shard_table import HEADER, MAGIC, SUFFIX, read_header, table_entries
 
@@ -62,7 +63,7 @@ class ShardFile:
             with self._locked():
                 if read_header(self._table)[0] != MAGIC:
                     self._format()
-                if not self.path.exists():
+                if self._is_in_place():
                     self._take_back()
                 self._data = self._open_data()
         except BaseException:
@@ -127,8 +128,8 @@ class ShardFile:
     def finish(self, wanted: Flags | None) -> Path | None:
         """Write the index and free unused room. Nobody may be writing to the shard.
 
-        ``wanted``: which chunks count; None for all present ones. Returns the file to be renamed to its place; None if
-        the shard is empty or in its place already.
+        ``wanted``: which chunks count; None for all present ones. Returns the file to be put in its place; None if the
+        shard is empty or in its place already.
         """
         try:
             self._table = self._open_table(0)
@@ -203,19 +204,26 @@ class ShardFile:
         self._sync(self._table)  # rows count only once they are on disk
         self._write_header(aligned(end))
 
+    def _is_in_place(self) -> bool:
+        """Whether the shard is sealed. A writer that was killed may have left its name in staging, too."""
+        try:
+            return not self.path.exists() or self.path.samefile(self.final)
+        except FileNotFoundError:
+            return False
+
     def _take_back(self) -> None:
         """Move the sealed shard, if there is one, back into staging."""
         if not self.final.exists():
             return
-        folders = (self.path.parent, self.final.parent)
         self._sync(self._table)
+        if not self.path.exists():
+            give_second_name(self.final, self.path)
         if self._durable:
-            sync_folder(folders[0])  # the table and its name, before the shard depends on them
-        self.final.rename(self.path)
+            sync_folder(self.path.parent)  # the table and both names, before the shard depends on them
+        self.final.unlink(missing_ok=True)
         point("writer: shard taken back")
         if self._durable:
-            for folder in folders:  # before the first write into it
-                sync_folder(folder)
+            sync_folder(self.final.parent)  # before the first write into it
 
     def _open_data(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC

@@ -72,6 +72,7 @@ class ShardSink(Sink):
             publisher.put_in_place(
                 [(path, file.final) for path, file in finished if path is not None],
                 [file.final for path, file in finished if path is None and file.final.exists()],
+                keeps_asides=True,
             )
             point("writer: shards in place")
             for _, file in finished:

@@ -125,6 +125,17 @@ def test_cpu_time_and_memory_of_another_process() -> None:
         processes.cpu_seconds(process.pid)
 
 
+def test_a_process_is_idle_when_it_has_done_its_work() -> None:
+    program = "import time\nwhile time.process_time() < 0.5: pass\ntime.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        processes.wait_until_idle([process.pid])
+        assert processes.cpu_seconds(process.pid) >= 0.45
+        process.kill()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        processes.wait_until_idle([process.pid], timeout_s=0.2)
+        process.kill()
+
+
 def test_a_camera_that_dies_or_hangs_is_told_while_others_are_at_it(tmp_path: Path) -> None:
     spec = geometry("t:1000,y:8:4,x:8:4").spec(Column(IN_PROCESS, "zarr-python", None, 0), Options())
     cameras = [Camera(), Camera()]

@@ -16,7 +16,7 @@ from omewd import daemon
 from omewd.daemon.loop import Loop
 from omewd.daemon.state import changes
 from omewd.daemon.state.changes import Change, Remove, Rename, Write
-from omewd.daemon.state.journal import RECOVER, SWEEP, Journal
+from omewd.daemon.state.journal import RECOVER, SWEEP, InstanceLock, Journal
 from omewd.protocol.versions import JOURNAL
 
 VERSION = {"version": str(JOURNAL)}
@@ -29,9 +29,10 @@ class Disk:
         self.steps: list[str] = []
         self.threads: set[str] = set()
         self.failing = 0
-        self._fsync, self._rename = os.fsync, Path.rename
+        self._fsync, self._rename, self._link = os.fsync, Path.rename, os.link
         monkeypatch.setattr(os, "fsync", self._sync)
         monkeypatch.setattr(Path, "rename", lambda old, new: self._renamed(old, new))
+        monkeypatch.setattr(os, "link", lambda old, new: self._linked(old, new))
 
     def _sync(self, descriptor: int) -> None:
         is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
@@ -45,6 +46,10 @@ class Disk:
     def _renamed(self, old: Path, new: Path) -> Path:
         self.steps.append(f"rename to {new.stem}")
         return self._rename(old, new)
+
+    def _linked(self, old: Path, new: Path) -> None:
+        self.steps.append(f"link to {new.stem}")
+        self._link(old, new)
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ def entries(journal: Journal) -> dict[str, dict[str, object]]:
 
 
 def test_what_depends_on_an_entry_comes_after_its_syncs_and_in_the_loop(
-    disk: Disk, loop: Loop, journal: Journal
+    loop: Loop, journal: Journal, disk: Disk
 ) -> None:
     told: list[tuple[object, int, str]] = []
     for name in ("a", "b"):
@@ -93,12 +98,50 @@ def test_what_depends_on_an_entry_comes_after_its_syncs_and_in_the_loop(
 
 
 def test_changes_that_wait_together_share_a_sync_of_the_folder(disk: Disk, tmp_path: Path) -> None:
-    batch: list[Change] = [Write("a", '{"epoch": 5}'), Write("b", "{}"), Rename("a", "sweep~5", 5), Remove("b", None)]
-    assert changes.make(tmp_path, batch) == [None] * 4
-    assert disk.steps == [
-        *("sync file", "rename to a", "sync file", "rename to b", "rename to sweep~5"),
-        "sync folder",
-    ]
+    batch: list[Change] = [Write("a", '{"epoch": 5}'), Write("b", "{}"), Remove("b", None)]
+    assert changes.make(tmp_path, batch) == [None] * 3
+    assert disk.steps == ["sync file", "rename to a", "sync file", "rename to b", "sync folder"]
+
+
+def test_an_entry_keeps_its_old_name_until_the_new_one_is_durable(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_unlink = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        disk.steps.append(f"remove {path.stem}")
+        real_unlink(path, missing_ok=missing_ok)
+
+    (tmp_path / "a.json").write_text('{"epoch": 5}')
+    (tmp_path / "sweep~5.json").write_text("of before")
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert changes.make(tmp_path, [Rename("a", "sweep~5", 5)]) == [None]
+    assert disk.steps == ["remove sweep~5", "link to sweep~5", "sync folder", "remove a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep~5.json"]
+
+
+def test_an_entry_keeps_its_old_name_if_the_new_one_can_not_be_made_durable(disk: Disk, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"epoch": 5}')
+    disk.failing = 1
+    [error] = changes.make(tmp_path, [Rename("a", "sweep~5", 5)])
+    assert isinstance(error, OSError)
+    assert (tmp_path / "a.json").exists()
+
+
+def test_the_names_of_new_folders_are_durable(tmp_path: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+
+    def sync(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    state = tmp_path / "a/b"
+    InstanceLock(state).release()
+    assert synced == [str(tmp_path), str(tmp_path / "a")]
+    Journal(state, loop).close()
+    assert synced[2:] == [str(state)]
+    InstanceLock(state).release()  # whoever made them may have been killed before they were durable
+    assert synced[3:] == [str(tmp_path / "a")]
 
 
 def test_removing_syncs_nothing(disk: Disk, tmp_path: Path) -> None:
@@ -126,10 +169,13 @@ def test_the_writer_of_an_entry_hears_of_its_error(disk: Disk, loop: Loop, journ
 
 
 def test_nothing_else_in_the_daemon_waits_for_a_disk() -> None:
-    """Only the thread of the journal syncs."""
+    """Only the thread of the journal syncs, and the start, which makes folders."""
     package = Path(daemon.__file__).parent
     syncs = re.compile(r"\b(f?data)?f?sync(fs)?\(|sync_folder|Unsynced")
-    assert {path.name for path in package.rglob("*.py") if syncs.search(path.read_text())} == {"changes.py"}
+    assert {path.name for path in package.rglob("*.py") if syncs.search(path.read_text())} == {
+        "changes.py",
+        "folder.py",
+    }
 
 
 def test_changes_are_made_before_the_journal_is_closed(tmp_path: Path, loop: Loop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -27,7 +28,7 @@ from omewd.store.sinks.publish import Publisher
 from omewd.store.tools import Tools
 from omewd.store.units import UnitStore
 from tests.support.datasets import check_dataset, read_zarr
-from tests.support.frames import frame_line, make_frame, make_spec
+from tests.support.frames import frame_index, frame_line, make_frame, make_spec
 from tests.support.units import singly
 
 
@@ -213,6 +214,90 @@ def test_a_dataset_is_recovered_for_its_own_stream_only(failed: Path, tools: Too
     before = listing(failed)
     assert dataset.recover(GOES_ON, failed, epoch=9) is None
     assert listing(failed) == before
+
+
+@pytest.mark.parametrize("state", ["complete", "failed"])
+def test_what_is_left_in_staging_of_a_dataset_that_has_its_totals_is_seen_to(
+    failed: Path, tools: Tools, state: str
+) -> None:
+    """A power cut may keep the totals, and what a writer had in staging as well."""
+    dataset.reopen(GOES_ON, failed, epoch=7)
+    store(GOES_ON, failed, tools, [5])
+    summary = failed / "omewd/zarr.json"
+    summary.write_text(summary.read_text().replace('"state": "writing"', f'"state": "{state}"'))
+    assert dataset.recover(GOES_ON, failed, epoch=8) is None
+    assert (failed / STAGING).exists()
+    assert dataset.recover(GOES_ON, failed, epoch=7) is None
+    assert not (failed / STAGING).exists()
+    assert [frame_index(frame) for frame in read_zarr(failed)] == list(range(6))
+
+
+# -- the order in which an end becomes durable ------------------------------------------------------
+
+GROWS = make_spec("cam", "t:inf:1:4,y:20:10:1,x:20", backend="direct")
+
+
+def path_of(descriptor: int) -> str:
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """("sync", folder) and ("rename", target), in their order."""
+    seen: list[tuple[str, str]] = []
+    real_rename = os.rename
+
+    def rename(source: Any, target: Any) -> None:
+        real_rename(source, target)
+        seen.append(("rename", str(target)))
+
+    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(("sync", path_of(descriptor))))
+    return seen
+
+
+@pytest.fixture
+def grown(tmp_path: Path, tools: Tools) -> Path:
+    """A dataset of unknown length with five frames, whose shape is still that of none."""
+    place = tmp_path / "cam.ome.zarr"
+    dataset.create(GROWS, place, tmp_path, epoch=7)
+    store(GROWS, place, tools, range(5))
+    return place
+
+
+def finalize(place: Path) -> None:
+    dataset.finalize(GROWS, place, totals=[Totals(5, 5)], ended_by="test", failed=False)
+
+
+def test_the_state_is_durable_after_all_that_it_tells_of(grown: Path, events: list[tuple[str, str]]) -> None:
+    finalize(grown)
+    state, shape = (
+        events.index(("rename", f"{grown}/omewd/zarr.json")),
+        events.index(("rename", f"{grown}/0/zarr.json")),
+    )
+    assert shape < events.index(("sync", f"{grown}/0"), shape) < state
+    assert events.count(("sync", f"{grown}/omewd")) == 1
+    assert events.index(("sync", f"{grown}/omewd")) > state
+
+
+def test_an_end_that_was_cut_off_syncs_what_it_finds_in_place(
+    grown: Path, events: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sync(_: int) -> None:
+        if ("rename", f"{grown}/0/zarr.json") in events:
+            raise OSError("cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", sync)
+        with pytest.raises(OSError, match="cut off"):
+            finalize(grown)
+    assert ("rename", f"{grown}/0/zarr.json") in events
+    assert totals(grown)["state"] == "writing"
+    events.clear()
+    finalize(grown)
+    state = events.index(("rename", f"{grown}/omewd/zarr.json"))
+    assert ("rename", f"{grown}/0/zarr.json") not in events
+    assert events.index(("sync", f"{grown}/0")) < state
 
 
 def test_a_line_that_nobody_appended_after_is_cut_off_at_the_end(failed: Path) -> None:

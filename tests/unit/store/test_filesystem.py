@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from omewd.process.names import sync_folder
 from omewd.store import filesystem
-from omewd.store.filesystem import extend, filesystem_of, network_filesystem, punch, start_write_back, sync_folder
+from omewd.store.filesystem import extend, filesystem_of, network_filesystem, punch, start_write_back
 
 ROOT = "21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw"
 DATA = "22 21 0:40 / /data rw,relatime shared:2 master:1 - nfs4 server:/data rw,vers=4.2"

@@ -652,9 +652,14 @@ def data_without_rows(root: Path, _: pytest.MonkeyPatch) -> None:
     file.close()
 
 
-def not_renamed_yet(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cut_off_at(root, monkeypatch, Path, "rename")
+def not_taken_back_yet(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_off_at(root, monkeypatch, shard_file, "give_second_name")
     assert (root / "c" / "key").exists()
+
+
+def in_both_places(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_off_at(root, monkeypatch, Path, "unlink")
+    assert (root / "c" / "key").samefile(root / "staging" / NAME)
 
 
 def just_taken_back(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -672,6 +677,18 @@ def in_place_with_its_table(root: Path, _: pytest.MonkeyPatch) -> None:
     path = shard(root).finish(None)
     assert path is not None
     path.rename(root / "c" / "key")
+
+
+def in_place_with_its_name_aside(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_place_with_both_names(root, monkeypatch)
+    table_of(root).unlink()
+
+
+def in_place_with_both_names(root: Path, _: pytest.MonkeyPatch) -> None:
+    add(root, {})
+    path = shard(root).finish(None)
+    assert path is not None
+    os.link(path, root / "c" / "key")
 
 
 @pytest.mark.parametrize("call", ["ftruncate", "pwrite of the index", "rename"])
@@ -723,10 +740,12 @@ SEALED: list[CutOff] = [
     empty_table,
     table_without_header,
     data_without_rows,
-    not_renamed_yet,
+    not_taken_back_yet,
+    in_both_places,
     just_taken_back,
     finished_and_not_in_place,
     in_place_with_its_table,
+    in_place_with_both_names,
 ]
 
 
@@ -760,7 +779,7 @@ def test_a_new_shard_that_was_cut_off_can_be_given_up(
 
 
 @pytest.mark.usefixtures("_both_ends")
-@pytest.mark.parametrize("again", SEALED)
+@pytest.mark.parametrize("again", [*SEALED, in_place_with_its_name_aside])
 @pytest.mark.parametrize("cut_off", SEALED)
 def test_a_sealed_shard_keeps_its_chunks_when_more_come(
     once_sealed: Path, monkeypatch: pytest.MonkeyPatch, cut_off: CutOff, again: CutOff
@@ -789,20 +808,20 @@ def test_a_sealed_shard_keeps_its_chunks_when_none_come(
 def test_a_shard_is_taken_back_once_its_table_is_on_disk(once_sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if whoever made the table was cut off before it was: without it nobody knows where the chunks are."""
     events: list[str] = []
-    real_rename, real_sync = Path.rename, os.fdatasync
+    real_link, real_sync = os.link, os.fdatasync
 
     def sync(descriptor: int) -> None:
         valid = os.pread(descriptor, 8, 0).strip(b"\0")
         events.append(f"{Path(f'/proc/self/fd/{descriptor}').readlink().name} synced" if valid else "no header yet")
         real_sync(descriptor)
 
-    def rename(path: Path, target: Path) -> Path:
+    def link(path: Path, name: Path) -> None:
         events.append("taken back")
-        return real_rename(path, target)
+        real_link(path, name)
 
     cut_off_at(once_sealed, monkeypatch, os, "fdatasync")
     monkeypatch.setattr(os, "fdatasync", sync)
-    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(os, "link", link)
     add(once_sealed, {})
     assert events[-2:] == [f"{NAME}.table synced", "taken back"]
 

@@ -727,7 +727,7 @@ def path_of(descriptor: int) -> str:
 def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Every sync and rename, and every entry in a table, in order."""
     seen: list[tuple[str, str]] = []
-    real_note, real_rename = ShardFile.note, os.rename
+    real_note, real_rename, real_link, real_unlink = ShardFile.note, os.rename, os.link, Path.unlink
 
     def note(file: ShardFile, number: int, entries: Any) -> None:
         seen.append(("note", path_of(file._table)))
@@ -737,9 +737,19 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         real_rename(source, target)
         seen.append(("rename", str(target)))
 
+    def link(source: Any, name: Any) -> None:
+        real_link(source, name)
+        seen.append(("link", str(name)))
+
+    def unlink(path: Path, *, missing_ok: bool = False) -> None:
+        real_unlink(path, missing_ok=missing_ok)
+        seen.append(("unlink", str(path)))
+
     monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(("sync", path_of(descriptor))))
     monkeypatch.setattr(os, "fdatasync", lambda descriptor: seen.append(("sync", path_of(descriptor))))
     monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(Path, "unlink", unlink)
     monkeypatch.setattr(ShardFile, "note", note)
     return seen
 
@@ -771,11 +781,36 @@ def test_a_sealed_shard_is_on_disk_before_it_has_its_name(
     writer.store(0)
     events.clear()
     writer.seal()
+    key, aside = writer.folder / "0/c/0/0/0", f"{writer.staging}/shard-0-0-0-0-0"
+    data, name = events.index(("sync", aside)), events.index(("link", str(key)))
+    synced = [events.index(("sync", str(folder))) for folder in key.parents if folder.is_relative_to(writer.folder)]
+    assert data < name < synced[0]
+    assert max(synced) < events.index(("unlink", f"{aside}.table")) < events.index(("unlink", aside))
+
+
+def test_a_shard_is_sealed_where_there_are_no_hard_links(
+    tmp_path: Path, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no hard links")
+
+    monkeypatch.setattr(os, "link", link)
+    writer = Writer(tmp_path, spec_of("t:3:1:3,y:8,x:8", durability="fsync"), tools)
+    writer.store(0)
+    writer.seal()
+    writer.store(1)
+    writer.seal()
+    writer.check({0, 1})
+
+
+def test_a_torn_shard_that_is_in_the_way_is_replaced(tmp_path: Path, tools: Tools) -> None:
+    writer = Writer(tmp_path, spec_of("t:3:1:3,y:8,x:8", durability="fsync"), tools)
+    writer.store(0)
     key = writer.folder / "0/c/0/0/0"
-    data, name = events.index(("sync", f"{writer.staging}/shard-0-0-0-0-0")), events.index(("rename", str(key)))
-    assert data < name < events.index(("sync", str(key.parent)))
-    for folder in ("0", "0/c", "0/c/0"):
-        assert ("sync", str(writer.folder / folder)) in events
+    key.parent.mkdir(parents=True)
+    key.write_bytes(b"torn")
+    writer.seal()
+    writer.check({0})
 
 
 def test_names_of_a_seal_that_was_cut_off_are_synced_by_the_next(
@@ -808,11 +843,15 @@ def test_a_shard_that_is_taken_back_is_so_on_disk_before_it_changes(
     writer.seal()
     events.clear()
     writer.store(1)
-    shard = f"{writer.staging}/shard-0-0-0-0-0"
-    back = events.index(("rename", shard))
-    assert events.index(("sync", f"{shard}.table")) < back
-    for folder in (writer.folder / "0/c/0/0", writer.staging):
-        assert back < events.index(("sync", str(folder)), back) < events.index(("sync", shard), back)
+    shard, place = f"{writer.staging}/shard-0-0-0-0-0", writer.folder / "0/c/0/0/0"
+    back = events.index(("link", shard))
+    assert ("sync", f"{shard}.table") in events[:back]
+    order = [
+        ("sync", str(writer.staging)),
+        ("unlink", str(place)),
+        ("sync", str(place.parent)),
+    ]
+    assert events[back + 1 : back + 1 + len(order)] == order
 
 
 def test_without_durability_no_pixels_are_synced(tmp_path: Path, tools: Tools, events: list[tuple[str, str]]) -> None:

@@ -1,0 +1,128 @@
+"""Records a scenario, and judges what a power cut at each of its moments may leave."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest.mock import patch
+
+from tests.powercut.judge import Judge, Told
+from tests.powercut.model import History, Mode
+from tests.powercut.record import Call, Mark, read_trace, strace
+from tests.powercut.scenarios import MARKS, SCENARIOS
+from tests.powercut.trees import Cut, clear, contents, cuts, lay_out, moments, on_disk, signature
+from tests.support.daemons import DaemonProcess
+from tests.support.processes import wait_for
+
+_DATA, _STATE = "data", "state"
+WAYS = ("recovery", "repair")
+
+
+@dataclass
+class Recorded:
+    """A scenario's record. ``folder``: where its trees are laid out, because paths in them are absolute."""
+
+    name: str
+    folder: Path
+    calls: list[Call]
+    marks: list[Mark]
+
+    def history(self, mode: Mode) -> History:
+        return History.of(self.calls, mode, [_DATA])
+
+
+@dataclass
+class Outcome:
+    """How many moments and different trees were judged, and the violations, each with the cut that shows it."""
+
+    moments: int = 0
+    trees: int = 0
+    violations: list[str] = field(default_factory=list)
+
+
+def record(name: str, folder: Path, environment: dict[str, str] | None = None) -> Recorded:
+    """Run a scenario, and read its record. The record is complete: all of it makes what is on disk."""
+    trace, disk = folder / "trace", folder / "disk"
+    (disk / _DATA).mkdir(parents=True)
+    command = [sys.executable, "-m", "tests.powercut.scenarios", name, str(disk)]
+    done = subprocess.run(
+        strace(trace, command, *SCENARIOS[name].inject),
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    calls, marks = read_trace(trace, disk, (_DATA, _STATE), disk / MARKS)
+    recorded = Recorded(name, disk, calls, marks)
+    history = recorded.history(Mode.STRICT)
+    last = max(effect.end for effect in history.effects)
+    real = {path: data for path, data in on_disk(disk).items() if path.split("/")[0] in (_DATA, _STATE)}
+    assert contents(history.tree(last, history.pending(last))) == real, "the record is not complete"
+    clear(disk)
+    return recorded
+
+
+def check(
+    recorded: Recorded, mode: Mode, *, seed: int = 0, subsets: int = 2, most: int | None = None, daemons: int = 0
+) -> Outcome:
+    """Judge the trees of a record.
+
+    ``subsets``: random ones of each moment. ``most``: judge so many trees, chosen by ``seed``; None for all.
+    ``daemons``: how many trees a real daemon gets as well.
+    """
+    chance = random.Random(f"{seed} {recorded.name} {mode.name}")
+    history = recorded.history(mode)
+    times = moments(history)
+    chosen = list(_different(history, times, chance, subsets))
+    if most is not None and len(chosen) > most:
+        chosen = sorted(chance.sample(chosen, most), key=lambda cut: cut.at)
+    judge, outcome = Judge(recorded.folder, SCENARIOS[recorded.name]), Outcome(len({cut.at for cut in chosen}))
+    with _no_waits_for_the_disk():
+        for cut in chosen:
+            outcome.trees += 1
+            told = Told.by(recorded.marks, cut.at)
+            for way in WAYS:
+                lay_out(cut.tree, recorded.folder)
+                outcome.violations += [f"{way} {cut}: {fault}" for fault in judge.judge(told, way)]
+    for cut in chance.sample(chosen, min(daemons, len(chosen))):
+        lay_out(cut.tree, recorded.folder)
+        _let_a_daemon_recover(recorded.folder)
+        judge.faults = []
+        told = Told.by(recorded.marks, cut.at)
+        if not told.away:
+            judge.compare(told)
+        outcome.violations += [f"daemon {cut}: {fault}" for fault in judge.faults]
+    return outcome
+
+
+def _let_a_daemon_recover(folder: Path) -> None:
+    """Start a daemon, which finds that the rings are gone, and stop it when its journal is empty."""
+    process = DaemonProcess(folder, "--writers", "1", "--memory", "512MiB")
+    try:
+        wait_for(lambda: not list((folder / _STATE / "streams").glob("*.json")))
+        assert process.stop() == 0, process.log()
+    finally:
+        process.kill()
+
+
+def _different(history: History, times: Sequence[int], chance: random.Random, subsets: int) -> Iterator[Cut]:
+    """The trees of all moments. One that is as at an earlier moment counts at the last one, where more was told."""
+    found: dict[int, Cut] = {}
+    for at in times:
+        for cut in cuts(history, at, chance, subsets):
+            found[signature(cut.tree)] = cut
+    yield from found.values()
+
+
+@contextmanager
+def _no_waits_for_the_disk() -> Iterator[None]:
+    """What is judged is thrown away, so its syncs need not wait for a disk."""
+    with patch.object(os, "fsync"), patch.object(os, "fdatasync"):
+        yield

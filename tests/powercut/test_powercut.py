@@ -1,0 +1,46 @@
+"""Row 30: power cuts at any moment of an acquisition. A seeded choice; ``tests/stress/test_powercut.py`` has all.
+
+Both modes of the model, see :mod:`tests.powercut.model`, judge the same record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.powercut.checker import check, record
+from tests.powercut.model import Mode
+from tests.powercut.record import Call, can_trace
+from tests.powercut.scenarios import SCENARIOS
+
+pytestmark = [
+    pytest.mark.skipif(can_trace() is not None, reason=str(can_trace())),
+    # A scenario takes 4 s, and 30 s on a loaded machine.
+    pytest.mark.timeout(300),
+]
+TREES = 10
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_row_30_nothing_durable_is_lost_in_a_power_cut(tmp_path: Path, name: str) -> None:
+    recorded = record(name, tmp_path)
+    for mode in Mode:
+        outcome = check(recorded, mode, seed=1, most=TREES, daemons=mode is Mode.STRICT)
+        assert outcome.violations == []
+
+
+def is_sync_of(call: Call, path: str) -> bool:
+    return call.name == "fsync" and path in call.paths[0]
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    ["ledger.jsonl", "omewd/staging/shard", "cam.ome.zarr/0/c", "state/streams", "data/cam.ome.zarr/omewd"],
+)
+def test_row_30_a_sync_that_is_left_out_is_found(tmp_path: Path, left_out: str) -> None:
+    recorded = record("direct, compressed", tmp_path)
+    calls = [call for call in recorded.calls if not is_sync_of(call, left_out)]
+    assert calls != recorded.calls
+    assert check(replace(recorded, calls=calls), Mode.STRICT, subsets=0, most=100).violations
