@@ -27,6 +27,7 @@ from omewd.protocol.versions import CONTROL
 
 log = structlog.get_logger("control")
 
+HELLO = "hello"
 MAX_CONNECTIONS = 512
 _ACCEPT_PAUSE_NS = 1_000_000_000
 _SO_PEERGROUPS = 59
@@ -153,6 +154,7 @@ class ControlServer:
         else:
             self._peers.add(peer)
             self._loop.watch(channel.fileno(), lambda: self._read(peer))
+            self._read(peer)
 
     def _may_connect(self, channel: socket.socket, uid: int, gid: int) -> bool:
         if uid in (0, os.geteuid()):
@@ -174,22 +176,33 @@ class ControlServer:
         close_connection(peer.channel)
 
     def _read(self, peer: Peer) -> None:
+        """Read a message; after a hello, also the request that came along with it.
+
+        Between two reads of a client, all others have their turn. So a new client is read at once, and so is its first
+        request: beside a hundred clients that send without pause, it waits for one round instead of three.
+        """
+        if self._read_one(peer) == HELLO and peer.open:
+            self._read_one(peer)
+
+    def _read_one(self, peer: Peer) -> object:
+        """Read and answer a message; returns its operation, None if there was none."""
         try:
             received = receive(peer.channel, MAX_REQUEST_BYTES)
         except BlockingIOError:
-            return
+            return None
         except OmewdError as error:
             self.reply_error(peer, error)
-            return
+            return None
         except OSError:
             received = None
         if received is None:
             self.drop(peer)
-            return
+            return None
         message, descriptors = received
         close_all(descriptors)  # requests have none
         op = message.get("op")
         self.answer(peer, lambda: self._result(peer, message), op=op[:40] if isinstance(op, str) else "")
+        return op
 
     def answer(self, peer: Peer, answer: Callable[[], Message | None], *, op: str) -> None:
         """Reply with what ``answer`` returns, unless that is None, or with the error that it raises."""
@@ -223,7 +236,7 @@ class ControlServer:
         return Welcome(str(CONTROL), __version__, FEATURES).to_json()
 
     def _result(self, peer: Peer, message: Message) -> Message | None:
-        if message.get("op") == "hello":
+        if message.get("op") == HELLO:
             return self._greet(peer, message)
         if peer.refused is not None:
             raise peer.refused

@@ -72,6 +72,24 @@ def test_who_reads_may_ask_for_ever(served: Served) -> None:
         assert (served.gone, served.unread_bytes) == (0, 0)
 
 
+def test_what_comes_with_a_new_connection_is_answered_in_the_same_turn(served: Served) -> None:
+    """A client sends its hello and its first request at once."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.connect(str(served.path))
+        for op in ("hello", "small", "small"):
+            send(connection, {"op": op})
+        connection.setblocking(False)
+        served.loop.wait(1)
+        first, second = receive(connection), receive(connection)
+        assert first is not None
+        assert "features" in first[0]["ok"]
+        assert second == ({"ok": SMALL}, [])
+        with pytest.raises(BlockingIOError):  # others have their turn first
+            receive(connection)
+        served.loop.wait(1)
+        assert receive(connection) == ({"ok": SMALL}, [])
+
+
 def test_what_is_nested_too_deep_is_the_clients_fault(served: Served) -> None:
     """The parser takes what a handler, which is called from deeper down, can't even quote."""
     with served.connect() as connection:
