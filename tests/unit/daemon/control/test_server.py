@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,25 @@ def test_what_comes_with_a_new_connection_is_answered_in_the_same_turn(served: S
             receive(connection)
         served.loop.wait(1)
         assert receive(connection) == ({"ok": SMALL}, [])
+
+
+def test_a_process_with_many_connections_has_a_few_of_them_served_in_a_turn(served: Served) -> None:
+    """And each of them in its turn."""
+    connections = [served.connect() for _ in range(10)]
+    answered = [0] * len(connections)
+    for turn in range(1, 6):
+        for connection in connections:
+            send(connection, {"op": "small"})
+        served.loop.wait(1)
+        for number, connection in enumerate(connections):
+            connection.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                receive(connection)
+                answered[number] += 1
+        assert sum(answered) == 4 * turn
+    assert answered == [2] * 10
+    for connection in connections:
+        connection.close()
 
 
 def test_what_is_nested_too_deep_is_the_clients_fault(served: Served) -> None:
