@@ -20,8 +20,9 @@ import structlog
 from omewd import __version__
 from omewd.daemon.loop import Loop
 from omewd.errors import OmewdError
+from omewd.protocol.descriptors import close_all, close_connection
 from omewd.protocol.hello import FEATURES, Hello, Welcome, require_same_major
-from omewd.protocol.messages import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES, Message, close_all, receive, send
+from omewd.protocol.messages import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES, Message, receive, send
 from omewd.protocol.versions import CONTROL
 
 log = structlog.get_logger("control")
@@ -170,7 +171,7 @@ class ControlServer:
         with contextlib.suppress(OSError):
             send(peer.channel, {"error": error.to_dict()})
         peer.open = False
-        peer.channel.close()
+        close_connection(peer.channel)
 
     def _read(self, peer: Peer) -> None:
         try:
@@ -187,12 +188,16 @@ class ControlServer:
             return
         message, descriptors = received
         close_all(descriptors)  # requests have none
-        self.answer(peer, lambda: self._result(peer, message), op=str(message.get("op"))[:40])
+        op = message.get("op")
+        self.answer(peer, lambda: self._result(peer, message), op=op[:40] if isinstance(op, str) else "")
 
     def answer(self, peer: Peer, answer: Callable[[], Message | None], *, op: str) -> None:
         """Reply with what ``answer`` returns, unless that is None, or with the error that it raises."""
         try:
-            result = answer()
+            try:
+                result = answer()
+            except RecursionError as error:  # nested as deep as the parser takes, and too deep for what followed
+                raise OmewdError("bad_message", "a control message must not be nested so deep") from error
         except OmewdError as error:
             log.info("refused a request", op=op, code=error.code, reason=error.message)
             self.reply_error(peer, error)
@@ -266,7 +271,7 @@ class ControlServer:
         peer.open = False
         self._peers.discard(peer)
         self._loop.forget(peer.channel.fileno())
-        peer.channel.close()
+        close_connection(peer.channel)
         self._on_gone(peer)
 
     def close(self) -> None:

@@ -32,6 +32,8 @@ class Served:
         self.server.start(path, None, self._handle, self._on_gone)
 
     def _handle(self, _: Peer, message: Message) -> Message:
+        if message["op"] == "deep":
+            raise RecursionError
         return LARGE if message["op"] == "large" else SMALL
 
     def _on_gone(self, _: Peer) -> None:
@@ -68,6 +70,15 @@ def test_who_reads_may_ask_for_ever(served: Served) -> None:
             served.ask(connection, "small")
             assert receive(connection) == ({"ok": SMALL}, [])
         assert (served.gone, served.unread_bytes) == (0, 0)
+
+
+def test_what_is_nested_too_deep_is_the_clients_fault(served: Served) -> None:
+    """The parser takes what a handler, which is called from deeper down, can't even quote."""
+    with served.connect() as connection:
+        served.ask(connection, "deep")
+        received = receive(connection)
+    assert received is not None
+    assert received[0]["error"]["code"] == "bad_message"
 
 
 def test_who_does_not_read_is_dropped_with_the_second_large_reply(served: Served) -> None:
