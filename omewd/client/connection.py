@@ -13,8 +13,9 @@ from typing import Any
 from omewd import __version__
 from omewd.errors import OmewdError
 from omewd.protocol.address import client_socket
+from omewd.protocol.descriptors import close_all
 from omewd.protocol.hello import Hello, Welcome, require_same_major
-from omewd.protocol.messages import Message, close_all, receive, send
+from omewd.protocol.messages import Message, receive, send
 from omewd.protocol.versions import CONTROL
 
 # The daemon's loop answers within milliseconds; this only ends the wait for a daemon that hangs.

@@ -11,11 +11,12 @@ log = structlog.get_logger("loop")
 
 
 class Loop:
-    """epoll with callbacks. It is level-triggered, so no event is missed."""
+    """epoll with callbacks. It is level-triggered, so no event is missed. ``turn``: the number of the current turn."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], object]] = {}
+        self.turn = 0
 
     def watch(self, descriptor: int, callback: Callable[[], object]) -> None:
         """Call ``callback`` whenever the descriptor is readable or hung up."""
@@ -29,6 +30,7 @@ class Loop:
 
     def wait(self, timeout_s: float) -> None:
         """Wait for at most ``timeout_s`` and run the callbacks that are due."""
+        self.turn += 1
         for descriptor, _ in self._epoll.poll(timeout_s):
             callback = self._callbacks.get(descriptor)
             if callback is None:  # an earlier callback has removed it

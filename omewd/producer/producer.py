@@ -24,7 +24,7 @@ from omewd.producer.values import (
     source_of,
     timeout_seconds,
 )
-from omewd.protocol.messages import close_all
+from omewd.protocol.descriptors import close_all
 from omewd.ring.layout import GAP_SKIPPED
 from omewd.ring.prefault import STEP_BYTES, populate
 from omewd.ring.segment import Segment

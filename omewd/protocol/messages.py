@@ -19,6 +19,7 @@ from typing import Any
 
 from omewd.errors import OmewdError
 from omewd.model.jsonable import to_jsonable
+from omewd.protocol.descriptors import MOST_AT_ONCE, close_all
 
 # Below the kernel's default send buffer (212,992 bytes), so that one packet always fits.
 MAX_PACKET_BYTES = 128 * 1024
@@ -52,7 +53,7 @@ def decode(data: bytes, most_bytes: int = MAX_MESSAGE_BYTES) -> Message:
     if len(data) > most_bytes:
         raise OmewdError("too_large", f"a message of {len(data)} bytes is over the limit of {most_bytes}")
     try:
-        message = json.loads(data)
+        message = json.loads(data.decode())  # from bytes, json would also take UTF-16 and surrogates
     except (ValueError, RecursionError) as error:
         raise OmewdError(
             "bad_message", f"a control message must be one JSON object, but this is not JSON: {error}"
@@ -113,7 +114,7 @@ def _out_of_memory(descriptors: list[int], most_bytes: int) -> bytes:
     except OSError as error:
         raise OmewdError("bad_message", f"a message in memory can't be read: {error.strerror}") from error
     finally:
-        os.close(memory)
+        close_all([memory])
 
 
 def receive(connection: socket.socket, most_bytes: int = MAX_MESSAGE_BYTES) -> tuple[Message, list[int]] | None:
@@ -122,12 +123,16 @@ def receive(connection: socket.socket, most_bytes: int = MAX_MESSAGE_BYTES) -> t
     ``most_bytes``: the limit of the message without its attachment. Raises OmewdError ``too_large`` or ``bad_message``,
     BlockingIOError if there is no message.
     """
-    data, descriptors, flags, _ = socket.recv_fds(connection, MAX_PACKET_BYTES, MAX_DESCRIPTORS)
+    data, descriptors, flags, _ = socket.recv_fds(connection, MAX_PACKET_BYTES, MOST_AT_ONCE)
     try:
         for descriptor in descriptors:  # recv_fds of Python 3.11 ignores MSG_CMSG_CLOEXEC
             os.set_inheritable(descriptor, False)
         if flags & socket.MSG_TRUNC:
             raise OmewdError("too_large", f"a control packet is over the limit of {MAX_PACKET_BYTES} bytes")
+        if len(descriptors) > MAX_DESCRIPTORS:
+            raise OmewdError(
+                "too_large", f"{len(descriptors)} descriptors in a packet are over the limit of {MAX_DESCRIPTORS}"
+            )
         if not data:
             close_all(descriptors)
             return None
@@ -141,9 +146,3 @@ def receive(connection: socket.socket, most_bytes: int = MAX_MESSAGE_BYTES) -> t
     except OmewdError:
         close_all(descriptors)
         raise
-
-
-def close_all(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)

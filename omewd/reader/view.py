@@ -12,7 +12,7 @@ import numpy as np
 
 from omewd.client.connection import Connection
 from omewd.errors import OmewdError
-from omewd.protocol.messages import close_all
+from omewd.protocol.descriptors import close_all
 from omewd.ring import pixels
 from omewd.ring.layout import (
     DURABLE,

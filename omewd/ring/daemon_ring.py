@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from operator import itemgetter
 
 from omewd.errors import Loss, OmewdError
 from omewd.model.dtypes import MAX_FRAMES
@@ -38,6 +40,10 @@ from omewd.ring.sequences import SequenceMap
 
 # No producer skips or drops more frame indexes than this between two polls: at a million a second it takes 18 minutes.
 MAX_JUMP = 2**30
+# A few entries take a producer as long as reading the cursor takes the daemon.
+_TABLES_WHILE_READING = 10
+# Far more changes than a camera's units have in flight. Of gaps beyond them, only the kind may be that of the last one.
+_MOST_KINDS = 100_000
 _MAGIC_WORD = int.from_bytes(layout.MAGIC, "little")
 
 
@@ -57,6 +63,7 @@ class DaemonRing:
         self.map = SequenceMap(self.progress.released, self.progress.frames)
         self.frontier = self.progress.frames
         self._kinds: list[tuple[int, int]] = []
+        self._last_kind_at = 0
         # The daemon keeps its own cursors here and only stores them in the segment, where others may overwrite them.
         self._released = self._words[RELEASED]
         self._kinds_read = self._words[GAP_KINDS_READ]
@@ -66,15 +73,27 @@ class DaemonRing:
     def resume(self) -> None:
         """Take over another daemon's ring; raises OmewdError ``bad_ring`` if the cursors are damaged."""
         words, progress = self._words, self.progress
+        if not progress.is_sound:
+            raise OmewdError(
+                "bad_ring",
+                f"the ring's record of progress is damaged: {progress.frames} frames, of which {progress.released} "
+                f"were in slots, {progress.skipped} skipped and {progress.dropped} dropped; {progress.units} units of "
+                f"{progress.stored_bytes} bytes",
+            )
         if not progress.released - self.geometry.capacity <= self.released <= progress.released:
             raise OmewdError(
                 "bad_ring", f"the ring's cursors are damaged: released {self.released}, on record {progress.released}"
             )
         self._released = words[RELEASED] = progress.released  # the record is written first, so it is the newer one
         # Read the table again: entries that the last daemon has read stay until they are overwritten, maybe just now.
+        # The producer may add entries in the meantime. Each time, it gets through a table at most; a damaged cursor is
+        # found when they are read.
         self._kinds_read = words[GAP_KINDS_READ] = 0
-        while words[GAP_KINDS] - self._kinds_read >= GAP_TABLE_ENTRIES:  # the producer may be adding entries
-            self._kinds_read = words[GAP_KINDS_READ] = words[GAP_KINDS] - GAP_TABLE_ENTRIES + 1
+        for _ in range(_TABLES_WHILE_READING):
+            written = words[GAP_KINDS]
+            if written - self._kinds_read < GAP_TABLE_ENTRIES:
+                break
+            self._kinds_read = words[GAP_KINDS_READ] = written - GAP_TABLE_ENTRIES + 1
         self._read_gap_kinds()
         final = words[FINAL_PUBLISHED]
         if final == UNSET:
@@ -89,6 +108,21 @@ class DaemonRing:
     @property
     def state(self) -> int:
         return self._words[STATE]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last daemon has marked the dataset as complete.
+
+        Raises OmewdError ``bad_ring`` if someone else did: frames are not on disk.
+        """
+        if self.state != layout.STATE_DONE:
+            return False
+        final, done = self._words[FINAL_FRONTIER], self.progress.frames
+        if not self._is_final or done != final:
+            raise OmewdError(
+                "bad_ring", f"the ring is damaged: it says that the dataset is complete, with {done} of {final} frames"
+            )
+        return True
 
     @property
     def failure(self) -> Failure | None:
@@ -178,10 +212,18 @@ class DaemonRing:
         for number in range(read, written):
             entry = GAP_TABLE + number % GAP_TABLE_ENTRIES * 2
             first, kind = self._words[entry], self._words[entry + 1]
-            if first < (self._kinds[-1][0] if self._kinds else 0) or first > MAX_FRAMES:
+            if not self._last_kind_at <= first <= MAX_FRAMES:
                 raise OmewdError("bad_ring", f"the ring's gap kinds are damaged: one starts at frame {first}")
-            self._kinds.append((first, kind))
+            self._last_kind_at = first
+            self._note_kind(first, kind)
         self._kinds_read = self._words[GAP_KINDS_READ] = written
+
+    def _note_kind(self, first: int, kind: int) -> None:
+        """Note that gaps from a frame index on are of a kind. Only changes are kept, and not without end."""
+        if self._kinds and self._kinds[-1][0] == first:
+            self._kinds.pop()
+        if len(self._kinds) < _MOST_KINDS and not (self._kinds and self._kinds[-1][1] == kind):
+            self._kinds.append((first, kind))
 
     def gaps(self, start: int, stop: int) -> Iterator[tuple[int, int, str]]:
         """Runs of gaps in [start, stop) as (first frame index, count, "skipped" or "dropped")."""
@@ -195,13 +237,9 @@ class DaemonRing:
 
     def _kind_at(self, frame: int) -> tuple[int, int]:
         """The kind of gap at a frame index, and the index at which the next kind starts."""
-        kind, upto = GAP_SKIPPED, UNSET
-        for first, candidate in reversed(self._kinds):
-            if first <= frame:
-                kind = candidate
-                break
-            upto = first
-        return kind, upto
+        place = bisect_right(self._kinds, frame, key=itemgetter(0))
+        kind = self._kinds[place - 1][1] if place else GAP_SKIPPED
+        return kind, self._kinds[place][0] if place < len(self._kinds) else UNSET
 
     def release_below(self, frame: int, *, durable: bool, units: int = 0, stored_bytes: int = 0) -> bool:
         """Release the slots of all frames below ``frame``; returns whether there were any.
@@ -219,13 +257,12 @@ class DaemonRing:
             write_progress(self._words, self.progress, self._records)
         if durable:
             self._words[DURABLE] = frame
+        del self._kinds[: max(bisect_right(self._kinds, frame, key=itemgetter(0)) - 1, 0)]
         if sequence <= self._released:
             return False
         self._released = self._words[RELEASED] = sequence
         self._fence()
         self.map.forget_below(sequence)
-        while len(self._kinds) > 1 and self._kinds[1][0] <= frame:
-            del self._kinds[0]
         return True
 
     def ring_at(self, frame: int) -> bool:

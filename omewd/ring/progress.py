@@ -6,7 +6,11 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
+from omewd.model.dtypes import MAX_FRAMES
 from omewd.ring.layout import PROGRESS, PROGRESS_WORDS
+
+# Messages and ledgers carry signed numbers.
+_MOST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,12 @@ class Progress:
     skipped: int = 0
     dropped: int = 0
     stored_bytes: int = 0
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether its numbers fit together. The program that shares the ring could have written any."""
+        gaps = self.skipped + self.dropped
+        return self.released + gaps == self.frames <= MAX_FRAMES and max(self.units, self.stored_bytes) <= _MOST
 
 
 def read_progress(words: memoryview) -> tuple[Progress, int]:

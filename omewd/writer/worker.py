@@ -14,10 +14,11 @@ from pathlib import Path
 
 from omewd.errors import OmewdError
 from omewd.process.profiling import profiled
+from omewd.protocol.descriptors import close_all
 from omewd.protocol.jobs.frames import WriteUnits
 from omewd.protocol.jobs.job import Result, StreamJob, job_of, ready_message
 from omewd.protocol.jobs.values import prepare
-from omewd.protocol.messages import Message, close_all, receive, send
+from omewd.protocol.messages import Message, receive, send
 from omewd.store import encoders as backends
 from omewd.store.tools import Tools
 from omewd.writer.back import Back

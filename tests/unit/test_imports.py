@@ -180,6 +180,15 @@ def test_the_daemon_loads_no_library() -> None:
     assert not loaded_after("import omewd.daemon.daemon") & LIBRARIES
 
 
+@pytest.mark.parametrize("dtype", ["u2", ">f4", "complex64", "x", "u2,u2", 5, None, [["a", "u1"]], {"names": ["a"]}])
+def test_no_dtype_that_a_client_may_ask_for_loads_numpy(dtype: object) -> None:
+    """Its import would hold up the daemon, and starts threads."""
+    fields = {"name": "a", "dims": "y:4,x:4", "dtype": dtype}
+    parse = f"StreamSpec.parse({fields!r})"
+    code = f"from omewd.model.spec.spec import StreamSpec, OmewdError\ntry: {parse}\nexcept OmewdError: pass"
+    assert "numpy" not in loaded_after(code)
+
+
 def test_public_names_are_there() -> None:
     for name in omewd.__all__:
         assert getattr(omewd, name) is not None

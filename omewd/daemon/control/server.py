@@ -11,6 +11,7 @@ import stat
 import struct
 import termios
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,18 @@ import structlog
 from omewd import __version__
 from omewd.daemon.loop import Loop
 from omewd.errors import OmewdError
+from omewd.protocol.descriptors import close_all, close_connection
 from omewd.protocol.hello import FEATURES, Hello, Welcome, require_same_major
-from omewd.protocol.messages import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES, Message, close_all, receive, send
+from omewd.protocol.messages import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES, Message, receive, send
 from omewd.protocol.versions import CONTROL
 
 log = structlog.get_logger("control")
 
+HELLO = "hello"
+# How many connections of a process are served in a turn of the loop, so that a turn stays short however many it has. A
+# message takes 0.3 ms. With four processes of 24 connections that sent without pause, a status took the daemon 39 ms
+# of its processor without this limit.
+_MOST_OF_A_PROCESS = 4
 MAX_CONNECTIONS = 512
 _ACCEPT_PAUSE_NS = 1_000_000_000
 _SO_PEERGROUPS = 59
@@ -80,6 +87,8 @@ class ControlServer:
         self._peers: set[Peer] = set()
         self._listener: socket.socket | None = None
         self._deaf_until_ns = 0
+        self._turn = 0
+        self._served: Counter[int] = Counter()
 
     def start(self, path: Path, group: str | None, handle: Handler, on_gone: Callable[[Peer], None]) -> None:
         """Listen at ``path`` for this user and, if given, for ``group``. Raises OmewdError ``start_failed``."""
@@ -151,7 +160,8 @@ class ControlServer:
             )
         else:
             self._peers.add(peer)
-            self._loop.watch(channel.fileno(), lambda: self._read(peer))
+            self._watch(peer)
+            self._read(peer)
 
     def _may_connect(self, channel: socket.socket, uid: int, gid: int) -> bool:
         if uid in (0, os.geteuid()):
@@ -170,29 +180,57 @@ class ControlServer:
         with contextlib.suppress(OSError):
             send(peer.channel, {"error": error.to_dict()})
         peer.open = False
-        peer.channel.close()
+        close_connection(peer.channel)
+
+    def _watch(self, peer: Peer) -> None:
+        """Watch a client, behind all others: epoll reports what is readable in the order in which it was registered."""
+        self._loop.forget(peer.channel.fileno())
+        self._loop.watch(peer.channel.fileno(), lambda: self._read(peer))
 
     def _read(self, peer: Peer) -> None:
+        """Read a message; after a hello, also the request that came along with it.
+
+        Between two reads of a client, all others have their turn. So a new client is read at once, and so is its first
+        request: beside a hundred clients that send without pause, it waits for one round instead of three.
+        """
+        if self._turn != self._loop.turn:
+            self._turn = self._loop.turn
+            self._served.clear()
+        if self._served[peer.pid] >= _MOST_OF_A_PROCESS:
+            return  # it stays readable, and comes before those of its process that were served
+        self._served[peer.pid] += 1
+        if self._read_one(peer) == HELLO and peer.open:
+            self._read_one(peer)
+        if peer.open:
+            self._watch(peer)
+
+    def _read_one(self, peer: Peer) -> object:
+        """Read and answer a message; returns its operation, None if there was none."""
         try:
             received = receive(peer.channel, MAX_REQUEST_BYTES)
         except BlockingIOError:
-            return
+            return None
         except OmewdError as error:
             self.reply_error(peer, error)
-            return
+            return None
         except OSError:
             received = None
         if received is None:
             self.drop(peer)
-            return
+            return None
         message, descriptors = received
         close_all(descriptors)  # requests have none
-        self.answer(peer, lambda: self._result(peer, message), op=str(message.get("op"))[:40])
+        op = message.get("op")
+        self.answer(peer, lambda: self._result(peer, message), op=op[:40] if isinstance(op, str) else "")
+        return op
 
     def answer(self, peer: Peer, answer: Callable[[], Message | None], *, op: str) -> None:
         """Reply with what ``answer`` returns, unless that is None, or with the error that it raises."""
         try:
-            result = answer()
+            try:
+                result = answer()
+            except RecursionError as error:  # nested as deep as the parser takes, and too deep for what followed
+                raise OmewdError("bad_message", "a control message must not be nested so deep") from error
         except OmewdError as error:
             log.info("refused a request", op=op, code=error.code, reason=error.message)
             self.reply_error(peer, error)
@@ -218,7 +256,7 @@ class ControlServer:
         return Welcome(str(CONTROL), __version__, FEATURES).to_json()
 
     def _result(self, peer: Peer, message: Message) -> Message | None:
-        if message.get("op") == "hello":
+        if message.get("op") == HELLO:
             return self._greet(peer, message)
         if peer.refused is not None:
             raise peer.refused
@@ -266,7 +304,7 @@ class ControlServer:
         peer.open = False
         self._peers.discard(peer)
         self._loop.forget(peer.channel.fileno())
-        peer.channel.close()
+        close_connection(peer.channel)
         self._on_gone(peer)
 
     def close(self) -> None:

@@ -54,10 +54,11 @@ class Rename:
 
     def make(self, folder: Path) -> None:
         old, new = path_of(folder, self.name), path_of(folder, self.to)
-        if old.exists() and is_of(folder, self.name, self.epoch):
-            new.unlink(missing_ok=True)
-            give_second_name(old, new)
-            sync_folder(folder)
+        if is_of(folder, self.name, self.epoch):
+            if old.exists():
+                new.unlink(missing_ok=True)
+                give_second_name(old, new)
+            sync_folder(folder)  # fails, too, if the folder is gone
             old.unlink(missing_ok=True)
 
 

@@ -26,7 +26,6 @@ from omewd.errors import OmewdError
 from omewd.model.spec.stored import stored_spec
 from omewd.process.faultpoints import point
 from omewd.ring.daemon_ring import DaemonRing
-from omewd.ring.layout import STATE_DONE
 
 log = structlog.get_logger("recovery")
 
@@ -186,7 +185,8 @@ class Recovery:
             rings = [DaemonRing(segment) for each in source_rings if (segment := each.segment) is not None]
             if not rings or len(rings) != spec.sources:
                 raise OmewdError("bad_journal", f"it has {len(rings)} rings for {spec.sources} sources")
-            if any(ring.state == STATE_DONE for ring in rings):
+            complete = [ring.is_complete for ring in rings]
+            if any(complete):
                 for ring in rings:  # the last daemon may have died before it told all of them
                     ring.finish()
                 return None
@@ -201,8 +201,7 @@ class Recovery:
                 details=details,
                 rings=source_rings,
             )
-            for ring in rings:
-                ring.resume()
+            _resume(stream, rings)
             stream.resume(rings, now_ns)
             undo.pop_all()
         return stream
@@ -261,13 +260,17 @@ def details_of(entry: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     return entry["spec"], entry.get("details", "").encode()
 
 
+def _resume(stream: Stream, rings: list[DaemonRing]) -> None:
+    """Take over the rings of a stream's sources; raises OmewdError ``bad_ring`` if one is damaged."""
+    for source, ring in zip(stream.sources, rings, strict=True):
+        ring.resume()
+        source.require_sound(ring)
+
+
 def resume_failed(stream: Stream, now_ns: int) -> None:
     """Resume a failed stream, to write the frames that are still in its rings."""
-    rings = []
-    for source_ring in stream.rings:
-        assert source_ring.segment is not None
-        rings.append(DaemonRing(source_ring.segment))
-        rings[-1].resume()
+    rings = [DaemonRing(segment) for ring in stream.rings if (segment := ring.segment) is not None]
+    _resume(stream, rings)
     for ring in rings:  # only now, because all of them are sound
         ring.revive()
     stream.resume(rings, now_ns)

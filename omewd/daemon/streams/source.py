@@ -89,6 +89,18 @@ class Source:
         """Stop using the ring, which is released."""
         self.ring = None
 
+    def require_sound(self, ring: DaemonRing) -> None:
+        """Raise OmewdError ``bad_ring`` if the units on record in a ring and the frames do not belong together."""
+        units, frames, received = ring.progress.units, ring.progress.frames, ring.frontier
+        if units <= self.plan.units_with(received):
+            is_all = units == self.plan.units_total
+            if frames == (received if is_all else min(self.plan.first_frame(units), received)):
+                return
+        raise OmewdError(
+            "bad_ring",
+            f"the ring's record of progress is damaged: {units} units and {frames} frames are done of {received}",
+        )
+
     def resume(self, ring: DaemonRing, now_ns: int) -> None:
         """Continue from another daemon, or after a failure. ``ring`` must have been resumed."""
         progress = ring.progress

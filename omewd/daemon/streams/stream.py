@@ -216,7 +216,7 @@ class Stream:
         self.settle()
 
     def resume(self, rings: list[DaemonRing], now_ns: int) -> None:
-        """Continue from another daemon, or after a failure. ``rings`` must have been resumed."""
+        """Continue from another daemon, or after a failure. ``rings`` must have been resumed, and be sound."""
         for source, ring in zip(self.sources, rings, strict=True):
             source.resume(ring, now_ns)
         self.settled, self.error, self.loss, self.ended_ns, self.paused = False, None, None, None, None

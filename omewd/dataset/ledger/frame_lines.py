@@ -110,10 +110,17 @@ def _no_json(constant: str) -> NoReturn:
 
 
 _decoder = json.JSONDecoder(parse_constant=_no_json)
+# As deep as the fast parser reads. Python's own reads deeper in a shallow stack than in a deep one, so a line that the
+# writer could read might be no line to a reader.
+_MOST_DEPTH = 200
 
 
 def checked(metadata: bytes) -> bytes:
-    """Check metadata from shared memory, so that invalid JSON does not damage the line."""
+    """Check metadata from shared memory, so that invalid JSON does not damage the line.
+
+    What is no JSON, is nested more than 200 deep, or holds a number beyond the range of floats where it has to be
+    encoded again, is kept as text under the key ``omewd_unreadable``.
+    """
     if metadata.isascii() and b"\n" not in metadata and b"\r" not in metadata:
         try:
             from_json(metadata, allow_inf_nan=False)  # takes a quarter of json's time
@@ -123,7 +130,23 @@ def checked(metadata: bytes) -> bytes:
             return metadata  # unchanged, because encoding it again is much slower
     try:
         value = _decoder.decode(metadata.decode())
+        _require_shallow(value)
+        # A line break in the metadata would end the ledger's line.
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
     except (ValueError, RecursionError):
         return json.dumps({"omewd_unreadable": metadata.decode(errors="replace")}).encode()
-    # A line break in the metadata would end the ledger's line.
-    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _require_shallow(value: Any) -> None:
+    """Raise ValueError for lists and dicts that are nested too deep to be read again."""
+    level = [value]
+    for _ in range(_MOST_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, list | dict)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise ValueError(f"JSON is nested more than {_MOST_DEPTH} deep")

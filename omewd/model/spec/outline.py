@@ -52,13 +52,13 @@ def join(outline: Fields, details: bytes) -> Fields:
     if not details:
         return outline
     try:
-        found = json.loads(details)
+        found = json.loads(details.decode())
         fields = {**outline, **{name: value for name, value in found.items() if name == "plate"}}
         dims = [dict(dim) for dim in outline["dimensions"]] if found.get("coords") else outline["dimensions"]
         for number, coords in found.get("coords", {}).items():
             dims[int(number)]["coords"] = coords
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise OmewdError("bad_spec", f"the stream's details don't fit its outline: {error!r}") from error
+        raise OmewdError("bad_spec", f"the stream's details don't fit its outline: {str(error)[:200]}") from error
     return {**fields, "dimensions": dims}
 
 

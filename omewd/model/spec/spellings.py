@@ -1,4 +1,8 @@
-"""Dtypes and paths in any spelling that users may give."""
+"""Dtypes and paths in the spellings that users may give.
+
+The daemon reads specifications, too. So what JSON can say is read without numpy: its import takes 0.1 s and starts
+threads, and its parser of dtypes is no match for a hostile client.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,43 @@ from typing import Any
 
 from omewd.model.dtypes import ITEM_BYTES
 
+_LETTERS = {
+    "b": "int8",
+    "h": "int16",
+    "i": "int32",
+    "l": "int64",
+    "q": "int64",
+    "B": "uint8",
+    "H": "uint16",
+    "I": "uint32",
+    "L": "uint64",
+    "Q": "uint64",
+    "e": "float16",
+    "f": "float32",
+    "d": "float64",
+}
+# numpy's kind and bytes, such as u2, or one of its letters.
+_SHORT = {**{f"{name[0]}{size}": name for name, size in ITEM_BYTES.items()}, **_LETTERS}
+_BYTE_ORDERS = ("<", ">", "=", "|")
+
 
 def dtype_name(value: Any) -> str:
-    """The name of a dtype given in any spelling that numpy knows; numpy is only imported for unusual ones."""
-    if isinstance(value, str) and value in ITEM_BYTES:
-        return value
-    if value is None:  # numpy would take it as float64
+    """The name of a dtype, given as its name, in short (``u2``, ``<u2``), or as a type or dtype of numpy."""
+    name = value
+    if isinstance(value, str):
+        name = _SHORT.get(value[value.startswith(_BYTE_ORDERS) :], value)
+    elif value is None or isinstance(value, int | float | list | tuple | dict):  # numpy takes None as float64
         raise ValueError("not a dtype")
-    import numpy as np
+    else:
+        import numpy as np
 
-    try:
-        name: str = np.dtype(value).name
-    except (TypeError, ValueError, SyntaxError, OverflowError) as error:
-        raise ValueError(f"not a dtype: {error}") from error
+        try:
+            name = np.dtype(value).name
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"not a dtype: {error}") from error
     if name not in ITEM_BYTES:
-        raise ValueError(f"pixels of dtype {name} can't be stored; use one of {', '.join(ITEM_BYTES)}")
-    return name
+        raise ValueError(f"pixels of dtype {name[:40]!r} can't be stored; use one of {', '.join(ITEM_BYTES)}")
+    return str(name)
 
 
 def path_text(value: Any) -> Any:

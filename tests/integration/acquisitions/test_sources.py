@@ -19,7 +19,7 @@ import pytest
 import omewd
 from omewd.client.connection import Connection
 from omewd.dataset.verify import verify
-from omewd.protocol.messages import close_all
+from omewd.protocol.descriptors import close_all
 from tests.support.acquisitions import check_acquisition, read_array
 from tests.support.daemons import DaemonProcess, KeptDaemon
 from tests.support.datasets import ledger_rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,19 @@ from omewd.model.spec.spec import StreamSpec
 from omewd.ring import layout
 from omewd.ring.daemon_ring import DaemonRing
 from omewd.ring.guard import GUARD
-from omewd.ring.layout import FRAME_INDEX, FRONTIER, GAP_KINDS, GAP_TABLE, PUBLISHED, RELEASED, SLOT_HEADERS
+from omewd.ring.layout import (
+    FRAME_INDEX,
+    FRONTIER,
+    GAP_KINDS,
+    GAP_TABLE,
+    PUBLISHED,
+    RELEASED,
+    SLOT_HEADERS,
+    STATE,
+    STATE_DONE,
+    STATE_OPEN,
+)
+from omewd.ring.progress import Progress, write_progress
 from omewd.ring.segment import Segment
 from tests.unit.cameras import Camera, camera_of, dataset_at
 from tests.unit.rings import anonymous_memory, make_geometry, open_ring
@@ -210,3 +223,94 @@ def test_a_new_producer_gets_a_doorbell_of_its_own() -> None:
         assert not is_up(ring)
     ring.close()
     loop.close()
+
+
+# -- what the next daemon finds --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        Progress(units=1, frames=3, released=2),
+        Progress(units=1, frames=3, released=2, skipped=2**64 - 1),
+        Progress(units=0, frames=0, released=0, stored_bytes=2**63),
+        Progress(units=2**62, frames=3, released=3),
+        Progress(units=2**64 - 1, frames=3, released=3),
+        Progress(units=2, frames=3, released=3),
+        Progress(units=0, frames=3, released=3),
+    ],
+    ids=str,
+)
+def test_a_record_of_progress_that_makes_no_sense_is_refused_at_once(progress: Progress) -> None:
+    """Counting its units one by one would take a daemon for ever."""
+    with camera_of("t:inf:3,y:2,x:3", capacity=CAPACITY) as it:
+        it.publish(5)
+        it.poll()
+        it.work()
+        write_progress(it.ends.segment.words, progress, 0)
+        write_progress(it.ends.segment.words, progress, 1)
+        ring = DaemonRing(it.ends.segment)
+        with pytest.raises(OmewdError, match="record of progress is damaged") as error:
+            ring.resume()
+            it.source.require_sound(ring)
+        assert error.value.code == "bad_ring"
+
+
+def test_a_ring_is_only_complete_if_the_daemon_says_so() -> None:
+    """Otherwise the next one would throw its frames away."""
+    with camera_of("t:inf:3,y:2,x:3", capacity=CAPACITY) as it:
+        it.publish(7)
+        it.poll()
+        assert not DaemonRing(it.ends.segment).is_complete
+        it.ends.segment.words[STATE] = STATE_DONE
+        with pytest.raises(OmewdError, match="the dataset is complete, with 0 of"):
+            _ = DaemonRing(it.ends.segment).is_complete
+        it.ends.segment.words[STATE] = STATE_OPEN
+        it.stream.stop("asked", 5)
+        it.work()
+        it.source.finish()
+        assert DaemonRing(it.ends.segment).is_complete
+
+
+def test_a_producer_that_adds_kinds_of_gaps_for_ever_keeps_no_daemon() -> None:
+    """A program can add entries faster than a daemon reads the cursor."""
+
+    class Running(list[int]):
+        def __getitem__(self, word: Any) -> Any:
+            if word == GAP_KINDS:
+                self[GAP_KINDS] = super().__getitem__(word) + 300
+            return super().__getitem__(word)
+
+    with camera_of("t:inf:3,y:2,x:3", capacity=CAPACITY) as it:
+        ring = DaemonRing(it.ends.segment)
+        ring._words = Running(it.ends.segment.words)  # type: ignore[assignment]
+        with pytest.raises(OmewdError, match="gap kinds are damaged"):
+            ring.resume()
+
+
+def test_kinds_of_gaps_that_change_nothing_take_no_memory() -> None:
+    with camera_of("t:inf:3,y:2,x:3", capacity=CAPACITY) as it:
+        words, ring = it.ends.segment.words, it.ends.daemon
+        for number in range(10 * layout.GAP_TABLE_ENTRIES):
+            entry = GAP_TABLE + number % layout.GAP_TABLE_ENTRIES * 2
+            words[entry], words[entry + 1] = number // 512, 1 + number % 2
+            words[GAP_KINDS] = number + 1
+            if number % 100 == 0:
+                ring.poll()
+        assert len(ring._kinds) < 12
+
+
+@pytest.mark.timeout(60)
+def test_very_many_changes_of_kind_take_no_time_each() -> None:
+    """All in one unit, so that they are counted again when it is written. One by one, they would take minutes."""
+    changes = 60_000
+    with camera_of(f"t:inf:{changes},y:2,x:3", capacity=CAPACITY) as it:
+        for number in range(changes):
+            it.gap(("skipped", "dropped")[number % 2])
+            if number % 200 == 0:
+                it.poll()
+        it.poll()
+        assert len(it.ends.daemon._kinds) == changes
+        it.ends.daemon.release_below(changes, durable=True, units=1)
+        assert (it.ends.daemon.progress.skipped, it.ends.daemon.progress.dropped) == (changes // 2, changes // 2)
+        assert len(it.ends.daemon._kinds) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ class Served:
         self.server.start(path, None, self._handle, self._on_gone)
 
     def _handle(self, _: Peer, message: Message) -> Message:
+        if message["op"] == "deep":
+            raise RecursionError
         return LARGE if message["op"] == "large" else SMALL
 
     def _on_gone(self, _: Peer) -> None:
@@ -68,6 +71,52 @@ def test_who_reads_may_ask_for_ever(served: Served) -> None:
             served.ask(connection, "small")
             assert receive(connection) == ({"ok": SMALL}, [])
         assert (served.gone, served.unread_bytes) == (0, 0)
+
+
+def test_what_comes_with_a_new_connection_is_answered_in_the_same_turn(served: Served) -> None:
+    """A client sends its hello and its first request at once."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.connect(str(served.path))
+        for op in ("hello", "small", "small"):
+            send(connection, {"op": op})
+        connection.setblocking(False)
+        served.loop.wait(1)
+        first, second = receive(connection), receive(connection)
+        assert first is not None
+        assert "features" in first[0]["ok"]
+        assert second == ({"ok": SMALL}, [])
+        with pytest.raises(BlockingIOError):  # others have their turn first
+            receive(connection)
+        served.loop.wait(1)
+        assert receive(connection) == ({"ok": SMALL}, [])
+
+
+def test_a_process_with_many_connections_has_a_few_of_them_served_in_a_turn(served: Served) -> None:
+    """And each of them in its turn."""
+    connections = [served.connect() for _ in range(10)]
+    answered = [0] * len(connections)
+    for turn in range(1, 6):
+        for connection in connections:
+            send(connection, {"op": "small"})
+        served.loop.wait(1)
+        for number, connection in enumerate(connections):
+            connection.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                receive(connection)
+                answered[number] += 1
+        assert sum(answered) == 4 * turn
+    assert answered == [2] * 10
+    for connection in connections:
+        connection.close()
+
+
+def test_what_is_nested_too_deep_is_the_clients_fault(served: Served) -> None:
+    """The parser takes what a handler, which is called from deeper down, can't even quote."""
+    with served.connect() as connection:
+        served.ask(connection, "deep")
+        received = receive(connection)
+    assert received is not None
+    assert received[0]["error"]["code"] == "bad_message"
 
 
 def test_who_does_not_read_is_dropped_with_the_second_large_reply(served: Served) -> None:

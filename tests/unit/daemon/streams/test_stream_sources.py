@@ -308,8 +308,9 @@ def taken_over(its: list[Camera], now_ns: int = 50) -> list[Camera]:
     before = its[0].stream
     stream = stream_of(before.spec, its[0].ends.segment.geometry)
     rings = [DaemonRing(it.ends.segment) for it in its]
-    for ring in rings:
+    for source, ring in zip(stream.sources, rings, strict=True):
         ring.resume()
+        source.require_sound(ring)
     stream.resume(rings, now_ns)
     new = []
     for number, (old, ring) in enumerate(zip(its, rings, strict=True)):

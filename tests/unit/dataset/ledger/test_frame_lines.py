@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from omewd.dataset.ledger import frame_lines
 from omewd.dataset.ledger.frame_lines import FrameLines, checked
+from omewd.dataset.ledger.ledger import parse_object
 from omewd.model.spec.dimensions import parse_dims
 from omewd.model.spec.spec import StreamSpec
 
@@ -61,6 +62,30 @@ def test_no_byte_breaks_a_line(byte: int) -> None:
         assert b"\n" not in line
         assert b"\r" not in line
         json.loads(line)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e999"])
+@pytest.mark.parametrize("more", ['"b":"é"', '"b":\n1', '"b":1'])
+def test_a_number_beyond_floats_does_not_become_infinity(number: str, more: str) -> None:
+    """To most parsers of JSON, a line with Infinity is no line."""
+    line = checked(f'{{"a":{number},{more}}}'.encode())
+    assert b"Infinity" not in line.replace(b"omewd_unreadable", b"")
+    json.loads(line, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("text", ['[{}"é"]', "[{}1]", '{{"é":{}1}}', '{{"a":{}1}}'])
+def test_metadata_that_are_nested_deep_are_a_line_to_every_reader(text: str) -> None:
+    """Also to one that calls from deep in its own program: a line that it can't read is a frame that is missing."""
+    opened, closed = text.split("{}1" if "{}1" in text else '{}"é"')
+    opened, closed = opened.replace("{{", "{"), closed.replace("}}", "}")
+    core = '"é"' if "é" in text else "1"
+
+    def in_a_deep_stack(line: bytes, left: int = 400) -> object:
+        return in_a_deep_stack(line, left - 1) if left else parse_object(line)
+
+    for depth in (1, 100, 199, 201, 500, 900, 990, 993, 994, 995, 996, 1000):
+        line = b'{"frame":1,"metadata":%b}' % checked((opened * depth + core + closed * depth).encode())
+        assert in_a_deep_stack(line) is not None, depth
 
 
 @given(st.binary(max_size=30) | st.text('{}[]":,\\ue019.-+NaInfty \t\n', max_size=20).map(str.encode))

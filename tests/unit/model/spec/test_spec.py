@@ -112,6 +112,12 @@ def test_other_spellings_of_a_dtype_are_understood(spelling: Any, name: str) -> 
     assert StreamSpec.parse({"name": "a", "dimensions": YX, "dtype": spelling}).dtype == name
 
 
+@pytest.mark.parametrize("letter", "bBhHiIlLqQefd")
+def test_letters_mean_what_they_mean_to_numpy(letter: str) -> None:
+    for spelling in (letter, f"<{letter}", np.dtype(letter).str, f"{np.dtype(letter).kind}{np.dtype(letter).itemsize}"):
+        assert spec_of("y:4,x:5", dtype=spelling).dtype == np.dtype(letter).name
+
+
 @pytest.mark.parametrize(
     "dtype",
     [
