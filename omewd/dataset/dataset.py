@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from omewd.dataset import metadata, omero
+from omewd.dataset.beside import beside, sweep
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.account import Ledger
 from omewd.dataset.ledger.appending import append_to
 from omewd.dataset.ledger.reading import RUNS_ASIDE
 from omewd.dataset.ledger.runs import RUNS_FILE, header, sync_runs
 from omewd.dataset.made_by import MadeBy
-from omewd.dataset.strays import remove_strays
+from omewd.dataset.strays import remove_asides, remove_strays
 from omewd.errors import OmewdError
 from omewd.model.contrast import Window
 from omewd.model.plan.levels import levels_of
@@ -34,8 +35,6 @@ from omewd.store.sinks.shards import ShardSink
 from omewd.store.tools import Tools
 from omewd.store.unsynced import Unsynced
 
-# The name of metadata files that are being written.
-USER_METADATA = "user-metadata"
 _SUMMARY = f"{ledger.FOLDER}/zarr.json"
 
 
@@ -68,7 +67,7 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int, made_by: Mad
     check(spec, dataset, root)
     dataset.parent.mkdir(parents=True, exist_ok=True)
     check(spec, dataset, root)
-    aside, old = _beside(dataset, "new", epoch), _beside(dataset, "old", epoch)
+    aside, old = beside(dataset, "new", epoch), beside(dataset, "old", epoch)
     shutil.rmtree(aside, ignore_errors=True)  # from a writer that was killed here
     aside.mkdir()
     try:
@@ -151,10 +150,10 @@ def undo(dataset: Path, epoch: int) -> None:
     what is left.
     """
     if _epoch(dataset) == epoch:
-        aside = _beside(dataset, "new", epoch)
+        aside = beside(dataset, "new", epoch)
         shutil.rmtree(aside, ignore_errors=True)  # a power cut in the middle of the rename may leave both names
         dataset.rename(aside)
-    old = _beside(dataset, "old", epoch)
+    old = beside(dataset, "old", epoch)
     if old.exists() and not dataset.exists():
         old.rename(dataset)
     if dataset.parent.exists():
@@ -171,11 +170,9 @@ def recover(spec: StreamSpec, dataset: Path, epoch: int) -> list[Totals] | None:
     if _epoch(dataset) == epoch:
         with ledger.held(dataset):
             found = finalize_by_ledger(spec, dataset, "the machine was restarted")
-    elif summary_of(dataset).get("epoch") == epoch and (dataset / STAGING).exists():
+    elif summary_of(dataset).get("epoch") == epoch:
         with ledger.held(dataset):
-            seal_by_ledger(spec, dataset)
-            shutil.rmtree(dataset / STAGING)
-            sync_folder(dataset / ledger.FOLDER)
+            remove_leftovers(spec, dataset)
     sweep(dataset, epoch)
     return found
 
@@ -206,11 +203,6 @@ def finalize_by_ledger(
     return totals
 
 
-def _beside(dataset: Path, which: str, epoch: int) -> Path:
-    """The path where a dataset is created ("new"), or where the one that it replaces waits for removal ("old")."""
-    return dataset.with_name(f".{dataset.name}.omewd-{which}-{epoch:x}")
-
-
 def summary_of(dataset: Path) -> dict[str, Any]:
     """The summary that omewd stored in a dataset; {} if it can't be read."""
     summary = metadata.attributes_of(metadata.read(dataset / _SUMMARY)).get("omewd")
@@ -222,24 +214,6 @@ def _epoch(dataset: Path) -> int | None:
     summary = summary_of(dataset)
     epoch = summary.get("epoch")
     return epoch if summary.get("state") == "writing" and isinstance(epoch, int) else None
-
-
-def sweep(dataset: Path, epoch: int) -> None:
-    """Remove the leftovers beside a dataset: the one that it replaced, and those of killed writers."""
-    leftovers = _leftovers(dataset, epoch)
-    for leftover in leftovers:
-        shutil.rmtree(leftover)
-    if leftovers:
-        sync_folder(dataset.parent)  # before the journal forgets it
-
-
-def has_leftovers(dataset: Path, epoch: int) -> bool:
-    return bool(_leftovers(dataset, epoch))
-
-
-def _leftovers(dataset: Path, epoch: int) -> list[Path]:
-    """Of the stream of that epoch: another one may be making a dataset in the same place."""
-    return [path for which in ("new", "old") if (path := _beside(dataset, which, epoch)).exists()]
 
 
 def _folders_between(folder: Path, root: Path) -> Iterable[Path]:
@@ -309,8 +283,7 @@ def finalize(
         aside.rename(place)
     point("writer: finalized")
     shutil.rmtree(dataset / STAGING)
-    for aside in (dataset / ledger.FOLDER).glob(f"{USER_METADATA}-*"):  # of a writer that was killed at that
-        aside.unlink(missing_ok=True)
+    remove_asides(dataset)
     if spec.durability == "fsync":
         publisher.sync_folders([dataset / ledger.FOLDER, dataset])
 
@@ -344,6 +317,22 @@ def _final(
         on_disk, own = metadata.attributes_of(metadata.parsed(text)), document.json["attributes"]
         merged = omero.with_windows(own, on_disk or of_others(), spec, windows) if is_image else {**on_disk, **own}
         yield path, metadata.Document({**document.json, "attributes": merged})
+
+
+def remove_leftovers(spec: StreamSpec, dataset: Path) -> bool:
+    """Remove what killed writers have left in a dataset, once shards in progress are sealed; returns whether any was.
+
+    Nobody may be writing. Raises OSError.
+    """
+    staging = dataset / STAGING
+    are_there = staging.exists()
+    if are_there:
+        seal_by_ledger(spec, dataset)
+        shutil.rmtree(staging)
+    are_there |= remove_asides(dataset)
+    if are_there:
+        sync_folder(dataset / ledger.FOLDER)
+    return are_there
 
 
 def seal_by_ledger(spec: StreamSpec, dataset: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -77,9 +76,7 @@ def _repair(dataset: Path, progress: Callable[[int, int], None] | None) -> Repai
     totals, spec = ledger.totals_of(dataset)
     mended: list[str] = []
     with _alone(dataset, lets_go=totals["state"] != "writing"):
-        if (dataset / STAGING).exists():
-            datasets.seal_by_ledger(spec, dataset)
-            shutil.rmtree(dataset / STAGING)
+        if datasets.remove_leftovers(spec, dataset):
             mended.append("removed leftovers of writers")
         before = verify(dataset, progress)
         torn = mend(dataset) if before.notes else 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from omewd.dataset.keys import GRID, Keys
-from omewd.dataset.ledger.ledger import UNACCOUNTED, WRITTEN
+from omewd.dataset.ledger.ledger import FOLDER, UNACCOUNTED, WRITTEN
 from omewd.dataset.ledger.marks import Marks
 from omewd.dataset.ledger.reading import LedgerReader
 from omewd.model.plan.grid import frame_indexes
@@ -19,8 +19,23 @@ from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import StreamSpec
 from omewd.process.names import sync_folder
 
+# The name aside of users' metadata. A complete dataset has no staging, so they are written beside the ledger.
+USER_METADATA = "user-metadata"
 # A writer that dies while it appends leaves one torn line, and a power cut hardly more.
 _MOST_TORN = 16
+
+
+def is_aside(path: str) -> bool:
+    """Whether a path in the dataset is that of users' metadata that are being written, or were when a writer died."""
+    return path.startswith(f"{FOLDER}/{USER_METADATA}-")
+
+
+def remove_asides(dataset: Path) -> bool:
+    """Remove users' metadata that a writer has left half-written; returns whether there were any. Raises OSError."""
+    left = list((dataset / FOLDER).glob(f"{USER_METADATA}-*"))
+    for path in left:
+        path.unlink(missing_ok=True)
+    return bool(left)
 
 
 def remove_strays(spec: StreamSpec, dataset: Path) -> list[str]:

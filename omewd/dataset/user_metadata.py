@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from omewd.dataset import omero
-from omewd.dataset.dataset import USER_METADATA, summary_of
+from omewd.dataset.dataset import summary_of
 from omewd.dataset.ledger import ledger
 from omewd.dataset.metadata import attributes_of, read, text_of
+from omewd.dataset.strays import USER_METADATA, remove_asides
 from omewd.errors import OmewdError
 from omewd.model.contrast import Window
 from omewd.model.plan.images import group_of
@@ -76,5 +77,4 @@ def _publish(dataset: Path, documents: dict[str, dict[str, Any]]) -> None:
     try:
         Publisher(dataset, aside, durable=True).publish(files, label=USER_METADATA)
     finally:
-        for left in aside.glob(f"{USER_METADATA}-*"):
-            left.unlink(missing_ok=True)
+        remove_asides(dataset)

@@ -23,6 +23,7 @@ from omewd.dataset.ledger.marks import Marks
 from omewd.dataset.ledger.runs import RUNS_FILE
 from omewd.dataset.made_by import FIELD, MadeBy
 from omewd.dataset.resolutions import Region, made_of, present_in
+from omewd.dataset.strays import is_aside
 from omewd.model.plan.grid import frame_indexes
 from omewd.model.plan.levels import Level, levels_of
 from omewd.model.plan.plan import Plan
@@ -199,7 +200,9 @@ def _find_strays(dataset: Path, spec: StreamSpec, accounts: Sequence[Account], r
     keys = Keys(spec)
     expected = _OWN_FILES | {path for path, _ in metadata.documents(spec, report.received)}
     for path in files_in(str(dataset)):
-        if path not in expected and not any(has_frames(source, unit) for source, unit in keys.units_of(path)):
+        if is_aside(path):
+            report.notes.append(f"{path} was left by a killed writer; omewd repair removes it")
+        elif path not in expected and not any(has_frames(source, unit) for source, unit in keys.units_of(path)):
             report.strays.append(path)
     report.strays.sort()
     report.problems.extend(f"{stray} does not belong there" for stray in report.strays)

@@ -6,15 +6,16 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from unittest.mock import patch
 
 from tests.powercut.judge import Judge, Told
 from tests.powercut.model import History, Mode
-from tests.powercut.record import Call, Mark, read_trace, strace
+from tests.powercut.record import Call, Mark, NotModelledError, read_trace, strace
 from tests.powercut.scenarios import MARKS, SCENARIOS
 from tests.powercut.trees import Cut, clear, contents, cuts, lay_out, moments, on_disk, signature
 from tests.support.daemons import DaemonProcess
@@ -22,6 +23,7 @@ from tests.support.processes import wait_for
 
 _DATA, _STATE = "data", "state"
 WAYS = ("recovery", "repair")
+_MOST_UNCERTAIN = 8
 
 
 @dataclass
@@ -60,26 +62,50 @@ def record(name: str, folder: Path, environment: dict[str, str] | None = None) -
     )
     assert done.returncode == 0, done.stderr
     calls, marks = read_trace(trace, disk, (_DATA, _STATE), disk / MARKS)
-    recorded = Recorded(name, disk, calls, marks)
-    history = recorded.history(Mode.STRICT)
-    last = max(effect.end for effect in history.effects)
     real = {path: data for path, data in on_disk(disk).items() if path.split("/")[0] in (_DATA, _STATE)}
-    assert contents(history.tree(last, history.pending(last))) == real, "the record is not complete"
+    recorded = next((some for some in _readings(name, disk, calls, marks) if _all_of(some) == real), None)
+    assert recorded is not None, "the record is not complete"
     clear(disk)
     return recorded
 
 
+def _readings(name: str, disk: Path, calls: Sequence[Call], marks: list[Mark]) -> Iterator[Recorded]:
+    """The record with and without each call in which a process was killed: one of them has taken place."""
+    uncertain = [call for call in calls if not call.is_certain][:_MOST_UNCERTAIN]
+    for choice in product((True, False), repeat=len(uncertain)):
+        left_out = {call for call, happened in zip(uncertain, choice, strict=True) if not happened}
+        yield Recorded(name, disk, [call for call in calls if call not in left_out], marks)
+
+
+def _all_of(recorded: Recorded) -> dict[str, bytes | None] | None:
+    """What all calls together make; None if they can't all have taken place."""
+    try:
+        history = recorded.history(Mode.STRICT)
+    except NotModelledError:
+        return None
+    last = max(effect.end for effect in history.effects)
+    return contents(history.tree(last, history.pending(last)))
+
+
 def check(
-    recorded: Recorded, mode: Mode, *, seed: int = 0, subsets: int = 2, most: int | None = None, daemons: int = 0
+    recorded: Recorded,
+    mode: Mode,
+    *,
+    seed: int = 0,
+    subsets: int = 2,
+    most: int | None = None,
+    daemons: int = 0,
+    lines: Collection[int] | None = None,
 ) -> Outcome:
     """Judge the trees of a record.
 
     ``subsets``: random ones of each moment. ``most``: judge so many trees, chosen by ``seed``; None for all.
-    ``daemons``: how many trees a real daemon gets as well.
+    ``daemons``: how many trees a real daemon gets as well. ``lines``: the moments to look at, as lines of the trace;
+    None for all.
     """
     chance = random.Random(f"{seed} {recorded.name} {mode.name}")
     history = recorded.history(mode)
-    times = moments(history)
+    times = [at for at in moments(history) if lines is None or at in lines]
     chosen = list(_different(history, times, chance, subsets))
     if most is not None and len(chosen) > most:
         chosen = sorted(chance.sample(chosen, most), key=lambda cut: cut.at)

@@ -67,6 +67,10 @@ class Judge:
         self.faults = []
         if told.away:
             return []
+        if self._says_it_is_fine():
+            self.compare(told)
+            if self.faults:
+                return [f"verify finds no problem, but {fault}" for fault in self.faults]
         try:
             recover_all(self.folder) if way == "recovery" else self._repair(told)
         except Exception as error:  # noqa: BLE001  whatever it raises is a finding
@@ -87,6 +91,15 @@ class Judge:
             self._check_metadata(told)
         except Exception as error:  # noqa: BLE001
             self.faults.append(f"it can't be read: {error!r}")
+
+    def _says_it_is_fine(self) -> bool:
+        """Whether verify finds no problem in what the power cut has left as it is."""
+        try:
+            return not verify(self._dataset).problems
+        except OmewdError as error:
+            if error.code != "not_a_dataset":
+                raise
+            return False
 
     def _repair(self, told: Told) -> None:
         try:

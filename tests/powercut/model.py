@@ -12,7 +12,7 @@ and "Ensuring data reaches disk", LWN 2011. So here
   (ALICE, table 1, "directory operations: atomicity" and "ordering").
 
 The weaker mode has what ext4, xfs and btrfs add (ext4's documentation, "Data Mode"; btrfs(5)): a rename is atomic, and
-an fsync of a file also makes its own name durable.
+an fsync of a file also makes its own name durable. It still has them in any order, which is more than those do.
 """
 
 from __future__ import annotations

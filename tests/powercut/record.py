@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # A string that is longer than this would be cut off, which is an error here.
@@ -40,6 +40,8 @@ class NotModelledError(Exception):
 class Call:
     """One call that succeeded. ``begin``, ``end``: the lines of the trace at which it began and returned.
 
+    ``is_certain``: its process was not killed in it. Otherwise, it has taken effect or not.
+
     ``paths``: relative to the recorded folder; ``""`` is the folder. ``data`` at ``offset`` (None: where the file ends)
     of a write; ``size`` of a truncation; ``flags`` of an open or of fallocate.
     """
@@ -52,6 +54,7 @@ class Call:
     offset: int | None = None
     size: int = 0
     flags: str = ""
+    is_certain: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,22 +108,27 @@ class _Reader:
                         begun[started[1]] = (number, started[2], started[3].removesuffix("<unfinished ...>\n"))
                     else:
                         self._take(number, number, started[2], started[3])
-        # A process that was killed in a call may have done what the call is for.
+        for begin, name, text in begun.values():
+            self._take(begin, begin, name, text)
         return sorted(self._calls, key=lambda call: call.end), self._marks
 
     def _take(self, begin: int, end: int, name: str, text: str) -> None:
-        *_, result = _RESULT.finditer(text)
-        if result[1] in ("?", "-1") or int(result[1]) < 0:
+        results = list(_RESULT.finditer(text))
+        is_certain = bool(results) and results[-1][1] != "?"
+        if (is_certain and int(results[-1][1]) < 0) or (not is_certain and name in _SYNCS):
             return
-        arguments = text[: result.start()]
+        arguments = text[: results[-1].start()] if results else text
+        before = len(self._calls)
         if name in _WRITES:
-            self._take_write(begin, end, name, arguments, int(result[1]))
+            self._take_write(begin, end, name, arguments, int(results[-1][1]) if is_certain else None)
         elif name == "sync":
             self._calls.append(Call(begin, end, "syncfs", ("",)))
         elif (paths := self._paths(name, arguments)) is not None:
             self._calls.append(self._call(begin, end, name, paths, arguments))
+        if not is_certain:
+            self._calls[before:] = [replace(call, is_certain=False) for call in self._calls[before:]]
 
-    def _take_write(self, begin: int, end: int, name: str, arguments: str, count: int) -> None:
+    def _take_write(self, begin: int, end: int, name: str, arguments: str, count: int | None) -> None:
         described = _DESCRIPTOR.match(arguments)
         if described is None:
             return

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import omewd
+from omewd.dataset.repair import repair
+from omewd.errors import OmewdError
 from omewd.model.spec.spec import StreamSpec
+from omewd.process.faultpoints import VARIABLE
 from omewd.process.names import sync_folder
 from tests.support.daemons import DaemonProcess
 from tests.support.frames import Array, make_frame, make_spec
@@ -62,6 +65,17 @@ class Run:
                     producer.append(frame_of(self.spec, source, index))
             self.mark_durable()
 
+    def lose_the_rings(self) -> None:
+        """Kill all processes, and take the rings away, as a restart of the machine does."""
+        self.process.kill()
+        for name in self.process.shared_memory():
+            (Path("/dev/shm") / name).unlink()
+
+    def recover(self) -> None:
+        """Start the next daemon, and wait until it has nothing left to do."""
+        self.process = DaemonProcess(self.process.folder, *_OPTIONS)
+        wait_for(lambda: not list((self.process.folder / "state/streams").glob("*.json")))
+
     def end(self, producers: list[omewd.Producer]) -> None:
         for producer in producers:
             producer.close()
@@ -77,13 +91,17 @@ def frame_of(spec: StreamSpec, source: int, index: int) -> Array:
 
 @dataclass(frozen=True)
 class Scenario:
-    """``frames``: of each source. ``gaps``: the frame indexes that are skipped. ``inject``: errors, as for strace."""
+    """``frames``: of each source. ``gaps``: the frame indexes that are skipped. ``inject``: errors, as for strace.
+
+    ``dies_at``: the fault point that kills the first writer to pass it; another one does its jobs again.
+    """
 
     dims: str
     fields: dict[str, Any] = field(default_factory=dict)
     frames: int = 6
     gaps: frozenset[int] = frozenset()
     inject: tuple[str, ...] = ()
+    dies_at: str | None = None
     script: Callable[[Scenario, Run], None] | None = None
 
     @property
@@ -151,12 +169,40 @@ def _gone(scenario: Scenario, run: Run) -> None:
     run.start()
     producer = run.connect()
     run.append([producer], range(scenario.frames))
-    wait_for(lambda: run.mark_durable()["frames"]["durable"] > 0)
-    run.process.kill()
-    for name in run.process.shared_memory():
-        (Path("/dev/shm") / name).unlink()
-    run.process = DaemonProcess(run.process.folder, *_OPTIONS)
-    wait_for(lambda: not list((run.process.folder / "state/streams").glob("*.json")))
+    wait_for(lambda: run.mark_durable()["frames"]["durable"] == scenario.frames)  # so nothing is cut off in the middle
+    run.lose_the_rings()
+    run.recover()
+
+
+def _repaired(scenario: Scenario, run: Run) -> None:
+    """As :func:`_gone`, and a user repairs the dataset before the next daemon starts."""
+    run.start()
+    producer = run.connect()
+    run.append([producer], range(scenario.frames))
+    wait_for(lambda: run.mark_durable()["frames"]["durable"] == scenario.frames)  # so nothing is cut off in the middle
+    run.lose_the_rings()
+    wait_for(lambda: _is_repaired(run.process.data / run.spec.output))
+    run.recover()
+
+
+def _is_repaired(dataset: Path) -> bool:
+    try:
+        repair(dataset)
+    except OmewdError as error:
+        if error.code != "busy":  # a writer has not heard of its daemon's death yet
+            raise
+        return False
+    return True
+
+
+def _replaced(scenario: Scenario, run: Run) -> None:
+    """The dataset is replaced. Until clients hear that the new one is there, they can count on neither."""
+    for _ in range(2):
+        run.mark(started=False, durable=[], ended=None)
+        run.start()
+        producer = run.connect()
+        run.append([producer], range(scenario.frames))
+        run.end([producer])
 
 
 _SHARDS = "t:7:1:3,y:128:64:2,x:64"
@@ -175,7 +221,14 @@ SCENARIOS: dict[str, Scenario] = {
     "direct, metadata": Scenario("t:6:1:3,y:64,x:64", _RAW, script=_with_metadata),
     "direct, resumed": Scenario("t:8:1:4,y:64,x:64", _RAW, frames=8, script=_resumed),
     "direct, rings gone": Scenario("t:inf:1:3,y:64,x:64", {**_RAW, "compression": "blosc-lz4"}, 5, script=_gone),
+    "direct, repaired": Scenario("t:inf:1:3,y:64,x:64", {**_RAW, "levels": 2}, 5, script=_repaired),
+    "direct, replaced": Scenario("t:3:1:2,y:64,x:64", {**_RAW, "overwrite": True}, 3, script=_replaced),
     "direct, disk full": Scenario(_SHARDS, _RAW, frames=7, inject=("-e", "inject=pwritev2:error=ENOSPC:when=1")),
+    **{
+        f"direct, killed at '{point}'": Scenario("t:6:1:3,y:64,x:64", _RAW, dies_at=f"writer: {point}")
+        for point in ("chunks on record", "file renamed", "shards in place", "finalized")
+    },
+    "direct, keys, killed at 'folder renamed'": Scenario(_KEYS, _RAW, frames=5, dies_at="writer: folder renamed"),
     "tensorstore": Scenario("t:6:1:2,y:64,x:64", {"backend": "tensorstore", "compression": "blosc-zstd"}),
     "zarr-python, keys": Scenario("t:3,p:2,y:64:32,x:64", {"backend": "zarr-python", "levels": 2}),
     "zarrs-python": Scenario("t:6:1:2,y:64:32:2,x:64", {"backend": "zarrs-python"}),
@@ -186,7 +239,8 @@ SCENARIOS: dict[str, Scenario] = {
 def main(name: str, folder: Path) -> None:
     scenario = SCENARIOS[name]
     marks = os.open(folder / MARKS, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-    run = Run(scenario.spec, DaemonProcess(folder, *_OPTIONS), marks)
+    fault = {VARIABLE: f"{scenario.dies_at};1;{folder / 'died'}"} if scenario.dies_at else {}
+    run = Run(scenario.spec, DaemonProcess(folder, *_OPTIONS, env=fault), marks)
     try:
         scenario.run(run)
         assert run.process.stop() == 0, run.process.log()

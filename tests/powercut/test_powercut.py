@@ -44,3 +44,19 @@ def test_row_30_a_sync_that_is_left_out_is_found(tmp_path: Path, left_out: str) 
     calls = [call for call in recorded.calls if not is_sync_of(call, left_out)]
     assert calls != recorded.calls
     assert check(replace(recorded, calls=calls), Mode.STRICT, subsets=0, most=100).violations
+
+
+def test_row_30_a_rename_in_place_of_a_second_name_is_found(tmp_path: Path) -> None:
+    """Even an atomic rename may be on disk before the folders that it leads into have their names."""
+    recorded = record("direct", tmp_path)
+    links = [call for call in recorded.calls if call.name == "link" and "omewd/staging/shard" in call.paths[0]]
+    aside = {call.paths[0] for call in links}
+    calls = [
+        replace(call, name="rename") if call in links else call
+        for call in recorded.calls
+        if not (call.name == "unlink" and call.paths[0] in aside)
+    ]
+    around = {line for link in links for line in range(link.begin, link.begin + 40)}
+    assert links
+    for mode in Mode:
+        assert check(replace(recorded, calls=calls), mode, subsets=0, most=40, lines=around).violations

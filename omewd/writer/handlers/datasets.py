@@ -6,6 +6,8 @@ from pathlib import Path
 
 from omewd import __version__
 from omewd.dataset import dataset
+from omewd.dataset.beside import has_leftovers
+from omewd.dataset.beside import sweep as sweep_beside
 from omewd.dataset.made_by import MadeBy
 from omewd.model.spec.outline import join
 from omewd.model.spec.spec import StreamSpec
@@ -39,16 +41,16 @@ def create(job: CreateDataset, stream: OpenStream) -> Leftovers:
     made_by = MadeBy(stream.backend.name, __version__)
     dataset.create(stream.spec, stream.folder, Path(job.root), stream.epoch, made_by)
     stream.hold_dataset()
-    return Leftovers(dataset.has_leftovers(stream.folder, stream.epoch))
+    return Leftovers(has_leftovers(stream.folder, stream.epoch))
 
 
 def undo(job: UndoDataset) -> Leftovers:
     dataset.undo(Path(job.dataset), job.epoch)
-    return Leftovers(dataset.has_leftovers(Path(job.dataset), job.epoch))
+    return Leftovers(has_leftovers(Path(job.dataset), job.epoch))
 
 
 def sweep(job: SweepLeftovers) -> Result:
-    dataset.sweep(Path(job.dataset), job.epoch)
+    sweep_beside(Path(job.dataset), job.epoch)
     return Result()
 
 

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from omewd.dataset import dataset
+from omewd.dataset.beside import has_leftovers, sweep
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.account import Ledger
 from omewd.dataset.ledger.appending import append_to
 from omewd.dataset.ledger.runs import Run
 from omewd.dataset.repair import repair
+from omewd.dataset.verify import verify
 from omewd.errors import OmewdError
 from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.spec import StreamSpec
@@ -55,10 +57,10 @@ def test_what_was_replaced_comes_back_when_it_is_undone(tmp_path: Path) -> None:
     before = listing(place)
     dataset.create(make_spec("new", "t:9,y:4,x:4", overwrite=True), place, tmp_path, epoch=2)
     assert json.loads((place / "0" / "zarr.json").read_text())["shape"] == [9, 4, 4]
-    assert dataset.has_leftovers(place, epoch=2)
-    assert not dataset.has_leftovers(place, epoch=1)
+    assert has_leftovers(place, epoch=2)
+    assert not has_leftovers(place, epoch=1)
     dataset.undo(place, epoch=2)
-    dataset.sweep(place, epoch=2)
+    sweep(place, epoch=2)
     assert listing(place) == before
     assert [p.name for p in tmp_path.iterdir()] == ["cam.ome.zarr"]
 
@@ -71,7 +73,7 @@ def test_what_was_replaced_comes_back_when_making_it_was_cut_off_between_the_ren
     place.rename(tmp_path / ".cam.ome.zarr.omewd-new-2")  # as it was before the second rename
     for _ in range(2):
         dataset.undo(place, epoch=2)
-        dataset.sweep(place, epoch=2)
+        sweep(place, epoch=2)
         assert listing(place) == before
         assert [p.name for p in tmp_path.iterdir()] == ["cam.ome.zarr"]
 
@@ -81,10 +83,10 @@ def test_undoing_leaves_another_streams_dataset_alone(tmp_path: Path) -> None:
     dataset.create(make_spec("cam", "t:5,y:4,x:4"), place, tmp_path, epoch=1)
     before = listing(place)
     dataset.undo(place, epoch=2)
-    dataset.sweep(place, epoch=2)
+    sweep(place, epoch=2)
     assert listing(place) == before
     dataset.undo(place, epoch=1)
-    dataset.sweep(place, epoch=1)
+    sweep(place, epoch=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -93,10 +95,10 @@ def test_a_sweep_removes_only_what_is_ours(tmp_path: Path) -> None:
     for epoch in (1, 2, 3):
         dataset.create(make_spec("cam", "t:5,y:4,x:4", overwrite=True), place, tmp_path, epoch=epoch)
     (tmp_path / ".cam.ome.zarr.mine").mkdir()
-    dataset.sweep(place, epoch=3)
+    sweep(place, epoch=3)
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == [".cam.ome.zarr.mine", ".cam.ome.zarr.omewd-old-2", "cam.ome.zarr"]
-    dataset.sweep(place, epoch=2)
+    sweep(place, epoch=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".cam.ome.zarr.mine", "cam.ome.zarr"]
 
 
@@ -104,7 +106,7 @@ def test_undoing_leaves_alone_what_another_stream_is_making_in_the_same_place(tm
     place, aside = tmp_path / "cam.ome.zarr", tmp_path / ".cam.ome.zarr.omewd-new-7"
     aside.mkdir()
     dataset.undo(place, epoch=2)
-    dataset.sweep(place, epoch=2)
+    sweep(place, epoch=2)
     assert [p.name for p in tmp_path.iterdir()] == [aside.name]
 
 
@@ -230,6 +232,17 @@ def test_what_is_left_in_staging_of_a_dataset_that_has_its_totals_is_seen_to(
     assert dataset.recover(GOES_ON, failed, epoch=7) is None
     assert not (failed / STAGING).exists()
     assert [frame_index(frame) for frame in read_zarr(failed)] == list(range(6))
+
+
+def test_user_metadata_that_were_half_written_are_a_note_and_are_removed(failed: Path) -> None:
+    left = failed / "omewd/user-metadata-0"
+    for remove in (lambda: repair(failed), lambda: dataset.recover(GOES_ON, failed, epoch=7)):
+        left.write_text("{")
+        report = verify(failed)
+        assert not [problem for problem in report.problems if "user-metadata" in problem]
+        assert report.notes == ["omewd/user-metadata-0 was left by a killed writer; omewd repair removes it"]
+        remove()
+        assert not left.exists()
 
 
 # -- the order in which an end becomes durable ------------------------------------------------------
