@@ -126,6 +126,7 @@ class Daemon:
             ]
         )
         self._signals = Signals(self._loop, self._signalled)
+        self._serves = False  # between READY=1 and STOPPING=1
         self._keeps = False
         self._must_drain = False
         self._drain_deadline_ns = 0
@@ -152,6 +153,7 @@ class Daemon:
                 memory_mib=config.memory_bytes >> 20,
             )
             self._notifier.send(READY=1, STATUS="Ready; no streams")
+            self._serves = True
             with profiled("daemon"):
                 while not self._finished():
                     self._loop.wait(self._timeout_s(time.monotonic_ns()))
@@ -192,6 +194,7 @@ class Daemon:
 
     def _stop(self, number: str) -> None:
         now, count = time.monotonic_ns(), len(self._streams.open)
+        self._serves = False
         self._notifier.send(STOPPING=1, EXTEND_TIMEOUT_USEC=_DRAIN_EXTENSION_US)
         if self._config.on_stop == "keep" and not self._must_drain:
             log.info("stopping: rings are kept, and the next daemon continues with them", signal=number, open=count)
@@ -205,11 +208,12 @@ class Daemon:
 
     def _reload(self) -> None:
         """Read the configuration again, and take over what may change. An error changes nothing."""
-        self._notifier.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+        if self._serves:
+            self._notifier.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
         try:
             new = self._read_again()
             require_memory(new.memory_bytes)
-        except OmewdError as error:
+        except (OmewdError, OSError) as error:
             log.error("the configuration can't be reloaded: nothing is changed", error=str(error))
         else:
             done = self._config.take(new)
@@ -218,7 +222,8 @@ class Daemon:
             log.info("reloaded the configuration", taken={name: str(value) for name, value in done.taken.items()})
             if done.left:
                 log.warning("some changed options are only taken by a restart", options=done.left)
-        self._notifier.send(READY=1)
+        if self._serves:
+            self._notifier.send(READY=1)
 
     def _finished(self) -> bool:
         if self._keeps:

@@ -17,6 +17,7 @@ import struct
 MOST_AT_ONCE = 253
 _AT_ONCE = struct.pack("ii", 0, 0)
 _DESCRIPTOR_BYTES = array.array("i").itemsize
+_READ_BYTES = 4096
 _CONTROL_BYTES = socket.CMSG_SPACE(MOST_AT_ONCE * _DESCRIPTOR_BYTES) + socket.CMSG_SPACE(3 * _DESCRIPTOR_BYTES)
 
 
@@ -33,18 +34,31 @@ def close_all(descriptors: list[int]) -> None:
             os.close(descriptor)
 
 
+def receive_data(connection: socket.socket, size: int) -> bytes:
+    """Receive bytes without waiting, and close the descriptors that came along; raises OSError."""
+    data, beside, _, _ = connection.recvmsg(size, _CONTROL_BYTES, socket.MSG_DONTWAIT)
+    _close_sent(beside)
+    return data
+
+
 def close_connection(connection: socket.socket) -> None:
-    """Close a packet socket, after the descriptors in the packets that nobody has read."""
+    """Close a socket, after the descriptors in what nobody has read."""
     with contextlib.suppress(OSError):  # the other side has closed it
         connection.shutdown(socket.SHUT_RD)  # so that no more packets come
     with contextlib.suppress(OSError):
-        # With credentials, each packet has something beside it, also an empty one; the end has not.
+        # With credentials, each packet has something beside it, also an empty one; the end has not. Streams have no
+        # empty packets.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        is_stream = connection.type == socket.SOCK_STREAM
         while True:
-            _, beside, _, _ = connection.recvmsg(1, _CONTROL_BYTES, socket.MSG_DONTWAIT)
-            if not beside:
+            data, beside, _, _ = connection.recvmsg(_READ_BYTES, _CONTROL_BYTES, socket.MSG_DONTWAIT)
+            if not (data if is_stream else beside):
                 break
-            for level, kind, data in beside:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    close_all(array.array("i", data[: len(data) - len(data) % _DESCRIPTOR_BYTES]).tolist())
+            _close_sent(beside)
     connection.close()
+
+
+def _close_sent(beside: list[tuple[int, int, bytes]]) -> None:
+    for level, kind, data in beside:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            close_all(array.array("i", data[: len(data) - len(data) % _DESCRIPTOR_BYTES]).tolist())

@@ -102,6 +102,8 @@ class DaemonRing:
             else:
                 self.stop()
         else:
+            if self.state == layout.STATE_OPEN:  # a daemon stores the state first
+                raise OmewdError("bad_ring", "the ring's cursors are damaged: it is open, and has a final cursor")
             self._take_in(final, words[FINAL_FRONTIER])
             self._is_final = True
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def populate(segment: Segment, start: int, *, writable: bool) -> bool:
     segment was closed or cut short.
     """
     size = min(STEP_BYTES, segment.geometry.total_bytes - start)
-    if size <= 0:
+    if size <= 0 or segment.is_closed:
         return False
     try:
         pages = np.frombuffer(segment.memory, np.uint8, size, start)  # keeps the mapping through the call
@@ -38,7 +39,7 @@ def populate(segment: Segment, start: int, *, writable: bool) -> bool:
         return False
     if _libc.madvise(pages.ctypes.data, size, _POPULATE_WRITE if writable else _POPULATE_READ) == 0:
         return True
-    if ctypes.get_errno() != errno.EINVAL:
+    if ctypes.get_errno() != errno.EINVAL or os.fstat(segment.fd).st_size < segment.geometry.total_bytes:
         return False
     pages[::PAGE].max()  # an older kernel: reads a byte of each page
     return True

@@ -24,6 +24,7 @@ class Segment:
         require_x86_64()
         self.geometry = geometry
         self.fd = fd
+        self.is_closed = False
         protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
         self.memory = mmap.mmap(fd, geometry.total_bytes, flags=mmap.MAP_SHARED, prot=protection)
         self._guard = GUARD.watch(self.memory) if guarded else None
@@ -60,6 +61,7 @@ class Segment:
 
     def close(self) -> None:
         """Unmap if no view is left, and close the descriptor, which releases a lock held through it."""
+        self.is_closed = True
         self.words.release()
         if self._guard is not None:
             GUARD.forget(self._guard)

@@ -42,3 +42,4 @@ class Prefault:
             at = 0
             while not self._ended.is_set() and self._step(segment, at):
                 at += STEP_BYTES
+            del segment  # a closed ring's mapping goes with the last reference

@@ -504,7 +504,7 @@ WRITER_POINTS = {
     "writer: ledger synced": 4,
     "writer: ledger appended": 3,
     "writer: reported": 4,
-    "writer: file renamed": 2,
+    "writer: file renamed": 1,
     "writer: finalized": 1,
 }
 KEY_POINTS = {"writer: files written": 3, "writer: files synced": 3, "writer: folder renamed": 3}

@@ -36,6 +36,7 @@ _MOST_OF_A_PROCESS = 4
 MAX_CONNECTIONS = 512
 _ACCEPT_PAUSE_NS = 1_000_000_000
 _SO_PEERGROUPS = 59
+_ACCEPTED_AT_ONCE = 16
 _MAX_OPTION_BYTES = 1024  # the limit of Python's getsockopt, enough for 256 groups
 _UCRED = struct.Struct("3i")
 # The limit of memory in unread replies of all clients together. Each client may have one large unread reply.
@@ -129,7 +130,7 @@ class ControlServer:
 
     def _accept(self) -> None:
         assert self._listener is not None
-        while True:
+        for _ in range(_ACCEPTED_AT_ONCE):  # the others in the next turn
             try:
                 channel, _ = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):

@@ -95,6 +95,8 @@ def reopen(name: str) -> int:
         fd: int = posix_ipc.SharedMemory(name).fd
     except posix_ipc.ExistentialError as error:
         raise FileNotFoundError(errno.ENOENT, "there is no shared memory of this name", name) from error
+    except posix_ipc.PermissionsError as error:
+        raise PermissionError(errno.EACCES, "it belongs to another user", name) from error
     os.set_inheritable(fd, False)
     return fd
 

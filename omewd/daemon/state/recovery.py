@@ -58,7 +58,7 @@ class Recovery:
 
         A ring that can't be taken over is kept, with its entry, unless it certainly holds nothing.
         """
-        for name, entry in list(self._journal.entries()):
+        for name, entry in self.entries():
             try:
                 self._take_over(name, entry)
             except Exception as error:  # noqa: BLE001  an error in one stream must not stop the others
@@ -75,6 +75,30 @@ class Recovery:
                 shutil.rmtree(path, ignore_errors=True)
             elif f"/{path.name}" not in kept:
                 shared_memory.unlink(f"/{path.name}")
+
+    def entries(self) -> list[tuple[str, dict[str, Any]]]:
+        """The entries of the journal, one for each stream.
+
+        An entry that is given another name has both for a moment. The new one is durable first, so it decides. Of two
+        jobs that are left to do, the first one comes first, and then goes on with the other.
+        """
+        entries = list(self._journal.entries())
+        deciding: dict[int, tuple[str, dict[str, Any]]] = {}
+        for kind in (UNDO, RECOVER, SWEEP):
+            for name, entry in entries:
+                if self._journal.kind_of(name) == kind and isinstance(entry.get("epoch"), int):
+                    deciding.setdefault(entry["epoch"], (name, entry))
+        found = []
+        for name, entry in entries:
+            epoch = entry.get("epoch")
+            decides, same = deciding.get(epoch, (name, entry)) if isinstance(epoch, int) else (name, entry)
+            if name == decides or entry != same:
+                found.append((name, entry))
+            elif self._journal.kind_of(name) is None:
+                if isinstance(entry.get("id"), int):
+                    self._streams.count_from(entry["id"])
+                self._journal.remove(name, epoch)
+        return found
 
     def _keep(self, name: str, entry: dict[str, Any], error: Exception) -> None:
         if self._journal.kind_of(name):  # it has no ring

@@ -91,7 +91,7 @@ def is_unattended(stream: Stream, source: Source) -> bool:
         source.is_open
         and source.ring is not None
         and stream.rings[source.number].producer is None
-        and source.ring.producer != 0
+        and source.producer_pid is not None  # the word in the ring may be damaged
     )
 
 

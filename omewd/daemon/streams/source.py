@@ -259,6 +259,9 @@ class Source:
         unit = self.next_unit
         first, empty = self.plan.first_frame(unit), self._empty_units(unit)
         is_gap = empty > units
+        rest = -unit % self.plan.group_units
+        if 0 < rest < units:  # end with a group: only from there on, a long gap is seen
+            units -= (units - rest) % self.plan.group_units
         units = empty if is_gap else units
         self.next_unit += units
         last = self.plan.last_frame(unit + units - 1)

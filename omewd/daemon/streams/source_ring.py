@@ -12,6 +12,7 @@ from omewd.daemon.control.server import Peer
 from omewd.daemon.loop import Loop
 from omewd.daemon.processes import shared_memory
 from omewd.process.locks import is_locked, try_lock
+from omewd.protocol.descriptors import close_connection, receive_data
 from omewd.ring.layout import Geometry
 from omewd.ring.segment import PRODUCER_BYTE, Segment
 
@@ -35,7 +36,7 @@ class Doorbell:
         """Empty the doorbell; the turn of the loop that follows does the rest."""
         self._tell()
         try:
-            if not self._end.recv(_RINGS_AT_ONCE, socket.MSG_DONTWAIT):
+            if not receive_data(self._end, _RINGS_AT_ONCE):
                 self.take_down()  # the producer is gone
         except BlockingIOError:
             pass
@@ -52,7 +53,7 @@ class Doorbell:
         if self.is_up:
             self.is_up = False
             self._loop.forget(self._end.fileno())
-            self._end.close()
+            close_connection(self._end)
 
 
 @dataclass

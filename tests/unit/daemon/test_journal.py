@@ -9,6 +9,8 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -17,6 +19,8 @@ from omewd.daemon.loop import Loop
 from omewd.daemon.state import changes
 from omewd.daemon.state.changes import Change, Remove, Rename, Write
 from omewd.daemon.state.journal import RECOVER, SWEEP, InstanceLock, Journal
+from omewd.daemon.state.recovery import Recovery
+from omewd.daemon.streams.streams import Streams
 from omewd.protocol.versions import JOURNAL
 
 VERSION = {"version": str(JOURNAL)}
@@ -216,3 +220,30 @@ def test_an_entry_that_can_not_be_read_is_empty(tmp_path: Path, journal: Journal
     for number, text in enumerate(("{", "[]", "3", "[" * 100_000, "")):
         (tmp_path / "streams" / f"s{number}.json").write_text(text)
     assert entries(journal) == {f"s{number}": {} for number in range(5)}
+
+
+def test_of_two_names_of_an_entry_the_new_one_decides(tmp_path: Path, loop: Loop) -> None:
+    """As a daemon leaves them that is killed while it renames an entry."""
+    journal, counted = Journal(tmp_path, loop), list[int]()
+    entries = {
+        "a": (5, 1),
+        "undo~5": (5, 1),
+        "b": (6, 2),
+        "c": (7, 3),
+        "sweep~8": (8, 4),
+        "undo~8": (8, 4),
+        "d": (8, 9),
+    }
+    folder = tmp_path / "streams"
+    for name, (epoch, number) in entries.items():
+        (folder / f"{name}.json").write_text(json.dumps({"epoch": epoch, "id": number}))
+    for name in ("e", "recover~0"):
+        (folder / f"{name}.json").write_text("torn")
+    streams = cast(Streams, SimpleNamespace(count_from=counted.append))
+    none = cast(Any, None)
+    recovery = Recovery(streams, none, none, journal, none, instance="", scratch=tmp_path)
+    assert [name for name, _ in recovery.entries()] == ["b", "c", "d", "e", "recover~0", "undo~5", "undo~8"]
+    journal.close()
+    assert counted == [1]
+    assert not (folder / "a.json").exists()
+    assert (folder / "sweep~8.json").exists()  # it is the rest of the work

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from omewd.errors import OmewdError
-from omewd.protocol.descriptors import MOST_AT_ONCE, close_all, close_connection
+from omewd.protocol.descriptors import MOST_AT_ONCE, close_all, close_connection, receive_data
 from omewd.protocol.messages import MAX_DESCRIPTORS, receive
 from tests.support.lingering import LingeringSockets
 
@@ -90,3 +90,17 @@ def test_also_in_packets_that_nobody_has_read(
         ours.close()
     close_connection(theirs)
     assert theirs.fileno() == -1
+
+
+@pytest.mark.timeout(60)
+def test_also_beside_the_rings_of_a_doorbell(lingering: LingeringSockets) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours:
+        before = open_descriptors()
+        send_away(ours, b"!!", [lingering.make()])
+        assert receive_data(theirs, 4096) == b"!!"
+        assert open_descriptors() == before + 1  # its receiver
+        for _ in range(3):
+            send_away(ours, b"!", [lingering.make()])
+        close_connection(theirs)
+        assert open_descriptors() == before + 4 - 1

@@ -314,3 +314,13 @@ def test_very_many_changes_of_kind_take_no_time_each() -> None:
         it.ends.daemon.release_below(changes, durable=True, units=1)
         assert (it.ends.daemon.progress.skipped, it.ends.daemon.progress.dropped) == (changes // 2, changes // 2)
         assert len(it.ends.daemon._kinds) == 1
+
+
+def test_a_final_cursor_of_an_open_ring_is_refused_by_the_next_daemon() -> None:
+    """It would take no more frames, and a producer would wait for ever."""
+    with open_ring() as ends:
+        ends.publish(2)
+        ends.segment.words[layout.FINAL_PUBLISHED] = 1
+        with pytest.raises(OmewdError) as error:
+            DaemonRing(ends.segment).resume()
+        assert error.value.code == "bad_ring"

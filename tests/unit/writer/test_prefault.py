@@ -8,6 +8,7 @@ import os
 import platform
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,7 +40,7 @@ def segment() -> Iterator[Segment]:
 
 
 def is_closed(segment: Segment) -> bool:
-    return bool(segment.memory.closed)
+    return segment.is_closed
 
 
 def mapped_bytes(segment: Segment) -> int:
@@ -78,6 +79,25 @@ def test_a_ring_that_is_closed_meanwhile_ends_its_steps(segment: Segment) -> Non
     closed.set()
     thread.end()
     assert steps == [0, STEP_BYTES]
+
+
+def test_a_ring_that_is_closed_during_a_step_is_unmapped_after_it() -> None:
+    thread = Prefault(close_within)
+    maps = Path("/proc/self/maps")
+    with open_segment(make_geometry(FRAMES, frame_shape=(512, 256), dtype="uint16")) as made:
+        mapped = maps.read_text().count("memfd:ring")
+        thread.begin(Segment.open(os.dup(made.fd), owner=os.geteuid(), writable=False))
+        wait_for(lambda: maps.read_text().count("memfd:ring") == mapped)
+        thread.end()
+        assert maps.read_text().count("memfd:ring") == mapped
+
+
+def close_within(segment: Segment, start: int) -> bool:
+    """A step in which the ring is closed."""
+    pages = np.frombuffer(segment.memory, np.uint8, STEP_BYTES, start)
+    segment.close()
+    del pages
+    return populate(segment, start + STEP_BYTES, writable=False)
 
 
 def test_a_ring_cut_short_by_another_process_does_no_harm(segment: Segment) -> None:

@@ -154,3 +154,19 @@ def test_many_who_do_not_read_are_bounded_together(served: Served) -> None:
     assert 0 < served.gone < len(lazy)
     for connection in lazy:
         connection.close()
+
+
+def test_clients_that_keep_connecting_take_no_turn_for_themselves(served: Served) -> None:
+    accepted = []
+    clients = []
+    for _ in range(40):
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        client.connect(str(served.path))
+        clients.append(client)
+    while len(served.server._peers) < len(clients):
+        before = len(served.server._peers)
+        served.loop.wait(1)
+        accepted.append(len(served.server._peers) - before)
+    assert max(accepted) == 16
+    for client in clients:
+        client.close()

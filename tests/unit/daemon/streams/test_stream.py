@@ -124,6 +124,29 @@ def test_the_longest_gap_takes_a_few_jobs(dims: str, end: str) -> None:
         assert it.source.safe_below == it.stream.received
 
 
+def test_a_long_gap_takes_a_few_jobs_also_from_the_middle_of_a_group_of_units_on() -> None:
+    with camera_of("t:inf:3,c:2,y:2,x:3") as it:
+        it.ends.publish(5)
+        it.poll()
+        first = it.take()
+        assert first is not None
+        assert (first.unit, first.units) == (0, 1)
+        it.source.written_to_disk(first, 3, stored_bytes=1)
+        it.ends.producer.add_gap(2**29, KINDS["skipped"])
+        it.poll()
+        it.stream.stop("asked", 9)
+        jobs, units = 0, 1
+        while job := it.take():
+            jobs += 1
+            assert job.unit == units
+            units += job.units
+            frames = 0 if job.gap_frames else 2
+            it.source.written_to_disk(job, frames, stored_bytes=1)
+        assert jobs < 5
+        assert it.stream.drained
+        assert it.source.safe_below == it.stream.received == 2**29 + 5
+
+
 def test_a_jump_that_no_camera_makes_ends_the_stream() -> None:
     with camera_of("t:inf,y:2,x:3") as it:
         it.ends.publish(3)
