@@ -17,7 +17,7 @@ from tests.powercut.scenarios import SCENARIOS
 
 pytestmark = [
     pytest.mark.skipif(can_trace() is not None, reason=str(can_trace())),
-    # A scenario takes 4 s, and 30 s on a loaded machine.
+    # A scenario takes 4 to 35 s, and more on a loaded machine.
     pytest.mark.timeout(300),
 ]
 TREES = 10
@@ -43,7 +43,7 @@ def test_row_30_a_sync_that_is_left_out_is_found(tmp_path: Path, left_out: str) 
     recorded = record("direct, compressed", tmp_path)
     calls = [call for call in recorded.calls if not is_sync_of(call, left_out)]
     assert calls != recorded.calls
-    assert check(replace(recorded, calls=calls), Mode.STRICT, subsets=0, most=100).violations
+    assert check(replace(recorded, calls=calls), Mode.STRICT, subsets=0, most=500).violations
 
 
 def test_row_30_a_rename_in_place_of_a_second_name_is_found(tmp_path: Path) -> None:
