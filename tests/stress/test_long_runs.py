@@ -27,8 +27,7 @@ SAMPLES = 60
 # 20 million frames, or 10,000 streams, take less than what an allocator may hold back. A short run hardly fits one
 # warm-up of Python and its libraries.
 MEMORY_FLOOR = 4 << 20
-# Pools start threads when they first need them. A descriptor lost with each of 100 streams is far above this.
-OTHERS_FLOOR = 16
+OTHERS_FLOOR = 4
 
 SHAPE = (8, 8)
 # An eighth of the frames comes one by one, with metadata: that is what most cameras do, and takes most of the time.
