@@ -66,7 +66,8 @@ class SourceStatus(Record):
     """One source of a stream. ``source``: its number. ``name``: empty if it is the only one.
 
     ``open``: whether it takes frames. ``ended_by``: why it no longer does. ``lost``: the first runs of lost frames.
-    ``producer``: the process id of the attached producer.
+    ``producer``: the process id of the attached producer. ``silent_s``: the time since the newest frame, None before
+    the first one and once the source takes no more.
     """
 
     source: int = 0
@@ -77,6 +78,7 @@ class SourceStatus(Record):
     ring: RingStatus = RingStatus()
     producer: int | None = None
     ended_by: str = ""
+    silent_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class StreamStatus(Record):
     of the sources. ``kept_in_ring``: the stream has failed, and its rings still hold frames that are not on disk.
     ``ring``: the sum over its rings. ``paused``: why no frames are being written. ``waits``: by stage (see
     :mod:`omewd.model.waits`). ``recent_waits``: those of the last 5 to 10 seconds. ``retries``: how many jobs had to be
-    run again.
+    run again. ``acknowledged``: somebody has stopped it since it failed, and so knows.
     """
 
     id: int = 0
@@ -149,6 +151,7 @@ class StreamStatus(Record):
     producer: int | None = None
     ended_by: str = ""
     error: ErrorStatus | None = None
+    acknowledged: bool = False
     status_version: str = str(STATUS)
 
 
