@@ -271,6 +271,7 @@ class Daemon:
 
     def _close(self) -> None:
         self._notifier.send(STOPPING=1, STATUS="Ending the writers", EXTEND_TIMEOUT_USEC=_DRAIN_EXTENSION_US)
+        self._lifecycle.take_back_starts()
         self._server.close()
         self._pools.close()
         for stream in list(self._streams.open.values()):

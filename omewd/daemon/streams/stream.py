@@ -156,9 +156,9 @@ class Stream:
         self.wants_memory = False
         return self._take(Event.ALLOCATED)
 
-    def making_lost(self) -> tuple[Action, ...]:
-        """Note that the writer that was creating the dataset has died."""
-        return self._take(Event.MAKING_LOST)
+    def not_made(self) -> tuple[Action, ...]:
+        """Note that the job that was creating the dataset has failed, or that its writer has died."""
+        return self._take(Event.NOT_MADE)
 
     def idle(self, now_ns: int) -> tuple[Action, ...]:
         """Note that the stream has no waiting or running jobs."""

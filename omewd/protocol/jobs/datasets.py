@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from omewd.model.contrast import Window
 from omewd.model.spec.outline import Fields
 from omewd.model.totals import Totals
-from omewd.protocol.jobs.job import MAINTAINER, WRITER, Job, Needs, Opened, Result, StreamJob
+from omewd.protocol.jobs.job import CLEANER, MAINTAINER, WRITER, Job, Needs, Opened, Result, StreamJob
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class SweepLeftovers(Job):
     """Remove the dataset that ``dataset`` has replaced, and what killed writers left beside it."""
 
     kind = "sweep_leftovers"
-    needs = Needs(MAINTAINER)
+    needs = Needs(CLEANER)
 
     dataset: str
     epoch: int
@@ -99,7 +99,7 @@ class RecoverDataset(Job):
     """
 
     kind = "recover_dataset"
-    needs = Needs(MAINTAINER)
+    needs = Needs(CLEANER)
     result = Recovered
 
     dataset: str

@@ -19,6 +19,7 @@ from omewd.protocol.jobs import values
 from omewd.protocol.jobs.datasets import Finalized, Leftovers, PlaceChecked, Recovered
 from omewd.protocol.jobs.frames import WriteUnits, Written
 from omewd.protocol.jobs.job import (
+    CLEANER,
     MAINTAINER,
     WRITER,
     Job,
@@ -229,7 +230,7 @@ def test_kinds_have_names_of_their_own() -> None:
 def test_what_a_kind_needs_fits_together(kind: type[Job]) -> None:
     needs = kind.needs
     assert needs.tries >= 1
-    assert {needs.role, needs.long_role or MAINTAINER} <= {WRITER, MAINTAINER}
+    assert {needs.role, needs.long_role or MAINTAINER} <= {WRITER, MAINTAINER, CLEANER}
     assert issubclass(kind, StreamJob) == (needs.opened is not Opened.NOTHING)
     assert needs.documents == (needs.long_role is not None)
 
