@@ -66,7 +66,8 @@ class SourceStatus(Record):
     """One source of a stream. ``source``: its number. ``name``: empty if it is the only one.
 
     ``open``: whether it takes frames. ``ended_by``: why it no longer does. ``lost``: the first runs of lost frames.
-    ``producer``: the process id of the attached producer.
+    ``producer``: the process id of the attached producer; from 2^62 on, a process in a PID namespace that the daemon
+    can't see.
     """
 
     source: int = 0

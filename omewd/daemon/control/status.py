@@ -48,7 +48,7 @@ def source_status(source: Source) -> SourceStatus:
             bytes=source.geometry.total_bytes,
             window=source.plan.window_frames,
         ),
-        producer=source.producer_pid,
+        producer=source.producer,
         ended_by=source.ended_by,
     )
 

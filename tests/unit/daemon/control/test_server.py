@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from omewd.daemon.control import server
+from omewd.daemon.control.peer_process import UNSEEN, process_of
 from omewd.daemon.control.pending_replies import PendingReplies
 from omewd.daemon.control.server import MOST_UNREAD_BYTES, ControlServer, Peer
 from omewd.daemon.loop import Loop
@@ -108,6 +114,28 @@ def test_a_process_with_many_connections_has_a_few_of_them_served_in_a_turn(serv
     assert answered == [2] * 10
     for connection in connections:
         connection.close()
+
+
+def test_processes_that_the_daemon_can_not_see_are_told_apart(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of other containers, whose process id is 0 here: one with many connections holds up none of the others."""
+    monkeypatch.setattr(server, "process_of", lambda channel, _: process_of(channel, 0))
+    greedy = [served.connect() for _ in range(10)]
+    ask = (
+        "import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect(sys.argv[1]); input()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", ask, str(served.path)], stdin=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 60
+        while len(served.server._peers) < 11:
+            assert time.monotonic() < deadline
+            served.loop.wait(1)
+        numbers = Counter(peer.process for peer in served.server._peers)
+        assert sorted(numbers.values()) == [1, 10]
+        assert min(numbers) > UNSEEN
+    finally:
+        other.communicate(b"\n")
+        for connection in greedy:
+            connection.close()
 
 
 def test_what_is_nested_too_deep_is_the_clients_fault(served: Served) -> None:
