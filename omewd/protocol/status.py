@@ -67,7 +67,8 @@ class SourceStatus(Record):
 
     ``open``: whether it takes frames. ``ended_by``: why it no longer does. ``lost``: the first runs of lost frames.
     ``producer``: the process id of the attached producer; from 2^62 on, a process in a PID namespace that the daemon
-    can't see.
+    can't see. ``silent_s``: the time since the newest frame, None before the first one and once the source takes no
+    more.
     """
 
     source: int = 0
@@ -78,6 +79,7 @@ class SourceStatus(Record):
     ring: RingStatus = RingStatus()
     producer: int | None = None
     ended_by: str = ""
+    silent_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class StreamStatus(Record):
     of the sources. ``kept_in_ring``: the stream has failed, and its rings still hold frames that are not on disk.
     ``ring``: the sum over its rings. ``paused``: why no frames are being written. ``waits``: by stage (see
     :mod:`omewd.model.waits`). ``recent_waits``: those of the last 5 to 10 seconds. ``retries``: how many jobs had to be
-    run again.
+    run again. ``acknowledged``: somebody has stopped it since it failed, and so knows.
     """
 
     id: int = 0
@@ -150,6 +152,7 @@ class StreamStatus(Record):
     producer: int | None = None
     ended_by: str = ""
     error: ErrorStatus | None = None
+    acknowledged: bool = False
     status_version: str = str(STATUS)
 
 

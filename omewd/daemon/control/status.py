@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _RUNS_IN_STATUS = 50
 
 
-def source_status(source: Source) -> SourceStatus:
-    gaps = source.gaps
+def source_status(source: Source, now_ns: int) -> SourceStatus:
+    gaps, newest_ns = source.gaps, source.newest_frame_ns
     return SourceStatus(
         source=source.number,
         name=source.name,
@@ -50,6 +50,7 @@ def source_status(source: Source) -> SourceStatus:
         ),
         producer=source.producer,
         ended_by=source.ended_by,
+        silent_s=None if newest_ns is None else round(max(now_ns - newest_ns, 0) / 1e9, 3),
     )
 
 
@@ -66,8 +67,8 @@ def brief_status(stream: Stream, source: Source) -> dict[str, Any]:
 
 def stream_status(stream: Stream, now_ns: int, only: Source | None = None) -> StreamStatus:
     """The status of a stream. ``now_ns``: the monotonic time for its rates. ``only``: the one source to list."""
-    spec = stream.spec
-    sources = tuple(source_status(source) for source in stream.sources)
+    spec, drive = stream.spec, stream.drive
+    sources = tuple(source_status(source, now_ns) for source in stream.sources)
     throughput = _throughput(stream, now_ns)
     return StreamStatus(
         id=stream.id,
@@ -92,14 +93,15 @@ def stream_status(stream: Stream, now_ns: int, only: Source | None = None) -> St
         ring=_rings(sources),
         sources=sources if only is None else (sources[only.number],),
         throughput=throughput,
-        paused=ErrorStatus.of(stream.paused) if stream.paused else None,
-        disk=DiskStatus(stream.disk_free_bytes, _disk_lasts_s(stream.disk_free_bytes, throughput), stream.disk_io),
+        paused=ErrorStatus.of(drive.paused) if drive.paused else None,
+        disk=DiskStatus(drive.free_bytes, _disk_lasts_s(drive.free_bytes, throughput), drive.io),
         waits=summary(stream.waits.all),
         recent_waits=summary(stream.waits.recent(now_ns)),
         retries=stream.retries,
         producer=next((source.producer for source in sources if source.producer), None),
         ended_by=stream.ended_by,
         error=_why(stream.failure) if stream.failure else None,
+        acknowledged=stream.acknowledged,
     )
 
 

@@ -246,12 +246,12 @@ class Lifecycle:
 
     def pause(self, stream: Stream, error: OmewdError) -> None:
         """Give out no new jobs of a stream, because the disk is full."""
-        stream.pause(error)
+        stream.drive.pause(error)
         self._delivery.withdraw(stream)
 
     def go_on(self, stream: Stream) -> None:
         """Give out jobs of a stream again, because there is space."""
-        stream.go_on()
+        stream.drive.go_on()
         self._streams.look_at(stream)
 
     def job_ended(self, stream: Stream, job: Job) -> None:
@@ -358,7 +358,7 @@ class Lifecycle:
             self._delivery.submit(stream, job)
         if (windows := stream.take_contrast(now_ns)) is not None:
             self._datasets.put_contrast(stream.dataset, windows)
-        grows_ns = None if stream.paused else stream.dataset.maintenance.grows_ns
+        grows_ns = None if stream.drive.paused else stream.dataset.maintenance.grows_ns
         times = filter(None, (grows_ns, stream.contrast.shows_ns(now_ns)))
         self._streams.agenda.at(stream.id, min(times, default=None))
 

@@ -188,6 +188,11 @@ class Source:
         return is_there
 
     @property
+    def newest_frame_ns(self) -> int | None:
+        """The producer's time of the newest frame; None before the first one, and once no more are taken."""
+        return self.ring.newest_frame_ns if self.ring is not None and self.is_open else None
+
+    @property
     def is_behind(self) -> bool:
         """Whether the producer should have rung since the last poll."""
         return self.ring is not None and self.is_open and self.ring.is_behind

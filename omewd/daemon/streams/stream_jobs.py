@@ -45,7 +45,7 @@ class StreamJobs:
             self._done(self._stream, task, result, now_ns)
 
     def _done(self, stream: Stream, task: Task, result: Result, now_ns: int) -> None:
-        if stream.paused is not None and task.was_postponed:  # other jobs may have used the last free space
+        if stream.drive.paused is not None and task.was_postponed:  # other jobs may have used the last free space
             log.info("there is space on the disk again", stream=stream.name)
             self._lifecycle.go_on(stream)
         match task.job, result:
