@@ -115,7 +115,8 @@ def test_how_channels_are_shown(omewd_daemon: DaemonProcess, tmp_path: Path) -> 
     channels = (omewd.Channel(name="DAPI"), omewd.Channel(name="GFP"))
     y, x = omewd.parse_dims("y:64,x:64")
     spec = StreamSpec(
-        name="cam0", dimensions=(omewd.Dimension(name="t", count=1), omewd.Dimension(name="c", coords=channels), y, x)
+        name="cam0",
+        dimensions=(omewd.Dimension(name="t", count=1), omewd.Dimension(name="c", count=2, coords=channels), y, x),
     )
     omewd_daemon.client.start_stream(spec)
     with omewd_daemon.connect("cam0") as producer:
