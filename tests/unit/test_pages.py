@@ -45,6 +45,20 @@ def test_the_readme_is_narrow() -> None:
     assert [line for line in README.read_text().splitlines() if len(line) >= 120] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_a_page_is_the_same_on_the_site_as_on_the_forge(page: Path) -> None:
+    """Forges read Markdown by CommonMark; Python-Markdown, which makes the site, wants more spaces and empty lines."""
+    markdown, markdown_it = pytest.importorskip("markdown"), pytest.importorskip("markdown_it")
+    pytest.importorskip("pymdownx")
+    text = page.read_text()
+    site = markdown.markdown(text, extensions=["tables", "attr_list", "pymdownx.superfences"])
+    forge = markdown_it.MarkdownIt("commonmark").enable("table").render(text)
+    parts = ("ul", "ol", "li", "table", "tr", "td", "pre", "h1", "h2", "h3", "strong", "em")
+    assert {part: len(re.findall(rf"<{part}[ >]", site)) for part in parts} == {
+        part: len(re.findall(rf"<{part}[ >]", forge)) for part in parts
+    }
+
+
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs_click")
     pytest.importorskip("mkdocstrings")

@@ -181,3 +181,22 @@ def test_a_camera_that_ended_while_there_was_no_daemon_is_noticed(tmp_path: Path
             with daemon_in_container(tmp_path, Path(shm)) as second:
                 second.client.wait("cam", timeout=60)
         assert len(read_zarr(first.data / "cam.ome.zarr")) > last
+
+
+def test_rings_end_with_a_container_that_has_its_own_shared_memory(tmp_path: Path) -> None:
+    """The dataset is finalized to what was on disk, and the camera is told."""
+    with daemon_in_container(tmp_path) as first:
+        first.client.start_stream(make_spec("cam", "t:inf,y:256,x:256", ring_slots=50))
+        with camera_in_container(first, "cam", 10_000, 0.01) as camera:
+            assert camera.stdout
+            for _ in range(30):
+                camera.stdout.readline()
+            os.kill(first_process(first.process), signal.SIGKILL)
+            first.process.wait(30)
+            with daemon_in_container(tmp_path):
+                _, errors = camera.communicate(timeout=90)
+    assert camera.returncode == 1
+    assert "the daemon was restarted and does not go on with stream 'cam'" in errors
+    written = read_zarr(first.data / "cam.ome.zarr")
+    assert (written == np.arange(len(written), dtype=np.uint16)[:, None, None]).all()
+    assert verify(first.data / "cam.ome.zarr").problems == []
