@@ -66,8 +66,9 @@ class SourceStatus(Record):
     """One source of a stream. ``source``: its number. ``name``: empty if it is the only one.
 
     ``open``: whether it takes frames. ``ended_by``: why it no longer does. ``lost``: the first runs of lost frames.
-    ``producer``: the process id of the attached producer. ``silent_s``: the time since the newest frame, None before
-    the first one and once the source takes no more.
+    ``producer``: the process id of the attached producer; from 2^62 on, a process in a PID namespace that the daemon
+    can't see. ``silent_s``: the time since the newest frame, None before the first one and once the source takes no
+    more.
     """
 
     source: int = 0

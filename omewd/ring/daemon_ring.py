@@ -134,12 +134,12 @@ class DaemonRing:
 
     @property
     def producer(self) -> int:
-        """The process id of the attached producer, 0 for none."""
+        """The number of the attached producer's process, 0 for none."""
         return self._words[PRODUCER]
 
-    def note_producer(self, pid: int) -> None:
-        """Put the process id of the producer on record, 0 for none."""
-        self._words[PRODUCER] = pid
+    def note_producer(self, process: int) -> None:
+        """Put the number of the producer's process on record, 0 for none."""
+        self._words[PRODUCER] = process
 
     def format(self) -> None:
         """Initialise a new segment. The geometry is written last, and makes the segment valid."""

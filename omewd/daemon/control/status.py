@@ -49,7 +49,7 @@ def source_status(source: Source, now_ns: int) -> SourceStatus:
             bytes=source.geometry.total_bytes,
             window=source.plan.window_frames,
         ),
-        producer=source.producer_pid,
+        producer=source.producer,
         ended_by=source.ended_by,
         silent_s=None if newest_ns is None else round(max(now_ns - newest_ns, 0) / 1e9, 3),
     )
