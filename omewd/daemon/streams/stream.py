@@ -6,10 +6,8 @@ follow, and the caller performs them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from omewd.daemon.datasets.dataset import PHASES, Dataset, Phase
@@ -119,11 +117,6 @@ class Stream:
     def ring_bytes(self) -> int:
         """The bytes of all rings together."""
         return sum(source.geometry.total_bytes for source in self.sources)
-
-    @cached_property
-    def spec_bytes(self) -> int:
-        """The size of the specification as JSON."""
-        return len(json.dumps(self.fields)) + len(self.details)
 
     @property
     def has_rings(self) -> bool:

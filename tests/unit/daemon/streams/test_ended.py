@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from omewd.daemon.streams.agenda import Agenda
 from omewd.daemon.streams.stream import Stream
-from omewd.daemon.streams.streams import KEPT_ENDED_BYTES, KEPT_ENDED_STREAMS, Streams
+from omewd.daemon.streams.streams import KEPT_ENDED_BYTES, KEPT_ENDED_STREAMS, Streams, spec_bytes
 from omewd.model.spec.outline import MAX_SPEC_BYTES
 from omewd.model.spec.stored import stored_spec
 from tests.unit.cameras import dataset_at
@@ -57,7 +57,7 @@ def test_large_specifications_are_bounded_together() -> None:
     it = Ended()
     for number in range(KEPT_ENDED_STREAMS):
         it.end(number, b"x" * MAX_SPEC_BYTES if number % 2 else b"", title="x" * 200_000)
-        assert sum(stream.spec_bytes for stream in it.streams.ended.values()) <= KEPT_ENDED_BYTES
+        assert sum(spec_bytes(stream) for stream in it.streams.ended.values()) <= KEPT_ENDED_BYTES
         assert it.known[-1] == number
     assert len(it.known) >= KEPT_ENDED_BYTES // (MAX_SPEC_BYTES + 500_000)
 
