@@ -18,9 +18,9 @@ class Tools:
 
     ``encoders``: threads that gather and compress, one for each core, into ``encoded`` buffers. ``pieces``: threads
     that write those, or whole frames, and mostly wait for the disk. ``files``: threads for small files, which wait for
-    their syncs. ``left_open``: how many more small files may stay open meanwhile. ``open_shards``: how many
-    shards may be open. ``syncs``: threads for all other
-    syncs, which do not stand in line with the writes of the next job. ``buffers``: of whatever thread asks.
+    their syncs. ``left_open``: how many more small files may stay open meanwhile. ``open_shards``: how many shards may
+    be open. ``syncs``: threads for all other syncs, which do not stand in line with the writes of the next job.
+    ``buffers``: of whatever thread asks.
     """
 
     def __init__(self, cores: int = 1, scratch: Path = Path("/dev/shm/omewd")) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from omewd.model.spec.spec import StreamSpec
 from tests.support.daemons import DaemonProcess
 from tests.support.frames import make_frame
 
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 OPTIONS = ("--writers", "2", "--memory", "512MiB")
 
 
@@ -26,6 +28,16 @@ class Daemons:
         self.now.kill()
         self.now = DaemonProcess(self.folder, *OPTIONS, **options)
         return self.now
+
+
+def traced(*options: str) -> tuple[str, ...]:
+    """Run the daemon under strace; -D makes the daemon our child, not the tracer."""
+    return ("strace", "-D", "-f", "-qq", "-o", "/dev/null", *options)
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """What is in a folder: the bytes of files, None for folders."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def abandon(producer: omewd.Producer) -> None:

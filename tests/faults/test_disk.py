@@ -12,20 +12,14 @@ import pytest
 
 import omewd
 from omewd.model.spec.spec import StreamSpec
+from tests.faults.support import OPTIONS, contents, needs_strace, traced
 from tests.support.daemons import DaemonProcess, daemon
 from tests.support.datasets import check_dataset
 from tests.support.frames import make_frame, make_spec
+from tests.support.processes import wait_for
 
-OPTIONS = ("--writers", "2", "--memory", "512MiB")
 # Units of 2 MiB: each is a job of its own, written by the writer's own thread.
 DIMS = "t:48:1:4,y:512:256:2,x:512:256:2"
-
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-
-
-def traced(*options: str) -> tuple[str, ...]:
-    """Run the daemon under strace; -D makes the daemon our child, not the tracer."""
-    return ("strace", "-D", "-f", "-qq", "-o", "/dev/null", *options)
 
 
 def record(process: DaemonProcess, spec: StreamSpec, frames: int = 48) -> None:
@@ -115,7 +109,7 @@ def test_row_19_a_disk_that_can_not_keep_what_it_took(tmp_path: Path, failing_di
     options = ("--data-root", str(failing_disk), "--writers", "1", "--memory", "512MiB")
     with daemon(tmp_path / "d", *options) as process:
         output = str(failing_disk / "cam.ome.zarr")
-        spec = make_spec("cam", "t:60:1:2,y:512:256,x:512:256", output=output, on_disk_full="fail")
+        spec = make_spec("cam", "t:inf:1:2,y:512:256,x:512:256", output=output, on_disk_full="fail")
         process.client.start_stream(spec)
         producer = process.connect("cam")
         with pytest.raises(omewd.OmewdError, match="frames are missing"):
@@ -127,3 +121,18 @@ def test_row_19_a_disk_that_can_not_keep_what_it_took(tmp_path: Path, failing_di
         assert frames["durable"] <= frames["written"]
         with contextlib.suppress(omewd.OmewdError):  # once it has been closed this does nothing
             producer.close()
+
+
+@needs_strace
+def test_rows_19_and_20_a_dataset_whose_name_can_not_be_synced_is_taken_back(tmp_path: Path) -> None:
+    """It is in its place already, and the one that it replaces is aside."""
+    spec = make_spec("cam", "t:8:1:4,y:16,x:16", overwrite=True)
+    with daemon(tmp_path, *OPTIONS) as first:
+        record(first, spec, 8)
+        before = contents(first.data)
+    prefix = traced("-P", str(first.data), "-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=1")
+    with daemon(tmp_path, "--writers", "1", "--memory", "512MiB", prefix=prefix) as process:
+        with pytest.raises(omewd.OmewdError, match="Input/output error"):
+            process.client.start_stream(spec)
+        wait_for(lambda: contents(process.data) == before)
+        wait_for(lambda: not list((tmp_path / "state/streams").iterdir()))

@@ -12,15 +12,11 @@ import pytest
 import omewd
 from omewd.model.spec.spec import StreamSpec
 from omewd.process.faultpoints import VARIABLE
-from tests.faults.support import OPTIONS, Daemons, abandon, append, entries
+from tests.faults.support import OPTIONS, Daemons, abandon, append, contents, entries
 from tests.support.daemons import DaemonProcess
 from tests.support.datasets import check_dataset, read_zarr
 from tests.support.frames import make_spec
 from tests.support.processes import wait_for, wait_until_gone
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def record(process: DaemonProcess, name: str, frames: int) -> Path:

@@ -12,8 +12,7 @@ from omewd.dataset.verify import verify
 from omewd.model.plan.memory import JOBS_IN_FLIGHT
 from omewd.model.spec.spec import StreamSpec
 from omewd.process.faultpoints import VARIABLE
-from tests.faults.support import append
-from tests.faults.test_disk import needs_strace, traced
+from tests.faults.support import append, needs_strace, traced
 from tests.support.daemons import DaemonProcess, daemon
 from tests.support.datasets import check_dataset
 from tests.support.frames import make_spec

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import omewd
 from omewd.producer.producer import Producer
-from tests.support.daemons import DaemonProcess
+from tests.faults.support import needs_strace, traced
+from tests.support.daemons import DaemonProcess, daemon
 from tests.support.datasets import check_dataset
 from tests.support.frames import make_frame, make_spec
 from tests.support.processes import wait_for
@@ -116,3 +119,33 @@ def test_row_31_sigusr1_makes_the_next_stop_drain(tmp_path: Path) -> None:
     assert not daemon.shared_memory()
     assert producer.close(timeout=30)["state"] == "DONE"
     check_dataset(daemon.data / "cam.ome.zarr", SPEC, 21)
+
+
+@needs_strace
+def test_row_31_a_stream_that_starts_as_the_daemon_stops_is_gone_in_the_next_one(tmp_path: Path) -> None:
+    """Its client hears that it did not start, though its entry says that it takes frames and is just being synced."""
+    entries = tmp_path / "state/streams"
+    # The thread's first sync of the folder is for the entry that says that it starts.
+    slow = traced("-P", str(entries), "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=3s:when=2")
+    told: list[str] = []
+    with daemon(tmp_path, *OPTIONS, "--on-stop", "keep", prefix=slow) as first:
+
+        def start() -> None:
+            try:
+                first.client.start_stream(SPEC)
+            except omewd.OmewdError as error:
+                told.append(error.code)
+
+        client = threading.Thread(target=start)
+        client.start()
+        wait_for(lambda: any('"phase": "active"' in entry.read_text() for entry in entries.glob("*.json")))
+        assert first.stop() == 0
+        client.join(60)
+        assert told == ["stopping"]
+        assert (first.data / "cam.ome.zarr").exists()
+
+    with daemon(tmp_path, *OPTIONS) as second:
+        wait_for(lambda: not list(entries.iterdir()))
+        assert not list(second.data.iterdir())
+        assert second.client.status()["streams"] == []
+        assert not second.shared_memory()

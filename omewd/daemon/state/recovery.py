@@ -52,6 +52,7 @@ class Recovery:
     ) -> None:
         self._streams, self._datasets, self._lifecycle = streams, datasets, lifecycle
         self._journal, self._memory, self._instance, self._scratch = journal, memory, instance, scratch
+        self._being_let_go: set[str] = set()
 
     def run(self) -> None:
         """Take over every stream in the journal, and remove shared memory of the last daemon that belongs to none.
@@ -116,6 +117,7 @@ class Recovery:
 
     def take_over_again(self, name: str) -> None:
         """Try to take over a kept ring again; raises OmewdError if that fails."""
+        self._require_kept(name)
         entry = self._journal.read(name)
         try:
             self._take_over(name, entry)
@@ -134,15 +136,17 @@ class Recovery:
         """Discard a kept ring, and finalize its dataset by the ledger, if the dataset is known.
 
         The loop calls ``then`` once that is recorded. With ``no_resources``, because the journal can't be written, the
-        ring is still kept.
+        ring is still kept. Until then, no other stream gets its name. Raises OmewdError ``busy``.
         """
-        self._streams.forget_kept(kept.name)  # nobody may resume it meanwhile
+        self._require_kept(kept.name)
+        self._being_let_go.add(kept.name)
 
         def noted(error: Exception | None) -> None:
+            self._being_let_go.discard(kept.name)
             if error is not None:
-                self._streams.keep(kept)
                 then(unwritten(error))
                 return
+            self._streams.forget_kept(kept.name)
             point("daemon: kept ring let go")
             log.warning("discarding a ring that could not be taken over", stream=kept.name, rings=list(kept.paths))
             self._discard(kept)
@@ -154,6 +158,11 @@ class Recovery:
             self._journal.set_apart(kept.name, RECOVER, kept.entry["epoch"], noted)
         else:
             self._journal.remove(kept.name, None, noted)
+
+    def _require_kept(self, name: str) -> None:
+        """Raise OmewdError ``busy`` for a kept ring that is being let go."""
+        if name in self._being_let_go:
+            raise OmewdError("busy", f"the ring of stream {name[:80]!r} is just being discarded", "See omewd status")
 
     def _discard(self, kept: KeptRing) -> None:
         self._memory.remove(kept.shared_memory)

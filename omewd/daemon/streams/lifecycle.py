@@ -201,12 +201,31 @@ class Lifecycle:
         self.do(stream, actions, now_ns)
 
     def give_up_all(self, error: OmewdError, now_ns: int) -> None:
-        """End every stream and report the missing frames, because nothing can be written any more."""
+        """Fail every stream and report the missing frames, because nothing can be written any more.
+
+        The next daemon sees to their rings and datasets: it finalizes these, or removes those of streams that were
+        starting.
+        """
         for stream in list(self._streams.open.values()):
+            if stream.settled:
+                continue
             self.fail(stream, error, now_ns)
             if stream.has_rings:
                 stream.tell_loss()
-            self._settle(stream, now_ns)
+            self._tell_end(stream)
+
+    def take_back_starts(self) -> None:
+        """Let no stream that is starting take frames under the next daemon, because its client hears of no success.
+
+        The entry that says that it takes frames may be in the journal already, or on its way.
+        """
+        for stream in self._streams.open.values():
+            if stream.was_active:
+                continue
+            if stream.start.is_noting:
+                self._admission.note(stream, STARTING, lambda _: None)
+            if (starter := self._replies.take_starter(stream)) is not None:
+                self._replies.result(starter, stream.error or OmewdError("stopping", "the daemon is stopping"))
 
     @contextlib.contextmanager
     def failing(self, stream: Stream, now_ns: int) -> Iterator[None]:
@@ -227,12 +246,12 @@ class Lifecycle:
 
     def pause(self, stream: Stream, error: OmewdError) -> None:
         """Give out no new jobs of a stream, because the disk is full."""
-        stream.pause(error)
+        stream.drive.pause(error)
         self._delivery.withdraw(stream)
 
     def go_on(self, stream: Stream) -> None:
         """Give out jobs of a stream again, because there is space."""
-        stream.go_on()
+        stream.drive.go_on()
         self._streams.look_at(stream)
 
     def job_ended(self, stream: Stream, job: Job) -> None:
@@ -256,10 +275,7 @@ class Lifecycle:
 
     def _settle(self, stream: Stream, now_ns: int) -> None:
         """Answer the clients that wait for the end, and release the stream's memory."""
-        producers.let_go(stream)
-        stream.settle()
-        self._replies.started(stream)
-        self._replies.tell(stream)
+        self._tell_end(stream)
         if not stream.was_active:  # it never started, and its client has been told
             self._datasets.never_made(stream.dataset)
             self._streams.discard(stream)
@@ -274,6 +290,13 @@ class Lifecycle:
             self._datasets.sweep(stream.dataset)
         self._datasets.step(stream.dataset)
         self._replies.settled(stream)
+
+    def _tell_end(self, stream: Stream) -> None:
+        """Note that nothing more will happen to a stream, and answer the clients that wait for that."""
+        producers.let_go(stream)
+        stream.settle()
+        self._replies.started(stream)
+        self._replies.tell(stream)
 
     def memory_comes_back(self, now_ns: int) -> None:
         """Note that rings were removed. Their memory is given back by the last process that lets go of it."""
@@ -335,7 +358,7 @@ class Lifecycle:
         """Put what was found of the pixels' range into the dataset now and then, and choose when to look again."""
         if (windows := stream.take_contrast(now_ns)) is not None:
             self._datasets.put_contrast(stream.dataset, windows)
-        grows_ns = None if stream.paused else stream.dataset.maintenance.grows_ns
+        grows_ns = None if stream.drive.paused else stream.dataset.maintenance.grows_ns
         times = filter(None, (grows_ns, stream.contrast.shows_ns(now_ns)))
         self._streams.agenda.at(stream.id, min(times, default=None))
 

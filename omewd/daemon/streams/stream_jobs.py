@@ -45,7 +45,7 @@ class StreamJobs:
             self._done(self._stream, task, result, now_ns)
 
     def _done(self, stream: Stream, task: Task, result: Result, now_ns: int) -> None:
-        if stream.paused is not None and task.was_postponed:  # other jobs may have used the last free space
+        if stream.drive.paused is not None and task.was_postponed:  # other jobs may have used the last free space
             log.info("there is space on the disk again", stream=stream.name)
             self._lifecycle.go_on(stream)
         match task.job, result:
@@ -54,6 +54,7 @@ class StreamJobs:
                 if stream.written_to_disk(job, result, now_ns):
                     stream.rings[job.source].ring_producer()
             case CheckPlace(), PlaceChecked() if stream.state is State.STARTING:
+                stream.drive.report(result.drive, result.free_bytes)
                 self._lifecycle.placed(stream, Path(result.place), result.backend, result.reason, now_ns)
             case CreateDataset(), Leftovers():
                 stream.dataset.note_leftovers(result.leftovers)
@@ -66,7 +67,7 @@ class StreamJobs:
     def job_put_back(self, task: Task, error: OmewdError, now_ns: int) -> None:
         stream = self._stream
         if stream.state is State.FAILED and isinstance(task.job, CreateDataset):  # no longer needed
-            self._lifecycle.do(stream, stream.making_lost(), now_ns)
+            self._lifecycle.do(stream, stream.not_made(), now_ns)
         elif stream.state is State.FAILED and isinstance(task.job, WriteUnits) and error.code != "writer_died":
             self._lifecycle.drop_jobs(stream)
         elif task.was_postponed and error.code == "disk_full":
@@ -84,10 +85,11 @@ class StreamJobs:
         match task.job:
             case CheckPlace() if error.code == "output_exists" and stream.may_change_name:
                 self._lifecycle.try_next_name(stream, now_ns)
-            case CheckPlace() | CreateDataset():
+            case CheckPlace():
                 self._lifecycle.fail(stream, error, now_ns)
-                if died:
-                    self._lifecycle.do(stream, stream.making_lost(), now_ns)
+            case CreateDataset():  # it may have put the dataset in place already, and moved the one there aside
+                self._lifecycle.fail(stream, error, now_ns)
+                self._lifecycle.do(stream, stream.not_made(), now_ns)
             case WriteUnits() if stream.state is State.FAILED and not died:
                 pass
             case GrowShape() | SealShards() as job if error.code != "dataset_replaced":

@@ -38,7 +38,7 @@ class Event(StrEnum):
     ALLOCATED = "allocated"  # the rings can be used
     MADE = "made"  # the dataset is on disk
     NOTED = "noted"  # the journal says, durably, that it takes frames; or it has failed while that was written
-    MAKING_LOST = "making lost"  # the writer that was creating it has died, and may have left a part of it
+    NOT_MADE = "not made"  # the dataset could not be created, and all or a part of it may be there
     CLOSED = "closed"  # no source takes frames any more
     IDLE = "idle"  # it has no waiting or running jobs, and nothing is being allocated
     FINALIZED = "finalized"  # the last metadata is on disk
@@ -135,7 +135,7 @@ TABLE: tuple[Row, ...] = (
     Row(_S.FAILED, _E.MADE, _S.FAILED, (_A.UNDO,)),
     Row(_S.FAILED, _E.NOTED, _S.FAILED, (_A.NOTE_STARTING,)),
     Row(_S.FAILED, _E.RECORDED, _S.FAILED, (_A.UNDO,), guard=(("noting", True),)),
-    Row(_S.FAILED, _E.MAKING_LOST, _S.FAILED, (_A.DROP_JOBS, _A.UNDO)),
+    Row(_S.FAILED, _E.NOT_MADE, _S.FAILED, (_A.DROP_JOBS, _A.UNDO)),
     Row(_S.FAILED, _E.IDLE, _S.FAILED, (_A.SETTLE,), guard=(("has_dataset", False),)),
     Row(_S.FAILED, _E.IDLE, _S.FAILED, (_A.FINALIZE,), guard=(("has_dataset", True), ("is_ending", False))),
     # The job for the final metadata has failed itself.

@@ -161,9 +161,9 @@ def test_nothing_is_due_of_a_stream_that_takes_no_frames(state: State) -> None:
 def test_nothing_is_due_while_the_disk_is_full_and_all_of_it_afterwards() -> None:
     maintenance, stream = Maintenance(), stream_of(SHARDS)
     have(stream, 8, 4, 0)
-    stream.paused = OmewdError("disk_full", "no space")
+    stream.drive.pause(OmewdError("disk_full", "no space"))
     assert due(maintenance, stream, 10 * SECOND) == []
-    stream.paused = None
+    stream.drive.go_on()
     assert due(maintenance, stream, 10 * SECOND) == [("seal", 0), ("seal", 1), ("grow", 0)]
 
 

@@ -27,7 +27,7 @@ IGNORED: dict[tuple[State, Event], str] = {
     **{(state, Event.ALLOCATED): "rings are allocated once" for state in State if state is not State.STARTING},
     **{(state, Event.MADE): "a dataset is made once" for state in LIVE[1:]},
     (State.DONE, Event.MADE): "a dataset is made once",
-    **{(state, Event.MAKING_LOST): "the job is done by another writer" for state in [*LIVE, State.DONE]},
+    **{(state, Event.NOT_MADE): "the job is done by another writer" for state in [*LIVE, State.DONE]},
     **{(state, Event.CLOSED): "no frames were taken" for state in State if state is not State.ACTIVE},
     **{(state, Event.IDLE): "something else is to happen first" for state in (State.STARTING, State.ACTIVE)},
     (State.FINALIZING, Event.IDLE): "the last metadata has failed, and the stream fails next",
