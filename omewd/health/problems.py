@@ -71,13 +71,10 @@ def _of_stream(stream: StreamStatus, limits: Limits) -> Iterator[Problem]:
         return
     if stream.paused is not None:
         yield Problem(name, stream.paused.code, f"nothing is written: {stream.paused.message}", stream.paused.remedy)
-    elif (lasts_s := stream.disk.lasts_s) is not None and lasts_s < limits.disk_lasts_s:
+    elif (why := _why_disk_fills(stream, limits)) is not None:
         free = (stream.disk.free_bytes or 0) / 1e9
         yield Problem(
-            name,
-            "disk_nearly_full",
-            f"the disk is full in {lasts_s / 60:.1f} minutes at this rate: {free:.2f} GB are free",
-            "Free space on the drive of the dataset",
+            name, "disk_nearly_full", f"{why}: {free:.2f} GB are free", "Free space on the drive of the dataset"
         )
     if stream.frames.dropped:
         yield Problem(
@@ -88,6 +85,19 @@ def _of_stream(stream: StreamStatus, limits: Limits) -> Iterator[Problem]:
         )
     for source in stream.sources:
         yield from _of_source(stream, source, limits)
+
+
+def _why_disk_fills(stream: StreamStatus, limits: Limits) -> str | None:
+    """Why the disk does not suffice; None if it does, as far as that is known."""
+    disk = stream.disk
+    if disk.free_bytes is None:
+        return None
+    if disk.needs_bytes is not None and disk.needs_bytes > disk.free_bytes and stream.compression is None:
+        return f"the rest of the acquisition takes {disk.needs_bytes / 1e9:.2f} GB"
+    ends_before = disk.needs_bytes is not None and disk.needs_bytes <= disk.free_bytes
+    if disk.lasts_s is not None and disk.lasts_s < limits.disk_lasts_s and not ends_before:
+        return f"the disk is full in {disk.lasts_s / 60:.1f} minutes at this rate"
+    return None
 
 
 def _of_source(stream: StreamStatus, source: SourceStatus, limits: Limits) -> Iterator[Problem]:

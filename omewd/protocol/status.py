@@ -100,13 +100,17 @@ class Throughput(Record):
 class DiskStatus(Record):
     """The dataset's drive. Fields are None until a writer has reported them.
 
-    ``lasts_s``: the time until the drive is full, at this stream's rate. ``io``: how bytes are written, "O_DIRECT" or
-    "page cache".
+    ``lasts_s``: the time until the drive is full, at the average rates of all streams that write to it. ``io``: how
+    bytes are written, "O_DIRECT" or "page cache". ``needs_bytes``: what the rest of the acquisition takes there,
+    without compression; None if the stream is unbounded. ``warning``: why the acquisition may not fit, as it was when
+    the stream was opened.
     """
 
     free_bytes: int | None = None
     lasts_s: float | None = None
     io: str | None = None
+    needs_bytes: int | None = None
+    warning: ErrorStatus | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "gpfs", "beegfs", "afs", "glusterfs"}
@@ -57,6 +58,22 @@ def _mount_of(place: Path, mounts: Path) -> tuple[str, str]:
             kind, _, rest = after.partition(" ")
             found, length = (kind, rest.rpartition(" ")[2]), len(point.parts)
     return found
+
+
+@dataclass(frozen=True)
+class Room:
+    """A filesystem's device number, and what is free there for ordinary users; None if it does not tell."""
+
+    device: int
+    free_bytes: int | None
+
+
+def room_of(place: Path) -> Room:
+    """The room at a path, or where its nearest parent is. Raises OSError."""
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    room = os.statvfs(place)
+    return Room(place.stat().st_dev, room.f_bavail * room.f_frsize if room.f_blocks else None)
 
 
 def extend(descriptor: int, start: int, end: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import grp
 import os
 import socket
@@ -201,8 +202,12 @@ class ControlServer:
         if self._served[peer.process] >= _MOST_OF_A_PROCESS:
             return  # it stays readable, and comes before those of its process that were served
         self._served[peer.process] += 1
-        if self._read_one(peer) == HELLO and peer.open:
-            self._read_one(peer)
+        gc.disable()  # the parser of a message with 40,000 lists would start dozens of collections
+        try:
+            if self._read_one(peer) == HELLO and peer.open:
+                self._read_one(peer)
+        finally:
+            gc.enable()
         if peer.open:
             self._watch(peer)
 

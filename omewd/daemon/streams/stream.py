@@ -68,12 +68,13 @@ class Stream:
     ended_ns: int | None = None
     acknowledged: bool = False
     _retries: int = 0
-    drive: Drive = field(default_factory=Drive)
+    drive: Drive = field(init=False)
     waits: RecentWaits = field(default_factory=RecentWaits)
     contrast: ShownContrast = field(init=False)
 
     def __post_init__(self) -> None:
         self.contrast = ShownContrast(self.started_ns)
+        self.drive = Drive.of(self.spec)
         self.start = Start(self._take)
 
     @classmethod
@@ -326,7 +327,7 @@ class Stream:
     @property
     def waits_for_space(self) -> bool:
         """Whether jobs wait while the disk is full, instead of failing the stream."""
-        return self.spec.on_disk_full == "wait"
+        return self.spec.on_disk_full != "fail"
 
     def written_to_disk(self, job: WriteUnits, result: Written, now_ns: int) -> bool:
         """Note that a job's units are on disk; returns whether a producer waits for the released slots."""
@@ -336,14 +337,15 @@ class Stream:
         report.add(now_ns - result.done_ns, result.frames)
         self.waits.add({**result.waits, "report": report}, now_ns)
         self.contrast.found.add(result.contrast)
-        self.drive.report(result.free_bytes, result.io)
+        self.drive.report(result.drive, result.free_bytes, result.io)
         return released and source.ring is not None and source.ring.producer_waits
 
     def maintenance_due(self, now_ns: int, changed: Iterable[int]) -> Iterable[GrowShape | SealShards]:
         """The jobs that the dataset needs now, for example as frames of the ``changed`` sources were written."""
-        if self.state is not State.ACTIVE or self.drive.paused is not None:
+        if self.state not in (State.ACTIVE, State.DRAINING) or self.drive.paused is not None:
             return ()
-        return self.dataset.maintenance.due(self.id, self.sources, [self.sources[n] for n in changed], now_ns)
+        sources, is_ending = [self.sources[n] for n in changed], self.state is State.DRAINING
+        return self.dataset.maintenance.due(self.id, self.sources, sources, now_ns, is_ending=is_ending)
 
     def take_contrast(self, now_ns: int) -> tuple[Window, ...] | None:
         """The windows to put into the dataset now: see :meth:`ShownContrast.take`."""

@@ -54,6 +54,7 @@ class StreamJobs:
                 if stream.written_to_disk(job, result, now_ns):
                     stream.rings[job.source].ring_producer()
             case CheckPlace(), PlaceChecked() if stream.state is State.STARTING:
+                stream.drive.report(result.drive, result.free_bytes)
                 self._lifecycle.placed(stream, Path(result.place), result.backend, result.reason, now_ns)
             case CreateDataset(), Leftovers():
                 stream.dataset.note_leftovers(result.leftovers)

@@ -17,12 +17,15 @@ from omewd.protocol.jobs.job import CLEANER, MAINTAINER, WRITER, Job, Needs, Ope
 class PlaceChecked(Result):
     """``place``: the dataset's path with symbolic links resolved. ``backend``: the one for the stream.
 
-    ``reason``: why it is not the first choice, or "" if it is.
+    ``reason``: why it is not the first choice, or "" if it is. ``drive``: the device number of the place.
+    ``free_bytes``: for ordinary users there, None if the filesystem does not tell.
     """
 
     place: str
     backend: str
     reason: str
+    drive: int
+    free_bytes: int | None
 
 
 @dataclass(frozen=True)

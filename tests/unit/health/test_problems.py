@@ -46,6 +46,11 @@ def test_nothing_is_wrong_with_what_works() -> None:
         (replace(FAILED, settled=False), "disk_error", "it broke"),
         (replace(STREAM, paused=ErrorStatus("disk_full", "no space", "Free some")), "disk_full", "nothing is written"),
         (replace(STREAM, disk=DiskStatus(5 * 10**9, 90.0)), "disk_nearly_full", "in 1.5 minutes at this rate: 5.00 GB"),
+        (
+            replace(STREAM, disk=DiskStatus(10**9, 9999.0, needs_bytes=10**10)),
+            "disk_nearly_full",
+            "takes 10.00 GB: 1.00",
+        ),
         (replace(STREAM, frames=FramesStatus(received=40, dropped=3)), "frames_dropped", "3 of 40 frames"),
         (of_camera(replace(CAMERA, producer=None)), "no_camera", "is gone after 40 frames of 100"),
         (of_camera(replace(CAMERA, silent_s=61.0)), "silent_camera", "nothing for 61 s"),
@@ -76,6 +81,18 @@ def test_a_problem_is_one_line_with_a_code(status: DaemonStatus | StreamStatus, 
 )
 def test_a_camera_may_be_silent_for_a_while_before_its_first_frame_and_after_its_last(camera: SourceStatus) -> None:
     assert problems(of_camera(camera)) == []
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        replace(STREAM, disk=DiskStatus(None, None, needs_bytes=10**10)),
+        replace(STREAM, disk=DiskStatus(10**9, 60.0, needs_bytes=10**9)),  # it ends before
+        replace(STREAM, disk=DiskStatus(10**9, 9999.0, needs_bytes=10**10), compression="zstd"),
+    ],
+)
+def test_a_disk_that_suffices_as_far_as_is_known_is_no_problem(stream: StreamStatus) -> None:
+    assert problems(stream) == []
 
 
 def test_limits_can_be_set() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from omewd.daemon.control import server
 from omewd.daemon.control.peer_process import UNSEEN, process_of
 from omewd.daemon.control.pending_replies import PendingReplies
 from omewd.daemon.control.server import MOST_UNREAD_BYTES, ControlServer, Peer
+from omewd.daemon.daemon import spare_collections
 from omewd.daemon.loop import Loop
 from omewd.daemon.streams.stream import Stream
 from omewd.errors import OmewdError
@@ -140,6 +142,35 @@ def test_processes_that_the_daemon_can_not_see_are_told_apart(served: Served, mo
         other.communicate("\n")
         for connection in greedy:
             connection.close()
+
+
+def test_a_message_of_many_lists_starts_no_garbage_collection(served: Served) -> None:
+    """The parser would start dozens, which stop the loop for longer than the message takes."""
+    started: list[object] = []
+
+    def note(phase: str, info: object) -> None:
+        started.append((phase, info))
+
+    with served.connect() as connection:
+        connection.send(b'{"op":"small","x":[' + b"[]," * 40_000 + b"1]}")
+        gc.collect()
+        gc.callbacks.append(note)
+        try:
+            served.loop.wait(1)
+        finally:
+            gc.callbacks.remove(note)
+        assert receive(connection) == ({"ok": SMALL}, [])
+    assert started == []
+    assert gc.isenabled()
+
+
+def test_garbage_collections_leave_out_what_is_there_after_the_start() -> None:
+    before = gc.get_freeze_count()
+    try:
+        spare_collections()
+        assert gc.get_freeze_count() > before + 10_000
+    finally:
+        gc.unfreeze()
 
 
 def test_what_is_nested_too_deep_is_the_clients_fault(served: Served) -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from omewd.daemon.control.status import stream_status
+from omewd.daemon.control.status import rates_of_drives, stream_status
 from omewd.errors import OmewdError
 from omewd.protocol.status import DaemonStatus, KeptRingStatus, MemoryStatus, StreamStatus, WriterStatus, read_status
 from omewd.protocol.versions import STATUS, Version
@@ -44,7 +44,7 @@ def test_fields_that_scripts_rely_on_are_there() -> None:
     assert (set(source["frames"]), set(source["ring"])) == (FRAMES, RING)
     throughput = {"seconds", "frames_per_s", "bytes_per_s", "written_bytes", "stored_bytes"}
     assert set(status["throughput"]) == throughput
-    assert set(status["disk"]) == {"free_bytes", "lasts_s", "io"}
+    assert set(status["disk"]) == {"free_bytes", "lasts_s", "io", "needs_bytes", "warning"}
     assert set(status["error"]) == {"code", "message", "remedy"}
     assert status["frame_shape"] == [2, 3]
     assert status["status_version"] == str(STATUS)
@@ -115,6 +115,25 @@ def test_a_source_is_silent_since_its_newest_frame() -> None:
         it.publish(1)
         it.poll()
         assert stream_status(it.stream, 10**13).sources[0].silent_s is None
+
+
+def test_a_drive_lasts_as_long_as_all_streams_let_it() -> None:
+    with camera_of("t:inf:2,y:2,x:3") as one, camera_of("t:inf:2,y:2,x:3") as other:
+        for it in (one, other):
+            it.publish(4)
+            it.poll()
+            it.take()
+            it.finish()
+            it.stream.drive.report(8, 1000, "O_DIRECT")
+        now_ns = 5 + 10**9  # 10 bytes were stored in a second
+        rates = rates_of_drives([one.stream, other.stream], now_ns)
+        assert rates == {8: 20.0}
+        lasts = [stream_status(one.stream, now_ns, rates=some).disk.lasts_s for some in (None, rates)]
+        assert lasts == [100.0, 50.0]
+        other.stream.drive.report(9, 1000)
+        assert rates_of_drives([one.stream, other.stream], now_ns) == {8: 10.0, 9: 10.0}
+        other.stream.settle()
+        assert rates_of_drives([one.stream, other.stream], now_ns) == {8: 10.0}
 
 
 def test_versions() -> None:
