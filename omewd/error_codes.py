@@ -101,6 +101,11 @@ SECTIONS: dict[str, tuple[ErrorCode, ...]] = {
             "The ring does not fit into shared memory (/dev/shm).",
             "Free memory, enlarge /dev/shm, or pass a smaller `ring_slots=…`",
         ),
+        ErrorCode(
+            "no_disk_space",
+            "The acquisition does not fit on the dataset's drive.",
+            "Free space, declare fewer frames, or pass `on_disk_full='wait'` to open it all the same",
+        ),
         ErrorCode("ring_creation", "The ring's shared memory can't be created.", "Check the limits of /dev/shm"),
         ErrorCode("ring_exists", "The ring's shared memory already exists.", "Check whether another daemon is running"),
         ErrorCode(

@@ -9,21 +9,27 @@ from pathlib import Path
 
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.control.server import group_id, require_address
-from omewd.daemon.processes import shared_memory
+from omewd.daemon.processes.shared_memory import cgroup_bytes, total_memory_bytes
 from omewd.errors import OmewdError
 
 _SHARED_MEMORY = Path("/dev/shm")
+# What Docker and Podman give a container that asks for nothing else.
+_OF_CONTAINERS_BYTES = 64 << 20
 
 
 def problems(config: ServeConfig) -> Iterator[OmewdError]:
     """Everything that would keep a daemon from starting with this configuration, or from working as it says."""
-    checks: list[Callable[[], object]] = [
-        partial(require_memory, config.memory_bytes),
-        partial(_require_shared_memory, config.memory_bytes),
-    ]
+    size = os.statvfs(_SHARED_MEMORY)
+    shared_bytes = size.f_blocks * size.f_frsize
+    yield from budget_problems(config.memory_bytes, total_memory_bytes(), cgroup_bytes(), shared_bytes)
+    yield from folder_problems(config)
+
+
+def folder_problems(config: ServeConfig) -> Iterator[OmewdError]:
+    """What is wrong with the places that a configuration names, and with its group."""
     folders = [(root, "data root") for root in config.data_roots]
     folders += [(config.state_dir, "state directory"), (config.socket.parent, "folder of the socket")]
-    checks += [partial(_require_writable, folder, what) for folder, what in folders]
+    checks: list[Callable[[], object]] = [partial(_require_writable, folder, what) for folder, what in folders]
     checks.append(partial(require_address, config.socket))
     if config.group is not None:
         checks.append(partial(group_id, config.group))
@@ -36,24 +42,30 @@ def problems(config: ServeConfig) -> Iterator[OmewdError]:
 
 def require_memory(budget_bytes: int) -> None:
     """Raise OmewdError ``start_failed`` if the machine, or the cgroup of this process, has less memory."""
-    limits = {"the machine has": shared_memory.total_memory_bytes(), "its cgroup may use": shared_memory.cgroup_bytes()}
-    for whose, limit in limits.items():
+    for error in budget_problems(budget_bytes, total_memory_bytes(), cgroup_bytes()):
+        raise error
+
+
+def budget_problems(
+    budget_bytes: int, machine_bytes: int, cgroup_bytes: int | None, shared_bytes: int | None = None
+) -> Iterator[OmewdError]:
+    """Why a memory budget is too large (``start_failed``). ``shared_bytes``: the size of /dev/shm. Pure."""
+    budget = f"--memory is {budget_bytes / 2**30:.1f} GiB"
+    for whose, limit in {"the machine has": machine_bytes, "its cgroup may use": cgroup_bytes}.items():
         if limit is not None and budget_bytes > limit:
-            raise OmewdError(
+            yield OmewdError(
                 "start_failed",
-                f"--memory is {budget_bytes / 2**30:.1f} GiB, but {whose} {limit / 2**30:.1f} GiB",
+                f"{budget}, but {whose} {limit / 2**30:.1f} GiB",
                 "Leave some for the system and the page cache; half of the memory is a good start",
             )
-
-
-def _require_shared_memory(budget_bytes: int) -> None:
-    size = os.statvfs(_SHARED_MEMORY)
-    has = size.f_blocks * size.f_frsize
-    if budget_bytes > has:
-        raise OmewdError(
+    if shared_bytes is not None and budget_bytes > shared_bytes:
+        enlarge = f"Enlarge it (mount -o remount,size={-(-budget_bytes >> 30)}G {_SHARED_MEMORY})"
+        if shared_bytes == _OF_CONTAINERS_BYTES:
+            enlarge = f"Containers get 64 MiB: start this one with --shm-size={-(-budget_bytes >> 30)}g or --ipc=host"
+        yield OmewdError(
             "start_failed",
-            f"--memory is {budget_bytes / 2**30:.1f} GiB, but {_SHARED_MEMORY} has {has / 2**30:.1f} GiB in all",
-            f"Enlarge it (mount -o remount,size={-(-budget_bytes >> 30)}G {_SHARED_MEMORY}), or lower --memory",
+            f"{budget}, but {_SHARED_MEMORY} has {shared_bytes / 2**30:.2f} GiB in all",
+            f"{enlarge}, or lower --memory",
         )
 
 

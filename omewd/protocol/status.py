@@ -66,7 +66,9 @@ class SourceStatus(Record):
     """One source of a stream. ``source``: its number. ``name``: empty if it is the only one.
 
     ``open``: whether it takes frames. ``ended_by``: why it no longer does. ``lost``: the first runs of lost frames.
-    ``producer``: the process id of the attached producer.
+    ``producer``: the process id of the attached producer; from 2^62 on, a process in a PID namespace that the daemon
+    can't see. ``silent_s``: the time since the newest frame, None before the first one and once the source takes no
+    more.
     """
 
     source: int = 0
@@ -77,6 +79,7 @@ class SourceStatus(Record):
     ring: RingStatus = RingStatus()
     producer: int | None = None
     ended_by: str = ""
+    silent_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -97,13 +100,17 @@ class Throughput(Record):
 class DiskStatus(Record):
     """The dataset's drive. Fields are None until a writer has reported them.
 
-    ``lasts_s``: the time until the drive is full, at this stream's rate. ``io``: how bytes are written, "O_DIRECT" or
-    "page cache".
+    ``lasts_s``: the time until the drive is full, at the average rates of all streams that write to it. ``io``: how
+    bytes are written, "O_DIRECT" or "page cache". ``needs_bytes``: what the rest of the acquisition takes there,
+    without compression; None if the stream is unbounded. ``warning``: why the acquisition may not fit, as it was when
+    the stream was opened.
     """
 
     free_bytes: int | None = None
     lasts_s: float | None = None
     io: str | None = None
+    needs_bytes: int | None = None
+    warning: ErrorStatus | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ class StreamStatus(Record):
     of the sources. ``kept_in_ring``: the stream has failed, and its rings still hold frames that are not on disk.
     ``ring``: the sum over its rings. ``paused``: why no frames are being written. ``waits``: by stage (see
     :mod:`omewd.model.waits`). ``recent_waits``: those of the last 5 to 10 seconds. ``retries``: how many jobs had to be
-    run again.
+    run again. ``acknowledged``: somebody has stopped it since it failed, and so knows.
     """
 
     id: int = 0
@@ -149,6 +156,7 @@ class StreamStatus(Record):
     producer: int | None = None
     ended_by: str = ""
     error: ErrorStatus | None = None
+    acknowledged: bool = False
     status_version: str = str(STATUS)
 
 

@@ -25,6 +25,7 @@ from omewd.ring.layout import (
     GAP_SKIPPED,
     GAP_TABLE,
     GAP_TABLE_ENTRIES,
+    MONOTONIC_NS,
     PRODUCER,
     PRODUCER_WAITS,
     PUBLISHED,
@@ -133,12 +134,12 @@ class DaemonRing:
 
     @property
     def producer(self) -> int:
-        """The process id of the attached producer, 0 for none."""
+        """The number of the attached producer's process, 0 for none."""
         return self._words[PRODUCER]
 
-    def note_producer(self, pid: int) -> None:
-        """Put the process id of the producer on record, 0 for none."""
-        self._words[PRODUCER] = pid
+    def note_producer(self, process: int) -> None:
+        """Put the number of the producer's process on record, 0 for none."""
+        self._words[PRODUCER] = process
 
     def format(self) -> None:
         """Initialise a new segment. The geometry is written last, and makes the segment valid."""
@@ -161,9 +162,21 @@ class DaemonRing:
     def producer_waits(self) -> bool:
         return bool(self._words[PRODUCER_WAITS])
 
+    @property
+    def newest_frame_ns(self) -> int | None:
+        """The monotonic time at which the producer published the newest frame that was taken in; None if there is none.
+
+        It is what the producer has written: any number.
+        """
+        newest = self.map.published - 1
+        return self._words[self._header_of(newest) + MONOTONIC_NS] if newest >= 0 else None
+
     def _index_of(self, sequence: int) -> int:
-        header = SLOT_HEADERS // 8 + sequence % self.geometry.capacity * self._header_words
-        return self._words[header + FRAME_INDEX]
+        return self._words[self._header_of(sequence) + FRAME_INDEX]
+
+    def _header_of(self, sequence: int) -> int:
+        """The word at which the header of a sequence's slot starts."""
+        return SLOT_HEADERS // 8 + sequence % self.geometry.capacity * self._header_words
 
     def poll(self) -> None:
         """Take in what the producer has published or skipped since the last poll.

@@ -53,7 +53,7 @@ FINAL_PUBLISHED = RELEASED + 3  # sequences from here on were not taken; UNSET u
 DOORBELL_AT = RELEASED + 4  # the producer rings once its frontier gets here
 GAP_KINDS_READ = RELEASED + 5  # entries of the gap-kind table that the daemon is done with
 FINAL_FRONTIER = RELEASED + 6  # the frontier when the stream was stopped; stored before FINAL_PUBLISHED
-PRODUCER = RELEASED + 7  # process id of the attached producer, 0 for none
+PRODUCER = RELEASED + 7  # process id of the attached producer, 0 for none; from 2**62 on if it can't be seen
 # Two progress records hold what a new daemon can't see in the slots. They are written in turn, so that one is whole
 # whenever the daemon dies.
 PROGRESS = (RELEASED + 16, RELEASED + 32)

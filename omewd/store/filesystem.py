@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "gpfs", "beegfs", "afs", "glusterfs"}
@@ -27,7 +28,11 @@ def network_filesystem(folder: Path, mounts: Path = _MOUNTS) -> str | None:
     FUSE and virtiofs count, too, because another program decides what happens to their writes.
     """
     found = filesystem_of(folder.resolve(), mounts)
-    return found if found in _NETWORK or found.startswith(("fuse", "virtiofs")) else None
+    return found if is_network(found) else None
+
+
+def is_network(filesystem: str) -> bool:
+    return filesystem in _NETWORK or filesystem.startswith(("fuse", "virtiofs"))
 
 
 def filesystem_of(place: Path, mounts: Path = _MOUNTS) -> str:
@@ -35,13 +40,40 @@ def filesystem_of(place: Path, mounts: Path = _MOUNTS) -> str:
 
     It reads the table of mounts alone, so a filesystem that hangs does not matter.
     """
-    found, length = "", -1
+    return _mount_of(place, mounts)[0]
+
+
+def mount_options(place: Path, mounts: Path = _MOUNTS) -> tuple[str, ...]:
+    """The options of the filesystem that :func:`filesystem_of` finds, such as "size=64k"."""
+    return tuple(_mount_of(place, mounts)[1].split(","))
+
+
+def _mount_of(place: Path, mounts: Path) -> tuple[str, str]:
+    """The type and the options of a path's filesystem (proc_pid_mountinfo(5))."""
+    found, length = ("", ""), -1
     for line in filter(None, os.fsdecode(mounts.read_bytes()).split("\n")):
         before, _, after = line.partition(" - ")
         point = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4]))
         if place.is_relative_to(point) and len(point.parts) >= length:  # a later mount covers an earlier one
-            found, length = after.split()[0], len(point.parts)
+            kind, _, rest = after.partition(" ")
+            found, length = (kind, rest.rpartition(" ")[2]), len(point.parts)
     return found
+
+
+@dataclass(frozen=True)
+class Room:
+    """A filesystem's device number, and what is free there for ordinary users; None if it does not tell."""
+
+    device: int
+    free_bytes: int | None
+
+
+def room_of(place: Path) -> Room:
+    """The room at a path, or where its nearest parent is. Raises OSError."""
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    room = os.statvfs(place)
+    return Room(place.stat().st_dev, room.f_bavail * room.f_frsize if room.f_blocks else None)
 
 
 def extend(descriptor: int, start: int, end: int) -> None:

@@ -6,7 +6,6 @@ together (group commit): each phase is done for all of them at once, and the fil
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from omewd.dataset.ledger import ledger
 from omewd.model.waits import Histogram, Waits, histogram_of
 from omewd.process.faultpoints import point
 from omewd.protocol.jobs.frames import WriteUnits, Written
+from omewd.store.filesystem import Room, room_of
 from omewd.store.sinks.base import Fence, at_once, commit
 from omewd.store.stopwatch import Account
 from omewd.store.tools import Tools
@@ -56,7 +56,7 @@ class UnitsInFlight:
         if self.fence is not None:
             self.fence.settle()
 
-    def report(self, stored_bytes: int, free_bytes: int, group: Account, begun_ns: int) -> Written:
+    def report(self, stored_bytes: int, room: Room, group: Account, begun_ns: int) -> Written:
         """The result. ``group``: the stages of the group commit, which began at ``begun_ns``."""
         now_ns = time.monotonic_ns()
         self.account.wait_in_line("fsync", self.put_ns, begun_ns)
@@ -69,7 +69,8 @@ class UnitsInFlight:
         return Written(
             frames=self.frames,
             stored_bytes=stored_bytes,
-            free_bytes=free_bytes,
+            drive=room.device,
+            free_bytes=room.free_bytes,
             io="O_DIRECT" if self.stream.publisher.direct else "page cache",
             contrast=self.contrast,
             waits=self.waits,
@@ -124,8 +125,8 @@ def commit_units(jobs: Sequence[UnitsInFlight], tools: Tools) -> list[Written | 
         for job, size in zip(jobs, stored, strict=True):
             if not isinstance(size, Exception):
                 lines.setdefault(job.stream, []).append(job.lines)
-        free_bytes: dict[OpenStream, int] = {}
-        appends = {stream: partial(_append, stream, some, tools, free_bytes) for stream, some in lines.items()}
+        rooms: dict[OpenStream, Room] = {}
+        appends = {stream: partial(_append, stream, some, tools, rooms) for stream, some in lines.items()}
         failed = at_once(appends, tools.syncs)
     outcomes: list[Written | Exception] = []
     for job, size in zip(jobs, stored, strict=True):
@@ -135,7 +136,7 @@ def commit_units(jobs: Sequence[UnitsInFlight], tools: Tools) -> list[Written | 
             outcomes.append(failed[job.stream])
         else:
             point("writer: ledger appended")
-            outcomes.append(job.report(size, free_bytes[job.stream], group, begun_ns))
+            outcomes.append(job.report(size, rooms[job.stream], group, begun_ns))
     return outcomes
 
 
@@ -146,11 +147,10 @@ def _commit_chunks(jobs: Sequence[UnitsInFlight], tools: Tools) -> list[int | Ex
     return [0 if job.fence is None else next(sizes) for job in jobs]
 
 
-def _append(stream: OpenStream, jobs: Sequence[JobLines], tools: Tools, free_bytes: dict[OpenStream, int]) -> None:
-    """Append the lines of jobs to their stream's ledger. ``free_bytes``: gets what is left on its drive."""
+def _append(stream: OpenStream, jobs: Sequence[JobLines], tools: Tools, rooms: dict[OpenStream, Room]) -> None:
+    """Append the lines of jobs to their stream's ledger. ``rooms``: gets what is left on its drive."""
     stream.hold_dataset().append(jobs, durable=stream.publisher.durable, clock=tools.clock)
-    room = os.statvfs(stream.folder)
-    free_bytes[stream] = room.f_bavail * room.f_frsize
+    rooms[stream] = room_of(stream.folder)
 
 
 def _waits(ring: RingReader, units: Sequence[UnitFrames], started_ns: int) -> Waits:

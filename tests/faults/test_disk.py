@@ -109,7 +109,7 @@ def test_row_19_a_disk_that_can_not_keep_what_it_took(tmp_path: Path, failing_di
     options = ("--data-root", str(failing_disk), "--writers", "1", "--memory", "512MiB")
     with daemon(tmp_path / "d", *options) as process:
         output = str(failing_disk / "cam.ome.zarr")
-        spec = make_spec("cam", "t:60:1:2,y:512:256,x:512:256", output=output, on_disk_full="fail")
+        spec = make_spec("cam", "t:inf:1:2,y:512:256,x:512:256", output=output, on_disk_full="fail")
         process.client.start_stream(spec)
         producer = process.connect("cam")
         with pytest.raises(omewd.OmewdError, match="frames are missing"):

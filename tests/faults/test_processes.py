@@ -23,6 +23,7 @@ from omewd.model.spec.backend import BACKENDS
 from omewd.process.faultpoints import VARIABLE
 from tests.support.daemons import DaemonProcess, daemon
 from tests.support.datasets import check_dataset
+from tests.support.disks import small_disk
 from tests.support.frames import Array, make_frame, make_spec
 from tests.support.processes import paused, start_python, wait_for
 
@@ -181,13 +182,10 @@ def test_row_08_a_writer_that_hangs_before_it_is_ready_is_replaced(tmp_path: Pat
         assert late not in process.writer_pids()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True)
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+@pytest.fixture(name="small_disk")
+def _small_disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        yield disk
 
 
 def was_taken(producer: omewd.Producer, frame: Array, is_paused: Callable[[], bool]) -> bool:
@@ -212,6 +210,7 @@ def test_row_18_disk_full_pauses_the_stream(tmp_path: Path, small_disk: Path, di
     with daemon(tmp_path / "d", "--data-root", str(small_disk), "--memory", "512MiB", "--writers", "2") as process:
         output = str(small_disk / "cam.ome.zarr")
         spec = make_spec("cam", dims, output=output, ring_slots=8, backpressure=policy, dtype="uint8")
+        spec = spec.model_copy(update={"on_disk_full": "wait"})  # it does not fit, and is to be opened all the same
         process.client.start_stream(spec)
         dropped = set()
         with process.connect("cam") as producer:
@@ -241,7 +240,7 @@ def test_row_18_disk_full_pauses_the_stream(tmp_path: Path, small_disk: Path, di
 def test_row_18_disk_full_is_told(tmp_path: Path, small_disk: Path) -> None:
     """A stream that is not to wait fails with the reason; what is on disk reads back; the producer hears of it."""
     with daemon(tmp_path / "d", "--data-root", str(small_disk), "--memory", "512MiB", "--writers", "1") as process:
-        spec = make_spec("cam", "t:100:1:2,y:512,x:512", output=str(small_disk / "cam.ome.zarr"), ring_slots=8)
+        spec = make_spec("cam", "t:inf:1:2,y:512,x:512", output=str(small_disk / "cam.ome.zarr"), ring_slots=8)
         spec = spec.model_copy(update={"on_disk_full": "fail"})
         process.client.start_stream(spec)
         producer = process.connect("cam")

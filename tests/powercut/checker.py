@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from tests.powercut.judge import Judge, Told
 from tests.powercut.model import History, Mode
 from tests.powercut.record import Call, Mark, NotModelledError, read_trace, strace
 from tests.powercut.scenarios import MARKS, SCENARIOS
-from tests.powercut.trees import Cut, clear, contents, cuts, lay_out, moments, on_disk, signature
+from tests.powercut.trees import Cut, clear, contents, cuts, lay_out, moments, on_disk, sampled, signature
 from tests.support.daemons import DaemonProcess
 from tests.support.processes import wait_for
 
@@ -106,10 +107,17 @@ def check(
     chance = random.Random(f"{seed} {recorded.name} {mode.name}")
     history = recorded.history(mode)
     times = [at for at in moments(history) if lines is None or at in lines]
-    chosen = list(_different(history, times, chance, subsets))
-    if most is not None and len(chosen) > most:
-        chosen = sorted(chance.sample(chosen, most), key=lambda cut: cut.at)
-    judge, outcome = Judge(recorded.folder, SCENARIOS[recorded.name]), Outcome(len({cut.at for cut in chosen}))
+    scenario = SCENARIOS[recorded.name]
+    if scenario.most is not None:
+        half = min(scenario.most, most or scenario.most) // 2
+        around = _around_syncfs(recorded.calls, times)
+        chosen = [cut for some in (around, times) for cut in sampled(history, some, chance, subsets, half)]
+    else:
+        chosen = list(_different(history, times, chance, subsets))
+        if most is not None and len(chosen) > most:
+            chosen = chance.sample(chosen, most)
+    chosen.sort(key=lambda cut: cut.at)
+    judge, outcome = Judge(recorded.folder, scenario), Outcome(len({cut.at for cut in chosen}))
     with _no_waits_for_the_disk():
         for cut in chosen:
             outcome.trees += 1
@@ -126,6 +134,13 @@ def check(
             judge.compare(told)
         outcome.violations += [f"daemon {cut}: {fault}" for fault in judge.faults]
     return outcome
+
+
+def _around_syncfs(calls: Sequence[Call], times: Sequence[int]) -> list[int]:
+    """The moments before and after each syncfs, and a few that follow: what it covers is given its place then."""
+    ends = [call.end for call in calls if call.name == "syncfs"]
+    places = {bisect_left(times, end) + step for end in ends for step in range(-1, 6)}
+    return [times[place] for place in sorted(places) if 0 <= place < len(times)] or list(times)
 
 
 def _let_a_daemon_recover(folder: Path) -> None:

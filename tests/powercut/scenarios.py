@@ -93,7 +93,8 @@ def frame_of(spec: StreamSpec, source: int, index: int) -> Array:
 class Scenario:
     """``frames``: of each source. ``gaps``: the frame indexes that are skipped. ``inject``: errors, as for strace.
 
-    ``dies_at``: the fault point that kills the first writer to pass it; another one does its jobs again.
+    ``dies_at``: the fault point that kills the first writer to pass it; another one does its jobs again. ``most``: how
+    many trees are judged at most, half of them around each syncfs.
     """
 
     dims: str
@@ -102,6 +103,7 @@ class Scenario:
     gaps: frozenset[int] = frozenset()
     inject: tuple[str, ...] = ()
     dies_at: str | None = None
+    most: int | None = None
     script: Callable[[Scenario, Run], None] | None = None
 
     @property
@@ -223,6 +225,8 @@ SCENARIOS: dict[str, Scenario] = {
     "direct, rings gone": Scenario("t:inf:1:3,y:64,x:64", {**_RAW, "compression": "blosc-lz4"}, 5, script=_gone),
     "direct, repaired": Scenario("t:inf:1:3,y:64,x:64", {**_RAW, "levels": 2}, 5, script=_repaired),
     "direct, replaced": Scenario("t:3:1:2,y:64,x:64", {**_RAW, "overwrite": True}, 3, script=_replaced),
+    # More than 64 files and folders, which syncfs syncs: as they are made, and at the end, when shards are sealed.
+    "direct, many images": Scenario("t:inf:1:2,p:40,y:16,x:16", _RAW, frames=40, most=600, script=_stopped),
     "direct, disk full": Scenario(_SHARDS, _RAW, frames=7, inject=("-e", "inject=pwritev2:error=ENOSPC:when=1")),
     **{
         f"direct, killed at '{point}'": Scenario("t:6:1:3,y:64,x:64", _RAW, dies_at=f"writer: {point}")

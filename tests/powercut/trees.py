@@ -42,6 +42,14 @@ def cuts(history: History, at: int, chance: random.Random, subsets: int) -> Iter
         yield Cut(at, history.tree(at, kept), words)
 
 
+def sampled(history: History, times: Sequence[int], chance: random.Random, subsets: int, count: int) -> Iterator[Cut]:
+    """Trees of randomly chosen moments, chosen before any is made: there may be hundreds of large ones for a moment."""
+    pending = {at: history.pending(at) for at in set(chance.choices(times, k=count))}
+    for at in chance.choices(sorted(pending), k=count):
+        words, kept = chance.choice(list(_choices(pending[at], chance, subsets)))
+        yield Cut(at, history.tree(at, kept), words)
+
+
 def _choices(pending: Sequence[Unit], chance: random.Random, subsets: int) -> Iterator[tuple[str, list[Unit]]]:
     yield "nothing unsynced kept", []
     if not pending:

@@ -36,7 +36,7 @@ CLIENTS = 24  # of each attacker
 # What the daemon may do between a request for the status and its reply, in seconds of a processor: far more than it
 # does, and it is no matter how loaded the machine is.
 MOST_COST_S = 1.0
-# Memory goes up in steps: 64 ended streams are kept with their details, up to 2 MiB each. One step in the middle of a
+# Memory goes up in steps: ended streams are kept with their details, up to 16 MiB. One step in the middle of a
 # run makes the line uncertain by more than its height. 100,000 messages at 640 bytes would exceed this.
 MEMORY_FLOOR = 64 << 20
 # A short run fits into the warm-up of Python and its libraries.

@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reader": {"errors", "model", "protocol", "ring", "client", "store", "dataset"},
     "daemon": {"error_codes", "errors", "process", "model", "protocol", "ring", "omewd"},
     "writer": {"errors", "process", "model", "protocol", "ring", "store", "dataset", "omewd"},
+    "health": {"errors", "model", "protocol", "daemon", "store"},
     "integrations": {"errors", "process", "model", "protocol", "ring", "client", "producer"},
 }
 FREE = {"bench", "cli", "__main__", "omewd"}

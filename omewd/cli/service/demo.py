@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
+from omewd.cli.options import example
 from omewd.errors import OmewdError
 
 
-@click.command("demo")
+@click.command("demo", epilog=example("omewd demo --frames 500 --size 2048"))
 @click.option("--frames", type=click.IntRange(1, 9999), default=200, show_default=True)
 @click.option(
     "--size", type=click.IntRange(64, 4096), default=1024, show_default=True, help="Rows and columns of a frame."
@@ -32,6 +33,7 @@ from omewd.errors import OmewdError
 def command(frames: int, size: int, fps: float, output: Path | None) -> None:
     """Try omewd: start a private daemon, record a simulated camera, and read the dataset back."""
     from omewd.bench.run.private_daemon import PrivateDaemon
+    from omewd.cli.service.next_steps import next_steps
     from omewd.cli.show.progress import follow
     from omewd.dataset.verify import verify
     from omewd.model.spec.dimensions import parse_dims
@@ -64,6 +66,7 @@ def command(frames: int, size: int, fps: float, output: Path | None) -> None:
     print(f"read back: {report.written} frames in {report.keys} shards, {report.read_bytes / 1e6:.1f} MB, all is well")
     _show_frame(dataset, frames - 1)
     print(f"dataset: {dataset}")
+    print(next_steps(dataset, dims, size), end="")
 
 
 def _free_output() -> Path:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from omewd.cli.options import socket_option
+from omewd.cli.options import example, socket_option
 
 if TYPE_CHECKING:
     from omewd.daemon.config import ServeConfig
 
 
-@click.command("serve")
+@click.command("serve", epilog=example("omewd serve --data-root /data/omewd --memory 8GiB"))
 @socket_option
 @click.option(
     "--data-root",
@@ -78,7 +78,7 @@ def command(context: click.Context, /, **_: object) -> None:
     from omewd.daemon.daemon import Daemon
     from omewd.daemon.logs import configure
 
-    config = _configuration(context)
+    config = configuration(context)
     if context.params["check"]:
         _check(config)
     configure(config.log_format, config.log_level)
@@ -110,13 +110,13 @@ def _read_again() -> ServeConfig:
             cli.make_context("omewd", sys.argv[1:]) as root,
             command.make_context("serve", root.args, parent=root) as context,
         ):
-            return _configuration(context)
+            return configuration(context)
     except click.ClickException as error:
         raise usage_error(error) from error
 
 
-def _configuration(context: click.Context) -> ServeConfig:
-    """Raises OmewdError ``start_failed`` or ``usage``."""
+def configuration(context: click.Context) -> ServeConfig:
+    """What the options of ``omewd serve`` say. Raises OmewdError ``start_failed`` or ``usage``."""
     from omewd.daemon.config import ServeConfig, default_state_dir, default_writers, parse_size
     from omewd.errors import OmewdError
     from omewd.protocol.address import serve_socket

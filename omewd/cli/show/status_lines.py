@@ -15,7 +15,7 @@ from omewd.cli.errors import with_options
 from omewd.cli.show.text import padded, shortened, text_width
 from omewd.cli.show.units import byte_rate, duration, frame_rate, long_duration, volume
 from omewd.cli.show.waits import slowest_stage, waits_rows
-from omewd.protocol.status import DaemonStatus, KeptRingStatus, SourceStatus, StreamStatus
+from omewd.protocol.status import DaemonStatus, DiskStatus, KeptRingStatus, SourceStatus, StreamStatus
 
 # More ended streams are shown on request.
 ENDED_SHOWN = 5
@@ -151,12 +151,27 @@ def _notes(stream: StreamStatus, *, detailed: bool, alone: bool = False) -> list
         notes.append(f" waits: {with_options(why, {})}")
     if stream.settled:
         return notes
-    disk = stream.disk
-    if disk.free_bytes is not None and disk.lasts_s is not None and (alone or disk.lasts_s < _SOON_S):
-        notes.append(f": {volume(disk.free_bytes)} free, {long_duration(disk.lasts_s)} at this rate")
+    notes += _disk(stream.disk, "" if stream.compression is None else "up to ", alone=alone)
     if detailed and (stage := slowest_stage(stream.recent_waits)):
         notes.append(f": frames wait longest in {stage}, {duration(stream.recent_waits[stage].p50_ns)}")
     return notes
+
+
+def _disk(disk: DiskStatus, up_to: str, *, alone: bool) -> list[str]:
+    """When the disk will be full, and whether the rest of the acquisition fits."""
+    if disk.free_bytes is None:
+        return []
+    lasts_s, needs_bytes = disk.lasts_s, disk.needs_bytes or 0
+    soon = lasts_s is not None and lasts_s < _SOON_S
+    is_short = needs_bytes > disk.free_bytes
+    if not (alone or is_short or (soon and disk.needs_bytes is None)):
+        return []
+    told = [f"{volume(disk.free_bytes)} free"]
+    if lasts_s is not None:
+        told.append(f"full in {long_duration(lasts_s)} at this rate")
+    if needs_bytes:
+        told.append(f"the rest takes {up_to}{volume(needs_bytes)}")
+    return [f": {', '.join(told)}"]
 
 
 def _kept(ring: KeptRingStatus) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import grp
 import os
 import socket
@@ -19,6 +20,7 @@ from typing import Any
 import structlog
 
 from omewd import __version__
+from omewd.daemon.control.peer_process import process_of
 from omewd.daemon.loop import Loop
 from omewd.errors import OmewdError
 from omewd.protocol.descriptors import close_all, close_connection
@@ -44,15 +46,15 @@ MOST_UNREAD_BYTES = 64 << 20
 
 
 class Peer:
-    """One connected client.
+    """One connected client. ``process``: the number of its process (see :func:`process_of`).
 
     ``attached``: (the stream's id, the source's number) of the source that it is the producer of. ``refused``: why none
     of its requests is handled. ``unread_bytes``: the memory in replies that it may not have read yet.
     """
 
-    def __init__(self, channel: socket.socket, pid: int, uid: int) -> None:
+    def __init__(self, channel: socket.socket, process: int, uid: int) -> None:
         self.channel = channel
-        self.pid = pid
+        self.process = process
         self.uid = uid
         self.attached: tuple[int, int] | None = None
         self.unread_bytes = 0
@@ -151,7 +153,7 @@ class ControlServer:
     def _admit(self, channel: socket.socket) -> None:
         channel.setblocking(False)
         pid, uid, gid = _UCRED.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        peer = Peer(channel, pid, uid)
+        peer = Peer(channel, process_of(channel, pid), uid)
         if not self._may_connect(channel, uid, gid):
             log.warning("refused a client", pid=pid, uid=uid)
             self._refuse(peer, OmewdError("no_permission", f"user {uid} may not use this omewd daemon"))
@@ -197,11 +199,15 @@ class ControlServer:
         if self._turn != self._loop.turn:
             self._turn = self._loop.turn
             self._served.clear()
-        if self._served[peer.pid] >= _MOST_OF_A_PROCESS:
+        if self._served[peer.process] >= _MOST_OF_A_PROCESS:
             return  # it stays readable, and comes before those of its process that were served
-        self._served[peer.pid] += 1
-        if self._read_one(peer) == HELLO and peer.open:
-            self._read_one(peer)
+        self._served[peer.process] += 1
+        gc.disable()  # the parser of a message with 40,000 lists would start dozens of collections
+        try:
+            if self._read_one(peer) == HELLO and peer.open:
+                self._read_one(peer)
+        finally:
+            gc.enable()
         if peer.open:
             self._watch(peer)
 
@@ -295,7 +301,7 @@ class ControlServer:
             if sum(p.unread_bytes for p in self._peers) > MOST_UNREAD_BYTES:
                 worst = max(self._peers, key=lambda p: p.unread_bytes)
         if worst is not None:
-            log.warning("dropped a client that does not read its replies", pid=worst.pid, bytes=worst.unread_bytes)
+            log.warning("dropped a client that does not read its replies", pid=worst.process, bytes=worst.unread_bytes)
             self.drop(worst)
 
     def drop(self, peer: Peer) -> None:

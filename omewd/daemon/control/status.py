@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from omewd.daemon.datasets.drive import Demand
 from omewd.errors import StreamFailedError
 from omewd.model.waits import summary
 from omewd.protocol.status import (
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 _RUNS_IN_STATUS = 50
 
 
-def source_status(source: Source) -> SourceStatus:
-    gaps = source.gaps
+def source_status(source: Source, now_ns: int) -> SourceStatus:
+    gaps, newest_ns = source.gaps, source.newest_frame_ns
     return SourceStatus(
         source=source.number,
         name=source.name,
@@ -48,8 +49,9 @@ def source_status(source: Source) -> SourceStatus:
             bytes=source.geometry.total_bytes,
             window=source.plan.window_frames,
         ),
-        producer=source.producer_pid,
+        producer=source.producer,
         ended_by=source.ended_by,
+        silent_s=None if newest_ns is None else round(max(now_ns - newest_ns, 0) / 1e9, 3),
     )
 
 
@@ -64,10 +66,25 @@ def brief_status(stream: Stream, source: Source) -> dict[str, Any]:
     }
 
 
-def stream_status(stream: Stream, now_ns: int, only: Source | None = None) -> StreamStatus:
-    """The status of a stream. ``now_ns``: the monotonic time for its rates. ``only``: the one source to list."""
-    spec = stream.spec
-    sources = tuple(source_status(source) for source in stream.sources)
+def rates_of_drives(streams: Iterable[Stream], now_ns: int) -> dict[int | None, float]:
+    """The bytes a second that streams write to each drive, by its number, at their average rates."""
+    rates: dict[int | None, float] = {}
+    for stream in streams:
+        if not stream.settled:
+            rate = _stored_per_s(_throughput(stream, now_ns))
+            rates[stream.drive.number] = rates.get(stream.drive.number, 0.0) + rate
+    return rates
+
+
+def stream_status(
+    stream: Stream, now_ns: int, only: Source | None = None, rates: Mapping[int | None, float] | None = None
+) -> StreamStatus:
+    """The status of a stream. ``now_ns``: the monotonic time for its rates. ``only``: the one source to list.
+
+    ``rates``: of the drives (see :func:`rates_of_drives`), if other streams are to count.
+    """
+    spec, drive = stream.spec, stream.drive
+    sources = tuple(source_status(source, now_ns) for source in stream.sources)
     throughput = _throughput(stream, now_ns)
     return StreamStatus(
         id=stream.id,
@@ -92,14 +109,21 @@ def stream_status(stream: Stream, now_ns: int, only: Source | None = None) -> St
         ring=_rings(sources),
         sources=sources if only is None else (sources[only.number],),
         throughput=throughput,
-        paused=ErrorStatus.of(stream.paused) if stream.paused else None,
-        disk=DiskStatus(stream.disk_free_bytes, _disk_lasts_s(stream.disk_free_bytes, throughput), stream.disk_io),
+        paused=ErrorStatus.of(drive.paused) if drive.paused else None,
+        disk=DiskStatus(
+            drive.free_bytes,
+            _lasts_s(drive.free_bytes, (rates or {}).get(drive.number) or _stored_per_s(throughput)),
+            drive.io,
+            Demand.of(stream).most,
+            ErrorStatus.of(drive.warning) if drive.warning else None,
+        ),
         waits=summary(stream.waits.all),
         recent_waits=summary(stream.waits.recent(now_ns)),
         retries=stream.retries,
         producer=next((source.producer for source in sources if source.producer), None),
         ended_by=stream.ended_by,
         error=_why(stream.failure) if stream.failure else None,
+        acknowledged=stream.acknowledged,
     )
 
 
@@ -146,8 +170,10 @@ def _throughput(stream: Stream, now_ns: int) -> Throughput:
     )
 
 
-def _disk_lasts_s(free_bytes: int | None, throughput: Throughput) -> float | None:
-    """How long the disk lasts at the stream's average rate so far."""
-    if free_bytes is None or not throughput.stored_bytes or throughput.seconds <= 0:
-        return None
-    return round(free_bytes / (throughput.stored_bytes / throughput.seconds), 1)
+def _stored_per_s(throughput: Throughput) -> float:
+    return throughput.stored_bytes / throughput.seconds if throughput.seconds > 0 else 0.0
+
+
+def _lasts_s(free_bytes: int | None, bytes_per_s: float) -> float | None:
+    """How long a drive lasts."""
+    return round(free_bytes / bytes_per_s, 1) if free_bytes is not None and bytes_per_s > 0 else None

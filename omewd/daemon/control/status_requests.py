@@ -11,7 +11,7 @@ from omewd import __version__
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.control.pending_replies import PendingReplies
 from omewd.daemon.control.server import Handler, Peer
-from omewd.daemon.control.status import stream_status
+from omewd.daemon.control.status import rates_of_drives, stream_status
 from omewd.daemon.jobs.delivery import Delivery
 from omewd.daemon.streams.memory import MemoryBudget
 from omewd.daemon.streams.streams import Streams
@@ -46,15 +46,18 @@ class StatusRequests:
             self._replies.after_this_turn(peer, lambda: self._of_stream(name))
 
     def _of_stream(self, name: object) -> Message:
-        return stream_status(self._streams.named(name), time.monotonic_ns()).to_json()
+        now_ns = time.monotonic_ns()
+        rates = rates_of_drives(self._streams.open.values(), now_ns)
+        return stream_status(self._streams.named(name), now_ns, rates=rates).to_json()
 
     def _of_all(self) -> Message:
         now_ns = time.monotonic_ns()
         known = [*self._streams.open.values(), *reversed(self._streams.ended.values())]
+        rates = rates_of_drives(self._streams.open.values(), now_ns)
         shown: list[StreamStatus] = []
         size = 0
         for stream in known:
-            entry = stream_status(stream, now_ns)
+            entry = stream_status(stream, now_ns, rates=rates)
             size += len(json.dumps(entry.to_json()))
             if size > _STATUS_BYTES:
                 break

@@ -46,6 +46,8 @@ class StreamRequests:
             self._recovery.let_go(kept, lambda error: self._replies.result(peer, error or result))
             return None
         stream = self._streams.named(name)
+        if stream.settled:
+            stream.acknowledge()
         if self._streams.is_open(stream):
             if stream.settled:
                 self._let_go(stream)

@@ -13,7 +13,7 @@ from omewd.daemon.streams.streams import Streams
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.datasets import CreateDataset
 from omewd.protocol.jobs.frames import WriteUnits
-from omewd.protocol.jobs.job import MAINTAINER, WRITER, Job, Opened, StreamJob, job_message
+from omewd.protocol.jobs.job import CLEANER, MAINTAINER, WRITER, Job, Opened, StreamJob, job_message
 from omewd.protocol.status import WriterStatus
 
 
@@ -37,7 +37,7 @@ class Delivery:
         return tuple(
             WriterStatus(c.id, c.process.pid, c.ready, self._dispatcher.jobs_of(c.id), c.role.on_demand)
             for c in self._pools
-            if c.role.name in (WRITER, MAINTAINER)
+            if c.role.name in (WRITER, MAINTAINER, CLEANER)
         )
 
     # -- jobs of a stream ----------------------------------------------------------------------

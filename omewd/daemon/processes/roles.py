@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from omewd.model.plan.memory import JOBS_IN_FLIGHT
-from omewd.protocol.jobs.job import MAINTAINER, WRITER
+from omewd.protocol.jobs.job import CLEANER, MAINTAINER, WRITER
 
 # glibc returns large blocks to the kernel at once, and fresh pages are expensive on a virtual machine: encoding a
 # 128 MiB shard with tensorstore took 0.15 s with the defaults, and 0.03 s if the heap keeps its pages. Two arenas limit
@@ -52,6 +52,8 @@ def roles(writers: int, cores: int) -> tuple[Role, ...]:
             jobs_ahead=JOBS_IN_FLIGHT - 1,
             environment=ALLOCATOR,
         ),
-        # For long jobs, which would delay frames. It encodes nothing.
+        # For the long jobs of streams, which would delay frames. It encodes nothing.
         Role(MAINTAINER, "omewd.writer", on_demand=True, environment=ALLOCATOR),
+        # For what takes long and nobody waits for, such as removing a dataset. No stream's start or end waits for that.
+        Role(CLEANER, "omewd.writer", on_demand=True, environment=ALLOCATOR),
     )

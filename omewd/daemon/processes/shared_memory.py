@@ -14,6 +14,8 @@ from omewd.ring.layout import Geometry
 
 # Allocating a page of shared memory takes about 0.4 µs: a step of 8 MiB keeps the daemon's loop responsive.
 ALLOCATE_STEP_BYTES = 8 << 20
+# Version 1 of cgroups has no word for "no limit", but shows the largest number of pages.
+_NO_LIMIT_BYTES = 2**62
 
 
 def create(name: str, geometry: Geometry) -> int:
@@ -75,13 +77,26 @@ def total_memory_bytes() -> int:
     return _memory_info("MemTotal")
 
 
-def cgroup_bytes() -> int | None:
-    """The memory limit of this process's cgroup (version 2); None if there is none."""
-    try:
-        own = next(line[3:].strip() for line in Path("/proc/self/cgroup").read_text().splitlines() if line[:3] == "0::")
-        return int(Path(f"/sys/fs/cgroup{own}/memory.max").read_text())
-    except (OSError, StopIteration, ValueError):  # no cgroups here, or "max"
-        return None
+def cgroup_bytes(own: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """The lowest memory limit of this process's cgroup and those around it (versions 1 and 2); None if there is none.
+
+    ``own``: see cgroups(7). ``mount``: where the hierarchies are mounted.
+    """
+    limits = []
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            number, controllers, path = line.split(":", 2)
+            if number == "0":
+                root, file = mount, "memory.max"
+            elif "memory" in controllers.split(","):
+                root, file = mount / "memory", "memory.limit_in_bytes"
+            else:
+                continue
+            place = root / path.lstrip("/")
+            for folder in (place, *(parent for parent in place.parents if parent.is_relative_to(root))):
+                with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+                    limits.append(int((folder / file).read_text()))
+    return min((limit for limit in limits if limit < _NO_LIMIT_BYTES), default=None)
 
 
 def _memory_info(field: str) -> int:

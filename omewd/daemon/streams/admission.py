@@ -12,6 +12,7 @@ from typing import Any
 
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.datasets.dataset import Dataset
+from omewd.daemon.datasets.drive import Demand, check_space
 from omewd.daemon.processes import shared_memory
 from omewd.daemon.state.journal import Journal, boot_id, unwritten
 from omewd.daemon.streams.memory import MemoryBudget
@@ -172,7 +173,7 @@ class Admission:
         """Accept a writer's answer: the dataset can be created at ``place``, with ``backend``.
 
         ``reason``: why it is not the first choice of backend. Write units of another backend may need another ring.
-        Raises OmewdError ``output_exists`` if another stream writes there, and the errors of
+        Raises OmewdError ``output_exists`` if another stream writes there, ``no_disk_space``, and the errors of
         :meth:`MemoryBudget.capacity`.
         """
         for other in self._streams.open.values():
@@ -180,6 +181,7 @@ class Admission:
                 _refuse_overlap(place, other.dataset.place, f"which the open stream {other.name!r} writes")
         for kept in self._streams.kept.values():
             _refuse_overlap(place, kept.place, f"of stream {kept.name!r}, whose ring is kept (see omewd status)")
+        stream.drive.warn(check_space(stream, self._demand_beside(stream)))
         stream.dataset.placed(place)
         geometry = stream.sources[0].geometry
         if backend != stream.backend:
@@ -187,6 +189,11 @@ class Admission:
             for ring in stream.rings:
                 ring.resize(geometry)
         return stream.placed(backend, reason, geometry)
+
+    def _demand_beside(self, stream: Stream) -> Demand:
+        """What the other open streams on a stream's drive are still to write."""
+        others = (each for each in self._streams.open.values() if each is not stream)
+        return Demand.together(Demand.of(each) for each in others if each.drive.number == stream.drive.number)
 
     # -- memory --------------------------------------------------------------------------------
 

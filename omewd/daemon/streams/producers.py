@@ -7,6 +7,7 @@ import socket
 
 import structlog
 
+from omewd.daemon.control.peer_process import in_words
 from omewd.daemon.control.server import Peer
 from omewd.daemon.loop import Loop
 from omewd.daemon.streams.agenda import Agenda
@@ -36,7 +37,7 @@ class Producers:
             of_source = f" for source {source.name!r}" if source.name else ""
             raise OmewdError(
                 "producer_exists",
-                f"stream {stream.name!r} already has a producer{of_source} (process {source.producer_pid})",
+                f"stream {stream.name!r} already has a producer{of_source} ({in_words(source.producer)})",
                 "Each source takes one producer: connect to another source, or start another stream",
             )
         try:
@@ -44,7 +45,7 @@ class Producers:
         except OSError:  # left open, the descriptor would go on holding the producer's lock
             os.close(descriptor)
             raise
-        log.info("producer attached", stream=stream.name, source=source.name, pid=peer.pid)
+        log.info("producer attached", stream=stream.name, source=source.name, pid=peer.process)
         return descriptor, bell
 
     def reattach(self, stream: Stream, source: Source, peer: Peer) -> socket.socket:
@@ -53,14 +54,14 @@ class Producers:
         Raises OmewdError ``producer_exists``.
         """
         before = stream.rings[source.number].producer
-        if source.ring is None or source.ring.producer != peer.pid:
-            raise OmewdError("producer_exists", f"process {peer.pid} is not the producer of this stream")
+        if source.ring is None or source.ring.producer != peer.process:
+            raise OmewdError("producer_exists", f"{in_words(peer.process)} is not the producer of this stream")
         bell = self._came(stream, source, peer)
         if (
             before is not None and before is not peer
         ):  # it has reconnected, but the end of its old connection is not handled yet
             before.detach()
-        log.info("producer is back", stream=stream.name, source=source.name, pid=peer.pid)
+        log.info("producer is back", stream=stream.name, source=source.name, pid=peer.process)
         return bell
 
     def _came(self, stream: Stream, source: Source, peer: Peer) -> socket.socket:
@@ -68,7 +69,7 @@ class Producers:
         bell = ring.hang_bell(self._loop, lambda: self._agenda.source(stream.id, source.number))
         self._agenda.source(stream.id, source.number)
         ring.take_producer(peer)
-        source.producer_came(peer.pid)
+        source.producer_came(peer.process)
         peer.attach(stream.id, source.number)
         return bell
 
@@ -79,7 +80,7 @@ def lost(stream: Stream, source: Source) -> None:
         "producer lost: it ended without closing its stream",
         stream=stream.name,
         source=source.name,
-        pid=source.producer_pid,
+        pid=source.producer,
     )
     stream.rings[source.number].leave_producer()
     source.producer_left()
@@ -91,7 +92,7 @@ def is_unattended(stream: Stream, source: Source) -> bool:
         source.is_open
         and source.ring is not None
         and stream.rings[source.number].producer is None
-        and source.producer_pid is not None  # the word in the ring may be damaged
+        and source.producer is not None  # the word in the ring may be damaged
     )
 
 

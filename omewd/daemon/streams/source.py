@@ -30,7 +30,10 @@ _KINDS_IN_JOB = 500
 
 @dataclass
 class Source:
-    """One source. ``is_open``: whether it takes frames. ``ended_by``: why it no longer does."""
+    """One source. ``is_open``: whether it takes frames. ``ended_by``: why it no longer does.
+
+    ``producer``: the number of its producer's process (see :mod:`omewd.daemon.control.peer_process`), None for none.
+    """
 
     stream_id: int
     number: int
@@ -41,7 +44,7 @@ class Source:
     is_open: bool = True
     ended_by: str = ""
     first_frame_ns: int | None = None
-    producer_pid: int | None = None
+    producer: int | None = None
 
     received: int = 0
     written: int = 0
@@ -114,7 +117,7 @@ class Source:
         self.gaps = {"skipped": progress.skipped, "dropped": progress.dropped}
         self.written = progress.frames - progress.skipped - progress.dropped
         self.stored_bytes = self._stored_below = progress.stored_bytes
-        self.producer_pid = ring.producer or None
+        self.producer = ring.producer or None
         self.is_open = ring.state == STATE_OPEN
         self.incomplete_unit = self.plan.units_complete(self.received)
         self._count(now_ns)
@@ -136,13 +139,13 @@ class Source:
 
     # -- producer ------------------------------------------------------------------------------
 
-    def producer_came(self, pid: int) -> None:
-        self.producer_pid = pid
+    def producer_came(self, process: int) -> None:
+        self.producer = process
         if self.ring is not None:
-            self.ring.note_producer(pid)
+            self.ring.note_producer(process)
 
     def producer_left(self) -> None:
-        self.producer_pid = None
+        self.producer = None
         if self.ring is not None:
             self.ring.note_producer(0)
 
@@ -183,6 +186,11 @@ class Source:
         is_there = self.ring.ring_at(frame)
         self.rings_at = None if is_there else frame
         return is_there
+
+    @property
+    def newest_frame_ns(self) -> int | None:
+        """The producer's time of the newest frame; None before the first one, and once no more are taken."""
+        return self.ring.newest_frame_ns if self.ring is not None and self.is_open else None
 
     @property
     def is_behind(self) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omewd.daemon.datasets.dataset import PHASES, Dataset, Phase
+from omewd.daemon.datasets.drive import Drive
 from omewd.daemon.datasets.shown_contrast import ShownContrast
 from omewd.daemon.jobs.tasks import Owner
 from omewd.daemon.streams.source import Source
@@ -41,9 +42,8 @@ class Stream:
     the ends of its jobs. ``settled``: nothing more will happen; the final metadata are written, or could not be.
 
     ``backend``: for "auto", the first choice until a writer has looked at the disk. ``backend_reason``: why it is not
-    the first choice. ``disk_io``: how bytes are written. ``start``: how far its start is. ``error``: why it has
-    failed. ``loss``: what is lost, None until that is known. ``paused``: why no new jobs are given out, until a waiting
-    one succeeds.
+    the first choice. ``start``: how far its start is. ``error``: why it has failed. ``loss``: what is lost, None until
+    that is known. ``acknowledged``: somebody knows that it has failed.
     """
 
     id: int
@@ -66,15 +66,15 @@ class Stream:
     loss: Loss | None = None
     ended_by: str = ""
     ended_ns: int | None = None
+    acknowledged: bool = False
     _retries: int = 0
-    paused: OmewdError | None = None
-    disk_free_bytes: int | None = None
-    disk_io: str | None = None
+    drive: Drive = field(init=False)
     waits: RecentWaits = field(default_factory=RecentWaits)
     contrast: ShownContrast = field(init=False)
 
     def __post_init__(self) -> None:
         self.contrast = ShownContrast(self.started_ns)
+        self.drive = Drive.of(self.spec)
         self.start = Start(self._take)
 
     @classmethod
@@ -210,6 +210,10 @@ class Stream:
         self.settled = True
         self.dataset.enter(Phase.AT_REST)
 
+    def acknowledge(self) -> None:
+        """Note that somebody has stopped the stream after it had failed."""
+        self.acknowledged = True
+
     def name_taken(self, error: OmewdError) -> None:
         """End a stream that never started, because a dataset has the name that the daemon chose."""
         self.error = error
@@ -219,7 +223,9 @@ class Stream:
         """Continue from another daemon, or after a failure. ``rings`` must have been resumed, and be sound."""
         for source, ring in zip(self.sources, rings, strict=True):
             source.resume(ring, now_ns)
-        self.settled, self.error, self.loss, self.ended_ns, self.paused = False, None, None, None, None
+        self.settled = self.acknowledged = False
+        self.error, self.loss, self.ended_ns = None, None, None
+        self.drive.go_on()
         self.dataset.reopened()
         self.start.taken_over()
         self._take(Event.RESUMED)
@@ -307,15 +313,7 @@ class Stream:
     @property
     def gives_jobs(self) -> bool:
         """Whether write units may be given to writers."""
-        return self.state in (State.ACTIVE, State.DRAINING) and self.paused is None
-
-    def pause(self, error: OmewdError) -> None:
-        """Give out no new jobs, because the disk is full."""
-        self.paused = error
-
-    def go_on(self) -> None:
-        """Give out jobs again, because there is space."""
-        self.paused = None
+        return self.state in (State.ACTIVE, State.DRAINING) and self.drive.paused is None
 
     def note_retry(self) -> None:
         """Count a job that is run again."""
@@ -329,7 +327,7 @@ class Stream:
     @property
     def waits_for_space(self) -> bool:
         """Whether jobs wait while the disk is full, instead of failing the stream."""
-        return self.spec.on_disk_full == "wait"
+        return self.spec.on_disk_full != "fail"
 
     def written_to_disk(self, job: WriteUnits, result: Written, now_ns: int) -> bool:
         """Note that a job's units are on disk; returns whether a producer waits for the released slots."""
@@ -339,14 +337,15 @@ class Stream:
         report.add(now_ns - result.done_ns, result.frames)
         self.waits.add({**result.waits, "report": report}, now_ns)
         self.contrast.found.add(result.contrast)
-        self.disk_free_bytes, self.disk_io = result.free_bytes, result.io
+        self.drive.report(result.drive, result.free_bytes, result.io)
         return released and source.ring is not None and source.ring.producer_waits
 
     def maintenance_due(self, now_ns: int, changed: Iterable[int]) -> Iterable[GrowShape | SealShards]:
         """The jobs that the dataset needs now, for example as frames of the ``changed`` sources were written."""
-        if self.state is not State.ACTIVE or self.paused is not None:
+        if self.state not in (State.ACTIVE, State.DRAINING) or self.drive.paused is not None:
             return ()
-        return self.dataset.maintenance.due(self.id, self.sources, [self.sources[n] for n in changed], now_ns)
+        sources, is_ending = [self.sources[n] for n in changed], self.state is State.DRAINING
+        return self.dataset.maintenance.due(self.id, self.sources, sources, now_ns, is_ending=is_ending)
 
     def take_contrast(self, now_ns: int) -> tuple[Window, ...] | None:
         """The windows to put into the dataset now: see :meth:`ShownContrast.take`."""

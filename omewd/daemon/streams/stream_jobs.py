@@ -45,7 +45,7 @@ class StreamJobs:
             self._done(self._stream, task, result, now_ns)
 
     def _done(self, stream: Stream, task: Task, result: Result, now_ns: int) -> None:
-        if stream.paused is not None and task.was_postponed:  # other jobs may have used the last free space
+        if stream.drive.paused is not None and task.was_postponed:  # other jobs may have used the last free space
             log.info("there is space on the disk again", stream=stream.name)
             self._lifecycle.go_on(stream)
         match task.job, result:
@@ -54,6 +54,7 @@ class StreamJobs:
                 if stream.written_to_disk(job, result, now_ns):
                     stream.rings[job.source].ring_producer()
             case CheckPlace(), PlaceChecked() if stream.state is State.STARTING:
+                stream.drive.report(result.drive, result.free_bytes)
                 self._lifecycle.placed(stream, Path(result.place), result.backend, result.reason, now_ns)
             case CreateDataset(), Leftovers():
                 stream.dataset.note_leftovers(result.leftovers)

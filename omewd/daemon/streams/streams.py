@@ -12,6 +12,8 @@ from omewd.errors import OmewdError
 from omewd.process.faultpoints import point
 
 KEPT_ENDED_STREAMS = 64
+# Their specifications take no more than this together, however large single ones are, except that of the last one.
+KEPT_ENDED_BYTES = 16 << 20
 
 
 class Streams:
@@ -128,9 +130,17 @@ class Streams:
         stream.settle()
         self._forget_ended(stream.name)
         self.ended[stream.name] = stream
-        while len(self.ended) > KEPT_ENDED_STREAMS:
-            self._forget_ended(next(iter(self.ended)))
+        held_bytes = sum(spec_bytes(each) for each in self.ended.values())
+        while len(self.ended) > KEPT_ENDED_STREAMS or (held_bytes > KEPT_ENDED_BYTES and len(self.ended) > 1):
+            oldest = next(iter(self.ended.values()))
+            held_bytes -= spec_bytes(oldest)
+            self._forget_ended(oldest.name)
 
     def _forget_ended(self, name: str) -> None:
         if (stream := self.ended.pop(name, None)) is not None:
             self._datasets.forget(stream.dataset)
+
+
+def spec_bytes(stream: Stream) -> int:
+    """The size of a stream's specification, about as JSON."""
+    return len(str(stream.fields)) + len(stream.details)

@@ -16,6 +16,7 @@ import numpy as np
 from omewd.dataset.ledger.ledger import FILE, FOLDER, UNACCOUNTED, WRITTEN, parse
 from omewd.dataset.ledger.marks import Indexes, Marks
 from omewd.dataset.ledger.reading import LedgerReader, identity_of, opened
+from omewd.dataset.ledger.run_lines import BLOCK_BYTES, RunLines
 from omewd.dataset.ledger.runs import MOST, Runs
 from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
@@ -25,7 +26,7 @@ FRAME, GAP, LOST = 1, 2, 3
 
 Row = dict[str, Any]
 
-# Lines that are searched together, so that jobs of one frame share a part.
+# Lines that are searched together, so that jobs of one frame share a part. A longer run is a part of its own.
 _PART_BYTES = 1 << 14
 # Consecutive lines. Their frame indexes are ``first``, ``first + step``, … below ``stop``, in order; with step 0, any
 # of them in any order.
@@ -104,7 +105,8 @@ class LedgerIndex:
         stops = runs["first"] + (runs["count"] - 1) * steps + 1
         ends = runs["offset"] + runs["length"]
         where = runs["offset"] // _PART_BYTES
-        starts = np.flatnonzero(np.diff(where, prepend=-1))
+        is_long = runs["length"] > _PART_BYTES
+        starts = np.flatnonzero((np.diff(where, prepend=-1) != 0) | is_long | np.roll(is_long, 1))
         parts = np.zeros(len(starts), _PART)
         parts["offset"] = runs["offset"][starts]
         parts["length"] = np.maximum.reduceat(ends, starts) - parts["offset"]
@@ -153,6 +155,14 @@ class LedgerIndex:
             is_there = (frames[start:end] - first) % step == 0
             inside, places = inside[is_there], (np.flatnonzero(is_there) + start).tolist()
         if not len(inside):
+            return
+        if step and length > BLOCK_BYTES and stop - first > 1:
+            run = RunLines(descriptor, offset, length, first, step, (stop - 1 - first) // step + 1)
+            try:
+                for place, line in zip(places, run.find(inside.tolist()), strict=True):
+                    lines[place] = line
+            except ValueError as error:
+                raise self._changed() from error
             return
         told = os.pread(descriptor, length, offset).split(b"\n")[:-1]
         if step:

@@ -76,7 +76,9 @@ class StreamSpec(Checked):
     how pixels are combined for them: "mean", "min", "max", or "nearest" (for labels). ``compression``: see
     :mod:`omewd.model.spec.compression`. ``backend``: "auto", or one of :mod:`omewd.model.spec.backend`.
     ``position_folders``: whether "numbers" or "names" name the folders of the positions' images.
-    ``on_producer_loss``: None means "wait" with several sources, else "finalize".
+    ``on_producer_loss``: None means "wait" with several sources, else "finalize". ``on_disk_full``: "wait" for space,
+    or "fail". A stream whose declared frames can't fit on the disk is refused, unless this is "wait". None is refused
+    like "fail", and waits like "wait".
 
     ``color``: "rgb" or "rgba" for frames of shape (Y, X, 3 or 4). They are stored as planes along a channel dimension,
     which omewd adds if there is none. "bayer-rggb", "bayer-grbg", "bayer-gbrg" or "bayer-bggr" for raw Bayer frames.
@@ -94,7 +96,7 @@ class StreamSpec(Checked):
     backpressure: Backpressure = "block"
     durability: Durability = "fsync"
     on_producer_loss: ProducerLoss | None = None
-    on_disk_full: DiskFull = "wait"
+    on_disk_full: DiskFull | None = None
     storage_order: Annotated[Literal["ome", "acquisition"] | tuple[str, ...], BeforeValidator(_split_order)] = "ome"
     plate: Plate | None = None
     source_dimension: str | None = None

@@ -16,7 +16,10 @@ from omewd.model.spec.spec import StreamSpec
 
 def stored_spec(fields: Any) -> StreamSpec:
     """Build a spec from fields that were stored; raises OmewdError ``bad_spec``."""
-    return StreamSpec.parse(_known({StreamSpec}, fields))
+    known = _known({StreamSpec}, fields)
+    if isinstance(fields, dict) and "dims" in fields:  # another spelling of a field, as a client has given it
+        known["dims"] = fields["dims"]
+    return StreamSpec.parse(known)
 
 
 def _known(kinds: Iterable[type[Checked]], value: Any) -> Any:

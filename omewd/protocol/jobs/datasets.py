@@ -10,19 +10,22 @@ from dataclasses import dataclass
 from omewd.model.contrast import Window
 from omewd.model.spec.outline import Fields
 from omewd.model.totals import Totals
-from omewd.protocol.jobs.job import MAINTAINER, WRITER, Job, Needs, Opened, Result, StreamJob
+from omewd.protocol.jobs.job import CLEANER, MAINTAINER, WRITER, Job, Needs, Opened, Result, StreamJob
 
 
 @dataclass(frozen=True)
 class PlaceChecked(Result):
     """``place``: the dataset's path with symbolic links resolved. ``backend``: the one for the stream.
 
-    ``reason``: why it is not the first choice, or "" if it is.
+    ``reason``: why it is not the first choice, or "" if it is. ``drive``: the device number of the place.
+    ``free_bytes``: for ordinary users there, None if the filesystem does not tell.
     """
 
     place: str
     backend: str
     reason: str
+    drive: int
+    free_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class SweepLeftovers(Job):
     """Remove the dataset that ``dataset`` has replaced, and what killed writers left beside it."""
 
     kind = "sweep_leftovers"
-    needs = Needs(MAINTAINER)
+    needs = Needs(CLEANER)
 
     dataset: str
     epoch: int
@@ -99,7 +102,7 @@ class RecoverDataset(Job):
     """
 
     kind = "recover_dataset"
-    needs = Needs(MAINTAINER)
+    needs = Needs(CLEANER)
     result = Recovered
 
     dataset: str

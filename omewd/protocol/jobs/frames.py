@@ -12,8 +12,9 @@ from omewd.protocol.jobs.job import MAINTAINER, WRITER, Needs, Opened, Result, S
 
 @dataclass(frozen=True)
 class Written(Result):
-    """``frames``: how many were written. ``stored_bytes``: their size on disk. ``free_bytes``: left on the drive.
+    """``frames``: how many were written. ``stored_bytes``: their size on disk.
 
+    ``drive``: the dataset's device number. ``free_bytes``: left there, None if the filesystem does not tell.
     ``io``: how bytes are written ("O_DIRECT" or "page cache"). ``contrast``: pairs of a channel and a sketch (see
     :mod:`omewd.model.contrast`). ``waits``: by stage (see :mod:`omewd.model.waits`). ``done_ns``: the monotonic time of
     the answer.
@@ -21,7 +22,8 @@ class Written(Result):
 
     frames: int
     stored_bytes: int
-    free_bytes: int
+    drive: int
+    free_bytes: int | None
     io: str
     contrast: tuple[tuple[int, tuple[float, ...]], ...]
     waits: dict[str, Histogram]

@@ -33,6 +33,7 @@ from omewd.protocol.versions import JOBS
 # Roles of children.
 WRITER = "writer"
 MAINTAINER = "maintainer"
+CLEANER = "cleaner"
 
 # Errors for which another try does not help.
 FINAL_ERRORS = frozenset({"bad_message", "bad_metadata", "bad_spec", "dataset_replaced"})

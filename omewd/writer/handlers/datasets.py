@@ -26,6 +26,7 @@ from omewd.protocol.jobs.datasets import (
 )
 from omewd.protocol.jobs.job import Result
 from omewd.store import encoders as backends
+from omewd.store.filesystem import room_of
 from omewd.writer.open_stream import OpenStream
 
 
@@ -33,7 +34,8 @@ def check_place(job: CheckPlace) -> PlaceChecked:
     spec = StreamSpec.parse(join(job.outline, job.details))
     place = dataset.check(spec, Path(job.dataset), Path(job.root))
     backend, reason = backends.select(spec, place)
-    return PlaceChecked(str(place), backend.name, reason)
+    room = room_of(place)
+    return PlaceChecked(str(place), backend.name, reason, room.device, room.free_bytes)
 
 
 def create(job: CreateDataset, stream: OpenStream) -> Leftovers:

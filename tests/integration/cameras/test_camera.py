@@ -15,7 +15,8 @@ import pytest
 from omewd.dataset.verify import verify
 from tests.support.daemons import DaemonProcess
 from tests.support.datasets import ledger_rows, read_tensorstore, read_zarr
-from tests.support.places import DOCS, example
+from tests.support.pages import example
+from tests.support.places import DOCS
 
 pytestmark = [
     # The packages of the camera, not omewd's.

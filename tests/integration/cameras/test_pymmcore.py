@@ -25,7 +25,8 @@ from omewd.model.spec.spec import StreamSpec
 from tests.support.daemons import DaemonProcess
 from tests.support.datasets import ledger_rows
 from tests.support.frames import Array
-from tests.support.places import DOCS, example
+from tests.support.pages import example
+from tests.support.places import DOCS
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")
 

@@ -19,9 +19,9 @@ from omewd.model.waits import STAGES
 from tests.support.daemons import DaemonProcess
 from tests.support.datasets import read_zarr
 from tests.support.frames import make_frame, make_spec
-from tests.support.places import README, example
+from tests.support.pages import example
+from tests.support.places import README
 from tests.support.processes import wait_for
-from tests.support.shared_memory import shared_memory_names
 
 
 def record(daemon: DaemonProcess, name: str, frames: int) -> None:
@@ -262,24 +262,6 @@ def test_watch_in_a_terminal(omewd_daemon: DaemonProcess) -> None:
     watching.communicate(timeout=10)
     assert seen.count(b"ACTIVE") >= 3
     record(omewd_daemon, "cam", 5)
-
-
-@pytest.mark.alone
-def test_demo(tmp_path: Path) -> None:
-    before = shared_memory_names("omewd-")
-    done = subprocess.run(
-        [sys.executable, "-m", "omewd", "demo", "--frames", "20", "--size", "128", "--fps", "0"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "demo: DONE, 20 frames written" in done.stdout
-    assert "all is well" in done.stdout
-    assert (tmp_path / "omewd-demo.ome.zarr" / "zarr.json").exists()
-    assert not shared_memory_names("omewd-") - before
 
 
 def test_the_producer_of_the_readme(omewd_daemon: DaemonProcess) -> None:

@@ -231,10 +231,23 @@ def test_one_stream_has_its_path_and_where_frames_waited(width: int) -> None:
 
 def test_a_disk_that_is_full_soon_is_told() -> None:
     later = {**FAST, "disk": {**FAST["disk"], "lasts_s": 900_000.0}}
-    told = "fast: 50.0 GB free, 66.7 minutes at this rate"
+    told = "fast: 50.0 GB free, full in 66.7 minutes at this rate"
     assert told in texts(render(status(FAST), width=100))
     assert not any("at this rate" in line for line in texts(render(status(later), width=100)))
-    assert "fast: 50.0 GB free, 10.4 days at this rate" in texts(render(StreamStatus.from_json(later), width=100))
+    assert "fast: 50.0 GB free, full in 10.4 days at this rate" in texts(
+        render(StreamStatus.from_json(later), width=100)
+    )
+
+
+def test_a_rest_that_does_not_fit_is_told() -> None:
+    short = {**FAST, "disk": {**FAST["disk"], "needs_bytes": 60_000_000_000}}
+    told = "fast: 50.0 GB free, full in 66.7 minutes at this rate, the rest takes 60.0 GB"
+    assert told in texts(render(status(short), width=100))
+    compressed = {**short, "compression": "zstd"}
+    assert told.replace("60.0", "up to 60.0") in texts(render(status(compressed), width=100))
+    fits = {**FAST, "disk": {**FAST["disk"], "needs_bytes": 40_000_000_000}}
+    assert not any("free" in line for line in texts(render(status(fits), width=100)))
+    assert "the rest takes 40.0 GB" in " ".join(texts(render(StreamStatus.from_json(fits), width=100)))
 
 
 def test_no_streams() -> None:

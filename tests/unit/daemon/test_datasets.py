@@ -18,7 +18,7 @@ from omewd.daemon.state.journal import RECOVER, SWEEP, UNDO, Journal
 from omewd.daemon.streams.agenda import Agenda
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.datasets import Leftovers, RecoverDataset, Recovered, SweepLeftovers, UndoDataset
-from omewd.protocol.jobs.job import MAINTAINER, WRITER, Result
+from omewd.protocol.jobs.job import CLEANER, WRITER, Result
 
 EPOCH = 0xAB
 
@@ -39,7 +39,7 @@ class Desk:
         return dataset
 
     def job(self) -> Lease:
-        [lease] = self.dispatcher.assign({WRITER: [1], MAINTAINER: [2]}, 0)
+        [lease] = self.dispatcher.assign({WRITER: [1], CLEANER: [2]}, 0)
         return lease
 
     def end(self, lease: Lease, result: Result | OmewdError) -> None:
@@ -114,9 +114,7 @@ def test_a_stream_waits_until_its_dataset_is_taken_away(desk: Desk, there_are: b
     assert desk.datasets.is_busy(dataset)
     desk.end(desk.job(), Leftovers(there_are))
     assert (desk.datasets.is_busy(dataset), dataset.has_leftovers) == (False, there_are)
-    assert (
-        desk.dispatcher.assign({WRITER: [1], MAINTAINER: [2]}, 0) == []
-    )  # its stream has it swept, when it is settled
+    assert desk.dispatcher.assign({WRITER: [1], CLEANER: [2]}, 0) == []  # its stream has it swept, when it is settled
 
 
 def test_a_dataset_that_can_not_be_taken_away_does_not_keep_its_stream(desk: Desk) -> None:

@@ -26,7 +26,7 @@ from omewd.daemon.processes.pools import Pools
 from omewd.daemon.processes.roles import Role, roles
 from omewd.daemon.streams.streams import Streams
 from omewd.errors import OmewdError
-from omewd.protocol.jobs.job import MAINTAINER, WRITER, Job, Result
+from omewd.protocol.jobs.job import CLEANER, MAINTAINER, WRITER, Job, Result
 from tests.support.places import REPOSITORY
 from tests.unit.daemon.adder.jobs import ADDER, Add, Sum
 
@@ -88,21 +88,23 @@ def test_a_role_on_demand_that_can_not_be_started_does_not_end_the_daemon(
     loop.close()
 
 
-def test_writers_share_the_cores_and_the_maintainer_takes_one() -> None:
-    writer, maintainer = roles(writers=3, cores=8)
+def test_writers_share_the_cores_and_each_role_on_demand_takes_one() -> None:
+    writer, *on_demand = roles(writers=3, cores=8)
     assert (writer.name, writer.children, writer.threads, writer.on_demand) == (WRITER, 3, 2, False)
-    assert (maintainer.name, maintainer.children, maintainer.threads, maintainer.on_demand) == (MAINTAINER, 1, 1, True)
+    assert [(role.name, role.children, role.threads, role.on_demand) for role in on_demand] == [
+        (MAINTAINER, 1, 1, True),
+        (CLEANER, 1, 1, True),
+    ]
     assert roles(writers=4, cores=2)[0].threads == 1
 
 
 def test_libraries_of_children_start_no_threads_beyond_their_share(tmp_path: Path) -> None:
     child = start(replace(ADDERS, threads=3), 1, place(tmp_path))
     try:
-        shares = dict(
-            line.split("=", 1)
-            for line in Path(f"/proc/{child.process.pid}/environ").read_text().split("\0")
-            if "_" in line
-        )
+        environment = Path(f"/proc/{child.process.pid}/environ")
+        while not (text := environment.read_text()):  # the kernel is still setting the new program up
+            assert child.process.poll() is None
+        shares = dict(line.split("=", 1) for line in text.split("\0") if "_" in line)
         assert [shares[f"{library}_NUM_THREADS"] for library in ("OMP", "RAYON", "OPENBLAS")] == ["3", "3", "1"]
     finally:
         child.process.kill()
@@ -226,17 +228,17 @@ def test_a_callback_that_fails_does_not_end_the_loop() -> None:
 
 
 def test_an_upgrade_on_disk_ends_the_daemon_once_it_can_not_go_on(tmp_path: Path) -> None:
-    """At once without writers. A maintainer's work, such as a sweep, waits for the end of streams."""
+    """At once without writers. A cleaner's work, such as a sweep, waits for the end of streams."""
     loop = Loop()
     pools = Pools(loop, roles(1, 1), place(tmp_path))
-    writers, maintainers = pools.of(WRITER), pools.of(MAINTAINER)
-    maintainers._outdated = True
-    assert pools.outdated == {MAINTAINER}
+    writers, cleaners = pools.of(WRITER), pools.of(CLEANER)
+    cleaners._outdated = True
+    assert pools.outdated == {CLEANER}
     assert not pools.must_restart(at_work=False)
-    maintainers.want(True)
+    cleaners.want(True)
     assert not pools.must_restart(at_work=True)
     assert pools.must_restart(at_work=False)
     writers._outdated = True
-    assert pools.outdated == {WRITER, MAINTAINER}
+    assert pools.outdated == {WRITER, CLEANER}
     assert pools.must_restart(at_work=True)
     loop.close()

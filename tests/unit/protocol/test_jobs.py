@@ -19,6 +19,7 @@ from omewd.protocol.jobs import values
 from omewd.protocol.jobs.datasets import Finalized, Leftovers, PlaceChecked, Recovered
 from omewd.protocol.jobs.frames import WriteUnits, Written
 from omewd.protocol.jobs.job import (
+    CLEANER,
     MAINTAINER,
     WRITER,
     Job,
@@ -67,6 +68,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "windows": windows,
     "totals": st.lists(totals, max_size=3).map(tuple),
     "frames": numbers,
+    "free_bytes": st.none() | numbers,
     "gap_kinds": st.lists(st.tuples(numbers, st.sampled_from(["skipped", "dropped"])), max_size=4).map(tuple),
     "gap_frames": st.none() | st.tuples(numbers, numbers),
     "contrast": st.lists(st.tuples(numbers, sketches), max_size=3).map(tuple),
@@ -199,14 +201,14 @@ def test_what_is_wrong_is_named(field: str, value: Any) -> None:
     "packed", [[], [1, 2], [1, [1]], [1, [1, "2"]], [1, [-1, 2]], [1, [10**9, 2]], ["1"], {}, "ab"]
 )
 def test_a_histogram_has_buckets_that_there_are(packed: Any) -> None:
-    good = json.loads(json.dumps(Written(1, 2, 3, "page cache", (), {"ring": Histogram({7: 1}, 5)}, 4).to_json()))
+    good = json.loads(json.dumps(Written(1, 2, 8, 3, "page cache", (), {"ring": Histogram({7: 1}, 5)}, 4).to_json()))
     assert fits(lambda: Written.from_json(good))
     assert not fits(lambda: Written.from_json({**good, "waits": {"ring": packed}}))
 
 
 @pytest.mark.parametrize("sketch", [[0.5] * (len(FRACTIONS) - 1), [0.5] * 100, [], ["a"] * len(FRACTIONS)])
 def test_a_sketch_has_its_numbers(sketch: list[Any]) -> None:
-    good = json.loads(json.dumps(Written(1, 2, 3, "page cache", (), {}, 4).to_json()))
+    good = json.loads(json.dumps(Written(1, 2, 8, 3, "page cache", (), {}, 4).to_json()))
     assert fits(lambda: Written.from_json(good))
     assert not fits(lambda: Written.from_json({**good, "contrast": [[0, sketch]]}))
 
@@ -229,7 +231,7 @@ def test_kinds_have_names_of_their_own() -> None:
 def test_what_a_kind_needs_fits_together(kind: type[Job]) -> None:
     needs = kind.needs
     assert needs.tries >= 1
-    assert {needs.role, needs.long_role or MAINTAINER} <= {WRITER, MAINTAINER}
+    assert {needs.role, needs.long_role or MAINTAINER} <= {WRITER, MAINTAINER, CLEANER}
     assert issubclass(kind, StreamJob) == (needs.opened is not Opened.NOTHING)
     assert needs.documents == (needs.long_role is not None)
 

@@ -47,6 +47,17 @@ def test_a_published_frame_is_seen_with_all_that_belongs_to_it() -> None:
         assert pixels.slots(ends.segment)[1].sum() == 0
 
 
+def test_the_time_of_the_newest_frame_is_known_once_it_was_taken_in() -> None:
+    with open_ring(3) as ends:
+        seen = [ends.daemon.newest_frame_ns]
+        for monotonic_ns in (10, 2**64 - 1, 30, 40):
+            ends.producer.publish(monotonic_ns=monotonic_ns, wall_ns=20, metadata=b"")
+            ends.daemon.poll()
+            seen.append(ends.daemon.newest_frame_ns)
+            ends.daemon.release_below(ends.daemon.frontier, durable=True)
+        assert seen == [None, 10, 2**64 - 1, 30, 40]
+
+
 def test_without_metadata_a_reused_slot_has_none() -> None:
     with open_ring(1) as ends:
         ends.publish(metadata=b'{"a":1}')

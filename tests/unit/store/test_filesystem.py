@@ -11,7 +11,7 @@ import pytest
 
 from omewd.process.names import sync_folder
 from omewd.store import filesystem
-from omewd.store.filesystem import extend, filesystem_of, network_filesystem, punch, start_write_back
+from omewd.store.filesystem import extend, filesystem_of, network_filesystem, punch, room_of, start_write_back
 
 ROOT = "21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw"
 DATA = "22 21 0:40 / /data rw,relatime shared:2 master:1 - nfs4 server:/data rw,vers=4.2"
@@ -188,3 +188,12 @@ def test_a_folder_whose_sync_fails_is_let_go(tmp_path: Path, monkeypatch: pytest
         sync_folder(tmp_path)
     assert synced == [str(tmp_path)]
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_room_is_that_of_the_nearest_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = room_of(tmp_path / "not" / "there")
+    assert room.device == tmp_path.stat().st_dev
+    assert room.free_bytes is not None
+    silent = os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: silent)
+    assert room_of(tmp_path).free_bytes is None

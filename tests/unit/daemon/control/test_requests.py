@@ -58,7 +58,7 @@ def test_an_operation_that_there_is_not_is_told_which_there_are(wish: object) ->
 
 
 def status_requests(it: Camera) -> tuple[StatusRequests, PendingReplies, Server]:
-    streams = SimpleNamespace(named=lambda _: it.stream, look_at=lambda _: None)
+    streams = SimpleNamespace(named=lambda _: it.stream, look_at=lambda _: None, open={1: it.stream})
     server = Server()
     replies = PendingReplies(server)
     return (

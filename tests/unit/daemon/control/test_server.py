@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import os
 import socket
+import subprocess
+import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from omewd.daemon.control import server
+from omewd.daemon.control.peer_process import UNSEEN, process_of
 from omewd.daemon.control.pending_replies import PendingReplies
 from omewd.daemon.control.server import MOST_UNREAD_BYTES, ControlServer, Peer
+from omewd.daemon.daemon import spare_collections
 from omewd.daemon.loop import Loop
 from omewd.daemon.streams.stream import Stream
 from omewd.errors import OmewdError
@@ -21,6 +30,7 @@ from omewd.protocol.messages import Message, receive, send
 from tests.unit.cameras import dataset_at
 from tests.unit.rings import make_geometry
 
+KERNEL = tuple(int(number) for number in os.uname().release.split(".")[:2])
 LARGE, SMALL = {"text": "x" * (3 << 20)}, {"text": "y"}
 
 
@@ -108,6 +118,59 @@ def test_a_process_with_many_connections_has_a_few_of_them_served_in_a_turn(serv
     assert answered == [2] * 10
     for connection in connections:
         connection.close()
+
+
+@pytest.mark.skipif(KERNEL < (6, 9), reason="the kernel does not tell them apart")
+def test_processes_that_the_daemon_can_not_see_are_told_apart(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of other containers, whose process id is 0 here: one with many connections holds up no other."""
+    monkeypatch.setattr(server, "process_of", lambda channel, _: process_of(channel, 0))
+    greedy = [served.connect() for _ in range(10)]
+    connect = "from socket import *; s = socket(AF_UNIX, SOCK_SEQPACKET); s.connect(input()); input()"
+    other = subprocess.Popen([sys.executable, "-c", connect], stdin=subprocess.PIPE, text=True)
+    assert other.stdin is not None
+    other.stdin.write(f"{served.path}\n")
+    other.stdin.flush()
+    try:
+        deadline = time.monotonic() + 60
+        while len(served.server._peers) < 11:
+            assert time.monotonic() < deadline
+            served.loop.wait(1)
+        numbers = Counter(peer.process for peer in served.server._peers)
+        assert sorted(numbers.values()) == [1, 10]
+        assert min(numbers) > UNSEEN
+    finally:
+        other.communicate("\n")
+        for connection in greedy:
+            connection.close()
+
+
+def test_a_message_of_many_lists_starts_no_garbage_collection(served: Served) -> None:
+    """The parser would start dozens, which stop the loop for longer than the message takes."""
+    started: list[object] = []
+
+    def note(phase: str, info: object) -> None:
+        started.append((phase, info))
+
+    with served.connect() as connection:
+        connection.send(b'{"op":"small","x":[' + b"[]," * 40_000 + b"1]}")
+        gc.collect()
+        gc.callbacks.append(note)
+        try:
+            served.loop.wait(1)
+        finally:
+            gc.callbacks.remove(note)
+        assert receive(connection) == ({"ok": SMALL}, [])
+    assert started == []
+    assert gc.isenabled()
+
+
+def test_garbage_collections_leave_out_what_is_there_after_the_start() -> None:
+    before = gc.get_freeze_count()
+    try:
+        spare_collections()
+        assert gc.get_freeze_count() > before + 10_000
+    finally:
+        gc.unfreeze()
 
 
 def test_what_is_nested_too_deep_is_the_clients_fault(served: Served) -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from omewd.daemon.control.status import stream_status
+from omewd.daemon.control.status import rates_of_drives, stream_status
 from omewd.errors import OmewdError
 from omewd.protocol.status import DaemonStatus, KeptRingStatus, MemoryStatus, StreamStatus, WriterStatus, read_status
 from omewd.protocol.versions import STATUS, Version
@@ -16,7 +16,7 @@ STREAM_FIELDS = {
     "id", "name", "state", "settled", "path", "dtype", "frame_shape", "frame_bytes", "samples", "images", "levels",
     "backend", "backend_reason", "compression", "backpressure", "durability", "frames", "lost", "kept_in_ring", "ring",
     "sources", "throughput", "paused", "disk", "waits", "recent_waits", "retries", "producer", "ended_by", "error",
-    "status_version",
+    "acknowledged", "status_version",
 }  # fmt: skip
 DAEMON_FIELDS = {
     "version", "pid", "uptime_s", "stopping", "data_roots", "memory", "backends", "writers", "kept_rings", "streams",
@@ -40,11 +40,11 @@ def test_fields_that_scripts_rely_on_are_there() -> None:
     assert set(status["frames"]) == FRAMES
     assert set(status["ring"]) == RING
     source = status["sources"][1]
-    assert set(source) == {"source", "name", "open", "frames", "lost", "ring", "producer", "ended_by"}
+    assert set(source) == {"source", "name", "open", "frames", "lost", "ring", "producer", "ended_by", "silent_s"}
     assert (set(source["frames"]), set(source["ring"])) == (FRAMES, RING)
     throughput = {"seconds", "frames_per_s", "bytes_per_s", "written_bytes", "stored_bytes"}
     assert set(status["throughput"]) == throughput
-    assert set(status["disk"]) == {"free_bytes", "lasts_s", "io"}
+    assert set(status["disk"]) == {"free_bytes", "lasts_s", "io", "needs_bytes", "warning"}
     assert set(status["error"]) == {"code", "message", "remedy"}
     assert status["frame_shape"] == [2, 3]
     assert status["status_version"] == str(STATUS)
@@ -100,6 +100,40 @@ def test_to_say_the_status_changes_nothing() -> None:
         late = stream_status(it.stream, 10**13)
         assert stream_status(it.stream, 10**9) == first
         assert late.frames == first.frames
+
+
+def test_a_source_is_silent_since_its_newest_frame() -> None:
+    with camera_of("t:4:2,y:2,x:3") as it:
+        it.poll()
+        assert stream_status(it.stream, 10**9).sources[0].silent_s is None
+        it.publish(3)
+        it.poll()
+        newest_ns = it.source.newest_frame_ns
+        assert newest_ns is not None
+        assert stream_status(it.stream, newest_ns + 10**9).sources[0].silent_s == 1.0
+        assert stream_status(it.stream, newest_ns - 10**9).sources[0].silent_s == 0.0
+        it.publish(1)
+        it.poll()
+        assert stream_status(it.stream, 10**13).sources[0].silent_s is None
+
+
+def test_a_drive_lasts_as_long_as_all_streams_let_it() -> None:
+    with camera_of("t:inf:2,y:2,x:3") as one, camera_of("t:inf:2,y:2,x:3") as other:
+        for it in (one, other):
+            it.publish(4)
+            it.poll()
+            it.take()
+            it.finish()
+            it.stream.drive.report(8, 1000, "O_DIRECT")
+        now_ns = 5 + 10**9  # 10 bytes were stored in a second
+        rates = rates_of_drives([one.stream, other.stream], now_ns)
+        assert rates == {8: 20.0}
+        lasts = [stream_status(one.stream, now_ns, rates=some).disk.lasts_s for some in (None, rates)]
+        assert lasts == [100.0, 50.0]
+        other.stream.drive.report(9, 1000)
+        assert rates_of_drives([one.stream, other.stream], now_ns) == {8: 10.0, 9: 10.0}
+        other.stream.settle()
+        assert rates_of_drives([one.stream, other.stream], now_ns) == {8: 10.0}
 
 
 def test_versions() -> None:

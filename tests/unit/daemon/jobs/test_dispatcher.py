@@ -25,7 +25,7 @@ from omewd.protocol.jobs.datasets import (
     UndoDataset,
 )
 from omewd.protocol.jobs.frames import GrowShape, SealShards, WriteUnits
-from omewd.protocol.jobs.job import MAINTAINER, WRITER, Job, Result
+from omewd.protocol.jobs.job import CLEANER, MAINTAINER, WRITER, Job, Result
 from omewd.protocol.jobs.metadata import PutContrast, PutUserMetadata
 
 SECOND = 10**9
@@ -102,10 +102,16 @@ def make(timeout_s: float = TIMEOUT_S) -> Dispatcher:
 
 
 def assign(
-    dispatcher: Dispatcher, writers: Sequence[int], units: Sequence[Units], now_ns: int, aside: int | None = None
+    dispatcher: Dispatcher,
+    writers: Sequence[int],
+    units: Sequence[Units],
+    now_ns: int,
+    aside: int | None = None,
+    cleaner: int | None = None,
 ) -> list[Lease]:
     """``aside``: a maintainer that is ready."""
-    ready = {WRITER: writers, MAINTAINER: [] if aside is None else [aside]}
+    on_demand = {MAINTAINER: aside, CLEANER: cleaner}
+    ready = {WRITER: writers} | {role: [] if child is None else [child] for role, child in on_demand.items()}
     for each in units:
         dispatcher.offer(each, each)
     return dispatcher.assign(ready, now_ns)
@@ -250,13 +256,13 @@ def test_writers_do_the_long_jobs_of_maintainers_that_can_not_be_started() -> No
     """After an upgrade on disk: a stream of many images starts and ends all the same, but a sweep waits."""
     dispatcher = make()
     create, sweep = dispatcher.submit(CREATE, SOMEBODY, documents=1000), dispatcher.submit(SWEEP, SOMEBODY)
-    assert dispatcher.wanted() == {MAINTAINER}
+    assert dispatcher.wanted() == {MAINTAINER, CLEANER}
     assert assign(dispatcher, [1], [], 0) == []
-    dispatcher.do_without({MAINTAINER})
-    assert dispatcher.wanted() == {WRITER, MAINTAINER}
+    dispatcher.do_without({MAINTAINER, CLEANER})
+    assert dispatcher.wanted() == {WRITER, CLEANER}
     assert [lease.task for lease in assign(dispatcher, [1, 2], [], 0)] == [create]
     dispatcher.do_without(set())
-    assert [lease.task for lease in assign(dispatcher, [1, 2], [], 0, aside=3)] == [sweep]
+    assert [lease.task for lease in assign(dispatcher, [1, 2], [], 0, cleaner=3)] == [sweep]
 
 
 # -- deadlines -------------------------------------------------------------------------------------
@@ -528,7 +534,7 @@ def test_a_job_fails_as_often_as_its_kind_may(job: Job) -> None:
     dispatcher, now = make(), 0
     task = dispatcher.submit(job, SOMEBODY)
     for failure in range(1, job.needs.tries + 1):
-        [lease] = assign(dispatcher, [1], [], now, 7)
+        [lease] = assign(dispatcher, [1], [], now, 7, 8)
         assert dispatcher.finish(lease.id, now) is task
         assert dispatcher.put_back(task, ERROR, now) == (failure < job.needs.tries)
         now += 10 * SECOND
@@ -548,7 +554,7 @@ def test_an_error_that_no_other_try_mends_ends_a_job(code: str) -> None:
 def test_a_full_disk_is_waited_for_if_the_kind_and_the_owner_do(job: Job, waits: bool) -> None:
     dispatcher = make()
     task = dispatcher.submit(job, Units(1, waits_for_space=waits))
-    [lease] = assign(dispatcher, [1], [], 0, 7)
+    [lease] = assign(dispatcher, [1], [], 0, 7, 8)
     dispatcher.finish(lease.id, 0)
     postponed = waits and job.needs.waits_for_space
     assert dispatcher.put_back(task, FULL, 0) == (postponed or job.needs.tries > 1)
@@ -582,11 +588,21 @@ def test_a_full_disk_is_waited_for_however_long_it_takes() -> None:
 def test_a_job_gets_more_time_for_what_it_reads_and_writes(job: Job, extra_s: float) -> None:
     dispatcher = make()
     dispatcher.submit(job, SOMEBODY, documents=600)
-    [lease] = assign(dispatcher, [1], [], 0, 7)
+    [lease] = assign(dispatcher, [1], [], 0, 7, 8)
     assert lease.deadline_ns == (TIMEOUT_S + extra_s) * SECOND
 
 
-@pytest.mark.parametrize("job", [RECOVER, SWEEP, CREATE, GROW, FINALIZE], ids=lambda job: job.kind)
+def test_the_end_of_a_failed_stream_does_not_wait_for_clean_up() -> None:
+    """It reads the ledger, so it is a long job. Removing a large dataset, or recovering many, takes longer still."""
+    dispatcher = make()
+    for job in (RECOVER, SWEEP):
+        dispatcher.submit(job, SOMEBODY)
+    end = dispatcher.submit(FinalizeDataset(1, (), "failure", failed=True), Units(1))
+    given = {lease.child: lease.task.job for lease in assign(dispatcher, [1], [], 0, 7, 8)}
+    assert given == {7: end.job, 8: RECOVER}
+
+
+@pytest.mark.parametrize("job", [CREATE, GROW, FINALIZE], ids=lambda job: job.kind)
 def test_long_jobs_are_for_the_maintainer(job: Job) -> None:
     """Frames' writers never take one, and it takes nothing else; one at a time."""
     dispatcher, units, owner = make(), Units(2, ready=9), Units(1)
@@ -613,24 +629,24 @@ def test_long_jobs_are_for_the_maintainer(job: Job) -> None:
     assert dispatcher.child_at(owner, type(job)) is None
 
 
-def test_long_jobs_of_a_maintainer_that_died_are_given_to_the_next_one() -> None:
+def test_long_jobs_of_a_cleaner_that_died_are_given_to_the_next_one() -> None:
     dispatcher = make()
     dispatcher.submit(SWEEP, SOMEBODY)
-    assign(dispatcher, [1], [], 0, 7)
+    assign(dispatcher, [1], [], 0, cleaner=7)
     back, _ = dispatcher.child_lost(7)
     assert [task.job for task in back] == [SWEEP]
-    assert dispatcher.wanted() == {MAINTAINER}
+    assert dispatcher.wanted() == {CLEANER}
     assert assign(dispatcher, [1, 2], [], 0) == []
-    assert [lease.child for lease in assign(dispatcher, [1, 2], [], 0, 8)] == [8]
+    assert [lease.child for lease in assign(dispatcher, [1, 2], [], 0, cleaner=8)] == [8]
 
 
 def test_a_long_job_that_is_tried_again_waits_its_time() -> None:
     dispatcher = make()
     dispatcher.submit(SWEEP, SOMEBODY)
-    [lease] = assign(dispatcher, [], [], 0, 7)
+    [lease] = assign(dispatcher, [], [], 0, cleaner=7)
     task = dispatcher.finish(lease.id, 0)
     assert task is not None
     assert dispatcher.put_back(task, ERROR, 0)
-    assert dispatcher.wanted() == {MAINTAINER}
-    assert assign(dispatcher, [], [], 1, 7) == []
-    assert len(assign(dispatcher, [], [], RETRY_DELAYS_NS[0], 7)) == 1
+    assert dispatcher.wanted() == {CLEANER}
+    assert assign(dispatcher, [], [], 1, cleaner=7) == []
+    assert len(assign(dispatcher, [], [], RETRY_DELAYS_NS[0], cleaner=7)) == 1

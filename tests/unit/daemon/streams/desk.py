@@ -120,7 +120,7 @@ class Desk:
         while self.writer.jobs:
             task = self.dispatcher.finish(self.writer.jobs.pop(0), 0)
             assert task is not None
-            written = Written(1, 12, 10**9, "O_DIRECT", (), {}, 0)
+            written = Written(1, 12, 8, 10**9, "O_DIRECT", (), {}, 0)
             task.owner.job_done(task, written if isinstance(task.job, WriteUnits) else Result(), 0)
             self.turn()
 

@@ -13,14 +13,16 @@ from typing import Any, cast
 
 import pytest
 
+from omewd.daemon.control.peer_process import UNSEEN, process_of
 from omewd.daemon.control.server import Peer
 from omewd.daemon.loop import Loop
 from omewd.daemon.streams.agenda import Agenda
-from omewd.daemon.streams.producers import Producers
+from omewd.daemon.streams.producers import Producers, is_unattended
 from omewd.daemon.streams.source import Source
 from omewd.daemon.streams.source_ring import SourceRing
 from omewd.daemon.streams.stream import Stream
 from omewd.errors import OmewdError
+from tests.unit.cameras import camera_of
 from tests.unit.rings import make_geometry
 
 
@@ -30,22 +32,22 @@ class RecordedSource:
     number, name = 0, ""
 
     def __init__(self) -> None:
-        self.producer_pid: int | None = None
+        self.producer: int | None = None
         self.ring = SimpleNamespace(producer=0)
 
     def producer_came(self, pid: int) -> None:
-        self.producer_pid = self.ring.producer = pid
+        self.producer = self.ring.producer = pid
 
 
 class Setting:
     """A stream with one ring in shared memory, and a client."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: int = os.getpid()) -> None:
         self.loop = Loop()
         self.ring = SourceRing.create(f"/omewd-test-{os.getpid()}-{secrets.token_hex(4)}", make_geometry())
         self.source = RecordedSource()
         self.channel, self._other = socket.socketpair()
-        self.peer = Peer(self.channel, os.getpid(), os.getuid())
+        self.peer = Peer(self.channel, process, os.getuid())
         self.producers = Producers(self.loop, Agenda())
 
     @property
@@ -55,7 +57,7 @@ class Setting:
 
     def attached(self) -> tuple[object, ...]:
         """Who is the producer, as the client, the ring, the source and the ring's lock have it."""
-        return self.peer.attached, self.ring.producer, self.source.producer_pid, self.ring.producer_lives
+        return self.peer.attached, self.ring.producer, self.source.producer, self.ring.producer_lives
 
     def close(self) -> None:
         os.close(self.ring.remove())
@@ -115,4 +117,26 @@ def test_without_a_descriptor_for_a_new_doorbell_the_old_one_stays(
         setting.ring.ring_producer()
         assert new.recv(10, socket.MSG_DONTWAIT) == b"!"
         assert bell.recv(10, socket.MSG_DONTWAIT) == b""
+    os.close(descriptor)
+
+
+def test_the_next_daemon_knows_of_a_producer_that_can_not_be_seen() -> None:
+    """One in another container has the process id 0 here, as if there were none: nobody would notice its death."""
+    channel, other = socket.socketpair()
+    with channel, other, camera_of("t:inf,y:2,x:3") as it:
+        process = process_of(channel, 0)
+        it.source.producer_came(process)
+        assert it.source.ring is not None
+        it.source.resume(it.source.ring, 0)
+        assert it.source.producer == process
+        stream = SimpleNamespace(rings=[SimpleNamespace(producer=None)])
+        assert is_unattended(cast(Stream, stream), it.source)
+
+
+def test_another_process_that_can_not_be_seen_does_not_become_the_producer(setting: Setting) -> None:
+    setting.peer.process = UNSEEN + 300
+    descriptor, bell = setting.producers.attach(*setting.of, setting.peer)
+    other = Peer(setting.channel, UNSEEN + 301, os.getuid())
+    with bell, pytest.raises(OmewdError, match="a process in another PID namespace is not the producer"):
+        setting.producers.reattach(*setting.of, other)
     os.close(descriptor)

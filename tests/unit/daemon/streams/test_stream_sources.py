@@ -265,7 +265,7 @@ def test_the_status_of_a_stream_says_what_each_source_does() -> None:
         its[0].publish(4)
         its[1].publish(1)
         its[1].gap("dropped")
-        its[1].source.producer_pid = 77
+        its[1].source.producer = 77
         stream.poll(5)
         its[0].take()
         its[0].finish()

@@ -388,6 +388,33 @@ def test_an_index_reads_on_from_where_it_was(dataset: Path, monkeypatch: pytest.
     assert rows_by_index(index)[1003] == "c"
 
 
+def test_a_frame_of_a_long_job_is_found_in_a_few_blocks(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the lines of short jobs stand before and after its lines."""
+    spec, count = spec_of(), 20_000
+    put(dataset, frames(spec, [0, 1], "before"))
+    put(dataset, frames(spec, range(2, count), "a"))
+    put(dataset, [*frames(spec, [count], "after"), ledger.gap_line(count + 1, 2, "skipped")])
+    index = LedgerIndex(dataset, spec)
+    index.read_on()
+    read: list[int] = []
+    real = os.pread
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        read.append(size)
+        return real(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    for frame, said in [(0, "before"), (2, "a"), (count // 2, "a"), (count - 1, "a"), (count, "after")]:
+        read.clear()
+        row = index.row(0, frame)
+        assert (row or {})["metadata"] == said
+        assert sum(read) <= 4 << 16 < path_of(dataset).stat().st_size / 4
+    assert (index.row(0, count + 2) or {})["gap"] == "skipped"
+    read.clear()
+    assert [(row or {})["frame"] for row in index.rows(0, np.arange(count))] == [*range(count)]
+    assert sum(read) < 2 * path_of(dataset).stat().st_size
+
+
 events = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20)), max_size=12)
 
 

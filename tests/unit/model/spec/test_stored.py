@@ -30,6 +30,11 @@ def with_unknown(value: Any) -> Any:
     return [with_unknown(inner) for inner in value] if isinstance(value, list) else value
 
 
+def test_dims_may_be_text_as_a_client_has_given_it() -> None:
+    stored = stored_spec({"name": "cam", "dims": "t:inf,y:4,x:4"})
+    assert [(dim.name, dim.count) for dim in stored.dimensions] == [("t", None), ("y", 4), ("x", 4)]
+
+
 def test_what_was_stored_is_read() -> None:
     assert stored_spec(SPEC.model_dump(mode="json")) == SPEC
 
