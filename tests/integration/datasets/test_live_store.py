@@ -139,7 +139,7 @@ def check_frames(array: Any, indexes: range) -> None:
 
 @pytest.mark.parametrize("compression", [None, "blosc-lz4"])
 def test_row_34_a_reader_of_a_run_whose_writers_are_killed(
-    omewd_daemon: DaemonProcess, compression: str | None
+    omewd_daemon: DaemonProcess, tmp_path: Path, compression: str | None
 ) -> None:
     """By a camera in a process of its own. Arrays that were opened early go on over the sealing of their shards."""
     import zarr
