@@ -320,8 +320,10 @@ class Lifecycle:
             for source in stream.poll(now_ns, numbers):
                 stream.rings[source.number].ring_producer()
         with self.failing(stream, now_ns):
+            for job in stream.maintenance_due(now_ns, numbers):
+                self._delivery.submit(stream, job)
             if stream.state is State.ACTIVE:
-                self._maintain(stream, numbers, now_ns)
+                self._show_contrast(stream, now_ns)
             elif not self._is_busy(stream):
                 self.do(stream, stream.idle(now_ns), now_ns)
         self._delivery.offer(stream, numbers)
@@ -352,10 +354,8 @@ class Lifecycle:
         has_jobs = self._delivery.is_busy(stream) or self._datasets.is_busy(stream.dataset)
         return has_jobs or stream.wants_memory or stream.start.is_noting
 
-    def _maintain(self, stream: Stream, numbers: Collection[int], now_ns: int) -> None:
-        """Submit the maintenance jobs that the dataset needs beside its write units."""
-        for job in stream.maintenance_due(now_ns, numbers):
-            self._delivery.submit(stream, job)
+    def _show_contrast(self, stream: Stream, now_ns: int) -> None:
+        """Put what was found of the pixels' range into the dataset now and then, and choose when to look again."""
         if (windows := stream.take_contrast(now_ns)) is not None:
             self._datasets.put_contrast(stream.dataset, windows)
         grows_ns = None if stream.drive.paused else stream.dataset.maintenance.grows_ns

@@ -343,9 +343,10 @@ class Stream:
 
     def maintenance_due(self, now_ns: int, changed: Iterable[int]) -> Iterable[GrowShape | SealShards]:
         """The jobs that the dataset needs now, for example as frames of the ``changed`` sources were written."""
-        if self.state is not State.ACTIVE or self.drive.paused is not None:
+        if self.state not in (State.ACTIVE, State.DRAINING) or self.drive.paused is not None:
             return ()
-        return self.dataset.maintenance.due(self.id, self.sources, [self.sources[n] for n in changed], now_ns)
+        sources, is_ending = [self.sources[n] for n in changed], self.state is State.DRAINING
+        return self.dataset.maintenance.due(self.id, self.sources, sources, now_ns, is_ending=is_ending)
 
     def take_contrast(self, now_ns: int) -> tuple[Window, ...] | None:
         """The windows to put into the dataset now: see :meth:`ShownContrast.take`."""

@@ -101,11 +101,10 @@ def test_writers_share_the_cores_and_each_role_on_demand_takes_one() -> None:
 def test_libraries_of_children_start_no_threads_beyond_their_share(tmp_path: Path) -> None:
     child = start(replace(ADDERS, threads=3), 1, place(tmp_path))
     try:
-        shares = dict(
-            line.split("=", 1)
-            for line in Path(f"/proc/{child.process.pid}/environ").read_text().split("\0")
-            if "_" in line
-        )
+        environment = Path(f"/proc/{child.process.pid}/environ")
+        while not (text := environment.read_text()):  # the kernel is still setting the new program up
+            assert child.process.poll() is None
+        shares = dict(line.split("=", 1) for line in text.split("\0") if "_" in line)
         assert [shares[f"{library}_NUM_THREADS"] for library in ("OMP", "RAYON", "OPENBLAS")] == ["3", "3", "1"]
     finally:
         child.process.kill()

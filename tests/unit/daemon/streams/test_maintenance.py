@@ -54,7 +54,7 @@ def test_each_source_is_sealed_when_it_has_whole_shards() -> None:
     maintenance, stream = Maintenance(), stream_of(SHARDS)
     have(stream, 3, 4, 9)
     assert due(maintenance, stream) == [("seal", 1), ("seal", 2)]
-    assert (maintenance.sealing, maintenance.sealed) == ({1, 2}, {1: 1, 2: 2})
+    assert (maintenance.sealing, maintenance.sealed) == ({1: 1, 2: 1}, {1: 1, 2: 2})
     assert due(maintenance, stream) == []
     have(stream, 4, 4, 12)
     assert due(maintenance, stream) == [("seal", 0)]  # of the last one a job is out
@@ -144,13 +144,13 @@ def test_sealing_and_growing_do_not_wait_for_each_other() -> None:
     have(stream, 4, 4, 0)
     assert due(maintenance, stream, 20 * SECOND) == [("seal", 1)]
     maintenance.done(GROWN, 10 * SECOND)
-    assert maintenance.sealing == {0, 1}
+    assert maintenance.sealing == {0: 1, 1: 1}
     assert due(maintenance, stream, 20 * SECOND) == [("grow", 0)]
     maintenance.done(sealed(1), 0)
-    assert (maintenance.sealing, maintenance.growing) == ({0}, True)
+    assert (maintenance.sealing, maintenance.growing) == ({0: 1, 1: 0}, True)
 
 
-@pytest.mark.parametrize("state", [state for state in State if state is not State.ACTIVE])
+@pytest.mark.parametrize("state", [state for state in State if state not in (State.ACTIVE, State.DRAINING)])
 def test_nothing_is_due_of_a_stream_that_takes_no_frames(state: State) -> None:
     maintenance, stream = Maintenance(), stream_of(SHARDS)
     have(stream, 8, 8, 8)
@@ -174,27 +174,88 @@ def test_a_daemon_that_takes_over_seals_what_the_last_one_may_have_left() -> Non
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["frames", "done", "due"]), st.integers(0, 6)), max_size=60)
+    st.lists(
+        st.tuples(
+            st.integers(0, 2), st.sampled_from(["frames", "many frames", "done", "failed", "due"]), st.integers(0, 6)
+        ),
+        max_size=60,
+    )
 )
-def test_every_whole_shard_is_sealed_and_no_two_jobs_of_a_source_are_out(steps: list[tuple[int, str, int]]) -> None:
+def test_every_whole_shard_is_sealed_and_no_two_jobs_at_once_have_the_same_one(
+    steps: list[tuple[int, str, int]],
+) -> None:
     maintenance, stream = Maintenance(), stream_of(SHARDS)
-    frames, covered, out = [0, 0, 0], [0, 0, 0], set[int]()
-    for number, step, count in [*steps, *((n, step, 0) for step in ("done", "due") for n in range(3))]:
+    frames, covered, out = [0, 0, 0], [0, 0, 0], list[SealShards]()
+
+    def submit() -> None:
+        for job in stream_jobs(maintenance, stream):
+            assert isinstance(job, SealShards)
+            units, others = units_of(job), [one for one in out if one.source == job.source]
+            assert units.start <= covered[job.source] < units.stop <= stream.safe_below[job.source] // 4
+            assert not any(set(units) & set(units_of(other)) for other in others)
+            assert len(others) < 4
+            covered[job.source] = units.stop
+            out.append(job)
+
+    for number, step, count in steps:
         match step:
-            case "frames":
-                frames[number] += count
+            case "frames" | "many frames":
+                frames[number] += count if step == "frames" else 1000 * count
                 have(stream, *frames)
-            case "done":
-                maintenance.done(sealed(number), 0)
-                out.discard(number)
-            case _:
-                for kind, source in due(maintenance, stream):
-                    if kind == "seal":
-                        assert source not in out
-                        assert stream.safe_below[source] // 4 > covered[source]
-                        out.add(source)
-                        covered[source] = stream.safe_below[source] // 4
+            case "done" | "failed" if own := [job for job in out if job.source == number]:
+                job = own[count % len(own)]
+                out.remove(job)
+                (maintenance.done if step == "done" else maintenance.failed)(job, 0)
+            case "due":
+                submit()
+    submit()
+    while out:
+        maintenance.done(out.pop(), 0)
+        submit()
     assert covered == [count // 4 for count in frames]
+
+
+def units_of(job: SealShards) -> range:
+    return range(job.since // 4, job.below // 4)
+
+
+def stream_jobs(maintenance: Maintenance, stream: Stream) -> list[GrowShape | SealShards]:
+    stream.dataset.maintenance = maintenance
+    return list(stream.maintenance_due(0, range(len(stream.sources))))
+
+
+def test_many_shards_are_shared_by_several_jobs() -> None:
+    maintenance, stream = Maintenance(), stream_of(SHARDS)
+    have(stream, 1203, 0, 0)  # 300 shards and three frames
+    jobs = stream_jobs(maintenance, stream)
+    assert [(job.since, job.below) for job in jobs if isinstance(job, SealShards)] == [
+        (0, 300),
+        (300, 600),
+        (600, 900),
+        (900, 1203),
+    ]
+    have(stream, 1600, 0, 0)
+    assert stream_jobs(maintenance, stream) == []  # four are enough
+
+
+def test_as_a_stream_ends_its_last_few_shards_are_left_to_the_end() -> None:
+    maintenance, stream = Maintenance(), stream_of(SHARDS)
+    stream.state = State.DRAINING
+    have(stream, 4 * 63, 0, 0)
+    assert stream_jobs(maintenance, stream) == []
+    have(stream, 4 * 64, 0, 0)
+    assert stream_jobs(maintenance, stream) == [SealShards(1, 0, 256, 0)]
+
+
+def test_of_jobs_at_once_a_failed_one_leaves_its_shards_to_the_end() -> None:
+    """Otherwise the next one would seal the same shards as one that is running."""
+    maintenance, stream = Maintenance(), stream_of(SHARDS)
+    have(stream, 4 * 128, 0, 0)
+    first, second = stream_jobs(maintenance, stream)
+    maintenance.failed(first, 0)
+    have(stream, 4 * 192, 0, 0)
+    assert stream_jobs(maintenance, stream) == [SealShards(1, 0, 768, 512)]
+    maintenance.done(second, 0)
 
 
 def test_growing_that_takes_long_is_not_done_all_the_time() -> None:
