@@ -35,7 +35,9 @@ def read_token(path: Path) -> str:
         with path.open("rb") as file:
             token = file.read(_LARGEST_TOKEN_FILE + 1).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise OmewdError("usage", f"the token in {path} can't be read: {error}", "Give the path of a text file") from error
+        raise OmewdError(
+            "usage", f"the token in {path} can't be read: {error}", "Give the path of a text file"
+        ) from error
     if not _SHORTEST_TOKEN <= len(token) <= _LARGEST_TOKEN_FILE or not token.isprintable() or " " in token:
         raise OmewdError(
             "usage",

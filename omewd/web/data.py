@@ -15,7 +15,7 @@ from omewd.errors import OmewdError
 from omewd.reader.contents import Content
 from omewd.reader.keyed import KeyedReader
 from omewd.web.daemons import Daemons
-from omewd.web.ranges import NotSatisfiable, matches, parse_range
+from omewd.web.ranges import RangeError, matches, parse_range
 from omewd.web.shared import Shared
 
 _READERS = 16
@@ -72,7 +72,7 @@ class Data:
                 is_same = if_range is None or if_range == f'"{content.etag}"'
                 try:
                     part = parse_range(request.headers.get("range"), content.size) if is_same else None
-                except NotSatisfiable:
+                except RangeError:
                     return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{content.size}"})
                 start, stop = part or (0, content.size)
                 if part is not None:
@@ -105,7 +105,14 @@ class Pieces(Response):
     """A long answer, which is read while it is sent. Closes ``files`` at the end."""
 
     def __init__(
-        self, first: bytes, content: Content, start: int, stop: int, status: int, headers: dict[str, str], files: ExitStack
+        self,
+        first: bytes,
+        content: Content,
+        start: int,
+        stop: int,
+        status: int,
+        headers: dict[str, str],
+        files: ExitStack,
     ) -> None:
         self.status_code, self.background, self.body = status, None, b""
         self._first, self._content, self._start, self._stop, self._files = first, content, start, stop, files

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -15,26 +15,27 @@ from omewd.web.daemons import Daemon, Daemons
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _STATES = ("STARTING", "ACTIVE", "DRAINING", "FINALIZING", "DONE", "FAILED")
-# name → (whether it only grows, help, value of a source)
-_OF_SOURCES = {
-    "omewd_frames_received": (True, "Frames handed over by the camera, gaps included", lambda s: s.frames.received),
-    "omewd_frames_written": (True, "Frames written to the dataset", lambda s: s.frames.written),
-    "omewd_frames_lost": (True, "Frames of a failed stream that are not in the dataset", lambda s: s.frames.lost),
-    "omewd_frames_in_flight": (False, "Frames received and not written yet", lambda s: s.frames.in_flight),
-    "omewd_durable_lag_frames": (
+# Name, whether it only grows, help, and its value.
+_OF_SOURCES: list[tuple[str, bool, str, Callable[[SourceStatus], float]]] = [
+    ("omewd_frames_received", True, "Frames handed over by the camera, gaps included", lambda s: s.frames.received),
+    ("omewd_frames_written", True, "Frames written to the dataset", lambda s: s.frames.written),
+    ("omewd_frames_lost", True, "Frames of a failed stream that are not in the dataset", lambda s: s.frames.lost),
+    ("omewd_frames_in_flight", False, "Frames received and not written yet", lambda s: s.frames.in_flight),
+    (
+        "omewd_durable_lag_frames",
         False,
         "Frame indexes received beyond those that are safely on disk",
         lambda s: max(s.frames.received - s.frames.durable, 0),
     ),
-    "omewd_ring_slots": (False, "Slots of the ring", lambda s: s.ring.slots),
-    "omewd_ring_used_slots": (False, "Slots with frames that are not stored yet", lambda s: s.ring.used),
-}
-_OF_STREAMS = {
-    "omewd_written_bytes": (True, "Pixels written, before compression", lambda s: s.throughput.written_bytes),
-    "omewd_stored_bytes": (True, "Pixels written, as they are on disk", lambda s: s.throughput.stored_bytes),
-    "omewd_job_retries": (True, "Jobs that had to be run again", lambda s: s.retries),
-    "omewd_stream_paused": (False, "1 while no frames are written, for example on a full disk", lambda s: bool(s.paused)),
-}
+    ("omewd_ring_slots", False, "Slots of the ring", lambda s: s.ring.slots),
+    ("omewd_ring_used_slots", False, "Slots with frames that are not stored yet", lambda s: s.ring.used),
+]
+_OF_STREAMS: list[tuple[str, bool, str, Callable[[StreamStatus], float]]] = [
+    ("omewd_written_bytes", True, "Pixels written, before compression", lambda s: s.throughput.written_bytes),
+    ("omewd_stored_bytes", True, "Pixels written, as they are on disk", lambda s: s.throughput.stored_bytes),
+    ("omewd_job_retries", True, "Jobs that had to be run again", lambda s: s.retries),
+    ("omewd_stream_paused", False, "1 while no frames are written, as on a full disk", lambda s: s.paused is not None),
+]
 
 
 class _Statuses(Collector):
@@ -42,24 +43,23 @@ class _Statuses(Collector):
         self._daemons = daemons
 
     def collect(self) -> Iterator[Metric]:
-        for one in self._of_daemons():
-            yield one
+        yield from self._of_daemons()
         streams = [
             (daemon, stream)
             for daemon in self._daemons.all
             if daemon.status is not None
             for stream in _newest(daemon.status.streams)
         ]
-        for name, (grows, text, value) in _OF_STREAMS.items():
+        for name, grows, text, value in _OF_STREAMS:
             family = _family(name, text, ["daemon", "stream"], grows=grows)
             for daemon, stream in streams:
-                family.add_metric(_labels(daemon, stream), float(value(stream)))
+                family.add_metric(_labels(daemon, stream), value(stream))
             yield family
-        for name, (grows, text, of_source) in _OF_SOURCES.items():
+        for name, grows, text, of_source in _OF_SOURCES:
             family = _family(name, text, ["daemon", "stream", "source"], grows=grows)
             for daemon, stream in streams:
                 for source in stream.sources:
-                    family.add_metric([*_labels(daemon, stream), _name(source)], float(of_source(source)))
+                    family.add_metric([*_labels(daemon, stream), _name(source)], of_source(source))
             yield family
         yield from _details(streams)
 

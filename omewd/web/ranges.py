@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-_RANGE = re.compile(r"bytes=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*")
+_RANGE = re.compile(r"bytes=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*", re.ASCII)
 
 
-class NotSatisfiable(Exception):
+class RangeError(Exception):
     """A range beyond the end: the answer is 416."""
 
 
@@ -15,7 +15,7 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     """The part [start, stop) of ``size`` bytes that a header asks for; None for all of it.
 
     Everything that the RFC lets a server ignore is ignored: other units, several ranges, and nonsense. Raises
-    NotSatisfiable if nothing of the range is there.
+    RangeError if nothing of the range is there.
     """
     match = _RANGE.fullmatch(header or "")
     if match is None or not (match[1] or match[2]):
@@ -23,13 +23,13 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     if not match[1]:
         length = int(match[2])
         if not length or not size:
-            raise NotSatisfiable
+            raise RangeError
         return max(size - length, 0), size
     start, last = int(match[1]), int(match[2]) if match[2] else size - 1
     if match[2] and last < start:
         return None
     if start >= size:
-        raise NotSatisfiable
+        raise RangeError
     return start, min(last + 1, size)
 
 

@@ -25,7 +25,7 @@ def parse_listen(text: str) -> tuple[str, int]:
         if name != "localhost":
             ipaddress.ip_address(name)
         number = int(port) if port else _DEFAULT_PORT
-        if not (0 <= number < 65536 and (not port or port.isascii() and port.isdigit())):
+        if not (0 <= number < 65536 and (not port or (port.isascii() and port.isdigit()))):
             raise ValueError
     except ValueError:
         raise OmewdError(

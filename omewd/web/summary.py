@@ -52,15 +52,15 @@ def _daemon(daemons: Daemons, daemon: Daemon) -> dict[str, Any]:
 
 def _stream(daemons: Daemons, daemon: Daemon, stream: StreamStatus) -> dict[str, Any]:
     points = daemon.history.of(stream.id)
-    known = stream.to_json()
     return {
         "key": daemons.key_of(daemon, stream),
         "recent": [points[-1].frames_per_s, points[-1].bytes_per_s] if points else None,
-        **{name: known[name] for name in _SHOWN},
+        **{name: value for name, value in stream.to_json().items() if name in _SHOWN},
     }
 
 
-_SHOWN = (
-    "id name state settled path dtype frame_shape frame_bytes images levels backend compression durability frames ring "
-    "sources throughput paused disk recent_waits retries ended_by error acknowledged kept_in_ring"
-).split()
+_SHOWN = {
+    *("id", "name", "state", "settled", "path", "dtype", "frame_shape", "frame_bytes", "images", "levels", "backend"),
+    *("compression", "durability", "frames", "ring", "sources", "throughput", "paused", "disk", "recent_waits"),
+    *("retries", "ended_by", "error", "acknowledged", "kept_in_ring"),
+}
