@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from omewd.producer.producer import Producer, connect
     from omewd.producer.slot import Slot
     from omewd.protocol.status import DaemonStatus, StreamStatus
+    from omewd.reader.live_store import live_store
     from omewd.reader.view import View, view
 
 _HOMES = {
@@ -37,6 +38,7 @@ _HOMES = {
     "StreamStatus": "omewd.protocol.status",
     "StreamStoppedError": "omewd.errors",
     "connect": "omewd.producer.producer",
+    "live_store": "omewd.reader.live_store",
     "open_ledger": "omewd.dataset.ledger.frames",
     "View": "omewd.reader.view",
     "parse_dims": "omewd.model.spec.dimensions",
@@ -63,6 +65,7 @@ __all__ = [
     "View",
     "__version__",
     "connect",
+    "live_store",
     "open_ledger",
     "parse_dims",
     "view",

@@ -5,15 +5,25 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Plan
-from omewd.model.plan.shards import ShardLayout
+from omewd.model.plan.shards import ShardLayout, ShardPlace
 from omewd.model.spec.spec import StreamSpec
 
 # A place in a grid, in the "default" chunk key encoding.
 _PLACE = re.compile(r"0|[1-9]\d{0,17}")
 GRID = "c"
+
+
+@dataclass(frozen=True)
+class InArray:
+    """A path in an array: the array's image and level, and the names of what follows in the array's folder."""
+
+    image: int
+    level: int
+    rest: tuple[str, ...]
 
 
 class Keys:
@@ -42,12 +52,30 @@ class Keys:
 
     def units_of(self, path: str) -> list[tuple[int, int]]:
         """The units that share the key at a path in the dataset; none if it is not one of the keys."""
+        found = self.array_of(path)
+        if found is None or found.rest[:1] != (GRID,):
+            return []
+        return self.units(found.image, found.level, found.rest[1:])
+
+    def array_of(self, path: str) -> InArray | None:
+        """Where a path in the dataset lies in an array; None if it lies in none."""
         parts = path.split("/")
         image = self._images.get("/".join(parts[: self._depth]))
-        level, *place = parts[self._depth :] or [""]
-        if image is None or not _PLACE.fullmatch(level) or int(level) >= len(self._across) or place[:1] != [GRID]:
-            return []
-        return self.units(image, int(level), place[1:])
+        level, *rest = parts[self._depth :] or [""]
+        if image is None or not _PLACE.fullmatch(level) or int(level) >= len(self._across):
+            return None
+        return InArray(image, int(level), tuple(rest))
+
+    def find(self, found: InArray) -> tuple[int, ShardPlace] | None:
+        """The (source, place) of a key, whose path starts with the grid's folder; None if there is no such key.
+
+        Each source has keys of its own.
+        """
+        if found.rest[:1] != (GRID,):
+            return None
+        for source, unit in self.units(found.image, found.level, found.rest[1:]):
+            return source, ShardPlace(unit, int(found.rest[-2]), int(found.rest[-1]))
+        return None
 
 
 def files_in(folder: str, inside: str = "") -> Iterator[str]:

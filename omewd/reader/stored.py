@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,22 +10,20 @@ from typing import Any
 import numpy as np
 
 from omewd.dataset.ledger.index import FRAME, LedgerIndex, Row
-from omewd.dataset.ledger.ledger import FOLDER
 from omewd.errors import OmewdError
 from omewd.model.plan.shards import ShardLayout, ShardPlace
 from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.compression import Compression
 from omewd.model.spec.spec import StreamSpec
+from omewd.reader.shard_in_place import TRIES, find_shard, opened
+from omewd.reader.summary import Summary, not_stored
 from omewd.store.format.libraries import required
 from omewd.store.format.shard_index import ABSENT, Entries, read_entries
-from omewd.store.format.shard_table import MAGIC, STAGING, SUFFIX, name_of, read_header, table_entry
+from omewd.store.format.shard_table import table_entry
 
 Frame = np.ndarray[Any, Any]
 # What is on record of a frame: its metadata, and its wall-clock time in ns.
 Recorded = tuple[dict[str, Any] | None, int | None]
-
-# A shard may be put in its place, or be moved back from there, while it is being looked for.
-_TRIES = 5
 
 
 class StoredFrames:
@@ -36,12 +33,12 @@ class StoredFrames:
     """
 
     def __init__(self, spec: StreamSpec, dataset: Path, source: int, *, backend: str, epoch: int) -> None:
-        self._spec, self._dataset, self._source, self._epoch = spec, dataset, source, epoch
+        self._spec, self._dataset, self._source = spec, dataset, source
         self._leaves_zeros_out = BACKENDS[backend].leaves_zeros_out
         self._layout = ShardLayout(spec, source=source)
         self._dtype = np.dtype(spec.dtype)
         self._index = LedgerIndex(dataset, spec)
-        self._summary_version: tuple[int, ...] | None = None
+        self._summary = Summary(dataset, epoch)
         self._last_index: tuple[tuple[int, ...], Entries] | None = None
 
     def read(self, index: int) -> Frame:
@@ -51,7 +48,7 @@ class StoredFrames:
         together from their chunks.
         Raises OmewdError ``not_stored`` if the frame is lost or can't be read; OSError.
         """
-        self._require_dataset()
+        self._summary.read()
         layout = self._layout
         unit = layout.chunks.unit_of(index)
         starts = [start for start, _ in layout.chunks.region(unit)]
@@ -76,7 +73,7 @@ class StoredFrames:
 
     def last_written(self, below: int) -> int | None:
         """The highest frame index below ``below`` that holds a frame; None if there is none."""
-        self._require_dataset()
+        self._summary.read()
         self._read_on()
         return self._index.marks[self._source].last(FRAME, below)
 
@@ -85,7 +82,7 @@ class StoredFrames:
 
         The first call reads the ledger's record of runs. Raises OmewdError ``not_stored`` if the ledger can't be read.
         """
-        self._require_dataset()
+        self._summary.read()
         row = self._row(index) or {}
         return row.get("metadata"), row.get("wall_ns")
 
@@ -104,30 +101,12 @@ class StoredFrames:
         except OSError as error:
             raise self._unreadable(f"its ledger can't be opened: {error.strerror}") from error
 
-    def _require_dataset(self) -> None:
-        """Raise OmewdError ``not_stored`` unless the dataset is still there.
-
-        Its summary has all positions, and is only read again if it was replaced.
-        """
-        path = self._dataset / FOLDER / "zarr.json"
-        try:
-            found = path.stat()
-            version = found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
-            if version == self._summary_version:
-                return
-            summary = json.loads(path.read_text())["attributes"]["omewd"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise self._unreadable("it no longer exists") from error
-        if summary.get("epoch") != self._epoch:
-            raise self._unreadable("another stream has replaced it")
-        self._summary_version = version
-
     def _unreadable(self, why: str) -> OmewdError:
-        return OmewdError("not_stored", f"{self._dataset} can't be read: {why}", "Run omewd verify on it")
+        return not_stored(self._dataset, why)
 
     def _chunk(self, place: ShardPlace, number: int) -> Frame | None:
         """A chunk, with the layout's chunk shape; None if it is not stored."""
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             with ExitStack() as files:
                 found = self._open(place, number, files)
                 if found is None:
@@ -141,19 +120,16 @@ class StoredFrames:
 
     def _open(self, place: ShardPlace, number: int, files: ExitStack) -> tuple[int, int, int] | None:
         """Where a chunk is: (descriptor, offset, length), with length 0 if it is absent; None if there is no file."""
-        key = self._dataset / self._layout.key(place)
         if not self._spec.sharded:
-            descriptor = _opened(key, files)
+            descriptor = opened(self._dataset / self._layout.key(place), files)
             return None if descriptor is None else (descriptor, 0, os.fstat(descriptor).st_size)
-        aside = self._dataset / STAGING / name_of(self._layout, place)
-        table, data = _opened(aside.with_suffix(SUFFIX), files), _opened(aside, files)
-        if table is not None and data is not None and read_header(table)[0] == MAGIC:
-            return data, *table_entry(table, number)
-        descriptor = _opened(key, files)
-        if descriptor is None:
+        shard = find_shard(self._dataset, self._layout, place, files)
+        if shard is None:
             return None
-        offset, length = map(int, self._entries(descriptor, place)[number])
-        return descriptor, offset, 0 if offset == ABSENT else length
+        if shard.table is not None:
+            return shard.data, *table_entry(shard.table, number)
+        offset, length = map(int, self._entries(shard.data, place)[number])
+        return shard.data, offset, 0 if offset == ABSENT else length
 
     def _entries(self, shard: int, place: ShardPlace) -> Entries:
         """The entries of an open shard. The last index is kept, because frames are mostly read in order."""
@@ -176,13 +152,3 @@ class StoredFrames:
         codec: Any = getattr(numcodecs, compression.codec.numcodecs)()
         decoded: Frame = np.frombuffer(codec.decode(os.pread(descriptor, length, offset)), self._dtype).reshape(shape)
         return decoded
-
-
-def _opened(path: Path, files: ExitStack) -> int | None:
-    """Open a file for reading; ``files`` closes it. Returns None if there is no such file."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    files.callback(os.close, descriptor)
-    return descriptor

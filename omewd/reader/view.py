@@ -28,6 +28,7 @@ from omewd.ring.progress import read_progress
 from omewd.ring.segment import Segment
 
 if TYPE_CHECKING:
+    from omewd.model.spec.spec import StreamSpec
     from omewd.reader.stored import Recorded, StoredFrames
 
 Array = np.ndarray[Any, Any]
@@ -118,13 +119,19 @@ class View:
         self.source: int = status["source"]
         self._spec, self._details = status["spec"], status.get("attachment", b"")
         self._is_durable = status["durability"] == "fsync"
-        self._backend, self._epoch = status["backend"], status["epoch"]
+        self.backend: str = status["backend"]
+        self.epoch: int = status["epoch"]
         self._segment = segment
         self._slots = None if segment is None else pixels.slots(segment)
         self._ended_with: int = status["sources"][self.source]["frames"]["received"]
         self._stored: StoredFrames | None = None
 
     # -- frames --------------------------------------------------------------------------------
+
+    @property
+    def has_ring(self) -> bool:
+        """Whether the ring was there when the view was opened."""
+        return self._segment is not None
 
     @property
     def stored(self) -> int:
@@ -171,13 +178,18 @@ class View:
 
     def _dataset(self) -> StoredFrames:
         if self._stored is None:
-            from omewd.model.spec.outline import join
-            from omewd.model.spec.stored import stored_spec
             from omewd.reader.stored import StoredFrames
 
-            spec = stored_spec(join(self._spec, self._details))
-            self._stored = StoredFrames(spec, self.path, self.source, backend=self._backend, epoch=self._epoch)
+            spec = self.stream_spec()
+            self._stored = StoredFrames(spec, self.path, self.source, backend=self.backend, epoch=self.epoch)
         return self._stored
+
+    def stream_spec(self) -> StreamSpec:
+        """The stream's specification, which is only read if it is needed."""
+        from omewd.model.spec.outline import join
+        from omewd.model.spec.stored import stored_spec
+
+        return stored_spec(join(self._spec, self._details))
 
     # -- the ring ------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from omewd.cli.options import json_option
+from omewd.cli.options import example, json_option
 from omewd.errors import OmewdError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _RUNS = 8
 
 
-@click.command("ledger")
+@click.command("ledger", epilog=example("omewd ledger cam0.ome.zarr --csv --output frames.csv"))
 @click.argument("dataset", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--csv", "as_csv", is_flag=True, help="Print a table with a line for each frame index and a column for each key."

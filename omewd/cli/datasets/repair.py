@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from omewd.cli.options import json_option
+from omewd.cli.options import example, json_option
 from omewd.errors import OmewdError
 
 
-@click.command("repair")
+@click.command("repair", epilog=example("omewd repair cam0.ome.zarr"))
 @click.argument("dataset", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_option
 def command(dataset: Path, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from omewd.cli.options import example
 from omewd.cli.settings_file import read_settings
 from omewd.errors import OmewdError
 from omewd.model.spec.backend import HELP as BACKENDS
@@ -25,7 +26,13 @@ _ITERATIONS, _TIME_LIMIT_S, _RECOMMEND_LIMIT_S = 10, 300.0, 120.0
 _NO_DIMS = "Give it as in --dims t:128:1:16,y:2048:256:8,x:2048:256:8"
 
 
-@click.command("benchmark")
+@click.command(
+    "benchmark",
+    epilog=example(
+        "omewd benchmark --dims t:256:1:16,y:2048:256:8,x:2048:256:8 --backend direct",
+        "omewd benchmark --dims t:256,y:2048,x:2048 --fps 100 --recommend",
+    ),
+)
 @click.option("--dims", "-d", multiple=True, help="name:count[:chunk[:shard]],… as for start-stream; repeatable.")
 @click.option(
     "--settings-file",

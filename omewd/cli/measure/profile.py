@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from omewd.cli.options import client, socket_option
+from omewd.cli.options import client, example, socket_option
 from omewd.errors import OmewdError
 from omewd.model.spec.backend import HELP as BACKENDS
 from omewd.model.spec.compression import HELP as COMPRESSIONS
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _COLOURS = {"omewd/": "green", "<site-packages>/": "blue", "<stdlib>/": "dim"}
 
 
-@click.command("profile")
+@click.command("profile", epilog=example("omewd profile --dims t:256:1:16,y:2048:256:8,x:2048:256:8"))
 @click.option("--dims", "-d", help="name:count[:chunk[:shard]],… as for start-stream.")
 @click.option(
     "--settings-file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON file of settings."

@@ -6,10 +6,10 @@ import json
 
 import click
 
-from omewd.cli.options import json_option
+from omewd.cli.options import example, json_option
 
 
-@click.command("backends")
+@click.command("backends", epilog=example("omewd backends"))
 @json_option
 def command(as_json: bool) -> None:
     """List the backends, and why some can't be used here. "auto" takes the first one that can."""

@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
+from omewd.cli.options import example
 from omewd.errors import OmewdError
 
 
-@click.command("demo")
+@click.command("demo", epilog=example("omewd demo --frames 500 --size 2048"))
 @click.option("--frames", type=click.IntRange(1, 9999), default=200, show_default=True)
 @click.option(
     "--size", type=click.IntRange(64, 4096), default=1024, show_default=True, help="Rows and columns of a frame."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from omewd import __version__
-from omewd.cli.options import client, json_option, socket_option
+from omewd.cli.options import client, example, json_option, socket_option
 from omewd.errors import OmewdError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from omewd.protocol.status import DaemonStatus
 
 
-@click.command("doctor")
+@click.command("doctor", epilog=example("omewd doctor --data-root /data/omewd --memory 16GiB"))
 @click.option(
     "--data-root",
     multiple=True,

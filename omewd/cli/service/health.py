@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from omewd.cli.options import client, json_option, socket_option
+from omewd.cli.options import client, example, json_option, socket_option, stream_names
 
 
-@click.command("health")
-@click.argument("name", required=False)
+@click.command("health", epilog=example("omewd health --silent 300"))
+@click.argument("name", required=False, shell_complete=stream_names)
 @click.option(
     "--silent",
     "silent_s",

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from omewd.cli.options import socket_option
+from omewd.cli.options import example, socket_option
 
 if TYPE_CHECKING:
     from omewd.daemon.config import ServeConfig
 
 
-@click.command("serve")
+@click.command("serve", epilog=example("omewd serve --data-root /data/omewd --memory 8GiB"))
 @socket_option
 @click.option(
     "--data-root",

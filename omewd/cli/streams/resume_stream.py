@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from omewd.cli.options import client, json_option, socket_option
+from omewd.cli.options import client, example, json_option, socket_option, stream_names
 
 
-@click.command("resume-stream")
-@click.argument("name")
+@click.command("resume-stream", epilog=example("omewd resume-stream cam0"))
+@click.argument("name", shell_complete=stream_names)
 @json_option
 @socket_option
 def command(name: str, as_json: bool, socket: Path | None) -> None:

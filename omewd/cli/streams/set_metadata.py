@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from omewd.cli.options import client, json_option, socket_option
+from omewd.cli.options import client, example, json_option, socket_option, stream_names
 from omewd.errors import OmewdError
 
 
-@click.command("set-metadata")
-@click.argument("name")
+@click.command("set-metadata", epilog=example('omewd set-metadata cam0 lab \'{"operator": "Ada"}\''))
+@click.argument("name", shell_complete=stream_names)
 @click.argument("namespace")
 @click.argument("value")
 @click.option("--position", help="Use the attributes of this position: its name, or its number from 0.")

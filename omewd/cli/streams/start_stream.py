@@ -11,16 +11,21 @@ from typing import Any
 import click
 
 from omewd.cli.errors import with_options
-from omewd.cli.options import client, json_option, socket_option
+from omewd.cli.options import client, example, json_option, one_of, socket_option
 from omewd.cli.settings_file import read_settings
 from omewd.cli.show.units import volume
 from omewd.errors import OmewdError
 from omewd.model.spec.backend import HELP as BACKENDS
+from omewd.model.spec.backend import NAMES as BACKEND_NAMES
 from omewd.model.spec.compression import HELP as COMPRESSIONS
+from omewd.model.spec.compression import NAMES as COMPRESSION_NAMES
 from omewd.protocol.status import StreamStatus, read_status
 
 
-@click.command("start-stream")
+@click.command(
+    "start-stream",
+    epilog=example("omewd start-stream cam0 --dims t:64:1:16,y:2048:256:8,x:2048:256:8 --compression blosc-lz4"),
+)
 @click.argument("name", required=False)
 @click.option(
     "--dims",
@@ -29,16 +34,26 @@ from omewd.protocol.status import StreamStatus, read_status
 )
 @click.option("--dtype", help="Pixel type.  [default: uint16]")
 @click.option("--output", help="Path of the dataset, relative to the daemon's data root.  [default: NAME.ome.zarr]")
-@click.option("--backend", "-b", help=f"{BACKENDS}  [default: auto]")
-@click.option("--compression", "-c", help=f"{COMPRESSIONS}  [default: none]")
-@click.option("--backpressure", help="What a full ring does to the camera: block, drop or fail.  [default: block]")
-@click.option("--durability", help="fsync, or none. With none, a crash of the machine loses frames.  [default: fsync]")
+@click.option("--backend", "-b", shell_complete=one_of(*BACKEND_NAMES), help=f"{BACKENDS}  [default: auto]")
+@click.option("--compression", "-c", shell_complete=one_of(*COMPRESSION_NAMES), help=f"{COMPRESSIONS}  [default: none]")
+@click.option(
+    "--backpressure",
+    shell_complete=one_of("block", "drop", "fail"),
+    help="What a full ring does to the camera: block, drop or fail.  [default: block]",
+)
+@click.option(
+    "--durability",
+    shell_complete=one_of("fsync", "none"),
+    help="fsync, or none. With none, a crash of the machine loses frames.  [default: fsync]",
+)
 @click.option(
     "--on-producer-loss",
+    shell_complete=one_of("finalize", "wait"),
     help="When the camera's program dies: finalize the dataset, or wait for another program.  [default: finalize]",
 )
 @click.option(
     "--on-disk-full",
+    shell_complete=one_of("wait", "fail"),
     help="When the disk is full: wait until there is space again, or fail. With wait, a stream that can't fit is "
     "opened all the same.  [default: refuse what can't fit, then wait]",
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from omewd.cli.options import client, json_option, socket_option
+from omewd.cli.options import client, example, json_option, socket_option, stream_names
 from omewd.protocol.status import DaemonStatus, StreamStatus
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ _PIPE_WIDTH = 200
 _POLL_S = 0.5
 
 
-@click.command("status")
-@click.argument("name", required=False)
+@click.command("status", epilog=example("omewd status cam0 --watch"))
+@click.argument("name", required=False, shell_complete=stream_names)
 @json_option
 @click.option("--watch", is_flag=True, help="Keep running, and refresh twice a second.")
 @click.option("--all", "every", is_flag=True, help="Show all streams that have ended, not only the last few.")

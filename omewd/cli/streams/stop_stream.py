@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from omewd.cli.options import client, json_option, socket_option
+from omewd.cli.options import client, example, json_option, socket_option, stream_names
 from omewd.protocol.status import KeptRingStatus
 
 
-@click.command("stop-stream")
-@click.argument("name")
+@click.command("stop-stream", epilog=example("omewd stop-stream cam0"))
+@click.argument("name", shell_complete=stream_names)
 @json_option
 @socket_option
 def command(name: str, as_json: bool, socket: Path | None) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from omewd.cli.options import json_option, socket_option
+from omewd.cli.options import example, json_option, socket_option, stream_names
 from omewd.errors import OmewdError
 
 
-@click.command("view")
-@click.argument("name")
+@click.command("view", epilog=example("omewd view cam0 --index 10 --output frame.npy"))
+@click.argument("name", shell_complete=stream_names)
 @click.option("--source", help="The source, by name or number, of a stream that has several.")
 @click.option("--index", type=int, help="Frame index.  [default: the latest]")
 @click.option(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from omewd.dataset.ledger.columns import Column
-from omewd.dataset.ledger.index import FRAME, GAP, LedgerIndex, Row
+from omewd.dataset.ledger.index import FRAME, GAP, LOST, LedgerIndex, Row
 from omewd.dataset.ledger.ledger import totals_of
 from omewd.dataset.ledger.marks import PAGE, Indexes, Marks
 from omewd.errors import OmewdError
@@ -204,8 +204,8 @@ class _Known:
 
     @classmethod
     def of(cls, marks: Marks) -> _Known:
-        runs = np.array([*marks.intervals({FRAME, GAP})], np.int64).reshape(-1, 2)
-        gaps = sum(stop - first for first, stop in marks.intervals({GAP}) if stop - first > PAGE)
+        runs = np.array([*marks.intervals({FRAME, GAP, LOST})], np.int64).reshape(-1, 2)
+        gaps = sum(stop - first for first, stop in marks.intervals({GAP, LOST}) if stop - first > PAGE)
         return cls(runs[:, 0], np.append(0, np.cumsum(runs[:, 1] - runs[:, 0])), gaps)
 
     def __len__(self) -> int:

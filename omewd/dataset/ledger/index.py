@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from omewd.dataset.ledger.ledger import FILE, FOLDER, WRITTEN, parse
+from omewd.dataset.ledger.ledger import FILE, FOLDER, UNACCOUNTED, WRITTEN, parse
 from omewd.dataset.ledger.marks import Indexes, Marks
 from omewd.dataset.ledger.reading import LedgerReader, identity_of, opened
 from omewd.dataset.ledger.run_lines import BLOCK_BYTES, RunLines
@@ -22,7 +22,7 @@ from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.spec import StreamSpec
 
-FRAME, GAP = 1, 2
+FRAME, GAP, LOST = 1, 2, 3
 
 Row = dict[str, Any]
 
@@ -74,7 +74,7 @@ class LedgerIndex:
     def _start_again(self) -> None:
         self._reader.start_again()
         self.marks = Marks.of_sources(self._sources)
-        """Of each source: FRAME, GAP, or 0 where the ledger says nothing."""
+        """Of each source: FRAME, GAP, LOST by a line that says so, or 0 where the ledger says nothing."""
         self._parts = [_PartList() for _ in range(self._sources)]
 
     def read_on(self) -> None:
@@ -98,7 +98,9 @@ class LedgerIndex:
     def _take(self, source: int, runs: Runs) -> None:
         if not len(runs):
             return
-        self.marks[source].put_runs(runs, np.where(runs["kind"] == WRITTEN, FRAME, GAP).astype(np.uint8))
+        kinds = runs["kind"]
+        marks = np.select([kinds == WRITTEN, kinds == UNACCOUNTED], [FRAME, LOST], GAP)
+        self.marks[source].put_runs(runs, marks.astype(np.uint8))
         steps = runs["step"].astype(np.int64)
         stops = runs["first"] + (runs["count"] - 1) * steps + 1
         ends = runs["offset"] + runs["length"]
@@ -188,6 +190,5 @@ def _fits(row: Row | None, source: int, frame: int, mark: int) -> bool:
         return row is None and not mark
     first, is_gap = row.get("frame"), "gap" in row
     count = row.get("count", 1) if is_gap else 1
-    return (
-        row.get("source", 0) == source and first is not None and 0 <= frame - first < count and is_gap == (mark == GAP)
-    )
+    is_about = row.get("source", 0) == source and first is not None and 0 <= frame - first < count
+    return is_about and is_gap == (mark != FRAME)

@@ -6,6 +6,7 @@ Without positions, the dataset itself is the one image. With positions, each one
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -70,6 +71,52 @@ def shape_on_disk(
     if not held and 0 not in shape:
         shape = (0, *shape[1:])
     return shape if level is None else level.shape(shape)
+
+
+def whole_shape(spec: StreamSpec, frames: Sequence[int], image: int = 0, level: Level | None = None) -> tuple[int, ...]:
+    """A shape of an image's array that is filled by the first ``frames[source]`` frames of each source.
+
+    It leaves out the frames of an element that is not whole yet along the slower dimensions, such as those of a stack
+    in progress after the first one. ``level``: the resolution; None for the full one.
+    """
+    plans = [Plan.of(spec, source=source) for source in range(spec.sources)]
+    order, own = plans[0].order, plans[0].source_axis
+    if own is not None and own == plans[0].image_axis:
+        frames, plans, own = [frames[image]], [plans[image]], None
+    held = [_held(plan, n, image) for plan, n in zip(plans, frames, strict=True)]
+    boxes = [_filled(plan, n) for plan, n in zip(plans, held, strict=True)]
+    shape = (*(len(plans) if i == own else min(box[i] for box in boxes) for i in order), *spec.frame_shape)
+    if level is not None:
+        # A pixel of a lower resolution is made of several, and of fewer at the end of the array only.
+        counts = (dim.count for dim in spec.disk_dimensions)
+        shape = tuple(
+            -(-n // factor) if n == count else n // factor
+            for n, count, factor in zip(shape, counts, level.factors, strict=True)
+        )
+    return shape if all(held) else (0, *shape[1:])
+
+
+def _held(plan: Plan, frames: int, image: int) -> int:
+    """How many of the first ``frames`` frames are in an image."""
+    frames = frames if plan.frames_total is None else min(frames, plan.frames_total)
+    if plan.image_axis is None or plan.image_axis == plan.source_axis:
+        return frames
+    inside, images = plan.strides[plan.image_axis], plan.counts[plan.image_axis] or 1
+    rounds, rest = divmod(frames, inside * images)
+    return rounds * inside + min(max(rest - image * inside, 0), inside)
+
+
+def _filled(plan: Plan, held: int) -> list[int]:
+    """A box in acquisition order that is filled by the first ``held`` frames of an image."""
+    axes = [axis for axis in range(len(plan.counts)) if axis != plan.image_axis or axis == plan.source_axis]
+    box = [count or 1 for count in plan.counts]
+    for number, axis in enumerate(axes, 1):
+        inside = math.prod(plan.counts[faster] or 1 for faster in axes[number:])
+        if held >= inside:
+            box[axis] = held // inside
+            break
+        box[axis] = 1
+    return box
 
 
 def shapes_on_disk(spec: StreamSpec, frames: Sequence[int]) -> Iterator[tuple[int, ...]]:

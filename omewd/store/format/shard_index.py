@@ -29,14 +29,19 @@ def index_bytes(entries: Entries) -> bytes:
     return index + checksum.to_bytes(_CHECKSUM_BYTES, "little")
 
 
+def index_size(chunks: int) -> int:
+    """The size of the index of so many chunks, in bytes."""
+    return ENTRY_BYTES * chunks + _CHECKSUM_BYTES
+
+
 def entries_at_end(shard: memoryview, chunks: int) -> Entries:
     """The entries of a whole shard in memory, without a check."""
-    return np.frombuffer(shard, "<u8", 2 * chunks, len(shard) - ENTRY_BYTES * chunks - _CHECKSUM_BYTES).reshape(-1, 2)
+    return np.frombuffer(shard, "<u8", 2 * chunks, len(shard) - index_size(chunks)).reshape(-1, 2)
 
 
 def read_entries(descriptor: int, chunks: int) -> Entries | None:
     """The entries of a shard in a file; None if it is torn, that is, the checksum or a chunk's place is wrong."""
-    size, length = os.fstat(descriptor).st_size, ENTRY_BYTES * chunks + _CHECKSUM_BYTES
+    size, length = os.fstat(descriptor).st_size, index_size(chunks)
     index = os.pread(descriptor, length, size - length) if size >= length else b""
     if len(index) != length:
         return None

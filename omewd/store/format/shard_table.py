@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from omewd.model.plan.shards import ShardLayout, ShardPlace
+from omewd.store.aligned import ALIGNMENT
 from omewd.store.format.shard_index import ENTRY_BYTES, Entries
 
 STAGING = "omewd/staging"
@@ -35,6 +36,11 @@ def name_of(layout: ShardLayout, place: ShardPlace) -> str:
 def table_of(staging: Path, layout: ShardLayout, place: ShardPlace) -> Path:
     """The table of a shard in progress."""
     return staging / f"{name_of(layout, place)}{SUFFIX}"
+
+
+def has_fixed_places(layout: ShardLayout) -> bool:
+    """Whether a chunk's offset follows from its number: all chunks have the same size, in whole blocks."""
+    return layout.is_raw and layout.chunk_bytes % ALIGNMENT == 0
 
 
 def in_staging(staging: Path) -> dict[tuple[int, int], list[ShardPlace]]:

@@ -14,10 +14,10 @@ import numpy as np
 from omewd.model.plan.memory import BUFFER_BYTES, OPEN_SHARDS, PIECE_BYTES
 from omewd.model.plan.shards import ShardLayout, ShardPlace
 from omewd.process.faultpoints import point
-from omewd.store.aligned import ALIGNMENT, aligned, lies_aligned, packed, size_of, write_all_at, write_at
+from omewd.store.aligned import aligned, lies_aligned, packed, size_of, write_all_at, write_at
 from omewd.store.encoders.base import Block, Cells, Patch, Patchwork, Piece, Sizes
 from omewd.store.format.shard_index import Entries
-from omewd.store.format.shard_table import name_of
+from omewd.store.format.shard_table import has_fixed_places, name_of
 from omewd.store.sinks.base import Batch, Steps, at_once, folder_syncs
 from omewd.store.sinks.publish import Publisher
 from omewd.store.sinks.shard_file import ShardFile
@@ -93,13 +93,12 @@ class _OpenShard:
     runs: list[tuple[int, Entries]] = field(default_factory=list)
 
     chunks_at_once: int = 1
-    # All chunks have the same size in whole blocks, so a chunk's offset follows from its number.
     has_fixed_places: bool = False
 
     def __post_init__(self) -> None:
         chunk_bytes = self.layout.chunk_bytes
         self.chunks_at_once = max(PIECE_BYTES // chunk_bytes, 1)
-        self.has_fixed_places = self.layout.is_raw and chunk_bytes % ALIGNMENT == 0
+        self.has_fixed_places = has_fixed_places(self.layout)
 
     def take(self) -> tuple[int, list[Patch]]:
         """Take what is waiting, as (number of the first chunk, patches)."""

@@ -69,6 +69,29 @@ class StoredReader:
         pass
 
 
+class LiveStoreReader:
+    """zarr-python over the live store; the ledger says where a frame is."""
+
+    def __init__(self, socket: Path, name: str) -> None:
+        self._store = omewd.live_store(name, socket=socket)
+        self._ledger = omewd.open_ledger(self._store.path)
+
+    def frame(self, index: int) -> Array:
+        import zarr
+
+        row = self._ledger[index]
+        image = self._ledger.images[row.image]
+        array = zarr.open_array(self._store, path=f"{image}/0" if image else "0", mode="r")
+        return np.asarray(array[tuple(row.index.values())])
+
+    def metadata(self, index: int) -> dict[str, Any] | None:
+        said = self._ledger[index].metadata
+        return None if said is None else dict(said)
+
+    def close(self) -> None:
+        self._store.release()
+
+
 class LedgerReader:
     """The ledger says where a frame is, zarr-python reads it there."""
 
@@ -97,5 +120,10 @@ class LedgerReader:
 
 
 Open = Callable[[Path, str], ConformingReader]
-LIVE: dict[str, Open] = {"view": ViewReader, "stored": StoredReader, "by the page": ReaderByThePage}
-COMPLETE: dict[str, Open] = {**LIVE, "ledger": LedgerReader}
+LIVE: dict[str, Open] = {
+    "view": ViewReader,
+    "stored": StoredReader,
+    "by the page": ReaderByThePage,
+    "live store": LiveStoreReader,
+}
+COMPLETE: dict[str, Open] = {**LIVE, "live store": LiveStoreReader, "ledger": LedgerReader}

@@ -86,6 +86,8 @@ def test_a_plate(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
         "['frame', 'image', 't', 'c', 'wall_ns', 'monotonic_ns', 'gap', 'delta_t', 'exposure_time']",
         "[1.2 1.3 1.4 1.5 1.6 1.7 1.8 1.9 2.  2.1 2.2 2.3]",
     ]
+    live = run("guide/reading.md", "live", omewd_daemon, tmp_path, beside=omewd_daemon.data).splitlines()
+    assert live == ["(2, 2, 512, 512) 0.5", "[[ 0  1]", " [12 13]]"]
     again = ["--dims", "t:2,p:6,c:2,y:512:256:2,x:512:256:2", "--plate", "8x12", "--wells", "A1,A2,B3"]
     again += ["--channels", "DAPI,GFP", "--scale", "t=600,y=0.65,x=0.65", "--levels", "3"]
     assert omewd_daemon.omewd("start-stream", "from-shell", *again).returncode == 0

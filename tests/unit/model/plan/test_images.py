@@ -11,7 +11,7 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from omewd.errors import OmewdError
-from omewd.model.plan.images import shape_on_disk, shapes_on_disk
+from omewd.model.plan.images import shape_on_disk, shapes_on_disk, whole_shape
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Budget, Plan, choose_capacity
 from omewd.model.spec.backend import Cell
@@ -92,6 +92,38 @@ def test_the_shape_of_an_image_is_the_bounding_box_of_its_frames(spec: StreamSpe
             assert size == (dim.count if own else max(at[name] for at in there) + 1)
         assert shape[-2:] == (6, 4)
     assert list(shapes_on_disk(spec, frames)) == [shape_on_disk(spec, frames, image) for image in range(spec.images)]
+
+
+@given(specs(), st.data())
+def test_a_whole_shape_has_frames_only_that_have_arrived(spec: StreamSpec, data: st.DataObject) -> None:
+    """It grows with them, can't have one more element along any dimension, and is full in the end."""
+    arrivals = [list(coordinates(spec, source)) for source in range(spec.sources)]
+    lengths = sorted(data.draw(st.lists(st.integers(0, max(map(len, arrivals))), min_size=2, max_size=2)))
+    names = [d.name for d in spec.disk_dimensions[:-2]]
+    for image in range(spec.images):
+        before: tuple[int, ...] = ()
+        for frames in ([min(n, len(known)) for known in arrivals] for n in lengths):
+            there = {
+                tuple(at[name] for name in names)
+                for known, n in zip(arrivals, frames, strict=True)
+                for at in known[:n]
+                if at.get("p", 0) == image
+            }
+            shape = whole_shape(spec, frames, image)
+            assert all(a <= b for a, b in zip(before, shape, strict=False)) or 0 in before
+            before = shape
+            outer = shape[:-2]
+            of_image = [known[:n] for known, n in zip(arrivals, frames, strict=True)]
+            if spec.source_dimension == "p":
+                of_image = [of_image[image]]
+            assert (0 in shape) == any(all(at.get("p", 0) != image for at in known) for known in of_image)
+            assert 0 in shape or set(product(*map(range, outer))) <= there
+            for axis, dim in enumerate(spec.disk_dimensions[:-2]):
+                if 0 not in shape and outer[axis] < (dim.count or 5):
+                    more = [n + (i == axis) for i, n in enumerate(outer)]
+                    assert not set(product(*map(range, more))) <= there
+        total = [len(known) for known in arrivals]
+        assert whole_shape(spec, total, image) == shape_on_disk(spec, total, image)
 
 
 @given(specs(), st.integers(1, 8), st.sampled_from(CELLS))
