@@ -41,6 +41,7 @@ _STATUS_OF = {
     "no_frame": 404,
     "usage": 400,
     "unreachable": 503,
+    "no_daemon": 503,
     "not_stored": 409,
     "overwritten": 503,
 }
@@ -61,7 +62,7 @@ def make_app(sockets: Sequence[Path | None], token: str | None) -> Starlette:
             await asyncio.gather(watching, return_exceptions=True)
             site.close()
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", site.page),
             Mount("/page", StaticFiles(directory=_PAGE)),
@@ -79,6 +80,8 @@ def make_app(sockets: Sequence[Path | None], token: str | None) -> Starlette:
         exception_handlers={OmewdError: _refuse, HTTPException: _http_error},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 class _Site:

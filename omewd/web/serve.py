@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 
 from omewd.errors import OmewdError
 from omewd.web.access import is_loopback, read_token
 
-# Connections beyond are answered with 503 at once.
-_CONNECTIONS = 256
+# Connections beyond are answered with 503 at once. A viewer in node opens one for each chunk that it wants.
+_CONNECTIONS = 1024
 _DEFAULT_PORT = 8420
 
 
@@ -50,6 +51,7 @@ def serve(listen: str, sockets: Sequence[Path | None], token_file: Path | None) 
         from omewd.web.app import make_app
     except ImportError as error:
         raise OmewdError("not_installed", f"omewd web needs {error.name}", "Run: pip install 'omewd[web]'") from error
+    _allow_descriptors(4 * _CONNECTIONS)
     config = uvicorn.Config(
         make_app(sockets, token),
         host=host,
@@ -67,3 +69,12 @@ def serve(listen: str, sockets: Sequence[Path | None], token_file: Path | None) 
     server.run()
     if not server.started:
         raise OmewdError("usage", f"nothing can listen on {host}:{port}", "Is another omewd web running? Choose a port")
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """Raise this process's own limit of open files, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard > wanted:
+        hard = wanted
+    if soft != resource.RLIM_INFINITY and soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
