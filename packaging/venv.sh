@@ -31,8 +31,9 @@ install() {
         as_root=sudo
     fi
     echo "omewd: installing $* with apt-get" >&2
-    $as_root apt-get install -qq -y --no-install-recommends "$@" >/dev/null ||
-        { $as_root apt-get update -qq && $as_root apt-get install -qq -y --no-install-recommends "$@" >/dev/null; }
+    apt_get="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq"
+    $apt_get install -y --no-install-recommends "$@" >/dev/null 2>&1 ||
+        { $apt_get update && $apt_get install -y --no-install-recommends "$@" >/dev/null; }
 }
 
 [ "$(uname -sm)" = "Linux x86_64" ] || fail "x86-64 Linux is needed; this is $(uname -sm)"
@@ -50,6 +51,7 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     install "$package" || fail "$python has no module venv or ensurepip. On Debian and Ubuntu: sudo apt-get install $package"
 fi
 
+echo "omewd: setting up .venv with $("$python" --version), which takes about a minute" >&2
 "$python" -m venv .venv
 # An older release with a wheel rather than a newer one that needs a compiler.
 if [ "${1:-}" = "dev" ]; then

@@ -37,7 +37,7 @@ class Machine:
         self.programs.mkdir()
         (folder / "packaging").mkdir()
         shutil.copy(SCRIPT, folder / "packaging")
-        for tool in ("basename", "chmod", "dirname", "mkdir", "sh"):
+        for tool in ("basename", "chmod", "dirname", "env", "mkdir", "sh"):
             found = shutil.which(tool)
             assert found
             (self.programs / tool).symlink_to(found)
@@ -75,6 +75,10 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
+def setting_up(version: str) -> str:
+    return f"omewd: setting up .venv with Python {version}, which takes about a minute\n"
+
+
 PIP = "pip: install -q --disable-pip-version-check --prefer-binary"
 
 
@@ -82,7 +86,7 @@ def test_any_python_from_3_11_on_is_taken(machine: Machine) -> None:
     machine.add_python("python3", "3.10")
     machine.add_python("python3.12", "3.12")
     done = machine.run()
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, setting_up("3.12"))
     assert machine.log == ["python3.12: -m venv .venv", f"{PIP} ."]
 
 
@@ -127,8 +131,11 @@ def test_root_gets_what_is_missing_installed(machine: Machine) -> None:
     machine.add_python("python3.13", "3.13", has_venv=False)
     machine.add("apt-get", APT_GET)
     done = machine.run()
-    assert (done.returncode, done.stderr) == (0, "omewd: installing python3.13-venv with apt-get\n")
-    assert machine.log[0] == "apt-get: install -qq -y --no-install-recommends python3.13-venv"
+    assert (done.returncode, done.stderr) == (
+        0,
+        "omewd: installing python3.13-venv with apt-get\n" + setting_up("3.13"),
+    )
+    assert machine.log[0] == "apt-get: -qq install -y --no-install-recommends python3.13-venv"
 
 
 def test_a_user_without_sudo_is_told(machine: Machine) -> None:
