@@ -99,7 +99,7 @@ SECTIONS: dict[str, tuple[ErrorCode, ...]] = {
         ErrorCode(
             "no_shared_memory",
             "The ring does not fit into shared memory (/dev/shm).",
-            "Free memory, enlarge /dev/shm, or pass a smaller `ring_slots=…`",
+            "Free memory, enlarge /dev/shm (containers get 64 MiB: see omewd doctor), or pass a smaller `ring_slots=…`",
         ),
         ErrorCode(
             "no_disk_space",

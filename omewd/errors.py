@@ -42,6 +42,10 @@ class OmewdError(Exception):
         """The same error with another message and remedy."""
         return OmewdError.from_dict({**self.to_dict(), "message": message, "remedy": remedy})
 
+    def without_traceback(self) -> OmewdError:
+        """The same error, to be kept: the frames of a traceback hold all that they were about."""
+        return OmewdError.from_dict(self.to_dict())
+
     def to_dict(self) -> dict[str, Any]:
         """The error as JSON values: ``code``, ``message``, ``remedy``, and the fields of subclasses."""
         return {"code": self.code, "message": self.message, "remedy": self.remedy}

@@ -16,6 +16,8 @@ import click
 from omewd.errors import OmewdError
 
 _QUOTED = re.compile(r"`([^`]*)`")
+# What is said in Python, and on the command line.
+_IN_SHELL = {"help(omewd.StreamSpec)": "omewd start-stream --help"}
 _SETTING = re.compile(r"([a-z_][a-z0-9_]*)=(.+)", re.DOTALL)
 # Characters that a shell does not take literally. An ellipsis, which stands for a value, is fine.
 _SPECIAL = re.compile(r"[\s'\"$`\\*?;&|<>()]")
@@ -33,7 +35,7 @@ def for_command_line(error: OmewdError, options: Mapping[str, click.Option]) -> 
 
 def with_options(text: str, options: Mapping[str, click.Option]) -> str:
     """``text`` without backquotes, and with the settings in them written as options if the command has them."""
-    return _QUOTED.sub(lambda match: _as_option(match[1], options), text)
+    return _QUOTED.sub(lambda match: _IN_SHELL.get(match[1]) or _as_option(match[1], options), text)
 
 
 def _as_option(setting: str, options: Mapping[str, click.Option]) -> str:

@@ -30,7 +30,7 @@ def test_two_names_of_one_place_do_not_meet(omewd_daemon: DaemonProcess) -> None
     with omewd_daemon.connect("one") as producer:
         for index in range(8):
             producer.append(make_frame(index, spec.frame_shape, spec.dtype))
-        with pytest.raises(omewd.OmewdError, match="overlaps") as caught:
+        with pytest.raises(omewd.OmewdError, match="is the dataset which the open stream 'one' writes") as caught:
             omewd_daemon.client.start_stream(make_spec("two", "y:4,x:4", output="alias/x.ome.zarr", overwrite=True))
         assert caught.value.code == "output_exists"
         for index in range(8, 16):

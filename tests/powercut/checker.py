@@ -10,10 +10,15 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 from pathlib import Path
 from unittest.mock import patch
 
+import pydantic
+import yaozarrs._zarr
+
+from omewd.store import unsynced
 from tests.powercut.judge import Judge, Told
 from tests.powercut.model import History, Mode
 from tests.powercut.record import Call, Mark, NotModelledError, read_trace, strace
@@ -118,7 +123,7 @@ def check(
             chosen = chance.sample(chosen, most)
     chosen.sort(key=lambda cut: cut.at)
     judge, outcome = Judge(recorded.folder, scenario), Outcome(len({cut.at for cut in chosen}))
-    with _no_waits_for_the_disk():
+    with _quickly():
         for cut in chosen:
             outcome.trees += 1
             told = Told.by(recorded.marks, cut.at)
@@ -163,7 +168,13 @@ def _different(history: History, times: Sequence[int], chance: random.Random, su
 
 
 @contextmanager
-def _no_waits_for_the_disk() -> Iterator[None]:
-    """What is judged is thrown away, so its syncs need not wait for a disk."""
-    with patch.object(os, "fsync"), patch.object(os, "fdatasync"):
+def _quickly() -> Iterator[None]:
+    """What is judged is thrown away, so its syncs need not wait for a disk. yaozarrs makes its validators once."""
+    validators = patch.object(yaozarrs._zarr, "TypeAdapter", cache(pydantic.TypeAdapter))
+    with (
+        patch.object(os, "fsync"),
+        patch.object(os, "fdatasync"),
+        patch.object(unsynced, "sync_filesystem"),
+        validators,
+    ):
         yield

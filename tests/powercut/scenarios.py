@@ -226,7 +226,7 @@ SCENARIOS: dict[str, Scenario] = {
     "direct, repaired": Scenario("t:inf:1:3,y:64,x:64", {**_RAW, "levels": 2}, 5, script=_repaired),
     "direct, replaced": Scenario("t:3:1:2,y:64,x:64", {**_RAW, "overwrite": True}, 3, script=_replaced),
     # More than 64 files and folders, which syncfs syncs: as they are made, and at the end, when shards are sealed.
-    "direct, many images": Scenario("t:inf:1:2,p:40,y:16,x:16", _RAW, frames=40, most=600, script=_stopped),
+    "direct, many images": Scenario("t:inf:1:2,p:18,y:16,x:16", _RAW, frames=18, most=600, script=_stopped),
     "direct, disk full": Scenario(_SHARDS, _RAW, frames=7, inject=("-e", "inject=pwritev2:error=ENOSPC:when=1")),
     **{
         f"direct, killed at '{point}'": Scenario("t:6:1:3,y:64,x:64", _RAW, dies_at=f"writer: {point}")

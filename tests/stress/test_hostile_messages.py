@@ -37,8 +37,8 @@ CLIENTS = 24  # of each attacker
 # does, and it is no matter how loaded the machine is.
 MOST_COST_S = 1.0
 # Memory goes up in steps: ended streams are kept with their details, up to 16 MiB. One step in the middle of a
-# run makes the line uncertain by more than its height. 100,000 messages at 640 bytes would exceed this.
-MEMORY_FLOOR = 64 << 20
+# run makes the line uncertain by more than its height. 100,000 messages at 320 bytes would exceed this.
+MEMORY_FLOOR = 32 << 20
 # A short run fits into the warm-up of Python and its libraries.
 LONG = MESSAGES >= 50_000
 SHORT_RUN_BYTES = 48 << 20

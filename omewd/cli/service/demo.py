@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,9 @@ def command(frames: int, size: int, fps: float, output: Path | None) -> None:
     print(f"starting a daemon for {dataset.parent}")
     with PrivateDaemon(dataset.parent, drain_timeout_s=300.0) as daemon:
         client = daemon.client
-        status = client.start_stream(StreamSpec(name="demo", output=str(dataset), dimensions=parse_dims(dims)))
+        slots = _ring_slots(frames, frame_bytes=2 * size * size)
+        spec = StreamSpec(name="demo", output=str(dataset), dimensions=parse_dims(dims), ring_slots=slots)
+        status = client.start_stream(spec)
         print(f"stream demo: --dims {dims}, ring of {status['ring']['slots']} slots, backend {status['backend']}")
         camera = subprocess.Popen(
             [sys.executable, "-m", "omewd.cli.service.demo_camera", "demo", str(daemon.socket), str(frames), str(fps)]
@@ -67,6 +70,13 @@ def command(frames: int, size: int, fps: float, output: Path | None) -> None:
     _show_frame(dataset, frames - 1)
     print(f"dataset: {dataset}")
     print(next_steps(dataset, dims, size), end="")
+
+
+def _ring_slots(frames: int, frame_bytes: int) -> int | None:
+    """Slots that take half of what is free in /dev/shm, which is small in containers; None if that is no limit."""
+    room = os.statvfs("/dev/shm")
+    slots = room.f_bavail * room.f_frsize // 2 // frame_bytes
+    return max(1, slots) if slots < frames else None
 
 
 def _free_output() -> Path:

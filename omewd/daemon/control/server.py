@@ -258,7 +258,7 @@ class ControlServer:
         try:
             require_same_major(hello.version, f"the {hello.kind[:40]}", hello.omewd)
         except OmewdError as error:
-            peer.refused = error
+            peer.refused = error.without_traceback()
             raise
         return Welcome(str(CONTROL), __version__, FEATURES).to_json()
 
@@ -266,7 +266,7 @@ class ControlServer:
         if message.get("op") == HELLO:
             return self._greet(peer, message)
         if peer.refused is not None:
-            raise peer.refused
+            raise peer.refused.without_traceback()
         return self._handle(peer, message)
 
     def reply(self, peer: Peer, result: Message, descriptors: tuple[int, ...] = (), *, attachment: bytes = b"") -> None:

@@ -91,6 +91,7 @@ class Datasets:
         """Reply to the client that gave a value, and continue with the next value."""
         if not dataset.user_metadata.remove(value):
             return
+        value.withdrawn()
         self._answer(value, error)
         self._agenda.place(dataset.path)
         self.step(dataset)

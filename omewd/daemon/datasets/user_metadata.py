@@ -57,7 +57,7 @@ class Value:
         self.task = task
 
     def withdrawn(self) -> None:
-        """Note that the job will not run, so that the value waits again."""
+        """Note that the job has ended, or will not run."""
         self.task = None
 
 

@@ -64,7 +64,6 @@ def _no_room(size_bytes: int, why: str) -> OmewdError:
     return OmewdError(
         "no_shared_memory",
         f"a ring of {size_bytes / 2**20:.1f} MiB does not fit into shared memory: {why}",
-        "Free memory, enlarge /dev/shm, or pass a smaller `ring_slots=…`",
     )
 
 

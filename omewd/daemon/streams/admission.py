@@ -216,5 +216,7 @@ class Admission:
 
 
 def _refuse_overlap(path: Path, other: Path | None, whose: str) -> None:
+    if path == other:
+        raise OmewdError("output_exists", f"{path} is the dataset {whose}", "Choose another output")
     if other is not None and (path.is_relative_to(other) or other.is_relative_to(path)):
         raise OmewdError("output_exists", f"{path} overlaps {other}, {whose}", "Choose another output")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 
 import structlog
 
@@ -66,7 +67,7 @@ class Producers:
 
     def _came(self, stream: Stream, source: Source, peer: Peer) -> socket.socket:
         ring = stream.rings[source.number]
-        bell = ring.hang_bell(self._loop, lambda: self._agenda.source(stream.id, source.number))
+        bell = ring.hang_bell(self._loop, partial(self._agenda.source, stream.id, source.number))
         self._agenda.source(stream.id, source.number)
         ring.take_producer(peer)
         source.producer_came(peer.process)

@@ -16,7 +16,7 @@ from omewd.daemon.datasets.shown_contrast import ShownContrast
 from omewd.daemon.jobs.tasks import Owner
 from omewd.daemon.streams.source import Source
 from omewd.daemon.streams.source_ring import SourceRing
-from omewd.daemon.streams.transitions import Action, Event, Facts, Start, State, decide
+from omewd.daemon.streams.transitions import Action, Event, Facts, Start, State, decide, weakly
 from omewd.errors import Loss, OmewdError, StreamFailedError
 from omewd.model.contrast import Window
 from omewd.model.spec.spec import StreamSpec
@@ -56,7 +56,7 @@ class Stream:
     details: bytes = b""
     auto_name: int = 0
     rings: Sequence[SourceRing] = ()
-    owner: Owner = field(init=False)
+    owner: Owner = field(init=False, repr=False)
     wants_memory: bool = False
     state: State = State.STARTING
     settled: bool = False
@@ -75,7 +75,7 @@ class Stream:
     def __post_init__(self) -> None:
         self.contrast = ShownContrast(self.started_ns)
         self.drive = Drive.of(self.spec)
-        self.start = Start(self._take)
+        self.start = Start(weakly(self._take))  # a stream that is forgotten is gone at once, with its specification
 
     @classmethod
     def of(
@@ -144,6 +144,10 @@ class Stream:
         """Set the owner, which is told of the ends of its jobs."""
         self.owner = owner
 
+    def disowned(self) -> None:
+        """Forget the owner, because there are no more jobs."""
+        del self.owner
+
     def placed(self, backend: str, reason: str, geometry: Geometry) -> tuple[Action, ...]:
         """Accept a writer's choice of backend, whose write units may need another geometry of the rings."""
         self.backend, self.backend_reason = backend, reason
@@ -189,16 +193,13 @@ class Stream:
     def _leave_reason(self, error: OmewdError, now_ns: int) -> None:
         for source in self.sources:
             source.fail(error, now_ns)
-        self.error = error
+        self.error = error.without_traceback()
         self.ended_by = self.ended_by or "failure"
 
     def tell_unaccounted(self, now_ns: int) -> None:
         """Record the error that all jobs are done but some frames are unaccounted for."""
-        error = OmewdError(
-            "frames_unaccounted",
-            f"{self.in_flight} of {self.received} frames are unaccounted for after writing all units",
-        )
-        self._leave_reason(error, now_ns)
+        lost = f"{self.in_flight} of {self.received} frames are unaccounted for after writing all units"
+        self._leave_reason(OmewdError("frames_unaccounted", lost), now_ns)
 
     def finish_rings(self) -> None:
         """Mark the dataset as complete in the rings, where the producers see it."""
@@ -216,7 +217,7 @@ class Stream:
 
     def name_taken(self, error: OmewdError) -> None:
         """End a stream that never started, because a dataset has the name that the daemon chose."""
-        self.error = error
+        self.error = error.without_traceback()
         self.settle()
 
     def resume(self, rings: list[DaemonRing], now_ns: int) -> None:

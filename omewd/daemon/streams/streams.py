@@ -117,6 +117,7 @@ class Streams:
     def discard(self, stream: Stream) -> None:
         """Release everything that an open stream holds, and forget it."""
         del self.open[stream.id]
+        stream.disowned()
         self._memory.close_last(stream.remove_rings())
         point("daemon: ring removed")
         if stream.dataset.has_leftovers:  # the entry stays until they are removed

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from weakref import WeakMethod
 
 
 class State(StrEnum):
@@ -161,6 +162,19 @@ def decide(state: State, event: Event, facts: Facts) -> tuple[State, tuple[Actio
     return state, ()
 
 
+Take = Callable[[Event], tuple[Action, ...]]
+
+
+def weakly(take: Take) -> Take:
+    """A method of a stream, without a hold on it."""
+    held = WeakMethod(take)
+
+    def taken(event: Event) -> tuple[Action, ...]:
+        return () if (method := held()) is None else method(event)
+
+    return taken
+
+
 @dataclass
 class Start:
     """The steps of a stream's start that are done. Several go on at a time.
@@ -172,7 +186,7 @@ class Start:
     taken back. ``is_over``: the stream has taken frames.
     """
 
-    take: Callable[[Event], tuple[Action, ...]]
+    take: Take
     is_placed: bool = False
     is_on_record: bool = False
     is_made: bool = False

@@ -155,6 +155,12 @@ def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
         if len(each) != spec.sources or not all(0 <= of.received <= _MOST_FRAMES for of in each):
             raise ValueError(f"totals of {len(each)} sources, but the stream has {spec.sources}")
         return totals, spec
+    except FileNotFoundError as error:
+        raise OmewdError(
+            "not_a_dataset",
+            f"{dataset} is not a dataset of omewd: it has no {FOLDER}/{path.name}",
+            "Name the folder of a dataset that omewd has written",
+        ) from error
     except (*UNREADABLE, OmewdError) as error:
         raise OmewdError(
             "not_a_dataset", f"{dataset} is not a dataset of omewd: {path.name} of its ledger can't be read ({error})"

@@ -11,6 +11,7 @@ from omewd.errors import OmewdError
 from omewd.model.jsonable import without_numpy
 
 _COMPLAINT_LENGTH = 2000
+_IN_OUR_WORDS = {"extra_forbidden": "there is no such field", "missing": "it is missing"}
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -60,9 +61,11 @@ def bad_spec(error: ValidationError, model: Any) -> OmewdError:
     complaints = []
     for item in found:
         where = ".".join(str(part) for part in item["loc"])
-        text = item["msg"].removeprefix("Value error, ")
+        text = _IN_OUR_WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+        text = text.replace("Input should be", "it must be")
         nested = isinstance(item["input"], dict | list | tuple | BaseModel)
-        given = "" if nested or not where else f" (got {item['input']!r:.80})"
+        told = nested or not where or item["type"] in _IN_OUR_WORDS or repr(item["input"]) in text
+        given = "" if told else f" (got {item['input']!r:.80})"
         complaints.append(f"{where}: {text}{given}" if where else text)
     text = "; ".join(complaints)
     if len(text) > _COMPLAINT_LENGTH:
@@ -78,4 +81,4 @@ def _remedy(unknown: list[tuple[int | str, ...]], model: Any) -> str:
     if names:
         close = difflib.get_close_matches(names[0], fields, 1)
         return f"Did you mean `{close[0]}`?" if close else f"A {model.__name__} has the fields {', '.join(fields)}"
-    return f"Correct these fields; help(omewd.{model.__name__}) says what each one takes"
+    return f"Correct these fields; `help(omewd.{model.__name__})` says what each one takes"

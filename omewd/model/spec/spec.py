@@ -7,7 +7,7 @@ from collections import Counter
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from omewd.errors import OmewdError
 from omewd.model.dtypes import ITEM_BYTES, MAX_FRAMES
@@ -19,7 +19,7 @@ from omewd.model.spec.dimensions import Dimension, Plate, Position, parse_dims
 from omewd.model.spec.folders import folder_problem, named, numbered
 from omewd.model.spec.limits import check_counts
 from omewd.model.spec.outline import MAX_SOURCES, MAX_SPEC_BYTES
-from omewd.model.spec.spellings import dtype_name, is_uint8, path_text
+from omewd.model.spec.spellings import dtype_name, is_uint8, path_text, stream_name
 
 Backpressure = Literal["block", "drop", "fail"]
 Durability = Literal["fsync", "none"]
@@ -87,7 +87,7 @@ class StreamSpec(Checked):
     are accepted. Raises OmewdError ``bad_spec``.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    name: Annotated[str, AfterValidator(stream_name)]
     output: Annotated[str, Field(min_length=1, max_length=4096), BeforeValidator(path_text)] = ""
     dimensions: Annotated[tuple[Dimension, ...], Field(min_length=2, max_length=6)]
     dtype: Annotated[str, BeforeValidator(dtype_name)] = "uint16"
@@ -151,7 +151,8 @@ class StreamSpec(Checked):
         for dim in dims[-2:]:
             if dim.type != "space":
                 raise ValueError(
-                    f"dimensions: the last two must be the frame's y and x, of type space; {dim.name!r} is not"
+                    f"dimensions: the last two must be the frame's y and x, of type space; {dim.name!r} is not. "
+                    "Give the slowest first, as in t:100,y:512,x:512"
                 )
             pixels, chunk, shard = dim.count or 1, dim.chunk_size or dim.count or 1, dim.shard_size_chunks or 1
             if chunk > pixels or shard > -(-pixels // chunk):

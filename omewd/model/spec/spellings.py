@@ -7,6 +7,7 @@ threads, and its parser of dtypes is no match for a hostile client.
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from omewd.model.dtypes import ITEM_BYTES
@@ -28,7 +29,15 @@ _LETTERS = {
 }
 # numpy's kind and bytes, such as u2, or one of its letters.
 _SHORT = {**{f"{name[0]}{size}": name for name, size in ITEM_BYTES.items()}, **_LETTERS}
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BYTE_ORDERS = ("<", ">", "=", "|")
+
+
+def stream_name(text: str) -> str:
+    """The name of a stream, which becomes a part of names of files and of shared memory."""
+    if not _NAME.fullmatch(text):
+        raise ValueError("it must be 1 to 64 letters, digits, - and _")
+    return text
 
 
 def dtype_name(value: Any) -> str:

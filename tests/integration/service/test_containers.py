@@ -149,6 +149,20 @@ def test_a_ring_larger_than_the_containers_shared_memory_is_refused(tmp_path: Pa
         assert "enlarge /dev/shm" in error.value.remedy
 
 
+def test_the_demo_makes_do_with_the_shared_memory_there_is(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*container(), sys.executable, "-m", "omewd", "demo", "--frames", "50", "--fps", "0"],  # 100 MiB of frames
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ring of 16 slots" in done.stdout
+    assert "all is well" in done.stdout
+
+
 def test_rings_outlive_the_container_in_the_hosts_shared_memory(tmp_path: Path) -> None:
     """The daemon's container is killed with all that is in it; the camera goes on, and so does the next container."""
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="omewd-host-") as shm:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import omewd
 from omewd.daemon.state.journal import instance_name
@@ -132,11 +131,12 @@ STREAMS = [
 ]
 
 
-@pytest.mark.parametrize("command", sorted({*STREAMS}))
-def test_a_stream_can_be_opened_as_it_is_written(omewd_daemon: DaemonProcess, command: str) -> None:
-    options = [word for word in shlex.split(command)[1:] if word != "--wait"]
-    opened = omewd_daemon.omewd(*options)
-    assert opened.returncode == 0, opened.stderr
-    [stream] = omewd_daemon.client.daemon_status().streams
-    omewd_daemon.client.stop_stream(stream.name)
-    omewd_daemon.client.wait(stream.name, timeout=60)
+def test_streams_can_be_opened_as_they_are_written(omewd_daemon: DaemonProcess) -> None:
+    assert len({*STREAMS}) > 5
+    for command in sorted({*STREAMS}):
+        options = [word for word in shlex.split(command)[1:] if word != "--wait"]
+        opened = omewd_daemon.omewd(*options, "--overwrite")
+        assert opened.returncode == 0, f"{command}: {opened.stderr}"
+        stream = omewd_daemon.client.daemon_status().streams[0]
+        omewd_daemon.client.stop_stream(stream.name)
+        omewd_daemon.client.wait(stream.name, timeout=60)

@@ -42,6 +42,7 @@ START = options_of(_command("start-stream"))
         ("`producer.close()` and `overwrite`", "producer.close() and overwrite"),
         ("no quotes: overwrite=True", "no quotes: overwrite=True"),
         ("one ` alone", "one ` alone"),
+        ("`help(omewd.StreamSpec)` says", "omewd start-stream --help says"),
     ],
 )
 def test_settings_are_shown_as_the_options_that_there_are(text: str, shown: str) -> None:

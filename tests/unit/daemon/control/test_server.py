@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +163,25 @@ def test_a_message_of_many_lists_starts_no_garbage_collection(served: Served) ->
         assert receive(connection) == ({"ok": SMALL}, [])
     assert started == []
     assert gc.isenabled()
+
+
+def test_a_client_that_is_gone_leaves_no_garbage(served: Served) -> None:
+    """The errors that it got have tracebacks, whose frames hold its messages."""
+    with served.connect() as connection:
+        for message in ({"op": "hello", "version": "99.0", "kind": "client"}, {"op": "small"}):
+            send(connection, message)
+            served.loop.wait(1)
+            answer = receive(connection)
+            assert answer is not None
+            assert answer[0]["error"]["code"] == "other_version"
+        [peer] = map(weakref.ref, served.server._peers)
+        gc.disable()
+    try:
+        served.loop.wait(1)
+        assert served.gone == 1
+        assert peer() is None
+    finally:
+        gc.enable()
 
 
 def test_garbage_collections_leave_out_what_is_there_after_the_start() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any, cast
 
 from omewd.daemon.streams.agenda import Agenda
 from omewd.daemon.streams.stream import Stream
+from omewd.daemon.streams.stream_jobs import StreamJobs
 from omewd.daemon.streams.streams import KEPT_ENDED_BYTES, KEPT_ENDED_STREAMS, Streams, spec_bytes
+from omewd.errors import OmewdError
 from omewd.model.spec.outline import MAX_SPEC_BYTES
 from omewd.model.spec.stored import stored_spec
 from tests.unit.cameras import dataset_at
@@ -24,7 +28,7 @@ class Ended:
         memory = SimpleNamespace(close_last=lambda _: None)
         self.streams = Streams(cast(Any, journal), cast(Any, datasets), Agenda(), cast(Any, memory))
 
-    def end(self, number: int, details: bytes = b"", **more: str) -> None:
+    def end(self, number: int, details: bytes = b"", *, fails: bool = False, **more: str) -> None:
         fields = {"name": f"s{number}", "dims": "t:inf,y:2,x:3", **more}
         dataset = dataset_at(f"s{number}")
         stream = Stream.of(
@@ -37,7 +41,13 @@ class Ended:
             fields=fields,
             details=details,
         )
+        stream.owned_by(StreamJobs(stream, cast(Any, None)))
         self.streams.add(stream)
+        try:
+            if fails:
+                raise OmewdError("disk_error", "it does not spin")
+        except OmewdError as raised:  # its traceback holds this call, and so the stream
+            stream.fail(raised, 0)
         self.streams.release(stream)
 
     @property
@@ -51,6 +61,21 @@ def test_the_last_streams_are_known() -> None:
         it.end(number)
     assert it.known == [*range(5, KEPT_ENDED_STREAMS + 5)]
     assert it.forgotten == [f"s{number}" for number in range(5)]
+
+
+def test_a_stream_that_is_forgotten_is_gone_at_once() -> None:
+    """Without a garbage collection, which comes late: it may have megabytes of details."""
+    it = Ended()
+    it.end(1, fails=True)
+    stream = weakref.ref(it.streams.ended["s1"])
+    gc.disable()
+    try:
+        for number in range(2, KEPT_ENDED_STREAMS + 2):
+            it.end(number)
+        assert it.known[0] == 2
+        assert stream() is None
+    finally:
+        gc.enable()
 
 
 def test_large_specifications_are_bounded_together() -> None:

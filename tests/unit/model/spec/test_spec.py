@@ -314,6 +314,28 @@ def test_all_that_is_wrong_is_said_in_one_way(make: Callable[[], Any]) -> None:
     assert "--" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"name": "my cam"}, "name: it must be 1 to 64 letters, digits, - and _ (got 'my cam')"),
+        ({"backpressure": "wait"}, "backpressure: it must be 'block', 'drop' or 'fail' (got 'wait')"),
+        ({"whatever": 5}, "whatever: there is no such field"),
+        ({"dtype": "int12"}, "dtype: pixels of dtype 'int12' can't be stored; use one of uint8,"),
+        ({"dims": "t:10,y:512"}, "'t' is not. Give the slowest first, as in t:100,y:512,x:512"),
+    ],
+)
+def test_a_mistake_is_told_in_plain_words(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(OmewdError) as error:
+        StreamSpec.parse({"name": "a", "dims": "y:4,x:5", **fields})
+    assert says in error.value.message
+    assert error.value.message.count("int12") <= 1
+
+
+def test_dimensions_that_are_missing_are_told() -> None:
+    with pytest.raises(OmewdError, match="dimensions: it is missing"):
+        StreamSpec.parse({"name": "a"})
+
+
 def test_a_field_that_is_misspelt_gets_a_suggestion() -> None:
     assert refusal(compresion="zstd").remedy == "Did you mean `compression`?"
     assert "durability" in refusal(whatever=5).remedy
