@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from omewd.client.connection import Connection
@@ -17,6 +17,7 @@ from omewd.protocol.messages import MAX_MESSAGE_BYTES, decode, encode
 if TYPE_CHECKING:  # what takes time to import is imported where it is used
     from omewd.model.spec.spec import StreamSpec
     from omewd.protocol.status import DaemonStatus, StreamStatus
+    from omewd.protocol.watch import WatchEvent
 
 # The longest time-out of a socket; a longer one means to wait for ever.
 _LONGEST_S = 1e6
@@ -127,6 +128,31 @@ class Client:
         except TimeoutError as error:
             waited = time.monotonic() - started
             raise OmewdError("timeout", f"stream {name!r} was not done after {waited:.1f} s") from error
+        finally:
+            connection.close()
+
+    def watch(self, name: str) -> Iterator[WatchEvent]:
+        """Yield what happens to a stream, as it happens, until it is DONE or has FAILED.
+
+        First come the events for what has happened already. An event may stand for several that came while the caller
+        was busy. They are :class:`omewd.FramesDurable`, :class:`omewd.ShardsSealed`, :class:`omewd.StreamPaused`,
+        :class:`omewd.StreamGoesOn`, and at the end :class:`omewd.StreamFailed` or :class:`omewd.StreamDone`.
+        Raises OmewdError: ``unknown_stream``; ``unreachable`` if the daemon ends.
+        """
+        from omewd.protocol.watch import Watched, events
+
+        connection = Connection(self._path)
+        try:
+            last: Watched | None = None
+            while last is None or not last.settled:
+                asked: dict[str, Any] = {} if last is None else {"id": last.id, "known": last.known()}
+                reply, _ = connection.request("watch", name=name, timeout=None, **asked)
+                try:
+                    now = Watched.from_json(reply)
+                except ValueError as error:
+                    raise OmewdError("bad_message", f"the daemon's answer can't be read: {error}") from error
+                yield from events(last, now)
+                last = now
         finally:
             connection.close()
 

@@ -294,7 +294,9 @@ class Daemon:
         if self._agenda.has_more:
             return 0.0
         tick_s = _STOPPING_TICK_S if self._streams.is_closed else _TICK_S
-        events = (self._agenda.next_ns, self._rounds.next_ns, self._dispatcher.next_event_ns(), self._pools.next_ns)
+        of_clients = self._replies.watches.next_ns
+        of_jobs = self._dispatcher.next_event_ns()
+        events = (self._agenda.next_ns, self._rounds.next_ns, of_jobs, self._pools.next_ns, of_clients)
         event_ns = min(event for event in events if event is not None)
         return min(tick_s, max(0.0, (event_ns - now_ns) / 1e9))
 
@@ -302,6 +304,7 @@ class Daemon:
         self._rounds.go(now_ns)
         self._lifecycle.step(now_ns)
         self._replies.turned()
+        self._replies.watches.turned(now_ns)
         for lease in self._dispatcher.overdue(now_ns):
             child = self._pools.child(lease.child)
             if child is not None and not child.killed_for:

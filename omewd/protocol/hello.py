@@ -23,6 +23,7 @@ FEATURES = (
     "view",
     "finish",
     "wait",
+    "watch",
     "set_metadata",
 )
 

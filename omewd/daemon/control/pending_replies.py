@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from omewd.daemon.control.server import ControlServer, Peer
 from omewd.daemon.control.status import stream_status
+from omewd.daemon.control.watches import Watches
 from omewd.daemon.streams.source import Source
 from omewd.daemon.streams.stream import Stream
 from omewd.errors import OmewdError
@@ -34,6 +35,7 @@ class PendingReplies:
 
     def __init__(self, server: ControlServer) -> None:
         self._server = server
+        self.watches = Watches(server)
         self._starters: dict[int, Peer] = {}
         self._waiting: dict[int, list[_Waiter]] = {}
         self._next: dict[int, list[tuple[Peer, Callable[[], Message]]]] = {}
@@ -90,7 +92,8 @@ class PendingReplies:
             )
 
     def tell(self, stream: Stream) -> None:
-        """Send the replies that are due: a stream, or one of its sources, may have ended."""
+        """Send the replies that are due: something has happened to a stream, and it, or a source, may have ended."""
+        self.watches.note(stream)
         waiting = self._waiting.pop(stream.id, [])
         still = [] if stream.settled else [waiter for waiter in waiting if not waiter.has_left(stream)]
         if still:
@@ -134,6 +137,7 @@ class PendingReplies:
 
     def forget(self, peer: Peer) -> None:
         """Forget the pending replies of a client that is gone."""
+        self.watches.forget(peer)
         for number, answers in self._next.items():
             self._next[number] = [entry for entry in answers if entry[0] is not peer]
         for stream, waiting in self._waiting.items():

@@ -1,4 +1,4 @@
-"""Requests about a stream: to start it, stop it, resume it, and wait for its end."""
+"""Requests about a stream: to start it, stop it, resume it, wait for its end, and watch it."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class StreamRequests:
             "stop_stream": self._stop,
             "resume_stream": self._resume,
             "wait": self._wait,
+            "watch": self._watch,
         }
 
     def _start(self, peer: Peer, message: Message) -> None:
@@ -100,3 +101,7 @@ class StreamRequests:
         wish = message.get("source")
         source = None if wish is None else source_of(stream, wish)
         self._replies.when_ended(peer, stream, source, brief=bool(message.get("brief")))
+
+    def _watch(self, peer: Peer, message: Message) -> Message | None:
+        stream = self._streams.named(message.get("name"), message.get("id"))
+        return self._replies.watches.ask(peer, stream, message.get("known"), time.monotonic_ns())

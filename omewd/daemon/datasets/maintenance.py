@@ -41,8 +41,9 @@ class Maintenance:
 
     ``sealing``: for each source, how many jobs that seal shards are running. ``sealed``: how many units of shards are
     sealed, including those of the running jobs; ``sealed_below``: they only hold frame indexes below this.
-    ``looked_at``: for each source, the frame index below which no unit is left to seal. At most one job that
-    grows the shape runs at a time.
+    ``unsealed``: for each source, the frame indexes from which on shards are not sealed by a job that is running, or
+    has failed. ``looked_at``: for each source, the frame index below which no unit is left to seal. At most one job
+    that grows the shape runs at a time.
     """
 
     growing: bool = False
@@ -52,6 +53,7 @@ class Maintenance:
     sealing: dict[int, int] = field(default_factory=dict)
     sealed: dict[int, int] = field(default_factory=dict)
     sealed_below: dict[int, int] = field(default_factory=dict)
+    unsealed: dict[int, list[int]] = field(default_factory=dict)
     looked_at: dict[int, int] = field(default_factory=dict)
     _may_grow: bool = False
 
@@ -103,13 +105,20 @@ class Maintenance:
             below = bisect_left(range(safe), upto, lo=since, key=source.shards.units_complete)
             self.sealed_below[number] = safe if upto == complete else below
             self.sealing[number] = running + 1
+            self.unsealed.setdefault(number, []).append(since)
             yield since, self.sealed_below[number]
         self.looked_at[number] = safe
+
+    def sealed_until(self, source: int) -> int:
+        """The frame index below which all shards of a source that hold no others are sealed."""
+        return min([*self.unsealed.get(source, []), self.sealed_below.get(source, 0)])
 
     def done(self, job: GrowShape | SealShards, now_ns: int) -> None:
         """Note that a job has ended."""
         if isinstance(job, SealShards):
             self.sealing[job.source] -= 1
+            if job.since in (running := self.unsealed.get(job.source, [])):
+                running.remove(job.since)
         else:
             self.growing = False
             # A thousand images take a while, and the writer has more urgent work.
@@ -117,6 +126,9 @@ class Maintenance:
 
     def failed(self, job: GrowShape | SealShards, now_ns: int) -> None:
         """Note that a job has failed. The next one, or the end of the stream, does what it left undone."""
-        if isinstance(job, SealShards) and self.sealing[job.source] == 1:  # no two may seal the same shard
+        is_for_later = isinstance(job, SealShards) and self.sealing[job.source] > 1
+        if isinstance(job, SealShards) and not is_for_later:  # no two may seal the same shard
             self.sealed_below[job.source] = job.since
         self.done(job, now_ns)
+        if isinstance(job, SealShards) and is_for_later:  # the end of the stream does it
+            self.unsealed.setdefault(job.source, []).append(job.since)

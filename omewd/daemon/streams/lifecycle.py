@@ -329,6 +329,8 @@ class Lifecycle:
         self._delivery.offer(stream, numbers)
         if stream.takes_frames:
             self._replies.tell(stream)
+        else:
+            self._replies.watches.note(stream)
         self._datasets.step(stream.dataset)
 
     def _allocate(self, stream: Stream, now_ns: int) -> None:

@@ -58,7 +58,9 @@ def test_each_source_is_sealed_when_it_has_whole_shards() -> None:
     assert due(maintenance, stream) == []
     have(stream, 4, 4, 12)
     assert due(maintenance, stream) == [("seal", 0)]  # of the last one a job is out
+    assert [maintenance.sealed_until(source) for source in range(3)] == [0, 0, 0]
     maintenance.done(sealed(2), 0)
+    assert maintenance.sealed_until(2) == 9
     assert due(maintenance, stream) == [("seal", 2)]
     maintenance.done(sealed(1), 0)
     assert due(maintenance, stream) == []  # it has got no further

@@ -1,0 +1,111 @@
+"""Answers clients that watch streams: each request gets one answer, once something has changed for its client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omewd.daemon.control.server import ControlServer, Peer
+from omewd.daemon.streams.source import Source
+from omewd.daemon.streams.stream import Stream
+from omewd.errors import OmewdError
+from omewd.protocol.messages import Message
+from omewd.protocol.status import ErrorStatus
+from omewd.protocol.watch import Watched, WatchedSource
+
+# A client gets news this often at most, so that a fast camera makes no more work than a slow one. An answer takes
+# 0.1 ms.
+_EVERY_NS = 50_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class _Watch:
+    """A request that waits for news. ``known``: what its client knows. ``due_ns``: no answer before that."""
+
+    peer: Peer
+    stream: Stream
+    known: object
+    due_ns: int
+
+
+class Watches:
+    """A connection has one pending request, so a client that does not read holds one answer at most."""
+
+    def __init__(self, server: ControlServer) -> None:
+        self._server = server
+        self._watches: dict[Peer, _Watch] = {}
+        self._streams: dict[int, set[Peer]] = {}
+        self._news: set[int] = set()
+        self._late: set[Peer] = set()
+
+    def ask(self, peer: Peer, stream: Stream, known: object, now_ns: int) -> Message | None:
+        """The answer, if there are news already that may be told; else it comes later.
+
+        Raises OmewdError ``busy`` for a connection that has such a request already.
+        """
+        if peer in self._watches:
+            raise OmewdError("busy", "this connection already watches a stream", "Use another connection")
+        if known is None or stream.settled:
+            return watched(stream).to_json()
+        self._watches[peer] = _Watch(peer, stream, known, now_ns + _EVERY_NS)
+        self._streams.setdefault(stream.id, set()).add(peer)
+        self._late.add(peer)
+        return None
+
+    def note(self, stream: Stream) -> None:
+        """Something may have happened to a stream."""
+        if stream.id in self._streams:
+            self._news.add(stream.id)
+
+    def turned(self, now_ns: int) -> None:
+        """Answer those for whom there are news."""
+        if not self._news and not self._late:
+            return
+        peers = {peer for number in self._news for peer in self._streams.get(number, ())}
+        due = {peer for peer in self._late if self._watches[peer].due_ns <= now_ns}
+        self._news.clear()
+        self._late -= due
+        for peer in peers | due:
+            watch = self._watches.get(peer)  # an answer to another client may have dropped this one
+            if watch is None or (watch.due_ns > now_ns and not watch.stream.settled):
+                continue  # it is looked at when it is due
+            found = watched(watch.stream)
+            if found.known() != watch.known:
+                self.forget(peer)
+                self._server.reply(peer, found.to_json())
+
+    @property
+    def next_ns(self) -> int | None:
+        """When the next client is to be looked at; None for at no time."""
+        return min((self._watches[peer].due_ns for peer in self._late), default=None)
+
+    def forget(self, peer: Peer) -> None:
+        """Forget the request of a client that is gone."""
+        watch = self._watches.pop(peer, None)
+        self._late.discard(peer)
+        if watch is not None:
+            others = self._streams[watch.stream.id]
+            others.discard(peer)
+            if not others:
+                del self._streams[watch.stream.id]
+
+
+def watched(stream: Stream) -> Watched:
+    """A stream, for who watches it."""
+    paused = stream.drive.paused
+    is_over = stream.settled
+    return Watched(
+        id=stream.id,
+        name=stream.name,
+        state=stream.state.value,
+        settled=is_over,
+        paused=ErrorStatus.of(paused) if paused is not None and not is_over else None,
+        failure=stream.failure.to_dict() if is_over and stream.failure is not None else None,
+        sources=tuple(_source(stream, source) for source in stream.sources),
+    )
+
+
+def _source(stream: Stream, source: Source) -> WatchedSource:
+    durable = source.safe_below
+    is_sealed = source.shards is None or (stream.settled and stream.error is None)
+    sealed = durable if is_sealed else stream.dataset.maintenance.sealed_until(source.number)
+    return WatchedSource(source.name, source.received, durable, min(sealed, durable))

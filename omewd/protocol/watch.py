@@ -1,0 +1,121 @@
+"""What the daemon tells who watches a stream, and the events that follow from it.
+
+A client asks again with what it knows (:meth:`Watched.known`), and the daemon answers once that is no longer so. So
+nothing is queued for a client: however late it asks, it gets one answer, with what holds by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from omewd.errors import OmewdError
+from omewd.model.record import Record
+from omewd.protocol.status import ErrorStatus
+
+
+@dataclass(frozen=True, eq=False)
+class WatchedSource(Record):
+    """``durable``: frames below this index are on disk (durably, unless the stream has ``durability="none"``).
+
+    ``sealed``: all shards, or other files, with frames below this index alone are in their places.
+    """
+
+    name: str = ""
+    received: int = 0
+    durable: int = 0
+    sealed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Watched(Record):
+    """A stream, for who watches it. ``failure``: the fields of its StreamFailedError, once all of it is known."""
+
+    id: int = 0
+    name: str = ""
+    state: str = ""
+    settled: bool = False
+    paused: ErrorStatus | None = None
+    failure: dict[str, Any] | None = None
+    sources: tuple[WatchedSource, ...] = ()
+
+    def known(self) -> dict[str, Any]:
+        """What a client knows by this, as JSON values. Something else is news."""
+        return {
+            "id": self.id,
+            "settled": self.settled,
+            "paused": self.paused.code if self.paused else None,
+            "sources": [[source.durable, source.sealed] for source in self.sources],
+        }
+
+
+@dataclass(frozen=True)
+class WatchEvent:
+    """Something that has happened to ``stream``, which is its name."""
+
+    stream: str
+
+
+@dataclass(frozen=True)
+class FramesDurable(WatchEvent):
+    """The frame indexes of a source in [``first``, ``below``) are on disk, or are gaps."""
+
+    source: int
+    first: int
+    below: int
+
+
+@dataclass(frozen=True)
+class ShardsSealed(WatchEvent):
+    """All shards, or other files, of a source that only hold frame indexes below ``below`` are in their places."""
+
+    source: int
+    below: int
+
+
+@dataclass(frozen=True)
+class StreamPaused(WatchEvent):
+    """Nothing is written for now; ``error`` says why."""
+
+    error: OmewdError
+
+
+@dataclass(frozen=True)
+class StreamGoesOn(WatchEvent):
+    """It is no longer paused."""
+
+
+@dataclass(frozen=True)
+class StreamFailed(WatchEvent):
+    """It has failed; ``error`` is the :class:`omewd.StreamFailedError`. The last event."""
+
+    error: OmewdError
+
+
+@dataclass(frozen=True)
+class StreamDone(WatchEvent):
+    """The dataset is complete, with ``received`` frame indexes in all. The last event."""
+
+    received: int
+
+
+def events(before: Watched | None, now: Watched) -> Iterator[WatchEvent]:
+    """What has happened between two answers; with None, up to the first one. Pure."""
+    name = now.name
+    for number, source in enumerate(now.sources):
+        old = before.sources[number] if before and number < len(before.sources) else WatchedSource()
+        if source.durable > old.durable:
+            yield FramesDurable(name, number, old.durable, source.durable)
+        if source.sealed > old.sealed:
+            yield ShardsSealed(name, number, source.sealed)
+    was_paused = before.paused if before else None
+    if now.paused and (was_paused is None or was_paused.code != now.paused.code):
+        yield StreamPaused(name, OmewdError(now.paused.code, now.paused.message, now.paused.remedy))
+    elif was_paused and not now.paused and not now.settled:
+        yield StreamGoesOn(name)
+    if now.settled:
+        if now.failure is not None:
+            yield StreamFailed(name, OmewdError.from_dict(now.failure))
+        else:
+            yield StreamDone(name, sum(source.received for source in now.sources))
