@@ -28,6 +28,7 @@ _COMMANDS = {
     "ledger": ("datasets", "Show the record of each frame: times, metadata, gaps."),
     "verify": ("datasets", "Read a dataset back and say what is wrong."),
     "repair": ("datasets", "Repair a dataset after a crash."),
+    "web": ("service", "Show streams in the browser, serve data to viewers."),
     "health": ("service", "Say what is wrong with the daemon and its streams."),
     "doctor": ("service", "Say what this machine has and lacks for omewd."),
     "backends": ("service", "List the backends, and why some can't be used here."),

@@ -25,6 +25,8 @@ PROGRAMS = {
     "docs/guide/micro-manager.md: pymmcore-plus": "cameras/test_camera.py::test_the_example_of_the_page",
     "docs/guide/producers.md: append": "service/test_documentation.py::test_a_frame",
     "docs/guide/reading.md: ledger": "service/test_documentation.py::test_a_plate",
+    "docs/guide/reading.md: live": "service/test_documentation.py::test_a_plate",
+    "docs/guide/reading.md: watch": "service/test_documentation.py::test_a_frame",
     "docs/guide/reading.md: view": "service/test_documentation.py::test_several_cameras",
     "docs/tutorial.md: tutorial-camera": "service/test_tutorial.py::test_the_tutorial",
     "docs/tutorial.md: tutorial-crash": "service/test_tutorial.py::test_the_tutorial",

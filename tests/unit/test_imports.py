@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"errors", "process", "model"},
     "dataset": {"errors", "process", "model", "store"},
     "reader": {"errors", "model", "protocol", "ring", "client", "store", "dataset"},
+    "web": {"errors", "model", "protocol", "client", "reader"},
     "daemon": {"error_codes", "errors", "process", "model", "protocol", "ring", "omewd"},
     "writer": {"errors", "process", "model", "protocol", "ring", "store", "dataset", "omewd"},
     "health": {"errors", "model", "protocol", "daemon", "store"},

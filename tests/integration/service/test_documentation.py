@@ -111,6 +111,7 @@ def test_a_frame(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
     assert read_zarr(omewd_daemon.data / "cam0.ome.zarr").tolist() == np.full((1, 64, 64), 7).tolist()
     [row] = omewd.open_ledger(omewd_daemon.data / "cam0.ome.zarr")
     assert row.metadata == {"exposure_time": 0.01}
+    assert run("guide/reading.md", "watch", omewd_daemon, tmp_path).splitlines()[-1] == "done, 1 frames"
 
 
 def test_how_channels_are_shown(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:

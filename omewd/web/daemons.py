@@ -1,0 +1,93 @@
+"""The daemons that are shown. Each is asked for its status once a second, however many look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omewd.client.client import Client
+from omewd.errors import OmewdError
+from omewd.protocol.status import DaemonStatus, StreamStatus
+from omewd.web.history import History
+
+_EVERY_S = 1.0
+# A stream's name, and for another than the first daemon that knows it, "@" and the number of the daemon from 1 on.
+_NAME = re.compile(r"([A-Za-z0-9_-]{1,64})(?:@([1-9][0-9]{0,2}))?")
+
+
+@dataclass
+class Daemon:
+    """A daemon, as it was when it was last asked. ``status``: None if it could not be reached, and ``error`` says why.
+
+    ``socket``: None for the default one.
+    """
+
+    number: int
+    socket: Path | None
+    status: DaemonStatus | None = None
+    error: OmewdError | None = None
+    asked_s: float = 0.0
+    history: History = field(default_factory=History)
+
+    def ask(self) -> None:
+        """Ask it for its status, which may take as long as a time-out."""
+        try:
+            status = Client(self.socket).daemon_status()
+        except OmewdError as error:
+            self.status, self.error, self.asked_s = None, error, time.time()
+        else:
+            self.asked_s = time.time()
+            self.history.note(status, self.asked_s)
+            self.status, self.error = status, None
+
+
+class Daemons:
+    """All daemons. ``turn``: grows with each answer."""
+
+    def __init__(self, sockets: Sequence[Path | None]) -> None:
+        self.all = [Daemon(number, socket) for number, socket in enumerate(sockets, 1)]
+        self.turn = 0
+        self._changed = asyncio.Condition()
+
+    async def watch(self) -> None:
+        """Ask all daemons for ever. One that doesn't answer holds none of the others up."""
+        await asyncio.gather(*map(self._watch, self.all))
+
+    async def _watch(self, daemon: Daemon) -> None:
+        while True:
+            await asyncio.to_thread(daemon.ask)
+            async with self._changed:
+                self.turn += 1
+                self._changed.notify_all()
+            await asyncio.sleep(_EVERY_S)
+
+    async def after(self, turn: int) -> int:
+        """Wait for an answer later than a turn; returns the latest turn."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.turn > turn)
+            return self.turn
+
+    def find(self, name: str) -> tuple[Daemon, StreamStatus]:
+        """The daemon and the status of a stream, by :func:`key_of` or a plain name. The newest one of the name counts.
+
+        Raises OmewdError ``unknown_stream``; ``unreachable`` if a daemon that may know it can't be asked.
+        """
+        match = _NAME.fullmatch(name)
+        number = int(match[2]) if match and match[2] else None
+        daemons = [daemon for daemon in self.all if number in (None, daemon.number)]
+        for daemon in daemons if match else ():
+            for stream in daemon.status.streams if daemon.status else ():
+                if match and stream.name == match[1]:
+                    return daemon, stream
+        for daemon in daemons:
+            if daemon.error is not None:
+                raise daemon.error
+        raise OmewdError("unknown_stream", f"there is no stream {name[:80]!r}", "GET /api/status lists the streams")
+
+    def key_of(self, daemon: Daemon, stream: StreamStatus) -> str:
+        """The name of a stream in addresses."""
+        return stream.name if len(self.all) == 1 else f"{stream.name}@{daemon.number}"

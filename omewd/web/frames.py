@@ -1,0 +1,140 @@
+"""``/api/streams/NAME/frame.png``: a frame of a stream as a picture, from its ring while it is there."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from functools import partial
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+
+from omewd.errors import OmewdError
+from omewd.model.plan.plan import Plan
+from omewd.protocol.status import StreamStatus
+from omewd.reader.view import View, ViewedFrame, view
+from omewd.web.daemons import Daemon, Daemons
+from omewd.web.picture import Picture, picture
+from omewd.web.ranges import matches
+from omewd.web.shared import Shared
+
+_VIEWS = 32
+# So that ten who look at one stream cost what one does.
+_PICTURES = 16
+_LARGEST, _USUAL = 4096, 1024
+_LOOKED_BACK = 4096
+
+
+class Looking:
+    """A view that one thread uses at a time."""
+
+    def __init__(self, seen: View) -> None:
+        self.view, self.lock = seen, threading.Lock()
+
+    def close(self) -> None:
+        self.view.close()
+
+
+class Frames:
+    """Answers requests for pictures."""
+
+    def __init__(self, daemons: Daemons) -> None:
+        self._daemons = daemons
+        self._views: Shared[Looking] = Shared(_VIEWS)
+        self._pictures: OrderedDict[Hashable, Picture] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        self._views.close()
+
+    async def answer(self, request: Request) -> Response:
+        """A picture. Parameters: ``index`` (default: the newest), ``source`` (its number), ``image`` (the newest of a
+        position, by number), ``size`` (most pixels a side), ``low`` and ``high`` (black and white).
+        """
+        daemon, stream = self._daemons.find(request.path_params["name"])
+        return await run_in_threadpool(self._draw, daemon, stream, request)
+
+    def _draw(self, daemon: Daemon, stream: StreamStatus, request: Request) -> Response:
+        query = request.query_params
+        source = whole(query, "source", 0, max(len(stream.sources) - 1, 0)) or 0
+        index, image = whole(query, "index", 0, 1 << 62), whole(query, "image", 0, max(stream.images - 1, 0))
+        most = whole(query, "size", 16, _LARGEST) or _USUAL
+        low, high = number(query, "low"), number(query, "high")
+        which = daemon.number, stream.id, stream.path, source
+        opened = partial(_open, stream.name, source, daemon)
+        with self._views.use(which, opened) as looking, looking.lock:
+            try:
+                frame = _frame(looking.view, index, image)
+                etag = f"{stream.id}-{source}-{frame.index}-{most}-{low}-{high}"
+                headers = {"ETag": f'"{etag}"', "Cache-Control": "no-store", "X-Frame-Index": str(frame.index)}
+                if matches(request.headers.get("if-none-match"), etag):
+                    return Response(status_code=304, headers=headers)
+                drawn = self._kept((which, etag)) or picture(frame.copy(), most=most, low=low, high=high)
+            except OmewdError:
+                self._views.forget(which)
+                raise
+        self._keep((which, etag), drawn)
+        headers |= {"X-Low": f"{drawn.low:g}", "X-High": f"{drawn.high:g}"}
+        return Response(drawn.png, headers=headers, media_type="image/png")
+
+    def _kept(self, key: Hashable) -> Picture | None:
+        with self._lock:
+            return self._pictures.get(key)
+
+    def _keep(self, key: Hashable, drawn: Picture) -> None:
+        with self._lock:
+            self._pictures[key] = drawn
+            while len(self._pictures) > _PICTURES:
+                self._pictures.popitem(last=False)
+
+
+def _open(name: str, source: int, daemon: Daemon) -> Looking:
+    return Looking(view(name, source=source, socket=daemon.socket))
+
+
+def _frame(looking: View, index: int | None, image: int | None) -> ViewedFrame:
+    """The frame that was asked for; raises OmewdError ``no_frame``."""
+    if index is not None:
+        return looking.frame(index)
+    latest = looking.latest()
+    if latest is None:
+        raise OmewdError("no_frame", f"stream {looking.name!r} has no frame yet", "Wait for its camera")
+    if image is None:
+        return latest
+    plan = Plan.of(looking.stream_spec(), source=looking.source)
+    for earlier in range(latest.index, max(latest.index - _LOOKED_BACK, -1), -1):
+        if plan.image(earlier) == image:
+            return looking.frame(earlier)
+    raise OmewdError(
+        "no_frame",
+        f"none of the last {_LOOKED_BACK} frames of stream {looking.name!r} is of image {image}",
+        "Wait for the camera, or ask for a frame by its index",
+    )
+
+
+def whole(query: QueryParams, name: str, least: int, most: int) -> int | None:
+    """A whole number out of an address, None if it is not there; raises OmewdError ``usage``."""
+    text = query.get(name)
+    if text is None or text == "":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
+        raise OmewdError("usage", f"{name}={text[:40]} is not a whole number from {least} to {most}")
+    return int(text)
+
+
+def number(query: QueryParams, name: str) -> float | None:
+    """A number out of an address, None if it is not there; raises OmewdError ``usage``."""
+    text = query.get(name)
+    if text is None or text == "":
+        return None
+    try:
+        value = float(text[:40])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise OmewdError("usage", f"{name}={text[:40]} is not a number")
+    return value

@@ -1,0 +1,44 @@
+"""A frame as a picture for the eye: fewer pixels, and grey values between two percentiles."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+Pixels = np.ndarray[Any, Any]
+
+# What falls outside is black or white.
+_PERCENTILES = (0.1, 99.9)
+# Percentiles of so many pixels are close enough.
+_SAMPLED = 1 << 16
+
+
+@dataclass(frozen=True)
+class Picture:
+    """``low``, ``high``: the pixel values that are black and white. ``png``: the file."""
+
+    low: float
+    high: float
+    png: bytes
+
+
+def picture(frame: Pixels, *, most: int, low: float | None = None, high: float | None = None) -> Picture:
+    """Draw a frame (Y, X) with at most ``most`` pixels along each side.
+
+    ``low``, ``high``: the values for black and white; None for the percentiles 0.1 and 99.9. NaN is black.
+    """
+    step = max(1, -(-max(frame.shape) // most))
+    pixels = frame[::step, ::step].astype(np.float32)
+    sample = pixels.reshape(-1)[:: max(1, pixels.size // _SAMPLED)]
+    sample = sample[np.isfinite(sample)]
+    found = np.percentile(sample, _PERCENTILES) if sample.size else (0.0, 1.0)
+    low, high = float(found[0]) if low is None else low, float(found[1]) if high is None else high
+    scale = 255.0 / (high - low) if high > low else 0.0
+    grey = np.clip(np.nan_to_num((pixels - low) * scale), 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(grey).save(file, "PNG", compress_level=1)
+    return Picture(low, high, file.getvalue())

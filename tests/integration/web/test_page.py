@@ -1,0 +1,180 @@
+"""The page, the pictures, the metrics: they say what the status says."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.browser import CHROMIUM, browser
+from tests.support.daemons import DaemonProcess
+from tests.support.frames import make_frame, make_spec
+from tests.support.processes import wait_for
+from tests.support.web import web
+
+SHAPE = (24, 40)
+
+
+def sample(client: httpx.Client, name: str, **labels: str) -> float:
+    """The value of a series with these labels among its own."""
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        for one in family.samples:
+            if one.name == name and labels.items() <= one.labels.items():
+                return float(one.value)
+    raise AssertionError(f"there is no {name} with {labels}")
+
+
+def test_metrics_are_those_of_the_status(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
+    omewd_daemon.client.start_stream(make_spec("cam", "t:inf:2,y:24,x:40", ring_slots=40))
+    with web(tmp_path, omewd_daemon.socket) as client, omewd_daemon.connect("cam") as producer:
+        for index in range(21):
+            producer.append(make_frame(index, SHAPE, "uint16"))
+        producer.skip(3)
+        wait_for(lambda: sample(client, "omewd_frames_received_total", stream="cam") == 24)
+        wait_for(lambda: sample(client, "omewd_frames_written_total", stream="cam") >= 20)
+        status = omewd_daemon.client.stream_status("cam")
+        assert sample(client, "omewd_gap_frames_total", stream="cam", kind="skipped") == status.frames.skipped == 3
+        assert sample(client, "omewd_gap_frames_total", stream="cam", kind="dropped") == 0
+        assert sample(client, "omewd_ring_slots", stream="cam") == status.ring.slots
+        assert sample(client, "omewd_stream_state", stream="cam", state="ACTIVE") == 1
+        assert sample(client, "omewd_silent_seconds", stream="cam") > 0
+        assert sample(client, "omewd_disk_free_bytes", stream="cam") > 0
+        assert sample(client, "omewd_up", daemon="1") == 1
+        assert sample(client, "omewd_writers_ready", daemon="1") == 2
+        omewd_daemon.kill_a_writer()
+        wait_for(lambda: sample(client, "omewd_writer_deaths_total", daemon="1") == 1)
+        producer.close()
+        wait_for(lambda: sample(client, "omewd_stream_state", stream="cam", state="DONE") == 1)
+
+
+def test_a_name_that_comes_again_is_one_series(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
+    for count in (1, 2):
+        omewd_daemon.client.start_stream(make_spec("cam", "t:2,y:24,x:40", overwrite=True))
+        with omewd_daemon.connect("cam") as producer:
+            for index in range(count):
+                producer.append(make_frame(index, SHAPE, "uint16"))
+    with web(tmp_path, omewd_daemon.socket) as client:
+        lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith("omewd_frames_written")]
+        assert [line.rsplit(" ", 1)[1] for line in lines] == ["2.0"]
+
+
+def test_pictures(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
+    omewd_daemon.client.start_stream(make_spec("cam", "t:inf,p:3,y:24,x:40", ring_slots=12))
+    with web(tmp_path, omewd_daemon.socket) as client, omewd_daemon.connect("cam") as producer:
+        address = "/api/streams/cam/frame.png"
+        wait_for(lambda: client.get("/api/summary").json()["daemons"][0].get("streams"))
+        assert client.get(address).json()["error"]["code"] == "no_frame"
+        for index in range(8):
+            producer.append(np.full(SHAPE, index * 100, np.uint16))
+        newest = client.get(address)
+        assert (newest.headers["content-type"], newest.headers["x-frame-index"]) == ("image/png", "7")
+        seen = np.asarray(
+            Image.open(io.BytesIO(client.get(address, params={"low": 0, "high": 700, "index": 3}).content))
+        )
+        assert (seen.shape, seen[0, 0]) == (SHAPE, 109)
+        assert client.get(address, headers={"If-None-Match": newest.headers["etag"]}).status_code == 304
+        assert [client.get(address, params={"image": n}).headers["x-frame-index"] for n in range(3)] == ["6", "7", "5"]
+        small = client.get(address, params={"size": 16})
+        assert Image.open(io.BytesIO(small.content)).size == (14, 8)
+        for wrong in ({"size": 5}, {"size": 10**9}, {"index": -1}, {"index": "x"}, {"source": 1}, {"image": 3}):
+            assert client.get(address, params=wrong).status_code == 400, wrong
+        for wrong in ({"low": "nan"}, {"high": "1e999"}, {"low": "x" * 1000}, {"index": "9" * 50}):
+            assert client.get(address, params=wrong).status_code == 400, wrong
+        assert client.get(address, params={"index": 10**15}).json()["error"]["code"] == "no_frame"
+        assert client.get("/api/streams/nobody/frame.png").status_code == 404
+        producer.close()
+        wait_for(lambda: omewd_daemon.client.stream_status("cam").state == "DONE")
+        assert client.get(address, params={"index": 2}).status_code == 200, "out of the dataset"
+
+
+def test_clients_that_never_read_and_that_come_in_crowds_harm_nobody(
+    omewd_daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    omewd_daemon.client.start_stream(make_spec("cam", "t:inf:1:32,y:1024,x:1024", ring_slots=64))
+    with web(tmp_path, omewd_daemon.socket) as client, omewd_daemon.connect("cam") as producer:
+        frame = np.zeros((1024, 1024), np.uint16)
+        for _ in range(32):
+            producer.append(frame)
+        wait_for(lambda: omewd_daemon.client.stream_status("cam").frames.durable == 32)
+        assert client.base_url.port is not None
+        place = "127.0.0.1", client.base_url.port
+        [process] = [child for child in psutil.Process().children() if "web" in child.cmdline()]
+        requests = [
+            b"GET /data/cam/0/c/0/0/0 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"GET / HTTP/1.1\r\nX: ",
+        ]
+        crowd = []
+        try:
+            for number in range(150):
+                crowd.append(socket.create_connection(place))
+                crowd[-1].sendall(requests[number % 3])
+            time.sleep(3)
+            assert client.get("/healthz").status_code == 200
+            for _ in range(32):
+                producer.append(frame)
+            wait_for(lambda: omewd_daemon.client.stream_status("cam").frames.durable == 64)
+            assert process.memory_info().rss < 400 << 20
+            assert process.num_fds() < 800
+        finally:
+            for one in crowd:
+                one.close()
+        wait_for(lambda: process.num_fds() < 100)
+        assert client.get("/readyz").status_code == 200
+        producer.close()
+
+
+def test_the_events_of_a_page(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
+    omewd_daemon.client.start_stream(make_spec("cam", "t:5,y:24,x:40"))
+    with web(tmp_path, omewd_daemon.socket) as client, omewd_daemon.connect("cam") as producer:
+        with client.stream("GET", "/api/events") as events:
+            assert events.headers["content-type"] == "text/event-stream"
+            for index in range(5):
+                producer.append(make_frame(index, SHAPE, "uint16"))
+            for line in events.iter_lines():
+                told = json.loads(line.removeprefix("data: ")) if line else None
+                if told and [stream["frames"]["received"] for stream in told["daemons"][0]["streams"]] == [5]:
+                    break
+        assert client.get("/api/history").json()["cam"]
+        assert client.get("/api/status").json()["streams"][0]["frames"]["received"] == 5
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_the_page_in_a_browser(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
+    for name in ("cam", "other"):
+        omewd_daemon.client.start_stream(make_spec(name, "t:200,p:2,y:24,x:40", ring_slots=50))
+
+    async def look(client: httpx.Client) -> None:
+        async with browser(tmp_path, str(client.base_url)) as page:
+            await page.until("document.querySelectorAll('article').length === 2")
+            for index in range(17):
+                producer.append(make_frame(index, SHAPE, "uint16"))
+            value = "[...document.querySelectorAll('article.chosen dt')].map((name) => name.nextSibling.textContent)"
+            await page.until("document.querySelector('article.chosen h2').textContent.startsWith('cam')")
+            await page.until(f"{value}[0] === '17 of 400'")
+            await page.until(f"{value}[1] === '17'")
+            await page.until("document.getElementById('picture').naturalWidth === 40")
+            caption = await page.until("document.getElementById('caption').textContent")
+            assert caption.startswith("cam: frame 16, 24 × 40 uint16"), caption
+            await page.press("p")
+            await page.until("document.getElementById('image').value === '0'")
+            await page.press("ArrowDown")
+            await page.until("document.querySelector('article.chosen h2').textContent.startsWith('other')")
+            await page.until("document.getElementById('caption').textContent.includes('no frame yet')")
+            assert (await page.screenshot(1400, 900))[:4] == b"\x89PNG"
+            omewd_daemon.client.stop_stream("other")
+            await page.until("document.querySelector('article.chosen .state').textContent.startsWith('DONE')")
+
+    with web(tmp_path, omewd_daemon.socket) as client, omewd_daemon.connect("cam") as producer:
+        asyncio.run(asyncio.wait_for(look(client), 240))
+        producer.close()
