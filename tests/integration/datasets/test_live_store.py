@@ -335,6 +335,34 @@ def test_a_store_goes_on_under_the_next_daemon(tmp_path: Path) -> None:
                 assert check_live(store, spec, expected) == 20
 
 
+def test_row_34_a_shard_in_progress_that_was_cut_off(omewd_daemon: DaemonProcess) -> None:
+    """Its unused room reads as zeros, and what is missing does not."""
+    import zarr
+
+    spec = make_spec("cam", "t:inf:1:8,y:64:64,x:64:64")
+    omewd_daemon.client.start_stream(spec)
+    with omewd_daemon.connect("cam") as producer:
+        feed(producer, frames_of(spec, 5, set()))
+        wait_for(lambda: producer.durable == 5)
+        store = omewd.live_store("cam", socket=omewd_daemon.socket)
+        array: Any = zarr.open_array(store, path="0", mode="r")
+        check_frames(array, range(5))
+        staged = omewd_daemon.data / spec.output / "omewd/staging/shard-0-0-0-0-0"
+        whole = staged.read_bytes()
+        os.truncate(staged, 4 * 8192 - 100)
+        for frames in (slice(3, 4), slice(0, 5)):
+            with pytest.raises(omewd.OmewdError, match="chunk 3 of 0/c/0/0/0"):
+                array[frames]
+        check_frames(array, range(3))
+        os.truncate(staged, 5 * 8192)
+        content = KeyedReader.of_dataset(store.path).open("0/c/0/0/0")
+        assert content is not None
+        with content:
+            assert content.read(5 * 8192, 8 * 8192) == bytes(3 * 8192)
+        staged.write_bytes(whole)
+        check_frames(array, range(5))
+
+
 def test_row_34_keys_lead_nowhere_else(omewd_daemon: DaemonProcess) -> None:
     """Not out of the dataset, not to what writers need, and not to what is not one of its keys."""
     spec = make_spec("cam", "t:inf:1:4,y:16,x:16", levels=2)
