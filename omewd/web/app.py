@@ -23,9 +23,9 @@ from omewd.protocol.status import ErrorStatus
 from omewd.web.access import Access
 from omewd.web.daemons import Daemons
 from omewd.web.data import CORS, Data
+from omewd.web.figures.metrics import CONTENT_TYPE, metrics
+from omewd.web.figures.summary import history, summary
 from omewd.web.frames import Frames, whole
-from omewd.web.metrics import CONTENT_TYPE, metrics
-from omewd.web.summary import history, summary
 from omewd.web.threads import Threads, left
 
 _PAGE = Path(__file__).parent / "page"
