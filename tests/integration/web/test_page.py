@@ -235,6 +235,18 @@ def test_the_page_in_a_browser(omewd_daemon: DaemonProcess, tmp_path: Path) -> N
             assert (await page.screenshot(1400, 900))[:4] == b"\x89PNG"
             omewd_daemon.client.stop_stream("other")
             await page.until("document.querySelector('article.chosen .state').textContent.startsWith('DONE')")
+            await page.until("!document.getElementById('image').parentElement.hidden")
+            omewd_daemon.client.start_stream(make_spec("other", "t:7,y:24,x:40", output="second.ome.zarr"))
+            await page.until("document.querySelector('article.chosen .path').textContent.endsWith('second.ome.zarr')")
+            await page.until(f"{value}[0] === '0 of 7'")
+            await page.until("document.getElementById('image').parentElement.hidden")
+            await page.until("document.querySelectorAll('article').length === 2")
+            await page.press("ArrowUp")
+            await page.until("document.getElementById('caption').textContent.startsWith('cam: frame 16')")
+            producer.close()
+            assert omewd_daemon.stop() == 0
+            await page.until("document.getElementById('daemons').className === 'gone'")
+            await page.until("!document.querySelector('article') && document.getElementById('empty').hidden")
 
     with web(tmp_path, omewd_daemon.socket) as client, omewd_daemon.connect("cam") as producer:
         asyncio.run(asyncio.wait_for(look(client), 240))
