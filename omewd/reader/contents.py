@@ -148,7 +148,7 @@ class ShardContent(Content):
     @cached_property
     def etag(self) -> str:  # type: ignore[override]
         inode = 0 if self._descriptor is None else os.fstat(self._descriptor).st_ino
-        return f"{inode:x}-{hashlib.blake2b(self._index, digest_size=12).hexdigest()}"
+        return f"{inode:x}-{self.size:x}-{hashlib.blake2b(self._index, digest_size=12).hexdigest()}"
 
     def read(self, start: int, stop: int) -> bytes:
         if start >= LOST_AT:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -21,10 +22,11 @@ from omewd.errors import OmewdError
 from omewd.protocol.status import ErrorStatus
 from omewd.web.access import Access
 from omewd.web.daemons import Daemons
-from omewd.web.data import CORS, SLOWEST_S, Data
+from omewd.web.data import CORS, Data
+from omewd.web.figures.metrics import CONTENT_TYPE, metrics
+from omewd.web.figures.summary import history, summary
 from omewd.web.frames import Frames, whole
-from omewd.web.metrics import CONTENT_TYPE, metrics
-from omewd.web.summary import history, summary
+from omewd.web.threads import Threads, left
 
 _PAGE = Path(__file__).parent / "page"
 # Pages that are open at once.
@@ -54,12 +56,13 @@ def make_app(sockets: Sequence[Path | None], token: str | None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        watching = asyncio.create_task(daemons.watch())
+        tasks = [asyncio.create_task(daemons.watch()), asyncio.create_task(site.tidy())]
         try:
             yield
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             site.close()
 
     app = Starlette(
@@ -77,7 +80,7 @@ def make_app(sockets: Sequence[Path | None], token: str | None) -> Starlette:
             Route("/readyz", site.readyz),
         ],
         middleware=[Middleware(Access, token=token)],
-        exception_handlers={OmewdError: _refuse, HTTPException: _http_error},
+        exception_handlers={OmewdError: _refuse, OSError: _refuse_disk, HTTPException: _http_error},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -89,6 +92,15 @@ class _Site:
         self._daemons = daemons
         self.data, self.frames = Data(daemons), Frames(daemons)
         self._listeners = 0
+
+    async def tidy(self) -> None:
+        """Let rings go soon after their streams have ended, and whatever else is of no use."""
+        turn, thread = 0, Threads(1, 1)
+        while True:
+            turn = await self._daemons.after(turn)
+            opened = self._daemons.opened()
+            await thread.run(partial(self.data.keep_only, opened))
+            await thread.run(partial(self.frames.keep_only, opened))
 
     def close(self) -> None:
         self.data.close()
@@ -111,8 +123,10 @@ class _Site:
     async def history(self, _: Request) -> Response:
         return _json(history(self._daemons))
 
-    async def events(self, _: Request) -> Response:
+    async def events(self, request: Request) -> Response:
         """Server-sent events (WHATWG HTML, 9.2): the summary, once a second."""
+        if request.method == "HEAD":
+            return Response(headers=_FRESH, media_type="text/event-stream")
         if self._listeners >= _LISTENERS:
             raise OmewdError("unreachable", f"{_LISTENERS} pages are open already", "Close some")
         return _Events(self._daemons, self._listen)
@@ -141,7 +155,7 @@ class _Site:
 
 
 class _Events(Response):
-    """A stream of events. Who reads slowly gets fewer of them, and who does not read is cut off."""
+    """A stream of events. Who reads slowly gets fewer of them."""
 
     def __init__(self, daemons: Daemons, listening: Callable[[], AbstractAsyncContextManager[None]]) -> None:
         super().__init__(headers=_FRESH | {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
@@ -151,7 +165,7 @@ class _Events(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         async with self._listening():
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            sending, leaving = asyncio.create_task(self._send(send)), asyncio.create_task(_left(receive))
+            sending, leaving = asyncio.create_task(self._send(send)), asyncio.create_task(left(receive))
             try:
                 await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -164,13 +178,7 @@ class _Events(Response):
         while True:
             turn = await self._daemons.after(turn)
             body = f"data: {json.dumps(summary(self._daemons), separators=(',', ':'))}\n\n".encode()
-            message = {"type": "http.response.body", "body": body, "more_body": True}
-            await asyncio.wait_for(send(message), SLOWEST_S)
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+            await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 def _json(value: object) -> Response:
@@ -181,6 +189,11 @@ async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, OmewdError)
     status = _STATUS_OF.get(error.code, 500)
     return JSONResponse({"error": ErrorStatus.of(error).to_json()}, status, CORS | _FRESH)
+
+
+async def _refuse_disk(request: Request, error: Exception) -> Response:
+    what = OmewdError("unreachable", f"reading failed: {error}", "Is its disk there, and may omewd web read it?")
+    return await _refuse(request, what)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
