@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from omewd.web.data import CORS, Data
 from omewd.web.figures.metrics import CONTENT_TYPE, metrics
 from omewd.web.figures.summary import history, summary
 from omewd.web.frames import Frames, whole
-from omewd.web.threads import Threads, left
+from omewd.web.patience import Threads, left
 
 _PAGE = Path(__file__).parent / "page"
 # Pages that are open at once.
@@ -44,6 +44,7 @@ _STATUS_OF = {
     "usage": 400,
     "unreachable": 503,
     "no_daemon": 503,
+    "busy": 503,
     "not_stored": 409,
     "overwritten": 503,
 }
@@ -92,6 +93,7 @@ class _Site:
         self._daemons = daemons
         self.data, self.frames = Data(daemons), Frames(daemons)
         self._listeners = 0
+        self._event = 0, b""
 
     async def tidy(self) -> None:
         """Let rings go soon after their streams have ended, and whatever else is of no use."""
@@ -128,8 +130,16 @@ class _Site:
         if request.method == "HEAD":
             return Response(headers=_FRESH, media_type="text/event-stream")
         if self._listeners >= _LISTENERS:
-            raise OmewdError("unreachable", f"{_LISTENERS} pages are open already", "Close some")
-        return _Events(self._daemons, self._listen)
+            raise OmewdError("busy", f"{_LISTENERS} pages are open already", "Close some")
+        return _Events(self._next, self._listen)
+
+    async def _next(self, turn: int) -> tuple[int, bytes]:
+        """The event after a turn, made once however many pages are open."""
+        turn = await self._daemons.after(turn)
+        if turn != self._event[0]:
+            text = json.dumps(summary(self._daemons), separators=(",", ":"))
+            self._event = turn, f"data: {text}\n\n".encode()
+        return self._event
 
     @asynccontextmanager
     async def _listen(self) -> AsyncIterator[None]:
@@ -157,10 +167,14 @@ class _Site:
 class _Events(Response):
     """A stream of events. Who reads slowly gets fewer of them."""
 
-    def __init__(self, daemons: Daemons, listening: Callable[[], AbstractAsyncContextManager[None]]) -> None:
+    def __init__(
+        self,
+        next_event: Callable[[int], Awaitable[tuple[int, bytes]]],
+        listening: Callable[[], AbstractAsyncContextManager[None]],
+    ) -> None:
         super().__init__(headers=_FRESH | {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._daemons, self._listening = daemons, listening
+        self._next, self._listening = next_event, listening
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         async with self._listening():
@@ -176,8 +190,7 @@ class _Events(Response):
     async def _send(self, send: Send) -> None:
         turn = 0
         while True:
-            turn = await self._daemons.after(turn)
-            body = f"data: {json.dumps(summary(self._daemons), separators=(',', ':'))}\n\n".encode()
+            turn, body = await self._next(turn)
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
@@ -185,10 +198,11 @@ def _json(value: object) -> Response:
     return JSONResponse(value, headers=_FRESH)
 
 
-async def _refuse(_: Request, error: Exception) -> Response:
+async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, OmewdError)
     status = _STATUS_OF.get(error.code, 500)
-    return JSONResponse({"error": ErrorStatus.of(error).to_json()}, status, CORS | _FRESH)
+    shown_to = CORS if request.url.path.startswith("/data/") else {}
+    return JSONResponse({"error": ErrorStatus.of(error).to_json()}, status, shown_to | _FRESH)
 
 
 async def _refuse_disk(request: Request, error: Exception) -> Response:

@@ -11,16 +11,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from omewd.errors import OmewdError
 from omewd.reader.contents import Content
 from omewd.reader.keyed import KeyedReader
 from omewd.web.daemons import Daemons, Opened, opened_as
+from omewd.web.patience import Threads, left
 from omewd.web.ranges import asked_for
 from omewd.web.shared import Shared
-from omewd.web.threads import Threads, left
 
 _READERS = 16
-_PIECE_BYTES = 1 << 18
+# With all connections, twice this must fit into the MemoryMax of the unit.
+_PIECE_BYTES = 1 << 17
 # Requests that read at once; of the others, so many wait. All together are fewer than the connections that are served.
 _AT_ONCE, _WAITING = 32, 768
 CORS = {
@@ -91,13 +91,9 @@ class Data:
         """A key and its entity tag, for which the table and the ledger of a shard in progress are read."""
         daemon, stream = self._daemons.find(name)
         which = opened_as(daemon, stream)
-        make = partial(KeyedReader.of_stream, stream.name, socket=daemon.socket)
+        make = partial(KeyedReader.of_stream, stream.name, number=stream.id, socket=daemon.socket)
         reader = undo.enter_context(self._readers.use(which, make))
-        try:
-            content = reader.open(key)
-        except OmewdError:
-            self._readers.forget(which)
-            raise
+        content = reader.open(key)
         if content is None:
             return None
         return undo.enter_context(content), f"{reader.epoch:x}-{content.etag}"

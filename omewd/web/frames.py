@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
+from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
@@ -15,12 +16,12 @@ from starlette.responses import Response
 from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
 from omewd.protocol.status import StreamStatus
-from omewd.reader.view import View, ViewedFrame, view
+from omewd.reader.view import View, ViewedFrame, require_number, view
 from omewd.web.daemons import Daemon, Daemons, Opened, opened_as
+from omewd.web.patience import Threads
 from omewd.web.picture import Picture, picture
 from omewd.web.ranges import matches
 from omewd.web.shared import Shared
-from omewd.web.threads import Threads
 
 _VIEWS = 32
 # So that ten who look at one stream cost what one does.
@@ -72,7 +73,7 @@ class Frames:
         most = whole(query, "size", 16, _LARGEST) or _USUAL
         low, high = number(query, "low"), number(query, "high")
         which = opened_as(daemon, stream, source)
-        opened = partial(_open, stream.name, source, daemon)
+        opened = partial(_open, stream, source, daemon)
         with self._views.use(which, opened) as looking, looking.lock:
             try:
                 frame = _frame(looking.view, index, image)
@@ -86,8 +87,9 @@ class Frames:
                     colours = [looking.view.frame(plane).copy() for plane in planes]
                     pixels = np.stack(colours, -1) if colours else frame.copy()
                     drawn = picture(pixels, most=most, low=low, high=high)
-            except OmewdError:
-                self._views.forget(which)
+            except OmewdError as error:
+                if error.code not in ("no_frame", "overwritten") or not looking.view.has_ring:
+                    self._views.forget(which)
                 raise
         self._keep(etag, drawn)
         headers |= {"X-Low": f"{drawn.low:g}", "X-High": f"{drawn.high:g}"}
@@ -104,8 +106,12 @@ class Frames:
                 self._pictures.popitem(last=False)
 
 
-def _open(name: str, source: int, daemon: Daemon) -> Looking:
-    return Looking(view(name, source=source, socket=daemon.socket))
+def _open(stream: StreamStatus, source: int, daemon: Daemon) -> Looking:
+    with ExitStack() as undo:
+        seen = undo.enter_context(view(stream.name, source=source, socket=daemon.socket))
+        require_number(seen, stream.id)
+        undo.pop_all()
+        return Looking(seen)
 
 
 def _frame(looking: View, index: int | None, image: int | None) -> ViewedFrame:

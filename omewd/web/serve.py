@@ -14,8 +14,6 @@ from omewd.web.access import is_loopback, read_token
 # Connections beyond are answered with 503 at once. A viewer in node opens one for each chunk that it wants.
 _CONNECTIONS = 1024
 _DEFAULT_PORT = 8420
-# A client that takes nothing for so long has gone.
-_SLOWEST_S = 30.0
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -43,7 +41,7 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM. ``announce`` is called with the address.
 
-    Raises OmewdError ``usage``, ``not_installed``.
+    Raises OmewdError ``usage``, ``not_installed``, ``start_failed``.
     """
     host, port = parse_listen(listen)
     token = None if token_file is None else read_token(token_file)
@@ -57,19 +55,22 @@ def serve(
         import uvicorn
 
         from omewd.web.app import make_app
+        from omewd.web.patience import SLOWEST_S, Impatient
     except ImportError as error:
         raise OmewdError("not_installed", f"omewd web needs {error.name}", "Run: pip install 'omewd[web]'") from error
     _allow_descriptors(4 * _CONNECTIONS)
     try:
-        listener = listen_on(host, port)
+        listener = listen_on(host, port, SLOWEST_S)
     except OSError as error:
         raise OmewdError(
-            "usage", f"nothing can listen on {listen}: {error.strerror}", "Is another omewd web running? Choose a port"
+            "start_failed",
+            f"nothing can listen on {listen}: {error.strerror}",
+            "Is another omewd web running? Choose a port",
         ) from error
     announce(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/")
     config = uvicorn.Config(
         make_app(sockets, token),
-        http="h11",
+        http=Impatient,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -83,15 +84,15 @@ def serve(
         uvicorn.Server(config).run([listener])
 
 
-def listen_on(host: str, port: int) -> socket.socket:
-    """A socket that listens; raises OSError. The kernel ends connections whose client has taken nothing for long.
+def listen_on(host: str, port: int, slowest_s: float) -> socket.socket:
+    """A socket that listens; raises OSError. The kernel ends connections whose client takes nothing for ``slowest_s``.
 
     That is the one way to be rid of them: what asyncio closes, it first sends to the end (tcp(7), TCP_USER_TIMEOUT).
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family, backlog=2 * _CONNECTIONS)
     # Connections inherit both.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(_SLOWEST_S * 1000))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(slowest_s * 1000))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 

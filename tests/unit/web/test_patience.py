@@ -16,17 +16,18 @@ import httpx
 import pytest
 import uvicorn
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from omewd.errors import OmewdError
 from omewd.protocol.status import DaemonStatus, StreamStatus
 from omewd.reader.contents import TextContent
 from omewd.reader.keyed import KeyedReader
-from omewd.web import data, serve
+from omewd.web import data, patience, serve
 from omewd.web.app import make_app
 from omewd.web.daemons import Daemon, Daemons
 from omewd.web.data import Data, Pieces
-from omewd.web.threads import Threads
+from omewd.web.patience import Impatient, Threads
 from tests.support.processes import wait_for
 
 
@@ -128,9 +129,9 @@ def test_a_disk_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def served(app: ASGIApp) -> Iterator[tuple[int, uvicorn.Server]]:
-    """Serve an application as ``omewd web`` does, in a thread."""
-    with serve.listen_on("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", http="h11"))
+    """Serve an application as ``omewd web`` does, in a thread, but for a second of patience."""
+    with serve.listen_on("127.0.0.1", 0, 1.0) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", http=Impatient))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
@@ -173,9 +174,8 @@ def test_nothing_more_is_read_for_a_client_that_has_gone() -> None:
 
 
 @pytest.mark.parametrize("size", [4 << 20, 64 << 20])
-def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_a_client_that_takes_nothing_is_cut_off(size: int) -> None:
     """Whether its answer is all in the buffers of this process or not."""
-    monkeypatch.setattr(serve, "_SLOWEST_S", 1.0)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         headers = {"Content-Length": str(size)}
@@ -189,3 +189,31 @@ def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch,
     with served(app) as (port, server), ask(port):
         wait_for(lambda: len(server.server_state.connections) == 1)
         wait_for(lambda: not server.server_state.connections)
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET /"])
+def test_a_client_that_does_not_say_what_it_wants_is_cut_off(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    monkeypatch.setattr(patience, "SLOWEST_S", 1.0)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(b"answer")(scope, receive, send)
+
+    with served(app) as (port, _), socket.create_connection(("127.0.0.1", port)) as client:
+        client.settimeout(60)
+        client.sendall(said)
+        told = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := client.recv(1000):
+                told += piece
+        assert told.endswith(b"answer") == said.endswith(b"GET /")
+
+
+def test_an_answer_may_take_longer_than_the_patience_for_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "SLOWEST_S", 0.5)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(2)
+        await Response(b"answer")(scope, receive, send)
+
+    with served(app) as (port, _):
+        assert httpx.get(f"http://127.0.0.1:{port}/", timeout=60).text == "answer"
