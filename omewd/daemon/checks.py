@@ -9,19 +9,16 @@ from pathlib import Path
 
 from omewd.daemon.config import ServeConfig
 from omewd.daemon.control.server import group_id, require_address
-from omewd.daemon.processes.shared_memory import cgroup_bytes, total_memory_bytes
+from omewd.daemon.processes.shared_memory import cgroup_bytes, sizes, total_memory_bytes
 from omewd.errors import OmewdError
 
-_SHARED_MEMORY = Path("/dev/shm")
 # What Docker and Podman give a container that asks for nothing else.
 _OF_CONTAINERS_BYTES = 64 << 20
 
 
 def problems(config: ServeConfig) -> Iterator[OmewdError]:
     """Everything that would keep a daemon from starting with this configuration, or from working as it says."""
-    size = os.statvfs(_SHARED_MEMORY)
-    shared_bytes = size.f_blocks * size.f_frsize
-    yield from budget_problems(config.memory_bytes, total_memory_bytes(), cgroup_bytes(), shared_bytes)
+    yield from budget_problems(config.memory_bytes, total_memory_bytes(), cgroup_bytes(), sizes()[0])
     yield from folder_problems(config)
 
 
@@ -59,12 +56,12 @@ def budget_problems(
                 "Leave some for the system and the page cache; half of the memory is a good start",
             )
     if shared_bytes is not None and budget_bytes > shared_bytes:
-        enlarge = f"Enlarge it (mount -o remount,size={-(-budget_bytes >> 30)}G {_SHARED_MEMORY})"
+        enlarge = f"Enlarge it (mount -o remount,size={-(-budget_bytes >> 30)}G /dev/shm)"
         if shared_bytes == _OF_CONTAINERS_BYTES:
             enlarge = f"Containers get 64 MiB: start this one with --shm-size={-(-budget_bytes >> 30)}g or --ipc=host"
         yield OmewdError(
             "start_failed",
-            f"{budget}, but {_SHARED_MEMORY} has {shared_bytes / 2**30:.2f} GiB in all",
+            f"{budget}, but /dev/shm has {shared_bytes / 2**30:.2f} GiB in all",
             f"{enlarge}, or lower --memory",
         )
 

@@ -210,7 +210,7 @@ def _backends(backends: Mapping[str, str | None]) -> Iterator[Finding]:
     for number, (name, reason) in enumerate(backends.items()):
         why, _, remedy = (reason or "can be used").partition(": ")
         yield Finding(f"backend {name}", ADVICE if reason and not number else FINE, why, remedy)
-    if all(reason is not None for reason in backends.values()):
+    if backends and None not in backends.values():  # the first writer of a daemon may not have told yet
         yield Finding("backends", PROBLEM, "none can be used", "Install omewd again: pip install omewd")
 
 

@@ -11,6 +11,7 @@ import os
 import platform
 import pwd
 import resource
+import stat
 import tempfile
 import threading
 from collections.abc import Callable
@@ -106,7 +107,7 @@ class Machine:
 
 def read_machine(daemon_pid: int | None = None) -> Machine:
     """Read the machine. ``daemon_pid``: the daemon, whose limits count if they can be read."""
-    size = os.statvfs(_SHARED_MEMORY)
+    size_bytes, free_bytes = shared_memory.sizes()
     return Machine(
         architecture=platform.machine(),
         release=platform.release(),
@@ -120,8 +121,8 @@ def read_machine(daemon_pid: int | None = None) -> Machine:
         shared_memory=SharedMemory(
             filesystem_of(_SHARED_MEMORY),
             mount_options(_SHARED_MEMORY),
-            size.f_blocks * size.f_frsize,
-            size.f_bavail * size.f_frsize,
+            size_bytes,
+            free_bytes,
         ),
         limits=_limits(daemon_pid),
         removes_ipc=_user_whose_memory_is_removed(),
@@ -162,6 +163,13 @@ def _user_whose_memory_is_removed() -> str | None:
 def user_name(number: int) -> str:
     try:
         return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _group_name(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
     except KeyError:
         return str(number)
 
@@ -212,7 +220,7 @@ def read_access(socket: Path, group: str | None) -> Access:
     except OSError:
         pass
     else:
-        owner, group = info.st_uid, grp.getgrgid(info.st_gid).gr_name if info.st_mode & 0o020 else None
+        owner, group = info.st_uid, _group_name(info.st_gid) if info.st_mode & stat.S_IWGRP else None
         mine = os.access(socket, os.W_OK)
     members: tuple[str, ...] = ()
     if group is not None:

@@ -113,11 +113,11 @@ def _of_source(stream: StreamStatus, source: SourceStatus, limits: Limits) -> It
             f"{camera} is gone after {counted}, and the stream waits for another one",
             f"Start the camera's program again, or end the stream: omewd stop-stream {stream.name}",
         )
-    elif source.silent_s > limits.silent_s:
+    elif source.silent_s > limits.silent_s or (source.is_silent and stream.expect_fps is not None):
         yield Problem(
             stream.name,
             "silent_camera",
-            f"{camera} has sent nothing for {source.silent_s:.0f} s, after {counted}",
+            f"{camera} has sent nothing for {source.silent_s:.{int(source.silent_s < 10)}f} s, after {counted}",
             f"Look at the program of the camera (process {source.producer}); "
             "with longer pauses between frames, give --silent",
         )

@@ -68,7 +68,8 @@ class SourceStatus(Record):
     ``open``: whether it takes frames. ``ended_by``: why it no longer does. ``lost``: the first runs of lost frames.
     ``producer``: the process id of the attached producer; from 2^62 on, a process in a PID namespace that the daemon
     can't see. ``silent_s``: the time since the newest frame, None before the first one and once the source takes no
-    more.
+    more. ``is_silent``: its camera is there, had begun, and has sent nothing for an unusual time, by the rate that it
+    was to have, or had so far.
     """
 
     source: int = 0
@@ -80,6 +81,7 @@ class SourceStatus(Record):
     producer: int | None = None
     ended_by: str = ""
     silent_s: float | None = None
+    is_silent: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ class StreamStatus(Record):
     of the sources. ``kept_in_ring``: the stream has failed, and its rings still hold frames that are not on disk.
     ``ring``: the sum over its rings. ``paused``: why no frames are being written. ``waits``: by stage (see
     :mod:`omewd.model.waits`). ``recent_waits``: those of the last 5 to 10 seconds. ``retries``: how many jobs had to be
-    run again. ``acknowledged``: somebody has stopped it since it failed, and so knows.
+    run again. ``acknowledged``: somebody has stopped it since it failed, and so knows. ``expect_fps``: the frames
+    a second that each camera was to have.
     """
 
     id: int = 0
@@ -141,6 +144,7 @@ class StreamStatus(Record):
     backend_reason: str = ""
     compression: str | None = None
     backpressure: str = ""
+    expect_fps: float | None = None
     durability: str = "fsync"
     frames: FramesStatus = FramesStatus()
     lost: tuple[Run, ...] = ()

@@ -148,7 +148,7 @@ class ShardContent(Content):
     @cached_property
     def etag(self) -> str:  # type: ignore[override]
         inode = 0 if self._descriptor is None else os.fstat(self._descriptor).st_ino
-        return f"{inode:x}-{hashlib.blake2b(self._index, digest_size=12).hexdigest()}"
+        return f"{inode:x}-{self.size:x}-{hashlib.blake2b(self._index, digest_size=12).hexdigest()}"
 
     def read(self, start: int, stop: int) -> bytes:
         if start >= LOST_AT:
@@ -172,7 +172,17 @@ class ShardContent(Content):
 
     def _pixels(self, start: int, stop: int) -> bytes:
         found = b"" if self._descriptor is None else pread(self._descriptor, start, stop)
+        end = start + len(found)
+        if end < stop and end < end_of(self._found.entries):
+            self._require_no_chunk_from(end)
         return found.ljust(stop - start, b"\0")
+
+    def _require_no_chunk_from(self, end: int) -> None:
+        """Raise the loss of a chunk that is to be beyond the end of the file, which was cut off."""
+        entries = self._found.entries
+        cut_off = (entries[:, 0] != ABSENT) & (entries.sum(axis=1) > end)
+        if cut_off.any():
+            raise self._found.loss_of(int(np.argmax(cut_off)))
 
 
 def end_of(entries: Entries) -> int:

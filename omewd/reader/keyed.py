@@ -29,7 +29,7 @@ from omewd.reader.contents import Content, FileContent, TextContent
 from omewd.reader.keys_of_pixels import Durable, PixelKeys
 from omewd.reader.record import Record
 from omewd.reader.summary import Summary, not_stored
-from omewd.reader.view import view
+from omewd.reader.view import require_number, view
 from omewd.reader.watermarks import OfLedger, OfRings, Watermarks
 from omewd.store.format.shard_table import STAGING
 
@@ -70,13 +70,17 @@ class KeyedReader:
         return cls(dataset, spec, backend=known, epoch=Summary(dataset, epoch).read()["epoch"])
 
     @classmethod
-    def of_stream(cls, name: str, *, socket: str | os.PathLike[str] | None = None) -> KeyedReader:
+    def of_stream(
+        cls, name: str, *, number: int | None = None, socket: str | os.PathLike[str] | None = None
+    ) -> KeyedReader:
         """Read the dataset of a stream, open or ended, by the watermarks in its rings.
 
-        Raises the errors of :func:`omewd.view`.
+        ``number``: the daemon's for the stream; None for the newest one of the name. Raises the errors of
+        :func:`omewd.view`; ``no_frame`` if another stream has the name by now.
         """
         with ExitStack() as undo:
             views = [undo.enter_context(view(name, source=0, socket=socket))]
+            require_number(views[0], number)
             first, spec = views[0], views[0].stream_spec()
             for source in range(1, spec.sources):
                 views.append(undo.enter_context(view(name, source=source, socket=socket)))

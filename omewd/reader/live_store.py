@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omewd.errors import OmewdError
+from omewd.model.spec.spellings import stream_name
 
 if TYPE_CHECKING:
     from omewd.reader.zarr_store import LiveStore
-
-# The names that a stream may have. Paths of datasets have a dot or a slash.
-_STREAM_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def live_store(name_or_path: str | os.PathLike[str], *, socket: str | os.PathLike[str] | None = None) -> LiveStore:
@@ -35,6 +32,14 @@ def live_store(name_or_path: str | os.PathLike[str], *, socket: str | os.PathLik
         ) from error
     from omewd.reader.keyed import KeyedReader
 
-    if isinstance(name_or_path, str) and _STREAM_NAME.fullmatch(name_or_path):
+    if isinstance(name_or_path, str) and _is_name(name_or_path):
         return LiveStore(KeyedReader.of_stream(name_or_path, socket=socket))
     return LiveStore(KeyedReader.of_dataset(Path(name_or_path).absolute()))
+
+
+def _is_name(text: str) -> bool:
+    try:
+        stream_name(text)
+    except ValueError:
+        return False
+    return True

@@ -55,6 +55,12 @@ def view(name: str, *, source: str | int | None = None, socket: str | os.PathLik
     return View(status, segment)
 
 
+def require_number(seen: View, number: int | None) -> None:
+    """Raise OmewdError ``no_frame`` unless a view is of the stream with the daemon's number, if one is given."""
+    if number not in (None, seen.number):
+        raise OmewdError("no_frame", f"another stream has the name {seen.name!r} by now", "Try again")
+
+
 class ViewedFrame:
     """A frame as it was found. ``array``: shape (Y, X), read-only.
 
@@ -108,11 +114,13 @@ class ViewedFrame:
 class View:
     """The frames of one source of a stream: from its ring while they are there, and from the dataset once durable.
 
-    A view also works after the stream has ended. It never writes, locks or waits.
+    A view also works after the stream has ended. It never writes, locks or waits. ``number``: the daemon's for the
+    stream, which another stream of the name does not have.
     """
 
     def __init__(self, status: dict[str, Any], segment: Segment | None) -> None:
         self.name: str = status["name"]
+        self.number: int = status["id"]
         self.path = Path(status["path"])
         self.shape: tuple[int, int] = tuple(status["frame_shape"])
         self.dtype = np.dtype(status["dtype"])

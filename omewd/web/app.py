@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -21,10 +22,11 @@ from omewd.errors import OmewdError
 from omewd.protocol.status import ErrorStatus
 from omewd.web.access import Access
 from omewd.web.daemons import Daemons
-from omewd.web.data import CORS, SLOWEST_S, Data
+from omewd.web.data import CORS, Data
+from omewd.web.figures.metrics import CONTENT_TYPE, metrics
+from omewd.web.figures.summary import history, summary
 from omewd.web.frames import Frames, whole
-from omewd.web.metrics import CONTENT_TYPE, metrics
-from omewd.web.summary import history, summary
+from omewd.web.patience import Threads, left
 
 _PAGE = Path(__file__).parent / "page"
 # Pages that are open at once.
@@ -42,6 +44,7 @@ _STATUS_OF = {
     "usage": 400,
     "unreachable": 503,
     "no_daemon": 503,
+    "busy": 503,
     "not_stored": 409,
     "overwritten": 503,
 }
@@ -54,12 +57,13 @@ def make_app(sockets: Sequence[Path | None], token: str | None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        watching = asyncio.create_task(daemons.watch())
+        tasks = [asyncio.create_task(daemons.watch()), asyncio.create_task(site.tidy())]
         try:
             yield
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             site.close()
 
     app = Starlette(
@@ -77,7 +81,7 @@ def make_app(sockets: Sequence[Path | None], token: str | None) -> Starlette:
             Route("/readyz", site.readyz),
         ],
         middleware=[Middleware(Access, token=token)],
-        exception_handlers={OmewdError: _refuse, HTTPException: _http_error},
+        exception_handlers={OmewdError: _refuse, OSError: _refuse_disk, HTTPException: _http_error},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -89,6 +93,16 @@ class _Site:
         self._daemons = daemons
         self.data, self.frames = Data(daemons), Frames(daemons)
         self._listeners = 0
+        self._event = 0, b""
+
+    async def tidy(self) -> None:
+        """Let rings go soon after their streams have ended, and whatever else is of no use."""
+        turn, thread = 0, Threads(1, 1)
+        while True:
+            turn = await self._daemons.after(turn)
+            opened = self._daemons.opened()
+            await thread.run(partial(self.data.keep_only, opened))
+            await thread.run(partial(self.frames.keep_only, opened))
 
     def close(self) -> None:
         self.data.close()
@@ -111,11 +125,21 @@ class _Site:
     async def history(self, _: Request) -> Response:
         return _json(history(self._daemons))
 
-    async def events(self, _: Request) -> Response:
+    async def events(self, request: Request) -> Response:
         """Server-sent events (WHATWG HTML, 9.2): the summary, once a second."""
+        if request.method == "HEAD":
+            return Response(headers=_FRESH, media_type="text/event-stream")
         if self._listeners >= _LISTENERS:
-            raise OmewdError("unreachable", f"{_LISTENERS} pages are open already", "Close some")
-        return _Events(self._daemons, self._listen)
+            raise OmewdError("busy", f"{_LISTENERS} pages are open already", "Close some")
+        return _Events(self._next, self._listen)
+
+    async def _next(self, turn: int) -> tuple[int, bytes]:
+        """The event after a turn, made once however many pages are open."""
+        turn = await self._daemons.after(turn)
+        if turn != self._event[0]:
+            text = json.dumps(summary(self._daemons), separators=(",", ":"))
+            self._event = turn, f"data: {text}\n\n".encode()
+        return self._event
 
     @asynccontextmanager
     async def _listen(self) -> AsyncIterator[None]:
@@ -141,17 +165,21 @@ class _Site:
 
 
 class _Events(Response):
-    """A stream of events. Who reads slowly gets fewer of them, and who does not read is cut off."""
+    """A stream of events. Who reads slowly gets fewer of them."""
 
-    def __init__(self, daemons: Daemons, listening: Callable[[], AbstractAsyncContextManager[None]]) -> None:
+    def __init__(
+        self,
+        next_event: Callable[[int], Awaitable[tuple[int, bytes]]],
+        listening: Callable[[], AbstractAsyncContextManager[None]],
+    ) -> None:
         super().__init__(headers=_FRESH | {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._daemons, self._listening = daemons, listening
+        self._next, self._listening = next_event, listening
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         async with self._listening():
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            sending, leaving = asyncio.create_task(self._send(send)), asyncio.create_task(_left(receive))
+            sending, leaving = asyncio.create_task(self._send(send)), asyncio.create_task(left(receive))
             try:
                 await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -162,25 +190,24 @@ class _Events(Response):
     async def _send(self, send: Send) -> None:
         turn = 0
         while True:
-            turn = await self._daemons.after(turn)
-            body = f"data: {json.dumps(summary(self._daemons), separators=(',', ':'))}\n\n".encode()
-            message = {"type": "http.response.body", "body": body, "more_body": True}
-            await asyncio.wait_for(send(message), SLOWEST_S)
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+            turn, body = await self._next(turn)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 def _json(value: object) -> Response:
     return JSONResponse(value, headers=_FRESH)
 
 
-async def _refuse(_: Request, error: Exception) -> Response:
+async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, OmewdError)
     status = _STATUS_OF.get(error.code, 500)
-    return JSONResponse({"error": ErrorStatus.of(error).to_json()}, status, CORS | _FRESH)
+    shown_to = CORS if request.url.path.startswith("/data/") else {}
+    return JSONResponse({"error": ErrorStatus.of(error).to_json()}, status, shown_to | _FRESH)
+
+
+async def _refuse_disk(request: Request, error: Exception) -> Response:
+    what = OmewdError("unreachable", f"reading failed: {error}", "Is its disk there, and may omewd web read it?")
+    return await _refuse(request, what)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anyio import CapacityLimiter, to_thread
+
 from omewd.client.client import Client
 from omewd.errors import OmewdError
 from omewd.protocol.status import DaemonStatus, StreamStatus
@@ -19,11 +21,16 @@ _EVERY_S = 1.0
 _NAME = re.compile(r"([A-Za-z0-9_-]{1,64})(?:@([1-9][0-9]{0,2}))?")
 
 
+# A source of a stream, and whether it has a ring. Who has a ring open keeps its memory, so nothing outlives this.
+Opened = tuple[int, int, int, bool, int]
+
+
 @dataclass
 class Daemon:
     """A daemon, as it was when it was last asked. ``status``: None if it could not be reached, and ``error`` says why.
 
-    ``socket``: None for the default one.
+    ``socket``: None for the default one. ``life``: grows when another daemon answers, whose streams may have the ids of
+    those before.
     """
 
     number: int
@@ -31,18 +38,34 @@ class Daemon:
     status: DaemonStatus | None = None
     error: OmewdError | None = None
     asked_s: float = 0.0
+    life: int = 0
     history: History = field(default_factory=History)
+    _pid: int = 0
+    _uptime_s: float = 0.0
 
     def ask(self) -> None:
         """Ask it for its status, which may take as long as a time-out."""
         try:
             status = Client(self.socket).daemon_status()
         except OmewdError as error:
-            self.status, self.error, self.asked_s = None, error, time.time()
+            self._failed(error)
+        except OSError as error:  # such as no descriptors left, which is over sooner or later
+            self._failed(OmewdError("unreachable", f"the daemon can't be asked: {error}"))
         else:
             self.asked_s = time.time()
+            if status.pid != self._pid or status.uptime_s < self._uptime_s:
+                self.life += 1
+            self._pid, self._uptime_s = status.pid, status.uptime_s
             self.history.note(status, self.asked_s)
             self.status, self.error = status, None
+
+    def _failed(self, error: OmewdError) -> None:
+        self.status, self.error, self.asked_s = None, error.without_traceback(), time.time()
+
+
+def opened_as(daemon: Daemon, stream: StreamStatus, source: int = 0) -> Opened:
+    """What names a source that is open for reading, among those of all streams of all daemons."""
+    return daemon.number, daemon.life, stream.id, not stream.settled or stream.kept_in_ring, source
 
 
 class Daemons:
@@ -55,11 +78,12 @@ class Daemons:
 
     async def watch(self) -> None:
         """Ask all daemons for ever. One that doesn't answer holds none of the others up."""
-        await asyncio.gather(*map(self._watch, self.all))
+        threads = CapacityLimiter(len(self.all))
+        await asyncio.gather(*(self._watch(daemon, threads) for daemon in self.all))
 
-    async def _watch(self, daemon: Daemon) -> None:
+    async def _watch(self, daemon: Daemon, threads: CapacityLimiter) -> None:
         while True:
-            await asyncio.to_thread(daemon.ask)
+            await to_thread.run_sync(daemon.ask, limiter=threads, abandon_on_cancel=True)
             async with self._changed:
                 self.turn += 1
                 self._changed.notify_all()
@@ -87,6 +111,16 @@ class Daemons:
             if daemon.error is not None:
                 raise daemon.error
         raise OmewdError("unknown_stream", f"there is no stream {name[:80]!r}", "GET /api/status lists the streams")
+
+    def opened(self) -> set[Opened]:
+        """What may be open of the streams that the daemons know."""
+        return {
+            opened_as(daemon, stream, source)
+            for daemon in self.all
+            if daemon.status is not None
+            for stream in daemon.status.streams
+            for source in range(max(len(stream.sources), 1))
+        }
 
     def key_of(self, daemon: Daemon, stream: StreamStatus) -> str:
         """The name of a stream in addresses."""

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from omewd.errors import OmewdError
 from omewd.reader.contents import Content
 from omewd.reader.keyed import KeyedReader
-from omewd.web.daemons import Daemons
-from omewd.web.ranges import RangeError, matches, parse_range
+from omewd.web.daemons import Daemons, Opened, opened_as
+from omewd.web.patience import Threads, left
+from omewd.web.ranges import asked_for
 from omewd.web.shared import Shared
 
 _READERS = 16
-_PIECE_BYTES = 1 << 20
-# Requests that are answered at once; the others wait for their turn.
-_AT_ONCE = 32
-# A client that takes nothing for so long has gone.
-SLOWEST_S = 30.0
+# With all connections, twice this must fit into the MemoryMax of the unit.
+_PIECE_BYTES = 1 << 17
+# Requests that read at once; of the others, so many wait. All together are fewer than the connections that are served.
+_AT_ONCE, _WAITING = 32, 768
 CORS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
@@ -39,7 +38,11 @@ class Data:
     def __init__(self, daemons: Daemons) -> None:
         self._daemons = daemons
         self._readers: Shared[KeyedReader] = Shared(_READERS)
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._threads = Threads(_AT_ONCE, _WAITING)
+
+    def keep_only(self, opened: set[Opened]) -> None:
+        """Close what is no longer of use."""
+        self._readers.keep_only(opened)
 
     def close(self) -> None:
         self._readers.close()
@@ -52,53 +55,48 @@ class Data:
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=CORS)
         name, key = request.path_params["name"], request.path_params["key"]
-        async with self._turns:
-            with ExitStack() as undo:
-                content = await run_in_threadpool(self._open, name, key, undo)
-                if content is None:
-                    return Response("not there, or not durable yet\n", 404, {**CORS, "Cache-Control": "no-store"})
-                headers = {
-                    **CORS,
-                    "ETag": f'"{content.etag}"',
-                    "Accept-Ranges": "bytes",
-                    "Cache-Control": "no-cache" if content.is_final else "no-store",
-                    "Content-Type": "application/json" if key.endswith("zarr.json") else "application/octet-stream",
-                }
-                if matches(request.headers.get("if-none-match"), content.etag):
-                    return Response(status_code=304, headers=headers)
-                if (wanted := request.headers.get("if-match")) is not None and not matches(wanted, content.etag):
-                    return Response(status_code=412, headers=headers)
-                if_range = request.headers.get("if-range")
-                is_same = if_range is None or if_range == f'"{content.etag}"'
-                try:
-                    part = parse_range(request.headers.get("range"), content.size) if is_same else None
-                except RangeError:
-                    return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{content.size}"})
-                start, stop = part or (0, content.size)
-                if part is not None:
-                    headers["Content-Range"] = f"bytes {start}-{stop - 1}/{content.size}"
-                headers["Content-Length"] = str(stop - start)
-                status = 200 if part is None else 206
-                if request.method == "HEAD":
-                    return Response(status_code=status, headers=headers)
-                # What is lost is found out before the answer begins.
-                first = await run_in_threadpool(content.read, start, min(start + _PIECE_BYTES, stop))
-                if start + len(first) >= stop:
-                    return Response(first, status, headers)
-                return Pieces(first, content, start, stop, status, headers, undo.pop_all())
+        with ExitStack() as undo:
+            found = await self._threads.run(partial(self._open, name, key, undo))
+            if found is None:
+                return Response("not there, or not durable yet\n", 404, {**CORS, "Cache-Control": "no-store"})
+            content, etag = found
+            headers = {
+                **CORS,
+                "ETag": f'"{etag}"',
+                "Accept-Ranges": "bytes",
+                "Cache-Control": "no-cache" if content.is_final else "no-store",
+                "Content-Type": "application/json" if key.endswith("zarr.json") else "application/octet-stream",
+            }
+            status, part = asked_for(request.method, request.headers, content.size, etag)
+            if status in (304, 412):
+                return Response(status_code=status, headers=headers)
+            if part is None:
+                return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{content.size}"})
+            start, stop = part
+            if status == 206:
+                headers["Content-Range"] = f"bytes {start}-{stop - 1}/{content.size}"
+            headers["Content-Length"] = str(stop - start)
+            if request.method == "HEAD":
+                return Response(status_code=status, headers=headers)
+            # What is lost is found out before the answer begins.
+            first = await self._threads.run(partial(content.read, start, min(start + _PIECE_BYTES, stop)))
+            if start + len(first) >= stop:
+                return Response(first, status, headers)
+            return Pieces(first, partial(self._read, content), (start, stop), status, headers, undo.pop_all())
 
-    def _open(self, name: str, key: str, undo: ExitStack) -> Content | None:
+    async def _read(self, content: Content, start: int, stop: int) -> bytes:
+        return await self._threads.run(partial(content.read, start, stop))
+
+    def _open(self, name: str, key: str, undo: ExitStack) -> tuple[Content, str] | None:
+        """A key and its entity tag, for which the table and the ledger of a shard in progress are read."""
         daemon, stream = self._daemons.find(name)
-        # A reader by the rings' watermarks is of no use once the stream has ended, which its summary then says.
-        which = daemon.number, stream.id, stream.path
-        make = partial(KeyedReader.of_stream, stream.name, socket=daemon.socket)
+        which = opened_as(daemon, stream)
+        make = partial(KeyedReader.of_stream, stream.name, number=stream.id, socket=daemon.socket)
         reader = undo.enter_context(self._readers.use(which, make))
-        try:
-            content = reader.open(key)
-        except OmewdError:
-            self._readers.forget(which)
-            raise
-        return None if content is None else undo.enter_context(content)
+        content = reader.open(key)
+        if content is None:
+            return None
+        return undo.enter_context(content), f"{reader.epoch:x}-{content.etag}"
 
 
 class Pieces(Response):
@@ -107,28 +105,26 @@ class Pieces(Response):
     def __init__(
         self,
         first: bytes,
-        content: Content,
-        start: int,
-        stop: int,
+        read: Callable[[int, int], Awaitable[bytes]],
+        part: tuple[int, int],
         status: int,
         headers: dict[str, str],
         files: ExitStack,
     ) -> None:
         self.status_code, self.background, self.body = status, None, b""
-        self._first, self._content, self._start, self._stop, self._files = first, content, start, stop, files
+        self._first, self._read, self._part, self._files = first, read, part, files
         self.init_headers(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        leaving = asyncio.create_task(left(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            piece, at = self._first, self._start
-            while piece:
+            piece, (at, stop) = self._first, self._part
+            # If there is less than was announced, the connection is closed in the middle, and the client knows.
+            while piece and not leaving.done():
                 at += len(piece)
-                # If this takes too long, the connection is closed in the middle, and the client knows.
-                await asyncio.wait_for(
-                    send({"type": "http.response.body", "body": piece, "more_body": at < self._stop}), SLOWEST_S
-                )
-                end = min(at + _PIECE_BYTES, self._stop)
-                piece = await run_in_threadpool(self._content.read, at, end) if at < self._stop else b""
+                await send({"type": "http.response.body", "body": piece, "more_body": at < stop})
+                piece = await self._read(at, min(at + _PIECE_BYTES, stop)) if at < stop else b""
         finally:
-            await run_in_threadpool(self._files.close)
+            leaving.cancel()
+            self._files.close()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from contextlib import ExitStack
 from functools import partial
 
-from starlette.concurrency import run_in_threadpool
+import numpy as np
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,8 +16,9 @@ from starlette.responses import Response
 from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
 from omewd.protocol.status import StreamStatus
-from omewd.reader.view import View, ViewedFrame, view
-from omewd.web.daemons import Daemon, Daemons
+from omewd.reader.view import View, ViewedFrame, require_number, view
+from omewd.web.daemons import Daemon, Daemons, Opened, opened_as
+from omewd.web.patience import Threads
 from omewd.web.picture import Picture, picture
 from omewd.web.ranges import matches
 from omewd.web.shared import Shared
@@ -26,6 +27,8 @@ _VIEWS = 32
 # So that ten who look at one stream cost what one does.
 _PICTURES = 16
 _LARGEST, _USUAL = 4096, 1024
+# Pictures that are drawn at once, and that wait for it.
+_AT_ONCE, _WAITING = 8, 128
 _LOOKED_BACK = 4096
 
 
@@ -45,8 +48,13 @@ class Frames:
     def __init__(self, daemons: Daemons) -> None:
         self._daemons = daemons
         self._views: Shared[Looking] = Shared(_VIEWS)
-        self._pictures: OrderedDict[Hashable, Picture] = OrderedDict()
+        self._pictures: OrderedDict[str, Picture] = OrderedDict()
         self._lock = threading.Lock()
+        self._threads = Threads(_AT_ONCE, _WAITING)
+
+    def keep_only(self, opened: set[Opened]) -> None:
+        """Close what is no longer of use."""
+        self._views.keep_only(opened)
 
     def close(self) -> None:
         self._views.close()
@@ -56,7 +64,7 @@ class Frames:
         position, by number), ``size`` (most pixels a side), ``low`` and ``high`` (black and white).
         """
         daemon, stream = self._daemons.find(request.path_params["name"])
-        return await run_in_threadpool(self._draw, daemon, stream, request)
+        return await self._threads.run(partial(self._draw, daemon, stream, request))
 
     def _draw(self, daemon: Daemon, stream: StreamStatus, request: Request) -> Response:
         query = request.query_params
@@ -64,36 +72,46 @@ class Frames:
         index, image = whole(query, "index", 0, 1 << 62), whole(query, "image", 0, max(stream.images - 1, 0))
         most = whole(query, "size", 16, _LARGEST) or _USUAL
         low, high = number(query, "low"), number(query, "high")
-        which = daemon.number, stream.id, stream.path, source
-        opened = partial(_open, stream.name, source, daemon)
+        which = opened_as(daemon, stream, source)
+        opened = partial(_open, stream, source, daemon)
         with self._views.use(which, opened) as looking, looking.lock:
             try:
                 frame = _frame(looking.view, index, image)
-                etag = f"{stream.id}-{source}-{frame.index}-{most}-{low}-{high}"
-                headers = {"ETag": f'"{etag}"', "Cache-Control": "no-store", "X-Frame-Index": str(frame.index)}
+                first, planes = _planes(frame.index, stream.samples)
+                etag = f"{looking.view.epoch:x}-{source}-{first}-{most}-{low}-{high}"
+                headers = {"ETag": f'"{etag}"', "Cache-Control": "no-store", "X-Frame-Index": str(first)}
                 if matches(request.headers.get("if-none-match"), etag):
                     return Response(status_code=304, headers=headers)
-                drawn = self._kept((which, etag)) or picture(frame.copy(), most=most, low=low, high=high)
-            except OmewdError:
-                self._views.forget(which)
+                drawn = self._kept(etag)
+                if drawn is None:
+                    colours = [looking.view.frame(plane).copy() for plane in planes]
+                    pixels = np.stack(colours, -1) if colours else frame.copy()
+                    drawn = picture(pixels, most=most, low=low, high=high)
+            except OmewdError as error:
+                if error.code not in ("no_frame", "overwritten") or not looking.view.has_ring:
+                    self._views.forget(which)
                 raise
-        self._keep((which, etag), drawn)
+        self._keep(etag, drawn)
         headers |= {"X-Low": f"{drawn.low:g}", "X-High": f"{drawn.high:g}"}
         return Response(drawn.png, headers=headers, media_type="image/png")
 
-    def _kept(self, key: Hashable) -> Picture | None:
+    def _kept(self, key: str) -> Picture | None:
         with self._lock:
             return self._pictures.get(key)
 
-    def _keep(self, key: Hashable, drawn: Picture) -> None:
+    def _keep(self, key: str, drawn: Picture) -> None:
         with self._lock:
             self._pictures[key] = drawn
             while len(self._pictures) > _PICTURES:
                 self._pictures.popitem(last=False)
 
 
-def _open(name: str, source: int, daemon: Daemon) -> Looking:
-    return Looking(view(name, source=source, socket=daemon.socket))
+def _open(stream: StreamStatus, source: int, daemon: Daemon) -> Looking:
+    with ExitStack() as undo:
+        seen = undo.enter_context(view(stream.name, source=source, socket=daemon.socket))
+        require_number(seen, stream.id)
+        undo.pop_all()
+        return Looking(seen)
 
 
 def _frame(looking: View, index: int | None, image: int | None) -> ViewedFrame:
@@ -108,12 +126,27 @@ def _frame(looking: View, index: int | None, image: int | None) -> ViewedFrame:
     plan = Plan.of(looking.stream_spec(), source=looking.source)
     for earlier in range(latest.index, max(latest.index - _LOOKED_BACK, -1), -1):
         if plan.image(earlier) == image:
-            return looking.frame(earlier)
+            try:
+                return looking.frame(earlier)
+            except OmewdError as error:
+                if error.code != "no_frame":  # which a gap is until it is durable
+                    raise
     raise OmewdError(
         "no_frame",
         f"none of the last {_LOOKED_BACK} frames of stream {looking.name!r} is of image {image}",
         "Wait for the camera, or ask for a frame by its index",
     )
+
+
+def _planes(index: int, samples: int) -> tuple[int, range]:
+    """The planes of the newest colour frame that is complete with the frame of an index: the first, and those to draw.
+
+    Of a frame in grey, there are none.
+    """
+    if samples == 1:
+        return index, range(0)
+    first = max((index + 1) // samples - 1, 0) * samples
+    return first, range(first, first + 3)
 
 
 def whole(query: QueryParams, name: str, least: int, most: int) -> int | None:

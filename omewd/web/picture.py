@@ -1,4 +1,4 @@
-"""A frame as a picture for the eye: fewer pixels, and grey values between two percentiles."""
+"""A frame as a picture for the eye: fewer pixels, and values between two percentiles."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class Picture:
 
 
 def picture(frame: Pixels, *, most: int, low: float | None = None, high: float | None = None) -> Picture:
-    """Draw a frame (Y, X) with at most ``most`` pixels along each side.
+    """Draw a frame, (Y, X) in grey or (Y, X, 3) in colour, with at most ``most`` pixels along each side.
 
     ``low``, ``high``: the values for black and white; None for the percentiles 0.1 and 99.9. NaN is black.
     """
-    step = max(1, -(-max(frame.shape) // most))
+    step = max(1, -(-max(frame.shape[:2]) // most))
     pixels = frame[::step, ::step].astype(np.float32)
     sample = pixels.reshape(-1)[:: max(1, pixels.size // _SAMPLED)]
     sample = sample[np.isfinite(sample)]
     found = np.percentile(sample, _PERCENTILES) if sample.size else (0.0, 1.0)
     low, high = float(found[0]) if low is None else low, float(found[1]) if high is None else high
     scale = 255.0 / (high - low) if high > low else 0.0
-    grey = np.clip(np.nan_to_num((pixels - low) * scale), 0, 255).astype(np.uint8)
+    values = np.clip(np.nan_to_num((pixels - low) * scale), 0, 255).astype(np.uint8)
     file = io.BytesIO()
-    Image.fromarray(grey).save(file, "PNG", compress_level=1)
+    Image.fromarray(values).save(file, "PNG", compress_level=1)
     return Picture(low, high, file.getvalue())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
@@ -40,15 +40,21 @@ class Shared(Generic[T]):
 
     def forget(self, key: Hashable) -> None:
         """Open it anew the next time, because it is out of date."""
-        with self._lock:
-            entry = self._kept.pop(key, None)
-        self._close_unused([entry] if entry else [])
+        self._drop(lambda each: each == key)
+
+    def keep_only(self, keys: Collection[Hashable]) -> None:
+        """Forget all others."""
+        self._drop(lambda each: each not in keys)
 
     def close(self) -> None:
+        self._drop(lambda _: True)
+
+    def _drop(self, is_over: Callable[[Hashable], bool]) -> None:
         with self._lock:
-            entries = list(self._kept.values())
-            self._kept.clear()
-        self._close_unused(entries)
+            out = [self._kept.pop(key) for key in [*self._kept] if is_over(key)]
+            unused = [entry for entry in out if not entry.users]  # the last user closes the others
+        for entry in unused:
+            entry.thing.close()
 
     def _take(self, key: Hashable) -> _Entry[T] | None:
         with self._lock:
@@ -62,9 +68,11 @@ class Shared(Generic[T]):
             entry = self._kept.setdefault(key, new)
             entry.users += 1
             out = [self._kept.popitem(last=False)[1] for _ in range(len(self._kept) - self._most)]
+            unused = [each for each in out if not each.users]
         if entry is not new:  # another thread was faster
-            new.thing.close()
-        self._close_unused(out)
+            unused.append(new)
+        for each in unused:
+            each.thing.close()
         return entry
 
     def _release(self, key: Hashable, entry: _Entry[T]) -> None:
@@ -73,11 +81,3 @@ class Shared(Generic[T]):
             is_over = not entry.users and self._kept.get(key) is not entry
         if is_over:
             entry.thing.close()
-
-    def _close_unused(self, entries: list[_Entry[T]]) -> None:
-        """Close entries that are no longer kept; the last user closes the others."""
-        for entry in entries:
-            with self._lock:
-                is_over = not entry.users
-            if is_over:
-                entry.thing.close()

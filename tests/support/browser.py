@@ -65,7 +65,8 @@ class Page:
 async def browser(folder: Path, address: str) -> AsyncIterator[Page]:
     """Open an address in a browser of its own."""
     assert CHROMIUM is not None
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    command += ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
     command += ["--remote-debugging-port=0", f"--user-data-dir={folder / 'chromium'}", address]
     with (folder / "chromium.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)

@@ -65,13 +65,13 @@ def _findings(
     from omewd.store.filesystem import filesystem_of
 
     given = socket or context.find_root().obj
+    place, group = client_socket(given), None
     daemon, first = _daemon(given)
     found = [first]
     roots: Sequence[Path] = data_root
     if daemon is not None:
         roots = roots or [Path(root) for root in daemon.data_roots]
         setup = Setup(parse_size(memory) if memory else daemon.memory.budget_bytes)
-        access = read_access(client_socket(given), None)
         backends = daemon.backends
     else:
         try:
@@ -82,8 +82,10 @@ def _findings(
         roots = config.data_roots
         state_dir = next(folder for folder in (config.state_dir, *config.state_dir.parents) if folder.exists())
         setup = Setup(config.memory_bytes, filesystem_of(state_dir.resolve()))
-        access = read_access(config.socket, config.group)
+        if not place.exists():
+            place, group = config.socket, config.group
         backends = availability()
+    access = read_access(place, group)
     folders = [read_folder(root.resolve()) for root in roots]
     return [*found, *examine(read_machine(daemon.pid if daemon else None), folders, access, backends, setup)]
 

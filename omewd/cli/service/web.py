@@ -33,5 +33,4 @@ def command(listen: str, sockets: tuple[Path, ...], token_file: Path | None) -> 
     from omewd.web.serve import serve
 
     given: list[Path | None] = [*sockets] or [click.get_current_context().find_root().obj]
-    print(f"http://{listen}/")
-    serve(listen, given, token_file)
+    serve(listen, given, token_file, click.echo)

@@ -151,10 +151,18 @@ def _notes(stream: StreamStatus, *, detailed: bool, alone: bool = False) -> list
         notes.append(f" waits: {with_options(why, {})}")
     if stream.settled:
         return notes
+    notes += [f": {text}" for text in map(_silence, stream.sources) if text]
     notes += _disk(stream.disk, "" if stream.compression is None else "up to ", alone=alone)
     if detailed and (stage := slowest_stage(stream.recent_waits)):
         notes.append(f": frames wait longest in {stage}, {duration(stream.recent_waits[stage].p50_ns)}")
     return notes
+
+
+def _silence(source: SourceStatus) -> str:
+    """That a camera sends nothing; "" if it does."""
+    if not source.is_silent:
+        return ""
+    return f"no frame for {source.silent_s:.1f} s" + (f" from {source.name}" if source.name else "")
 
 
 def _disk(disk: DiskStatus, up_to: str, *, alone: bool) -> list[str]:

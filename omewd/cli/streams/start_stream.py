@@ -57,6 +57,11 @@ from omewd.protocol.status import StreamStatus, read_status
     help="When the disk is full: wait until there is space again, or fail. With wait, a stream that can't fit is "
     "opened all the same.  [default: refuse what can't fit, then wait]",
 )
+@click.option(
+    "--expect-fps",
+    type=float,
+    help="Frames a second of each camera: status and log tell when it stays away.  [default: by its rate so far]",
+)
 @click.option("--overwrite", is_flag=True, default=None, help="Replace an existing dataset.")
 @click.option("--ring-slots", type=int, help="Number of frames that the ring holds.  [default: by memory and shards]")
 @click.option("--scale", help="Step of each dimension in its unit, such as y=0.108,x=0.108,t=0.05.")

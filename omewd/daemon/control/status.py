@@ -52,6 +52,7 @@ def source_status(source: Source, now_ns: int) -> SourceStatus:
         producer=source.producer,
         ended_by=source.ended_by,
         silent_s=None if newest_ns is None else round(max(now_ns - newest_ns, 0) / 1e9, 3),
+        is_silent=source.is_silent(now_ns),
     )
 
 
@@ -102,6 +103,7 @@ def stream_status(
         backend_reason=stream.backend_reason,
         compression=spec.compression,
         backpressure=spec.backpressure,
+        expect_fps=spec.expect_fps,
         durability=spec.durability,
         frames=_frames(sources),
         lost=tuple(run for source in sources for run in source.lost),

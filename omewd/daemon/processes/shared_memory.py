@@ -41,10 +41,18 @@ def check_room(size_bytes: int) -> None:
 
     Exceeding the machine's memory would not raise an error, but start the kernel's out-of-memory killer.
     """
-    room = os.statvfs("/dev/shm")
-    for free, where in ((room.f_bavail * room.f_frsize, "in /dev/shm"), (available_memory_bytes(), "of memory")):
+    for free, where in ((sizes()[1], "in /dev/shm"), (available_memory_bytes(), "of memory")):
         if size_bytes > free:
             raise _no_room(size_bytes, f"{free / 2**20:.1f} MiB are free {where}")
+
+
+def sizes() -> tuple[int, int]:
+    """The size of /dev/shm and what is free there, in bytes; none where there is no /dev/shm."""
+    try:
+        room = os.statvfs("/dev/shm")
+    except OSError:
+        return 0, 0
+    return room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize
 
 
 def allocate(fd: int, geometry: Geometry, done_bytes: int) -> int:

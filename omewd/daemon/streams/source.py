@@ -13,6 +13,7 @@ from omewd.errors import Loss, OmewdError
 from omewd.model.plan.memory import JOB_BYTES, JOB_UNITS, unit_bytes
 from omewd.model.plan.plan import Plan
 from omewd.model.plan.unfinished import frames_before, runs_of_unfinished
+from omewd.model.silence import Silence
 from omewd.model.spec.backend import BACKENDS
 from omewd.model.spec.spec import StreamSpec
 from omewd.model.totals import Totals
@@ -45,6 +46,7 @@ class Source:
     ended_by: str = ""
     first_frame_ns: int | None = None
     producer: int | None = None
+    silence: Silence = field(default_factory=Silence)
 
     received: int = 0
     written: int = 0
@@ -192,6 +194,14 @@ class Source:
         """The producer's time of the newest frame; None before the first one, and once no more are taken."""
         return self.ring.newest_frame_ns if self.ring is not None and self.is_open else None
 
+    def is_silent(self, now_ns: int) -> bool:
+        """Whether the camera is there, had begun, and has sent nothing for an unusual time. Its ring has room."""
+        newest_ns, limit_ns = self.newest_frame_ns, self.silence.limit_ns(self.spec.expect_fps)
+        if self.ring is None or self.producer is None or newest_ns is None or limit_ns is None:
+            return False
+        is_full = self.ring.map.published - self.ring.released >= self.geometry.capacity
+        return now_ns - newest_ns > limit_ns and not is_full
+
     @property
     def is_behind(self) -> bool:
         """Whether the producer should have rung since the last poll."""
@@ -206,6 +216,7 @@ class Source:
             raise OmewdError("bad_ring", f"{self.ring.frontier} frames in the ring, but {total} were declared")
         if self.first_frame_ns is None:
             self.first_frame_ns = now_ns
+        self.silence.note(self.ring.frontier - self.received, now_ns)
         for _, count, kind in self.ring.gaps(self.received, self.ring.frontier):
             self.gaps[kind] += count
         self.received = self.ring.frontier

@@ -78,7 +78,8 @@ class StreamSpec(Checked):
     ``position_folders``: whether "numbers" or "names" name the folders of the positions' images.
     ``on_producer_loss``: None means "wait" with several sources, else "finalize". ``on_disk_full``: "wait" for space,
     or "fail". A stream whose declared frames can't fit on the disk is refused, unless this is "wait". None is refused
-    like "fail", and waits like "wait".
+    like "fail", and waits like "wait". ``expect_fps``: the frames a second of each camera. One that misses several is
+    reported as silent; without it, that goes by the rate so far.
 
     ``color``: "rgb" or "rgba" for frames of shape (Y, X, 3 or 4). They are stored as planes along a channel dimension,
     which omewd adds if there is none. "bayer-rggb", "bayer-grbg", "bayer-gbrg" or "bayer-bggr" for raw Bayer frames.
@@ -105,6 +106,7 @@ class StreamSpec(Checked):
     downsample: Downsample = "mean"
     position_folders: PositionFolders = "numbers"
     overwrite: bool = False
+    expect_fps: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     ring_slots: Annotated[int, Field(ge=1, le=2**24)] | None = None
 
     @model_validator(mode="before")

@@ -1,8 +1,8 @@
 "use strict";
 // Shows the summary that comes once a second, and the newest picture of the chosen stream.
 const $ = (id) => document.getElementById(id);
-const shown = new Map(); // key → {card, parts, points}
-let chosen = null, state = { daemons: [] }, etag = null, holding = false;
+const shown = new Map(); // key → {id, card, parts, points}
+let chosen = null, chosenId = null, state = { daemons: [] }, etag = null, holding = false;
 const MINUTES = 300;
 
 const make = (tag, text, kind) => {
@@ -21,8 +21,10 @@ const bytes = (n) => {
 const time = (s) => s < 1 ? `${number(s * 1000)} ms` : s < 120 ? `${number(s)} s` : s < 7200 ? `${number(s / 60)} min`
   : s < 172800 ? `${number(s / 3600)} h` : `${number(s / 86400)} days`;
 
-const streams = () => state.daemons.flatMap((daemon) => daemon.streams);
+const streams = () => state.daemons.flatMap((daemon) => daemon.streams.map((stream) => ({ ...stream, at_s: daemon.at_s })));
 const current = () => streams().find((stream) => stream.key === chosen);
+// What tells a stream from an earlier one of its name.
+const identity = (stream) => `${stream.id} ${stream.path}`;
 
 function problems(stream) {
   const found = [];
@@ -46,9 +48,10 @@ function facts(stream) {
   const rate = isOpen && recent ? recent : [throughput.frames_per_s, throughput.bytes_per_s];
   const longest = Object.entries(stream.recent_waits).filter(([stage]) => !["producer", "ring"].includes(stage))
     .sort((a, b) => b[1].p50_ns - a[1].p50_ns)[0];
+  const isSafe = stream.durability === "fsync", lag = frames.received - (isSafe ? frames.durable : frames.written + frames.gaps);
   const list = [
     ["frames", `${number(frames.received)}${frames.declared === null ? "" : ` of ${number(frames.declared)}`}`],
-    ["safely on disk", number(stream.durability === "fsync" ? frames.durable : frames.written)],
+    [isSafe ? "safely on disk" : "written", `${number(isSafe ? frames.durable : frames.written)}${isOpen && lag > 0 ? `, ${number(lag)} behind` : ""}`],
     [isOpen ? "frames a second" : "average frames a second", number(rate[0])],
     [isOpen ? "bytes a second" : "average bytes a second", `${bytes(rate[1])}/s`],
     ["gaps", `${number(frames.gaps)}${frames.gaps ? ` (${number(frames.skipped)} skipped, ${number(frames.dropped)} dropped)` : ""}`],
@@ -69,11 +72,15 @@ function newCard(stream) {
   card.tabIndex = 0;
   card.onclick = () => choose(stream.key);
   $("streams").append(card);
-  return { card, title, list, notes, meter, canvas, points: [] };
+  return { id: identity(stream), at_s: 0, card, title, list, notes, meter, canvas, points: [] };
 }
 
 function draw(stream) {
-  if (!shown.has(stream.key)) shown.set(stream.key, newCard(stream));
+  const before = shown.get(stream.key);
+  if (before && before.id !== identity(stream)) { // another stream of this name
+    shown.set(stream.key, newCard(stream));
+    before.card.replaceWith(shown.get(stream.key).card);
+  } else if (!before) shown.set(stream.key, newCard(stream));
   const parts = shown.get(stream.key), notes = problems(stream);
   parts.title.lastChild.textContent = stream.state + (stream.ended_by && stream.settled ? `: ${stream.ended_by}` : "");
   const kind = notes.some(([level]) => level === "bad") ? "bad" : notes.length ? "warn" : stream.settled ? "" : "active";
@@ -116,42 +123,51 @@ function show(summary) {
   state = summary;
   $("daemons").textContent = summary.daemons.map((daemon) => {
     const which = summary.daemons.length > 1 ? `daemon ${daemon.number}: ` : "";
-    if (daemon.version === undefined) return `${which}${daemon.error ? daemon.error.message : "not asked yet"}`;
+    if (daemon.version === undefined) return `${which}${daemon.error ? `${daemon.error.message}. ${daemon.error.remedy}` : "not asked yet"}`;
     const ready = daemon.writers.filter((writer) => writer.ready).length;
     const deaths = daemon.writer_deaths ? `, ${daemon.writer_deaths} died` : "";
     return `${which}${daemon.version}, up ${time(daemon.uptime_s)}, ${ready} writers${deaths}, rings ${bytes(daemon.memory.ring_bytes)} of ${bytes(daemon.memory.budget_bytes)}`;
   }).join(" · ");
   const all = streams(), keys = new Set(all.map((stream) => stream.key));
   for (const [key, parts] of shown) if (!keys.has(key)) { parts.card.remove(); shown.delete(key); }
-  if (!keys.has(chosen)) choose((all.find((stream) => stream.state === "ACTIVE") || all[0] || { key: null }).key);
+  const stays = current();
+  if (!stays) choose((all.find((stream) => stream.state === "ACTIVE") || all[0] || { key: null }).key);
+  else if (identity(stays) !== chosenId) choose(chosen);
   const drawn = new Set(); // a name may be there twice: the newest stream of it comes first
   for (const stream of all) {
     if (drawn.has(stream.key)) continue;
     drawn.add(stream.key);
-    if (stream.recent && !stream.settled && shown.has(stream.key)) {
-      const points = shown.get(stream.key).points;
-      points.push([Date.now() / 1000, ...stream.recent]);
-      if (points.length > MINUTES) points.shift();
-    }
     draw(stream);
+    const parts = shown.get(stream.key);
+    if (!stream.recent || stream.settled || parts.at_s === stream.at_s) continue; // the event was about another daemon
+    parts.at_s = stream.at_s;
+    parts.points.push([stream.at_s, ...stream.recent]);
+    if (parts.points.length > MINUTES) parts.points.shift();
   }
-  $("empty").hidden = all.length > 0;
+  $("daemons").className = summary.daemons.some((daemon) => daemon.error) ? "gone" : "";
+  $("empty").hidden = all.length > 0 || summary.daemons.some((daemon) => daemon.version === undefined);
   $("look").hidden = !all.length;
 }
 
 function choose(key) {
-  if (key !== chosen) etag = null;
+  const stream = streams().find((each) => each.key === key), id = stream ? identity(stream) : null;
+  if (key !== chosen || id !== chosenId) {
+    etag = null;
+    $("picture").removeAttribute("src"); // it is of another stream
+    $("caption").textContent = "";
+  }
   chosen = key;
-  const stream = current();
+  chosenId = id;
   for (const [name, parts] of shown) parts.card.classList.toggle("chosen", name === key);
   if (!stream) return;
   fill($("source"), stream.sources.map((source) => [source.source, source.name || source.source]));
-  fill($("image"), [["", "newest"], ...Array.from({ length: Math.min(stream.images, 1000) }, (_, n) => [n, n])]);
+  Object.assign($("image"), { value: "", max: stream.images - 1 });
+  $("image").parentElement.hidden = stream.images < 2;
 }
 
 function fill(select, options) {
   select.replaceChildren(...options.map(([value, text]) => Object.assign(make("option", text), { value })));
-  select.parentElement.hidden = options.length < 2 || (select.id === "image" && options.length < 3);
+  select.parentElement.hidden = options.length < 2;
 }
 
 async function look() {
@@ -162,9 +178,11 @@ async function look() {
     try {
       const reply = await fetch(`/api/streams/${encodeURIComponent(stream.key)}/frame.png?${asked}`,
         { headers: etag ? { "If-None-Match": etag } : {}, cache: "no-store" });
-      if (reply.status === 200) {
+      const blob = reply.status === 200 ? await reply.blob() : null;
+      if (identity(stream) !== chosenId) etag = null; // it comes too late: another stream was chosen
+      else if (blob) {
         etag = reply.headers.get("ETag");
-        const address = URL.createObjectURL(await reply.blob());
+        const address = URL.createObjectURL(blob);
         const before = $("picture").src;
         $("picture").src = address;
         if (before.startsWith("blob:")) setTimeout(() => URL.revokeObjectURL(before), 1000);
@@ -186,6 +204,12 @@ function cycle(select) {
   etag = null;
 }
 
+function nextPosition() {
+  const field = $("image"), next = field.value === "" ? 0 : Number(field.value) + 1;
+  if (!field.parentElement.hidden) field.value = next > Number(field.max) ? "" : next;
+  etag = null;
+}
+
 function hold() {
   holding = !holding;
   $("hold").setAttribute("aria-pressed", holding);
@@ -201,7 +225,7 @@ document.onkeydown = (event) => {
     ArrowUp: () => choose(keys[Math.max(at - 1, 0)]),
     Enter: () => event.target.tagName === "ARTICLE" && event.target.click(),
     s: () => cycle($("source")),
-    p: () => cycle($("image")),
+    p: nextPosition,
     a: () => { $("low").value = $("high").value = ""; etag = null; },
     f: () => document.fullscreenElement ? document.exitFullscreen() : $("picture").requestFullscreen(),
     " ": hold,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import pickle
 import random
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,16 @@ import numpy as np
 import pytest
 
 import omewd
+from omewd.dataset.ledger.ledger import APPENDING_BYTE, RECORDING_BYTE
 from omewd.model.spec.spec import StreamSpec
+from omewd.process.locks import is_locked, try_lock
 from omewd.reader.contents import LOST_AT
 from omewd.reader.keyed import KeyedReader
 from omewd.store.format.shard_index import entries_at_end, index_bytes
 from tests.support.acquisitions import Frames, axes_of, check_acquisition, expected_image, folders_of, halved
-from tests.support.daemons import DaemonProcess
+from tests.support.daemons import DaemonProcess, daemon
 from tests.support.frames import Array, make_frame, make_spec
-from tests.support.processes import start_python, wait_for
+from tests.support.processes import paused, start_python, wait_for
 
 STREAMS: dict[str, dict[str, Any]] = {
     "raw shards": {"dims": "t:inf:1:50,y:64:64:1,x:64:32:2", "levels": 2},
@@ -273,6 +277,12 @@ def test_row_34_a_chunk_that_is_lost_in_a_shard(omewd_daemon: DaemonProcess) -> 
         array[2]
     with pytest.raises(omewd.OmewdError, match="chunk 2 of 0/c/0/0/0"):
         array[...]
+    ledger = store.path / "omewd" / "ledger.jsonl"
+    lines = ledger.read_text().splitlines(keepends=True)
+    ledger.write_text(
+        "".join(line for line in lines if '"frame":2,' not in line)
+    )  # it was never written, and is no gap
+    (store.path / "omewd" / "ledger.runs").unlink()
     content = KeyedReader.of_dataset(store.path).open("0/c/0/0/0")
     assert content is not None
     with content:
@@ -280,6 +290,80 @@ def test_row_34_a_chunk_that_is_lost_in_a_shard(omewd_daemon: DaemonProcess) -> 
         assert int(found[2, 0]) == LOST_AT + 2
         with pytest.raises(omewd.OmewdError):
             content.read(LOST_AT + 2, LOST_AT + 3)
+
+
+def test_row_34_readers_wait_for_no_lock_of_writers(omewd_daemon: DaemonProcess) -> None:
+    """All that writers lock is locked, and they stand still."""
+    spec = make_spec("cam", "t:inf:1:8,y:64:64,x:64:64", compression="zstd")
+    omewd_daemon.client.start_stream(spec)
+    frames = frames_of(spec, 11, set())
+    expected = pyramids(spec, [frames])
+    dataset = omewd_daemon.data / spec.output
+    with omewd_daemon.connect("cam") as producer, ExitStack() as locked:
+        feed(producer, frames)
+        wait_for(lambda: producer.durable == 11)
+        stores = [omewd.live_store("cam", socket=omewd_daemon.socket), omewd.live_store(dataset)]
+        locked.enter_context(paused(omewd_daemon.writer_pids()))
+        tables = list(dataset.glob("omewd/staging/*.table"))
+        assert tables
+        for table in tables:
+            with suppress(BlockingIOError):  # a writer that stands still has it
+                fcntl.flock(locked.enter_context(table.open("rb")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ledger = locked.enter_context((dataset / "omewd" / "ledger.jsonl").open("r+b"))
+        for byte in (APPENDING_BYTE, RECORDING_BYTE):
+            assert try_lock(ledger.fileno(), byte) or is_locked(ledger.fileno(), byte)
+        for store in stores:
+            assert check_live(store, spec, expected) == 11
+
+
+def test_a_store_goes_on_under_the_next_daemon(tmp_path: Path) -> None:
+    spec = make_spec("cam", "t:inf:1:8,y:64:64,x:64:64", ring_slots=40)
+    frames = frames_of(spec, 20, set())
+    expected = pyramids(spec, [frames])
+    with daemon(tmp_path, "--on-stop", "keep") as first:
+        first.client.start_stream(spec)
+        with first.connect("cam") as producer:
+            feed(producer, frames[:5])
+            wait_for(lambda: producer.durable == 5)
+            store = omewd.live_store("cam", socket=first.socket)
+            assert first.stop() == 0
+            feed(producer, frames[5:10])
+            assert check_live(store, spec, expected) == 5
+            with daemon(tmp_path) as second:
+                wait_for(lambda: producer.durable == 10)
+                assert check_live(store, spec, expected) == 10
+                feed(producer, frames[10:])
+                second.client.stop_stream("cam")
+                producer.close()
+                assert check_live(store, spec, expected) == 20
+
+
+def test_row_34_a_shard_in_progress_that_was_cut_off(omewd_daemon: DaemonProcess) -> None:
+    """Its unused room reads as zeros, and what is missing does not."""
+    import zarr
+
+    spec = make_spec("cam", "t:inf:1:8,y:64:64,x:64:64")
+    omewd_daemon.client.start_stream(spec)
+    with omewd_daemon.connect("cam") as producer:
+        feed(producer, frames_of(spec, 5, set()))
+        wait_for(lambda: producer.durable == 5)
+        store = omewd.live_store("cam", socket=omewd_daemon.socket)
+        array: Any = zarr.open_array(store, path="0", mode="r")
+        check_frames(array, range(5))
+        staged = omewd_daemon.data / spec.output / "omewd/staging/shard-0-0-0-0-0"
+        whole = staged.read_bytes()
+        os.truncate(staged, 4 * 8192 - 100)
+        for frames in (slice(3, 4), slice(0, 5)):
+            with pytest.raises(omewd.OmewdError, match="chunk 3 of 0/c/0/0/0"):
+                array[frames]
+        check_frames(array, range(3))
+        os.truncate(staged, 5 * 8192)
+        content = KeyedReader.of_dataset(store.path).open("0/c/0/0/0")
+        assert content is not None
+        with content:
+            assert content.read(5 * 8192, 8 * 8192) == bytes(3 * 8192)
+        staged.write_bytes(whole)
+        check_frames(array, range(5))
 
 
 def test_row_34_keys_lead_nowhere_else(omewd_daemon: DaemonProcess) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,6 +148,81 @@ def test_on_the_command_line(omewd_daemon: DaemonProcess) -> None:
         wrong = omewd_daemon.omewd("view", "cam", "--index", "3")
         assert (wrong.returncode, "neither in the ring" in wrong.stderr) == (1, True)
     assert omewd_daemon.omewd("view", "nobody").returncode == 1
+
+
+def test_a_frame_is_saved_in_the_format_of_its_suffix(omewd_daemon: DaemonProcess) -> None:
+    import tifffile
+    from PIL import Image
+
+    spec = make_spec("cam", "t:4,y:20,x:30")
+    *outer, y, x = spec.dimensions
+    y, x = (dim.model_copy(update={"scale": scale}) for dim, scale in ((y, 0.25), (x, 0.5)))
+    omewd_daemon.client.start_stream(spec.model_copy(update={"dimensions": (*outer, y, x)}))
+    frame = make_frame(0, spec.frame_shape, spec.dtype)
+    with omewd_daemon.connect("cam") as producer:
+        producer.append(frame)
+        for file in ("a.png", "a.tif", "b.ome.tiff"):
+            done = omewd_daemon.omewd("view", "cam", "-o", file)
+            assert done.returncode == 0, done.stderr
+        wrong = omewd_daemon.omewd("view", "cam", "-o", "a.bmp")
+        assert (wrong.returncode, ".npy, .png, .tif, .tiff" in wrong.stderr) == (2, True)
+    for file in ("a.tif", "b.ome.tiff"):
+        with tifffile.TiffFile(omewd_daemon.data / file) as saved:
+            assert saved.asarray().tobytes() == frame.tobytes()
+            ome = str(saved.ome_metadata)
+        assert ('PhysicalSizeX="0.5"' in ome, 'PhysicalSizeY="0.25"' in ome, 'PhysicalSizeXUnit="µm"' in ome) == (
+            True,
+        ) * 3
+        assert 'Name="cam, frame 0"' in ome
+    with Image.open(omewd_daemon.data / "a.png") as picture:
+        grey = np.asarray(picture)
+    assert (grey.shape, str(grey.dtype), int(grey.min()), int(grey.max())) == ((20, 30), "uint8", 0, 255)
+    brighter = frame[:, :-1] < frame[:, 1:]
+    assert (grey[:, :-1] <= grey[:, 1:])[brighter].all()
+
+
+NAPARI = """
+import json, os, pathlib
+shown = {}
+def imshow(levels, **how):
+    shown.update(how, levels=[[list(a.shape), int(a[(0,) * a.ndim].compute())] for a in levels])
+    shown["corner"] = int(levels[0][-1, -1, -1, 0].compute())
+def run():
+    pathlib.Path("shown.json").write_text(json.dumps(shown))
+"""
+
+
+def test_a_viewer_is_given_the_run_so_far(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
+    """All resolutions of the position of the frame; a stand-in takes what napari would be given."""
+    spec = make_spec("cam", "t:6:2,p:2,c:2,y:32,x:24", levels=2)
+    omewd_daemon.client.start_stream(spec)
+    (tmp_path / "napari.py").write_text(NAPARI)
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    environment = {**os.environ, "OMEWD_SOCKET": str(omewd_daemon.socket), "PYTHONPATH": path}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "omewd", "view", "cam", *arguments]
+        return subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    with omewd_daemon.connect("cam") as producer:
+        producer.append(make_frame(0, spec.frame_shape, spec.dtype))
+        empty = run("--napari")
+        assert (empty.returncode, "nothing on disk yet" in empty.stderr) == (1, True)
+        for index in range(1, 11):
+            producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+        wait_for(lambda: producer.durable == 8)
+        done = run("--napari", "--index", "7")  # t1, of the second position, c1
+        assert done.returncode == 0, done.stderr
+        shown = json.loads((tmp_path / "shown.json").read_text())
+        # Of the second position, t0 and t1 are whole.
+        assert [shape for shape, _ in shown["levels"]] == [[2, 2, 32, 24], [2, 2, 16, 12]]
+        assert shown["levels"][0][1] == 2
+        assert shown["corner"] == make_frame(7, spec.frame_shape, spec.dtype)[-1, 0]
+        assert (shown["multiscale"], shown["channel_axis"], shown["scale"]) == (True, 1, [1.0, 1.0, 1.0])
+        missing = run("--ndv")
+        assert (missing.returncode, "pip install ndv" in missing.stderr) == (1, True)
 
 
 def test_what_is_not_there_is_not_black(omewd_daemon: DaemonProcess) -> None:

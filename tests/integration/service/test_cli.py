@@ -50,6 +50,7 @@ def test_dims_alone_are_enough(omewd_daemon: DaemonProcess) -> None:
 
 
 def test_a_stream_from_start_to_verify(omewd_daemon: DaemonProcess) -> None:
+    omewd_daemon.writer_pids()  # they are ready
     options = ["--dims", "t:20:1:4,c:2,y:32:16:2,x:48:16:3", "--dtype", "float32", "--compression", "blosc-lz4"]
     options += ["--backend", "tensorstore", "--scale", "y=0.1,x=0.1,t=2", "--channels", "DAPI,GFP", "--json"]
     done = omewd_daemon.omewd("start-stream", "cam", *options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,28 @@ def test_a_silent_camera_is_told_and_one_that_has_not_begun_is_not(omewd_daemon:
     client.stop_stream("cam")
     client.wait("cam", timeout=30)
     assert omewd_daemon.omewd("health").stdout == "all is well\n"
+
+
+def test_a_camera_that_misses_frames_of_its_rate_is_told_everywhere(omewd_daemon: DaemonProcess) -> None:
+    """By status, health and log, and once it goes on as well."""
+    client = omewd_daemon.client
+    done = omewd_daemon.omewd("start-stream", "cam", "--dims", DIMS, "--expect-fps", "2")
+    assert done.returncode == 0, done.stderr
+    with omewd_daemon.connect("cam") as producer:
+        frame = np.zeros(producer.shape, producer.dtype)
+        producer.append(frame)
+        wait_for(lambda: "no frame for" in omewd_daemon.omewd("status").stdout)
+        assert re.search(r"^cam: no frame for \d+\.\d s$", omewd_daemon.omewd("status", "cam").stdout, re.MULTILINE)
+        assert list(problems(omewd_daemon)) == ["silent_camera"]
+        wait_for(lambda: '"event": "no frame for ' in omewd_daemon.log())
+
+        def goes_on() -> bool:
+            producer.append(frame)
+            return '"event": "the camera sends frames again"' in omewd_daemon.log()
+
+        wait_for(goes_on)
+        assert client.stream_status("cam").expect_fps == 2
+        assert client.stream_status("cam").state == "ACTIVE"
 
 
 CAMERA = (

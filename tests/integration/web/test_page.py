@@ -97,6 +97,67 @@ def test_pictures(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
         assert client.get(address, params={"index": 2}).status_code == 200, "out of the dataset"
 
 
+def test_a_colour_camera_is_seen_in_colour(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
+    omewd_daemon.client.start_stream(make_spec("cam", "t:inf,y:24,x:40", dtype="uint8", color="rgb", ring_slots=12))
+    with web(tmp_path, omewd_daemon.socket) as client, omewd_daemon.connect("cam") as producer:
+        for value in (10, 20):
+            producer.append(np.full((*SHAPE, 3), (value, 0, 255 - value), np.uint8))
+        wait_for(lambda: client.get("/api/streams/cam/frame.png").status_code == 200)
+        answer = client.get("/api/streams/cam/frame.png", params={"low": 0, "high": 255})
+        assert answer.headers["x-frame-index"] == "3"
+        assert np.asarray(Image.open(io.BytesIO(answer.content)))[0, 0].tolist() == [20, 0, 235]
+        producer.close()
+
+
+def test_no_ring_is_held_after_its_stream(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
+    """Its memory belongs to the next stream."""
+    with web(tmp_path, omewd_daemon.socket) as client:
+        [process] = [child for child in psutil.Process().children() if "web" in child.cmdline()]
+
+        def mapped() -> bool:
+            return "/dev/shm/" in Path(f"/proc/{process.pid}/maps").read_text()
+
+        omewd_daemon.client.start_stream(make_spec("cam", "t:2,y:24,x:40"))
+        with omewd_daemon.connect("cam") as producer:
+            producer.append(make_frame(0, SHAPE, "uint16"))
+            wait_for(lambda: client.get("/api/streams/cam/frame.png").status_code == 200)
+            assert client.get("/data/cam/zarr.json").status_code == 200
+            assert mapped()
+            producer.append(make_frame(1, SHAPE, "uint16"))
+            producer.close()
+        wait_for(lambda: not mapped())
+        assert client.get("/data/cam/0/zarr.json").json()["shape"] == [2, *SHAPE]
+
+
+def test_another_daemon_s_stream_with_the_same_number_is_another(tmp_path: Path) -> None:
+    answers = []
+    processes: list[DaemonProcess] = []
+    try:
+        processes.append(DaemonProcess(tmp_path / "one", "--memory", "512MiB", "--writers", "1"))
+        with web(tmp_path, processes[0].socket) as client:
+            for value in (50, 60):
+                process = processes[-1]
+                process.client.start_stream(make_spec("cam", "t:1,y:24,x:40", overwrite=True))
+                with process.connect("cam") as producer:
+                    producer.append(np.full(SHAPE, value, np.uint16))
+                    producer.close()
+                assert process.client.stream_status("cam").id == 1
+                wait_for(lambda: client.get("/api/streams/cam/frame.png").status_code == 200)
+                wanted = {"low": 0, "high": 255}
+                wait_for(lambda: client.get("/api/summary").json()["daemons"][0]["streams"][0]["state"] == "DONE")
+                answer = client.get("/api/streams/cam/frame.png", params=wanted)
+                answers.append((answer.headers["etag"], np.asarray(Image.open(io.BytesIO(answer.content)))[0, 0]))
+                assert client.get("/data/cam/0/c/0/0/0").status_code == 200
+                assert process.stop() == 0
+                if value == 50:
+                    processes.append(DaemonProcess(tmp_path / "one", "--memory", "512MiB", "--writers", "1"))
+    finally:
+        for process in processes:
+            process.kill()
+    assert [pixel for _, pixel in answers] == [50, 60]
+    assert answers[0][0] != answers[1][0]
+
+
 def test_clients_that_never_read_and_that_come_in_crowds_harm_nobody(
     omewd_daemon: DaemonProcess, tmp_path: Path
 ) -> None:
@@ -174,6 +235,18 @@ def test_the_page_in_a_browser(omewd_daemon: DaemonProcess, tmp_path: Path) -> N
             assert (await page.screenshot(1400, 900))[:4] == b"\x89PNG"
             omewd_daemon.client.stop_stream("other")
             await page.until("document.querySelector('article.chosen .state').textContent.startsWith('DONE')")
+            await page.until("!document.getElementById('image').parentElement.hidden")
+            omewd_daemon.client.start_stream(make_spec("other", "t:7,y:24,x:40", output="second.ome.zarr"))
+            await page.until("document.querySelector('article.chosen .path').textContent.endsWith('second.ome.zarr')")
+            await page.until(f"{value}[0] === '0 of 7'")
+            await page.until("document.getElementById('image').parentElement.hidden")
+            await page.until("document.querySelectorAll('article').length === 2")
+            await page.press("ArrowUp")
+            await page.until("document.getElementById('caption').textContent.startsWith('cam: frame 16')")
+            producer.close()
+            assert omewd_daemon.stop() == 0
+            await page.until("document.getElementById('daemons').className === 'gone'")
+            await page.until("!document.querySelector('article') && document.getElementById('empty').hidden")
 
     with web(tmp_path, omewd_daemon.socket) as client, omewd_daemon.connect("cam") as producer:
         asyncio.run(asyncio.wait_for(look(client), 240))

@@ -118,6 +118,7 @@ def test_what_is_not_fine_is_told_once_with_its_remedy(
 def test_without_any_backend_nothing_can_be_written() -> None:
     found = findings(backends={"direct": "numpy is not installed: pip install numpy"})
     assert [finding.level for finding in found if finding.subject == "backends"] == [PROBLEM]
+    assert "backends" not in {finding.subject for finding in findings(backends={})}  # no writer has told yet
 
 
 def test_a_folder_that_this_user_may_not_write_is_no_problem() -> None:

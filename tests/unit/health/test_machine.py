@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,26 @@ def test_a_folder_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pyte
         let_go.set()
         assert over.wait(60)
     assert answered(lambda: "here", 60) == "here"
+
+
+def test_a_machine_without_shared_memory_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    statvfs = os.statvfs
+
+    def without(path: Any) -> os.statvfs_result:
+        if str(path) == "/dev/shm":
+            raise FileNotFoundError(path)
+        return statvfs(path)
+
+    monkeypatch.setattr(os, "statvfs", without)
+    assert read_machine().shared_memory.size_bytes == 0
+
+
+def test_a_group_without_a_name_has_its_number(tmp_path: Path) -> None:
+    (tmp_path / "s").touch()
+    (tmp_path / "s").chmod(0o660)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "s", -1, 54321)
+        assert read_access(tmp_path / "s", None).group == "54321"
 
 
 def test_who_may_connect(tmp_path: Path) -> None:

@@ -57,6 +57,10 @@ def test_without_the_token_nothing_is_seen_but_that_it_is_alive() -> None:
         assert client.get("/api/status", headers={"Cookie": f"omewd_token={wrong}".encode()}).status_code == 401
 
 
+def test_many_parameters_are_no_error() -> None:
+    assert Site(TOKEN).get(f"/api/status?{'&'.join('a=1' for _ in range(200))}").status_code == 401
+
+
 def test_the_token_comes_in_a_header_an_address_or_a_cookie() -> None:
     assert Site(TOKEN).get("/api/status", headers={"Authorization": f"bearer {TOKEN}"}).text == "seen"
     assert Site(TOKEN).get("/api/status", params={"token": TOKEN}).text == "seen"
@@ -93,7 +97,7 @@ def test_an_address_to_listen_on() -> None:
 
 def test_a_network_sees_nothing_without_a_token() -> None:
     with pytest.raises(OmewdError, match="everybody in the network") as refusal:
-        serve("0.0.0.0:8420", [None], None)
+        serve("0.0.0.0:8420", [None], None, print)
     assert "--token-file" in refusal.value.remedy
 
 

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from omewd.model.waits import StageWaits
 from omewd.protocol.status import DaemonStatus, DiskStatus, SourceStatus, StreamStatus, WriterStatus
 from omewd.web.daemons import Daemons
-from omewd.web.metrics import metrics
+from omewd.web.figures.metrics import metrics
 from tests.support.places import REPOSITORY
 
 OPERATIONS = REPOSITORY / "docs" / "operations"

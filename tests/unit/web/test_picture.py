@@ -38,6 +38,12 @@ def test_it_has_at_most_so_many_pixels_a_side() -> None:
     assert pixels_of(picture(np.zeros((513, 4), np.uint16), most=512).png).shape == (257, 2)
 
 
+def test_a_colour_frame_is_in_colour() -> None:
+    frame = np.zeros((4, 1, 3), np.uint8)
+    frame[..., 1] = 255
+    assert pixels_of(picture(frame, most=8, low=0, high=255).png).tolist() == frame.tolist()
+
+
 @pytest.mark.parametrize("value", [0, 7])
 def test_a_uniform_frame_is_black(value: int) -> None:
     assert not pixels_of(picture(np.full((8, 8), value, np.uint16), most=8).png).any()

@@ -1,4 +1,4 @@
-"""Range and If-None-Match headers, as RFC 9110 has them."""
+"""Ranges and preconditions, as RFC 9110 has them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omewd.web.ranges import RangeError, matches, parse_range
+from omewd.web.ranges import RangeError, asked_for, matches, parse_range
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,27 @@ def test_entity_tags() -> None:
     assert not matches(None, "a")
     assert not matches("a", "a")
     assert not matches('"ab"', "a")
+    assert not matches('W/"a"', "a", weakly=False)
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "answer"),
+    [
+        ("GET", {}, (200, (0, 100))),
+        ("GET", {"range": "bytes=1-2"}, (206, (1, 3))),
+        ("GET", {"range": "bytes=100-"}, (416, None)),
+        ("HEAD", {"range": "bytes=1-2"}, (200, (0, 100))),
+        ("HEAD", {"range": "bytes=100-"}, (200, (0, 100))),
+        ("GET", {"range": "bytes=1-2", "if-range": '"a"'}, (206, (1, 3))),
+        ("GET", {"range": "bytes=1-2", "if-range": 'W/"a"'}, (200, (0, 100))),
+        ("GET", {"range": "bytes=1-2", "if-range": "Sat, 28 Nov 2026 12:00:00 GMT"}, (200, (0, 100))),
+        ("GET", {"range": "bytes=100-", "if-none-match": '"a"'}, (304, None)),
+        ("GET", {"if-match": '"b"', "if-none-match": '"a"'}, (412, None)),
+        ("GET", {"if-match": 'W/"a"'}, (412, None)),
+        ("GET", {"if-match": "*"}, (200, (0, 100))),
+    ],
+)
+def test_preconditions_come_in_order_and_only_get_has_ranges(
+    method: str, headers: dict[str, str], answer: tuple[int, tuple[int, int] | None]
+) -> None:
+    assert asked_for(method, headers, 100, "a") == answer

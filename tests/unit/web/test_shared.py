@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from contextlib import ExitStack
 
 import pytest
 
@@ -64,6 +65,38 @@ def test_an_error_of_opening_is_passed_on() -> None:
     shared: Shared[Thing] = Shared(1)
     with pytest.raises(OSError, match="no"), shared.use("a", fail):
         pass
+    shared.close()
+
+
+def test_one_that_is_forgotten_just_as_its_last_user_leaves_is_closed_once() -> None:
+    shared: Shared[Thing] = Shared(1)
+    using = ExitStack()
+    thing = using.enter_context(shared.use("a", Thing))
+    lock = shared._lock
+
+    class Lock:
+        """Lets the last user leave as soon as anybody else gives the lock back."""
+
+        def __enter__(self) -> None:
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+            using.pop_all().close()
+
+    shared._lock = Lock()  # type: ignore[assignment]
+    shared.forget("a")
+    assert thing.closed == 1
+
+
+def test_only_some_are_kept() -> None:
+    shared: Shared[Thing] = Shared(4)
+    things = {}
+    for key in "abc":
+        with shared.use(key, Thing) as things[key]:
+            pass
+    shared.keep_only({"b"})
+    assert {key: thing.closed for key, thing in things.items()} == {"a": 1, "b": 0, "c": 1}
     shared.close()
 
 

@@ -16,7 +16,7 @@ STREAM_FIELDS = {
     "id", "name", "state", "settled", "path", "dtype", "frame_shape", "frame_bytes", "samples", "images", "levels",
     "backend", "backend_reason", "compression", "backpressure", "durability", "frames", "lost", "kept_in_ring", "ring",
     "sources", "throughput", "paused", "disk", "waits", "recent_waits", "retries", "producer", "ended_by", "error",
-    "acknowledged", "status_version",
+    "acknowledged", "expect_fps", "status_version",
 }  # fmt: skip
 DAEMON_FIELDS = {
     "version", "pid", "uptime_s", "stopping", "data_roots", "memory", "backends", "writers", "kept_rings", "streams",
@@ -40,7 +40,18 @@ def test_fields_that_scripts_rely_on_are_there() -> None:
     assert set(status["frames"]) == FRAMES
     assert set(status["ring"]) == RING
     source = status["sources"][1]
-    assert set(source) == {"source", "name", "open", "frames", "lost", "ring", "producer", "ended_by", "silent_s"}
+    assert set(source) == {
+        "source",
+        "name",
+        "open",
+        "frames",
+        "lost",
+        "ring",
+        "producer",
+        "ended_by",
+        "silent_s",
+        "is_silent",
+    }
     assert (set(source["frames"]), set(source["ring"])) == (FRAMES, RING)
     throughput = {"seconds", "frames_per_s", "bytes_per_s", "written_bytes", "stored_bytes"}
     assert set(status["throughput"]) == throughput

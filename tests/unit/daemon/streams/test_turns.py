@@ -59,10 +59,10 @@ def test_a_turn_in_which_nothing_happens_looks_at_no_source(sources: int) -> Non
         assert calls(it.turn) < 40
 
 
-def test_a_round_looks_at_two_words_of_each_ring() -> None:
+def test_a_round_looks_at_three_words_of_each_ring() -> None:
     with desk(64, LATE) as it:
         it.rounds.soon()
-        assert calls(lambda: it.rounds.go(0)) < 64 * 10
+        assert calls(lambda: it.rounds.go(0)) < 64 * 12
         assert it.rounds.next_ns == 10**9
 
 

@@ -21,12 +21,6 @@ _OF_SOURCES: list[tuple[str, bool, str, Callable[[SourceStatus], float]]] = [
     ("omewd_frames_written", True, "Frames written to the dataset", lambda s: s.frames.written),
     ("omewd_frames_lost", True, "Frames of a failed stream that are not in the dataset", lambda s: s.frames.lost),
     ("omewd_frames_in_flight", False, "Frames received and not written yet", lambda s: s.frames.in_flight),
-    (
-        "omewd_durable_lag_frames",
-        False,
-        "Frame indexes received beyond those that are safely on disk",
-        lambda s: max(s.frames.received - s.frames.durable, 0),
-    ),
     ("omewd_ring_slots", False, "Slots of the ring", lambda s: s.ring.slots),
     ("omewd_ring_used_slots", False, "Slots with frames that are not stored yet", lambda s: s.ring.used),
 ]
@@ -90,6 +84,11 @@ def _details(streams: list[tuple[Daemon, StreamStatus]]) -> Iterator[Metric]:
     )
     silent = GaugeMetricFamily("omewd_silent_seconds", "Time since the newest frame", labels=[*of_stream, "source"])
     state = GaugeMetricFamily("omewd_stream_state", "1 for the state of the stream", labels=[*of_stream, "state"])
+    lag = GaugeMetricFamily(
+        "omewd_durable_lag_frames",
+        "Frame indexes received beyond those that are safely on disk",
+        labels=[*of_stream, "source"],
+    )
     free = GaugeMetricFamily("omewd_disk_free_bytes", "Free space for the dataset", labels=of_stream)
     left = GaugeMetricFamily("omewd_disk_left_seconds", "Time until the disk is full", labels=of_stream)
     waits = GaugeMetricFamily(
@@ -112,9 +111,11 @@ def _details(streams: list[tuple[Daemon, StreamStatus]]) -> Iterator[Metric]:
             of_source = [*labels, _name(source)]
             gaps.add_metric([*of_source, "skipped"], source.frames.skipped)
             gaps.add_metric([*of_source, "dropped"], source.frames.dropped)
+            if stream.durability == "fsync":  # else nothing is known to be safe
+                lag.add_metric(of_source, max(source.frames.received - source.frames.durable, 0))
             if source.silent_s is not None:
                 silent.add_metric(of_source, source.silent_s)
-    yield from (gaps, silent, state, free, left, waits)
+    yield from (gaps, silent, lag, state, free, left, waits)
 
 
 def _family(name: str, text: str, labels: list[str], *, grows: bool) -> CounterMetricFamily | GaugeMetricFamily:
