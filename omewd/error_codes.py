@@ -180,7 +180,7 @@ SECTIONS: dict[str, tuple[ErrorCode, ...]] = {
             "The store does not accept the credentials, or these may not do it.",
             "Check the credentials in the environment or the profile files, and their permissions",
         ),
-        ErrorCode("store_missing", "There is no such bucket, container or server folder.", "Create it first"),
+        ErrorCode("store_missing", "There is no such bucket, container or folder.", "Create it first"),
         ErrorCode(
             "copy_differs",
             "The store has other bytes than it was sent, again and again.",

@@ -18,7 +18,7 @@ from omewd.copier.engine import Engine, LocalFile, local_file
 from omewd.copier.order import belongs, is_done, phases
 from omewd.copier.pace import Pace
 from omewd.copier.store import Target
-from omewd.dataset.copies.manifest import STORED, Copied, Manifest
+from omewd.dataset.copies.manifest import STORED, Copied, Manifest, is_path
 from omewd.dataset.keys import files_in
 from omewd.dataset.ledger import ledger
 from omewd.errors import OmewdError
@@ -60,8 +60,8 @@ def copy(dataset: Path, url: str, bytes_per_s: float | None = None, progress: Pr
     a dataset that can't be read, or has no room for the record.
     """
     address = Address.parse(url)
-    target = Target(address)
     summary, _ = ledger.totals_of(dataset)
+    _check_apart(dataset, address)
     if summary["state"] not in ("complete", "failed"):
         raise OmewdError(
             "not_finished",
@@ -69,11 +69,21 @@ def copy(dataset: Path, url: str, bytes_per_s: float | None = None, progress: Pr
             "Copy it once its stream has ended, or repair it with omewd repair",
         )
     epoch = summary.get("epoch", 0)
+    target = Target(address, create=True)
     with ledger.held(dataset), closing(Manifest(dataset, address.url, epoch)) as manifest:
         if manifest.is_new:
             _check_free(target, epoch)
         manifest.begin()
         return _Copy(dataset, target, manifest, Pace(bytes_per_s), progress).run()
+
+
+def _check_apart(dataset: Path, address: Address) -> None:
+    """Raise OmewdError ``bad_url`` if the copy would lie in the dataset, or around it."""
+    if address.scheme != "file":
+        return
+    ours, copies = dataset.resolve(), Path(f"/{address.path}").resolve()
+    if ours.is_relative_to(copies) or copies.is_relative_to(ours):
+        raise OmewdError("bad_url", f"{address.url} overlaps with the dataset {ours}", "Choose another folder")
 
 
 def _check_free(target: Target, epoch: int) -> None:
@@ -100,7 +110,10 @@ class _Copy:
 
     def run(self) -> Outcome:
         start = time.monotonic()
-        files = [local_file(self._dataset, path) for path in files_in(str(self._dataset)) if belongs(path)]
+        paths = [path for path in files_in(str(self._dataset)) if belongs(path)]
+        if unfit := next((path for path in paths if not is_path(path)), None):
+            raise OmewdError("bad_url", f"{unfit!r:.200} can't be the name of an object", "Rename or remove that file")
+        files = [local_file(self._dataset, path) for path in paths]
         left = [file for file in files if not is_done(file, self._manifest.copied)]
         self._total_bytes = sum(file.size for file in files)
         left_bytes = sum(file.size for file in left)
@@ -111,7 +124,7 @@ class _Copy:
                 for phase in phases(left):
                     self._copy_all(threads, phase)
                     point("copier: phase done")
-                self._store_manifest([file.path for file in files])
+                self._store_manifest(paths)
             except BaseException:
                 self._stopping.set()
                 raise

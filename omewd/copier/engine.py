@@ -95,13 +95,19 @@ class Engine:
         if got is None:
             raise OmewdError("copy_differs", f"{self._target.url}: {path} was stored, but is not there")
         stored, pieces = got
-        if (size, expected) != digest_of(pieces, size):
+        if (size, expected) != digest_of(self._until_stopped(pieces), size):
             raise OmewdError("copy_differs", f"{self._target.url}: {path} has other bytes than the file ({size} bytes)")
         if self._target.head(path) != stored:
             raise OmewdError(
                 "copy_differs", f"{self._target.url}: {path} was changed by somebody, or its ETag is unstable"
             )
         return stored
+
+    def _until_stopped(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            if self._stopping.is_set():
+                raise _interrupted()
+            yield piece
 
     def _parts(self, descriptor: int, file: LocalFile, digest: Digest, size: int) -> Iterator[bytes]:
         """The bytes of a file. They are not kept in the page cache, which recording and viewers need."""

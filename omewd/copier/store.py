@@ -51,8 +51,11 @@ class Found:
 class Target:
     """The objects of one copy, at a URL. Threads may share it."""
 
-    def __init__(self, address: Address) -> None:
-        """Connects to nothing yet. Raises OmewdError ``not_installed``, ``store_refused``."""
+    def __init__(self, address: Address, *, create: bool = False) -> None:
+        """Connects to nothing yet. ``create``: a folder is made if only it is missing.
+
+        Raises OmewdError ``not_installed``, ``store_refused``, ``store_missing``; OSError for a folder.
+        """
         try:
             import obstore
         except ImportError as error:
@@ -63,20 +66,22 @@ class Target:
         self._secrets = secrets_of(os.environ, settings)
         self._obstore = obstore
         self._root = Path(f"/{address.path}") if address.scheme == "file" else None
-        self._synced_folders: set[Path] = set()
+        self._durable_folders: set[Path] = set()
+        if self._root is not None:
+            _check_folder(self._root, create=create)
         with self._translated():
             self.store: ObjectStore = _open(address, settings)
 
     def put(self, path: str, data: bytes) -> str:
         """Store a small object; returns its etag."""
-        with self._putting():
+        with self._must_be_there():
             result = self._obstore.put(self.store, path, data, use_multipart=False)
         self._make_durable(path)
         return _plain(result["e_tag"])
 
     def put_parts(self, path: str, parts: Iterator[bytes], part_bytes: int) -> None:
         """Store an object in parts of that size, several at once. What ``parts`` raises aborts the upload."""
-        with self._putting():
+        with self._must_be_there():
             self._obstore.put(self.store, path, parts, chunk_size=part_bytes, max_concurrency=PARTS_AT_ONCE)
         self._make_durable(path)
 
@@ -97,7 +102,7 @@ class Target:
         return _found(result.meta), self._pieces(result)
 
     def _pieces(self, result: Any) -> Iterator[bytes]:
-        with self._translated():
+        with self._must_be_there():
             for piece in result.stream(min_chunk_size=_READ_BYTES):
                 yield bytes(piece)
 
@@ -132,11 +137,12 @@ class Target:
             finally:
                 os.close(descriptor)
             sync_folder(file.parent)
-            for folder in file.parent.parents:  # the folders that hold the new folder's name
-                if folder in self._synced_folders or folder == self._root.parent.parent:
-                    break
-                sync_folder(folder)
-            self._synced_folders.update(file.parent.parents)
+            folder, new = file.parent, []
+            while folder != self._root and folder not in self._durable_folders:
+                sync_folder(folder.parent)  # which has its name
+                new.append(folder)
+                folder = folder.parent
+            self._durable_folders.update(new)
         except OSError as error:
             raise OmewdError("store_error", f"{file} can't be synced: {error.strerror}") from error
 
@@ -151,7 +157,7 @@ class Target:
             raise _as_ours(error, self.url, self._text(error)) from None
 
     @contextmanager
-    def _putting(self) -> Iterator[None]:
+    def _must_be_there(self) -> Iterator[None]:
         try:
             with self._translated():
                 yield
@@ -174,7 +180,7 @@ def _open(address: Address, settings: dict[str, str]) -> ObjectStore:
         "connect_timeout": timedelta(seconds=20),
     }
     if address.scheme == "file":
-        return LocalStore(f"/{address.path}", mkdir=True)
+        return LocalStore(f"/{address.path}")
     if address.scheme == "s3":
         if os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes"):
             client["allow_http"] = True
@@ -189,6 +195,16 @@ def _open(address: Address, settings: dict[str, str]) -> ObjectStore:
     if address.scheme == "gs":
         return GCSStore(address.bucket, prefix=address.path, client_options=client, retry_config=_RETRIES)
     return AzureStore(address.bucket, prefix=address.path, client_options=client, retry_config=_RETRIES)
+
+
+def _check_folder(folder: Path, *, create: bool) -> None:
+    """Check that a folder is there. ``create``: make it, but not its parents: the server may not be mounted."""
+    needed = folder.parent if create else folder
+    if not needed.is_dir():
+        raise OmewdError("store_missing", f"{needed} is not a folder", "Mount the server, make it, or correct the URL")
+    if create and not folder.exists():
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def _as_ours(error: Exception, url: str, text: str) -> Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import click
@@ -40,6 +41,7 @@ def command(dataset: Path, url: str, limit: float | None, as_json: bool) -> None
     from omewd.cli.show.units import byte_rate, volume
     from omewd.copier.copy import copy
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as with Ctrl-C, uploads are aborted
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     console = Console(stderr=True)
     quiet = as_json or not console.is_terminal

@@ -3,8 +3,8 @@
 Each URL has a file of its own in the dataset, ``omewd/copies/ID.jsonl``. Its lines are the CRC-32 (of zlib) of a JSON
 object in 8 hexadecimal digits, a space, and the object:
 
-    1f2e3d4c {"major": 1, "minor": 0, "url": "s3://bucket/run.ome.zarr", "epoch": 1234}              the first line
-    5a6b7c8d {"path": "0/c/0/0/0", "bytes": 1048576, "mtime_ns": 17, "digest": "d41d…", "etag": "d41d…", "by": "etag"}
+    1f2e3d4c {"major":1,"minor":0,"url":"s3://bucket/run.ome.zarr","epoch":1234}                     the first line
+    5a6b7c8d {"path":"0/c/0/0/0","bytes":1048576,"mtime_ns":17,"digest":"d41d…","etag":"d41d…","by":"etag"}
 
 ``digest``: see :mod:`omewd.copier.digest`. ``etag``: what the store calls this version of the object. ``by``: how the
 store's content was confirmed, "etag" (the store has computed the digest) or "read" (it was read back). The last line
@@ -63,13 +63,18 @@ class Copied(Record):
     by: str = ""
 
 
+def is_path(path: str) -> bool:
+    """Whether a file may be named so in a copy: stores take such names, and none leads out of the dataset."""
+    return path.isprintable() and not {"", ".", ".."} & set(path.split("/"))
+
+
 def is_manifest(path: str) -> bool:
     """Whether a path in a dataset is that of a manifest."""
     return path.startswith(f"{FOLDER}/")
 
 
 def line(record: Header | Copied) -> bytes:
-    text = json.dumps(record.to_json(), ensure_ascii=False).encode()
+    text = json.dumps(record.to_json(), separators=(",", ":")).encode()
     return b"%08x %b\n" % (zlib.crc32(text), text)
 
 
@@ -123,7 +128,7 @@ def read(lines: Iterable[bytes]) -> tuple[Header, dict[str, Copied]] | None:
             entry = Copied.from_json(each)
         except ValueError:
             continue
-        if entry.path:
+        if is_path(entry.path):
             copied[entry.path] = entry
     return header, copied
 

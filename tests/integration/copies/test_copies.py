@@ -15,13 +15,14 @@ import obstore
 import pytest
 
 import omewd
+from omewd.copier import copy as copying
 from omewd.copier.address import Address
 from omewd.copier.copy import copy
-from omewd.copier.engine import Engine, local_file
+from omewd.copier.engine import Engine, LocalFile, local_file
 from omewd.copier.pace import Pace
 from omewd.copier.store import Target
 from omewd.copier.verify import verify_copy
-from omewd.dataset.copies.manifest import FOLDER, STORED
+from omewd.dataset.copies.manifest import FOLDER, STORED, Copied
 from omewd.dataset.keys import files_in
 from omewd.dataset.verify import verify
 from omewd.errors import OmewdError
@@ -108,13 +109,36 @@ def test_copying_again_copies_what_has_changed(dataset: Path, lab: Lab) -> None:
     assert verify_copy(lab.url).problems == []
 
 
-def test_a_large_file_goes_up_in_parts_with_bounded_memory(tmp_path: Path, lab: Lab) -> None:
+def test_a_large_file_goes_up_in_parts(tmp_path: Path, lab: Lab) -> None:
     dataset = finished(tmp_path, dims=LARGE)
     outcome = copy(dataset, lab.url)
     assert outcome.bytes > 20 << 20
     assert sum("partNumber=" in path for _, path in lab.proxy.seen) == 3
     assert differences(dataset, lab.copy) == []
     assert verify_copy(lab.url, deep=True).problems == []
+
+
+def test_no_more_is_in_memory_than_may_be(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        (dataset / "0" / f"extra-{number}").write_bytes(bytes(300_000))
+    monkeypatch.setattr(copying, "_MEMORY_BYTES", 1_000_000)
+    really, lock, now, most = Engine.copy, threading.Lock(), 0, 0
+
+    def counted(engine: Engine, dataset: Path, file: LocalFile, to: str | None = None) -> Copied:
+        nonlocal now, most
+        with lock:
+            now += file.memory_bytes
+            most = max(most, now)
+        time.sleep(0.01)
+        try:
+            return really(engine, dataset, file, to)
+        finally:
+            with lock:
+                now -= file.memory_bytes
+
+    monkeypatch.setattr(Engine, "copy", counted)
+    copy(dataset, f"file://{tmp_path}/copied.ome.zarr")
+    assert 300_000 < most <= 1_000_000
 
 
 def test_row_33_an_upload_that_ends_in_the_middle_is_aborted(tmp_path: Path, lab: Lab) -> None:
@@ -126,6 +150,21 @@ def test_row_33_an_upload_that_ends_in_the_middle_is_aborted(tmp_path: Path, lab
         engine.copy(dataset, local_file(dataset, "0/c/0/0/0"))
     assert any(method == "DELETE" and "uploadId=" in path for method, path in lab.proxy.seen)
     assert list(files_in(str(lab.copy))) == []
+
+
+def test_row_33_a_command_that_is_stopped_aborts_its_uploads(tmp_path: Path, lab: Lab) -> None:
+    dataset = finished(tmp_path, dims=LARGE)
+    begun = threading.Event()
+    lab.proxy.faults = lambda _, path, __: begun.set() if "partNumber=1" in path else None
+    command = [sys.executable, "-m", "omewd", "copy", str(dataset), lab.url, "--limit", "4MB/s", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert begun.wait(100)
+        process.terminate()
+        output, _ = process.communicate(timeout=100)
+    assert (process.returncode, json.loads(output)["error"]["code"]) == (1, "interrupted")
+    assert any(method == "DELETE" and "uploadId=" in path for method, path in lab.proxy.seen)
+    copy(dataset, lab.url)
+    assert differences(dataset, lab.copy) == []
 
 
 def test_a_limit_is_kept(tmp_path: Path, lab: Lab) -> None:
@@ -153,9 +192,9 @@ def test_row_33_what_somebody_did_to_the_copy_is_found(dataset: Path, lab: Lab) 
 
 
 def test_row_33_bytes_that_rot_under_an_etag_are_found_by_deep(dataset: Path, tmp_path: Path) -> None:
-    url = f"file://{tmp_path}/server/cam.ome.zarr"
+    url = f"file://{tmp_path}/copied.ome.zarr"
     copy(dataset, url)
-    shard = tmp_path / "server" / "cam.ome.zarr" / "0/c/0/0/0"
+    shard = tmp_path / "copied.ome.zarr" / "0/c/0/0/0"
     times, content = shard.stat(), bytearray(shard.read_bytes())
     content[10] ^= 1
     with shard.open("r+b") as file:
@@ -176,9 +215,52 @@ def test_a_copy_that_was_not_finished_is_no_copy(dataset: Path, lab: Lab) -> Non
     ]
 
 
+def test_a_copy_without_its_summary_is_reported(dataset: Path, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/copied.ome.zarr"
+    copy(dataset, url)
+    (tmp_path / "copied.ome.zarr" / "omewd" / "zarr.json").unlink()
+    assert verify_copy(url).problems == [
+        "omewd/zarr.json is missing",
+        "omewd/zarr.json can't be read, so frames were not looked for",
+    ]
+
+
+def test_verifying_makes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(OmewdError) as error:
+        verify_copy(f"file://{tmp_path}/nothing/here")
+    assert error.value.code == "store_missing"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_is_not_mounted_is_not_made_up(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(OmewdError, match="Mount the server") as error:
+        copy(dataset, f"file://{tmp_path}/mnt/cam.ome.zarr")
+    assert error.value.code == "store_missing"
+    assert not (tmp_path / "mnt").exists()
+
+
+def test_names_that_no_store_takes_are_refused(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "0" / "a\udc80b").write_bytes(b"")
+    with pytest.raises(OmewdError, match="can't be the name of an object"):
+        copy(dataset, f"file://{tmp_path}/copied.ome.zarr")
+
+
+@pytest.mark.parametrize("name", ["a b", "ü", "x#1/y", "p%20q", "st*r", "q?", "~", "'", "[1]", "a+b&c=d"])
+def test_names_arrive_as_they_are(dataset: Path, lab: Lab, tmp_path: Path, name: str) -> None:
+    (dataset / name).parent.mkdir(exist_ok=True)
+    (dataset / name).write_bytes(b"x")
+    for url, there in (
+        (lab.url, lab.copy),
+        (f"file://{tmp_path}/mounted.ome.zarr", tmp_path / "mounted.ome.zarr"),
+    ):
+        copy(dataset, url)
+        assert differences(dataset, there) == []
+        assert verify_copy(url).problems == []
+
+
 def test_keys_with_frames_that_are_in_no_manifest_are_missed(dataset: Path, tmp_path: Path) -> None:
     (dataset / "0/c/1/0/0").unlink()
-    url = f"file://{tmp_path}/server/cam.ome.zarr"
+    url = f"file://{tmp_path}/copied.ome.zarr"
     copy(dataset, url)
     assert verify_copy(url).problems == ["0/c/1/0/0 holds frames by the ledger, but was not copied"]
 
@@ -205,14 +287,26 @@ def test_a_dataset_in_the_making_is_refused(dataset: Path, tmp_path: Path) -> No
     summary = dataset / "omewd" / "zarr.json"
     summary.write_text(summary.read_text().replace('"complete"', '"writing"'))
     with pytest.raises(OmewdError) as error:
-        copy(dataset, f"file://{tmp_path}/server/cam.ome.zarr")
+        copy(dataset, f"file://{tmp_path}/copied.ome.zarr")
     assert error.value.code == "not_finished"
+
+
+@pytest.mark.parametrize("inside", ["", "/0", "/..", "/new/folder"])
+def test_a_dataset_is_not_copied_into_itself(dataset: Path, tmp_path: Path, inside: str) -> None:
+    before = {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
+    (tmp_path / "link").symlink_to(dataset)
+    for place in (dataset, tmp_path / "link"):
+        url = f"file://{place}{inside}" if inside != "/.." else f"file://{tmp_path}"
+        with pytest.raises(OmewdError) as error:
+            copy(dataset, url)
+        assert error.value.code == "bad_url"
+    assert {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()} == before
 
 
 def test_two_at_once_are_refused(dataset: Path, tmp_path: Path) -> None:
     from omewd.dataset.copies.manifest import Manifest
 
-    url = f"file://{tmp_path}/server/cam.ome.zarr"
+    url = f"file://{tmp_path}/copied.ome.zarr"
     held = Manifest(dataset, url, 1)
     with pytest.raises(OmewdError) as error:
         copy(dataset, url)

@@ -72,7 +72,7 @@ def test_a_torn_first_line_is_no_record(dataset: Path) -> None:
 
 def test_a_damaged_line_does_not_count(dataset: Path) -> None:
     [path] = (dataset / FOLDER).iterdir()
-    path.write_bytes(path.read_bytes().replace(b'"path": "a"', b'"path": "x"'))
+    path.write_bytes(path.read_bytes().replace(b'"path":"a"', b'"path":"x"'))
     assert on_record(dataset) == {"b/ü"}
 
 
@@ -80,6 +80,13 @@ def test_another_url_or_stream_has_nothing_on_record(dataset: Path) -> None:
     assert on_record(dataset, url="s3://lab/other") == set()
     assert on_record(dataset) == {"a", "b/ü"}
     assert on_record(dataset, epoch=8) == set()
+
+
+@pytest.mark.parametrize("path", ["", "/etc/x", "../x", "a/../x", "a//x", "./x", "a\0x", "a\nx", "a\udc80x"])
+def test_no_path_leads_out_of_a_dataset(path: str) -> None:
+    found = read([line(Header()), line(Copied("a")), line(Copied(path))])
+    assert found is not None
+    assert set(found[1]) == {"a"}
 
 
 def test_a_later_major_version_is_refused() -> None:
