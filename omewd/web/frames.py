@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from contextlib import ExitStack
 from functools import partial
+from itertools import islice
 
 import numpy as np
 from starlette.datastructures import QueryParams
@@ -29,7 +30,8 @@ _PICTURES = 16
 _LARGEST, _USUAL = 4096, 1024
 # Pictures that are drawn at once, and that wait for it.
 _AT_ONCE, _WAITING = 8, 128
-_LOOKED_BACK = 4096
+# Frame indexes of a position that are looked at for one that is no gap.
+_LOOKED_AT = 64
 
 
 class Looking:
@@ -124,16 +126,15 @@ def _frame(looking: View, index: int | None, image: int | None) -> ViewedFrame:
     if image is None:
         return latest
     plan = Plan.of(looking.stream_spec(), source=looking.source)
-    for earlier in range(latest.index, max(latest.index - _LOOKED_BACK, -1), -1):
-        if plan.image(earlier) == image:
-            try:
-                return looking.frame(earlier)
-            except OmewdError as error:
-                if error.code != "no_frame":  # which a gap is until it is durable
-                    raise
+    for earlier in islice(plan.frames_back(image, latest.index), _LOOKED_AT):
+        try:
+            return looking.frame(earlier)
+        except OmewdError as error:
+            if error.code != "no_frame":  # which a gap is until it is durable
+                raise
     raise OmewdError(
         "no_frame",
-        f"none of the last {_LOOKED_BACK} frames of stream {looking.name!r} is of image {image}",
+        f"stream {looking.name!r} has no frame of image {image} yet, or only gaps of late",
         "Wait for the camera, or ask for a frame by its index",
     )
 
