@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omewd.client.client import Client
+    from omewd.copier.open_copy import open_copy
     from omewd.dataset.ledger.frames import FrameLedger, open_ledger
     from omewd.errors import OmewdError, RingFullError, StreamFailedError, StreamStoppedError
     from omewd.model.spec.dimensions import Channel, Dimension, Plate, Position, parse_dims
@@ -56,6 +57,7 @@ _HOMES = {
     "WatchEvent": "omewd.protocol.watch",
     "connect": "omewd.producer.producer",
     "live_store": "omewd.reader.live_store",
+    "open_copy": "omewd.copier.open_copy",
     "open_ledger": "omewd.dataset.ledger.frames",
     "parse_dims": "omewd.model.spec.dimensions",
     "view": "omewd.reader.view",
@@ -89,6 +91,7 @@ __all__ = [
     "__version__",
     "connect",
     "live_store",
+    "open_copy",
     "open_ledger",
     "parse_dims",
     "view",

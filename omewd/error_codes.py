@@ -155,10 +155,37 @@ SECTIONS: dict[str, tuple[ErrorCode, ...]] = {
     "Reading datasets": (
         ErrorCode("not_a_dataset", "The folder is not a dataset of omewd, or its record can't be read."),
         ErrorCode("incomplete", "Data are missing or wrong.", "Run omewd verify on the dataset", EXIT_INCOMPLETE),
+        ErrorCode(
+            "not_finished", "The dataset is still being written, or was left in the middle.", "Wait, or repair it"
+        ),
         ErrorCode("not_stored", "The dataset has lost the frame, or can't be read.", "Run omewd verify on it"),
         ErrorCode("no_frame", "There is no such frame, or not yet."),
         ErrorCode("overwritten", "The frame has left the ring.", "Ask for it again, or for a later one"),
-        ErrorCode("changed", "The ledger has changed since it was read.", "Open it again"),
+        ErrorCode("changed", "The ledger or a file of the dataset has changed since it was read.", "Open it again"),
+    ),
+    "Copies": (
+        ErrorCode(
+            "bad_url",
+            "Copies can't be at this URL.",
+            "Use s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH or file:///PATH",
+            EXIT_USAGE,
+        ),
+        ErrorCode(
+            "store_error",
+            "The store did not answer, failed, or asked for patience too often.",
+            "Check the network and the store, then run the command again: it goes on where it was",
+        ),
+        ErrorCode(
+            "store_refused",
+            "The store does not accept the credentials, or these may not do it.",
+            "Check the credentials in the environment or the profile files, and their permissions",
+        ),
+        ErrorCode("store_missing", "There is no such bucket, container or server folder.", "Create it first"),
+        ErrorCode(
+            "copy_differs",
+            "The store has other bytes than it was sent, again and again.",
+            "Check the store and what is between; run the command again",
+        ),
     ),
 }
 

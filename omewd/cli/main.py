@@ -27,6 +27,7 @@ _COMMANDS = {
     "status": ("streams", "Show streams, throughput and writers."),
     "ledger": ("datasets", "Show the record of each frame: times, metadata, gaps."),
     "verify": ("datasets", "Read a dataset back and say what is wrong."),
+    "copy": ("datasets", "Copy a dataset to an object store or a server."),
     "repair": ("datasets", "Repair a dataset after a crash."),
     "web": ("service", "Show streams in the browser, serve data to viewers."),
     "health": ("service", "Say what is wrong with the daemon and its streams."),

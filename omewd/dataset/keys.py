@@ -1,4 +1,4 @@
-"""The files of a dataset that are keys of its own arrays: which units each of them holds."""
+"""The files of a dataset that are keys of its own arrays: which units each of them holds, and which hold frames."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+
+from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger.account import Account
+from omewd.model.plan.grid import frame_indexes
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Plan
 from omewd.model.plan.shards import ShardLayout, ShardPlace
@@ -87,3 +93,36 @@ def files_in(folder: str, inside: str = "") -> Iterator[str]:
                 yield from files_in(folder, path)
             elif entry.is_file():
                 yield path
+
+
+def keys_with_frames(spec: StreamSpec, accounts: Sequence[Account], received: Sequence[int]) -> Iterator[str]:
+    """The keys that hold written frames, at every resolution, as paths in the dataset."""
+    for source, (account, frames) in enumerate(zip(accounts, received, strict=True)):
+        plan = Plan.of(spec, source=source)
+        layouts = [ShardLayout(spec, level, source) for level in levels_of(spec)]
+        for unit in units_with_frames(plan, account, frames):
+            if received_and_written(account, frames, frame_indexes(plan, unit)).any():
+                for layout in layouts:
+                    yield from keys_of(layout, unit)
+
+
+def units_with_frames(plan: Plan, account: Account, received: int) -> Iterator[int]:
+    """The units that may hold written frames, that is, all except those in long gaps."""
+    unit = 0
+    while unit < plan.units_with(received):
+        first = plan.first_frame(unit)
+        written = next(account.marks.intervals({ledger.WRITTEN}, received, first), None)
+        if written is None:
+            return
+        first_unit = max(unit, plan.units_complete(written[0]))
+        unit = max(plan.units_with(written[1]), first_unit + 1)
+        yield from range(first_unit, unit)
+
+
+def received_and_written(account: Account, received: int, frames: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return account.written(frames) & (frames < received)
+
+
+def keys_of(layout: ShardLayout, unit: int) -> dict[str, ShardPlace]:
+    """The files of a unit of keys."""
+    return {layout.key(place): place for place in layout.shards_in(unit)}

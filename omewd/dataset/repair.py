@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from omewd.dataset import dataset as datasets
+from omewd.dataset.keys import keys_of
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.account import Account, Ledger
 from omewd.dataset.ledger.appending import append_to, mend
@@ -20,7 +21,7 @@ from omewd.dataset.ledger.reading import make_runs_again
 from omewd.dataset.metadata import array_json
 from omewd.dataset.resolutions import made_of, present_in
 from omewd.dataset.strays import remove_strays
-from omewd.dataset.verify import Report, keys_of, open_array, verify
+from omewd.dataset.verify import Report, open_array, verify
 from omewd.errors import OmewdError
 from omewd.model.plan.grid import frame_indexes
 from omewd.model.plan.images import shape_on_disk

@@ -16,7 +16,8 @@ import tensorstore
 from yaozarrs import validate_zarr_store
 
 from omewd.dataset import metadata
-from omewd.dataset.keys import Keys, files_in
+from omewd.dataset.copies.manifest import is_manifest
+from omewd.dataset.keys import Keys, files_in, keys_of, received_and_written, units_with_frames
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.account import Account, Ledger
 from omewd.dataset.ledger.marks import Marks
@@ -42,13 +43,14 @@ _READ_BYTES = 256 << 20
 class Report:
     """What was read, and one line for each problem.
 
-    ``received``: the frames of each source. ``notes``: harmless irregularities. ``bad_runs``: the ledger's record of
-    runs does not match its lines. ``bad_units``: by source, the units of whole keys whose full-resolution files are
-    missing, empty or can't be decoded. ``bad_levels``: (source, unit, level) of lower resolutions with wrong pixels.
-    ``strays``: files that do not belong there. ``made_by``: what encoded the pixels.
+    ``dataset``: its folder, or the URL of a copy. ``received``: the frames of each source. ``notes``: harmless
+    irregularities. ``bad_runs``: the ledger's record of runs does not match its lines. ``bad_units``: by source, the
+    units of whole keys whose full-resolution files are missing, empty or can't be decoded. ``bad_levels``: (source,
+    unit, level) of lower resolutions with wrong pixels. ``strays``: files that do not belong there. ``made_by``: what
+    encoded the pixels.
     """
 
-    dataset: Path
+    dataset: Path | str
     received: list[int] = field(default_factory=list)
     written: int = 0
     gaps: int = 0
@@ -87,14 +89,14 @@ def verify(dataset: Path, progress: Callable[[int, int], None] | None = None) ->
     except Exception as error:  # noqa: BLE001  whatever the validator dislikes is a finding
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         report.problems.append(f"metadata does not validate as OME-Zarr 0.5: {first_line}")
-    _check_metadata(dataset, spec, report)
-    accounts = _check_ledger(dataset, totals, report)
+    check_metadata(dataset, spec, report)
+    accounts = check_ledger(dataset, totals, report)
     _check_pixels(dataset, spec, accounts, report, progress)
     _find_strays(dataset, spec, accounts, report)
     return report
 
 
-def _check_metadata(dataset: Path, spec: StreamSpec, report: Report) -> None:
+def check_metadata(dataset: Path, spec: StreamSpec, report: Report) -> None:
     """Check that each zarr.json is what the stream would write, except for display settings and users' attributes."""
     for path, document in metadata.documents(spec, report.received):
         expected = document.json
@@ -124,7 +126,7 @@ def _meaning(group: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in group["attributes"].get("ome", {}).items() if name != "omero"}
 
 
-def _check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> Sequence[Account]:
+def check_ledger(dataset: Path, totals: dict[str, Any], report: Report) -> Sequence[Account]:
     """Read the ledger, and compare its lines with the totals and with the record of runs."""
     if totals["state"] != "complete":
         ended = f" ({totals['ended_by']})" if totals["ended_by"] else ""
@@ -177,8 +179,8 @@ def _check_pixels(
     done = 0
     for source, plan in enumerate(plans):
         layouts = [ShardLayout(spec, level, source) for level in levels]
-        written = partial(_received_and_written, accounts[source], report.received[source])
-        for unit in _units_with_frames(plan, accounts[source], report.received[source]):
+        written = partial(received_and_written, accounts[source], report.received[source])
+        for unit in units_with_frames(plan, accounts[source], report.received[source]):
             if written(frame_indexes(plan, unit)).any():
                 images = [array(plan.image_of(unit), level) for level in levels]
                 _check_levels(dataset, spec, layouts, images, unit, written, report)
@@ -195,34 +197,21 @@ def _find_strays(dataset: Path, spec: StreamSpec, accounts: Sequence[Account], r
 
     def has_frames(source: int, unit: int) -> bool:
         frames = frame_indexes(plans[source], unit)
-        return bool(_received_and_written(accounts[source], report.received[source], frames).any())
+        return bool(received_and_written(accounts[source], report.received[source], frames).any())
 
     keys = Keys(spec)
     expected = _OWN_FILES | {path for path, _ in metadata.documents(spec, report.received)}
     for path in files_in(str(dataset)):
         if is_aside(path):
             report.notes.append(f"{path} was left by a killed writer; omewd repair removes it")
-        elif path not in expected and not any(has_frames(source, unit) for source, unit in keys.units_of(path)):
+        elif (
+            path not in expected
+            and not is_manifest(path)
+            and not any(has_frames(source, unit) for source, unit in keys.units_of(path))
+        ):
             report.strays.append(path)
     report.strays.sort()
     report.problems.extend(f"{stray} does not belong there" for stray in report.strays)
-
-
-def _units_with_frames(plan: Plan, account: Account, received: int) -> Iterator[int]:
-    """The units that may hold written frames, that is, all except those in long gaps."""
-    unit = 0
-    while unit < plan.units_with(received):
-        first = plan.first_frame(unit)
-        written = next(account.marks.intervals({ledger.WRITTEN}, received, first), None)
-        if written is None:
-            return
-        first_unit = max(unit, plan.units_complete(written[0]))
-        unit = max(plan.units_with(written[1]), first_unit + 1)
-        yield from range(first_unit, unit)
-
-
-def _received_and_written(account: Account, received: int, frames: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return account.written(frames) & (frames < received)
 
 
 def _check_levels(
@@ -273,11 +262,6 @@ def _check_keys(
         return True
     whole = [_check_index(dataset / key, layout, place, written, report) for key, place in keys.items()]
     return all(whole)
-
-
-def keys_of(layout: ShardLayout, unit: int) -> dict[str, ShardPlace]:
-    """The files of a unit of keys."""
-    return {layout.key(place): place for place in layout.shards_in(unit)}
 
 
 def _check_files(dataset: Path, keys: list[str], report: Report) -> bool:

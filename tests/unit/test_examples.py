@@ -20,6 +20,7 @@ PROGRAMS = {
     "docs/guide/acquisitions.md: color": "service/test_documentation.py::test_a_colour_camera",
     "docs/guide/acquisitions.md: multi-camera": "service/test_documentation.py::test_several_cameras",
     "docs/guide/acquisitions.md: plate": "service/test_documentation.py::test_a_plate",
+    "docs/guide/copying.md: open": "copies/test_copies.py::test_the_program_of_the_page",
     "docs/guide/metadata.md: omero": "service/test_documentation.py::test_how_channels_are_shown",
     "docs/guide/micro-manager.md: pymmcore-mda": "cameras/test_pymmcore.py::test_the_example_of_the_page",
     "docs/guide/micro-manager.md: pymmcore-plus": "cameras/test_camera.py::test_the_example_of_the_page",
@@ -43,6 +44,8 @@ NOT_RUN = {
     "podman": "needs an image to build on; tests/integration/service/test_container_image.py takes one",
     "DATA=/data/omewd podman": "needs images; tests/unit/test_container_files.py looks at the compose file",
     "sudo": "changes the system; tests/integration/service/test_systemd.py boots the unit",
+    "omewd copy": "needs a store; tests/integration/copies has one",
+    "omewd verify s3:": "needs a store; tests/integration/copies has one",
     "journalctl": "needs the service's journal",
     "mount": "changes the system",
     "mdadm": "needs drives",
@@ -75,8 +78,11 @@ def omewd_in(command: str) -> str | None:
 def parse(command: str, folder: Path) -> None:
     """Parse a command without running it. Raises what omewd would raise."""
     words = shlex.split(re.sub(r"[\[\]]", "", command).replace("COMMAND", "status"))[1:]
+    words = [re.sub(r"^URL$", "s3://lab/cam0.ome.zarr", word) for word in words]
     words = [re.sub(r"^/(data|fast)$", str(folder), word) for word in words]
     for word in words:  # what must exist
+        if "://" in word:
+            continue
         if word == "DATASET" or word.endswith(".ome.zarr"):
             (folder / word).mkdir(exist_ok=True)
         elif word.endswith(".json"):

@@ -144,11 +144,19 @@ def totals_in(summary: dict[str, Any]) -> list[Totals]:
     return [Totals.from_dict(fields) for fields in summary.get("sources", [summary])]
 
 
+def summary_in(text: bytes) -> dict[str, Any]:
+    """What :func:`summary_json` put into a zarr.json; raises one of ``UNREADABLE`` for another file."""
+    summary = json.loads(text)["attributes"]["omewd"]
+    if not isinstance(summary, dict):
+        raise TypeError("the attribute omewd must be an object")
+    return summary
+
+
 def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
     """The recorded totals of a dataset, and what was acquired; raises OmewdError ``not_a_dataset``."""
     path = dataset / FOLDER / "zarr.json"
     try:
-        totals = json.loads(path.read_text())["attributes"]["omewd"]
+        totals = summary_in(path.read_bytes())
         spec, each = stored_spec(totals["stream"]), totals_in(totals)
         if not isinstance(totals["state"], str) or not isinstance(totals["ended_by"], str):
             raise TypeError("state and ended_by must be strings")

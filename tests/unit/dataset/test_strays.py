@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omewd.dataset.keys import keys_of
 from omewd.dataset.strays import remove_strays
-from omewd.dataset.verify import keys_of
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Plan
 from omewd.model.plan.shards import ShardLayout

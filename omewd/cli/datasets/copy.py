@@ -1,0 +1,59 @@
+"""``omewd copy``: copy a finished dataset into an object store or onto a server."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import click
+
+from omewd.cli.options import example, json_option
+from omewd.errors import OmewdError
+
+
+def _byte_rate(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
+    if text is None:
+        return None
+    from omewd.daemon.config import parse_size
+
+    rate = parse_size(re.sub(r"\s*/\s*s\s*$", "", text))
+    if rate <= 0:
+        raise OmewdError("usage", f"{text!r} is not a rate", "Write it as in 200MB/s")
+    return float(rate)
+
+
+@click.command("copy", epilog=example("omewd copy cam0.ome.zarr s3://lab/cam0.ome.zarr"))
+@click.argument("dataset", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("url")
+@click.option("--limit", callback=_byte_rate, help="Send no more than this, as in 200MB/s.")
+@json_option
+def command(dataset: Path, url: str, limit: float | None, as_json: bool) -> None:
+    """Copy DATASET, which is finished, to URL: s3://, gs://, az:// or file:///. Each file is confirmed.
+
+    Run it again after an interruption, and it goes on where it was. Credentials come from the environment or from the
+    profile files of AWS.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from omewd.cli.show.units import byte_rate, volume
+    from omewd.copier.copy import copy
+
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    console = Console(stderr=True)
+    quiet = as_json or not console.is_terminal
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=quiet) as progress:
+        task = progress.add_task(dataset.name, total=None)
+        try:
+            outcome = copy(dataset, url, limit, lambda done, total: progress.update(task, completed=done, total=total))
+        except OSError as error:
+            raise OmewdError("disk_error", f"{error.filename or dataset}: {error.strerror or error}") from error
+    if as_json:
+        print(json.dumps(outcome.to_dict(), indent=2))
+        return
+    rate = byte_rate(outcome.copied_bytes / outcome.seconds) if outcome.seconds else ""
+    print(
+        f"{outcome.url}: {outcome.files} files, {volume(outcome.bytes)}, all confirmed; {outcome.copied_files} files, "
+        f"{volume(outcome.copied_bytes)} copied in {outcome.seconds:.1f} s = {rate}"
+    )

@@ -1,0 +1,1 @@
+"""Copies finished datasets into object stores and onto servers, exactly."""

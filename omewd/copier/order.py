@@ -1,0 +1,46 @@
+"""What is copied, and in which order. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from omewd.copier.engine import LocalFile
+from omewd.dataset.copies.manifest import Copied, is_manifest
+from omewd.dataset.ledger.ledger import FILE, FOLDER
+from omewd.dataset.ledger.runs import RUNS_FILE
+from omewd.dataset.strays import is_aside
+from omewd.store.format.shard_table import STAGING
+
+_LEDGER = {f"{FOLDER}/{FILE}", f"{FOLDER}/{RUNS_FILE}"}
+ROOT = "zarr.json"
+
+
+def belongs(path: str) -> bool:
+    """Whether a file of a dataset belongs into its copies."""
+    return not (is_manifest(path) or is_aside(path) or path.startswith(f"{STAGING}/"))
+
+
+def is_done(file: LocalFile, copied: Mapping[str, Copied]) -> bool:
+    """Whether a file is on record as copied, as it is now."""
+    before = copied.get(file.path)
+    return before is not None and (before.bytes, before.mtime_ns) == (file.size, file.mtime_ns)
+
+
+def phases(files: Iterable[LocalFile]) -> list[list[LocalFile]]:
+    """Files in the order in which they are copied; all of a phase are confirmed before the next one.
+
+    Pixels come first, then the ledger, then metadata. The root's zarr.json comes last, so that a copy that opens is
+    complete. Large files come first within a phase, so that none is left alone at the end.
+    """
+    parts: list[list[LocalFile]] = [[], [], [], []]
+    for file in files:
+        parts[_phase(file.path)].append(file)
+    return [sorted(part, key=lambda file: (-file.size, file.path)) for part in parts if part]
+
+
+def _phase(path: str) -> int:
+    if path == ROOT:
+        return 3
+    if path.rpartition("/")[2] == "zarr.json":
+        return 2
+    return 1 if path in _LEDGER else 0

@@ -1,0 +1,219 @@
+"""The border to object stores: what obstore does and raises, in omewd's terms.
+
+Objects are named by their paths in the dataset. Errors are OmewdError: ``store_error`` for what may pass (the network,
+a server's error, throttling), ``store_refused`` and ``store_missing`` for what will not; none has a secret in its text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omewd.copier.address import Address
+from omewd.copier.credentials import redacted, s3_settings, secrets_of
+from omewd.errors import OmewdError
+from omewd.process.names import sync_folder
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+_MOST_TEXT = 300
+# A part of 8 MiB in this time is 70 kB/s; a server that is silent for longer is given up.
+_SILENT = timedelta(seconds=120)
+# By obstore, within a request; the engine tries again after that.
+_RETRIES: RetryConfig = {
+    "max_retries": 5,
+    "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=5), "base": 2},
+    "retry_timeout": timedelta(minutes=3),
+}
+# Parts of a file that are sent at once.
+PARTS_AT_ONCE = 4
+_READ_BYTES = 1 << 20
+# What obstore leaves of a file that was not written to its end.
+_LEFT = re.compile(r".+#\d+")
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object in the store. ``etag``: what the store calls this version, without quotes; "" if it does not say."""
+
+    path: str
+    size: int
+    etag: str
+
+
+class Target:
+    """The objects of one copy, at a URL. Threads may share it."""
+
+    def __init__(self, address: Address) -> None:
+        """Connects to nothing yet. Raises OmewdError ``not_installed``, ``store_refused``."""
+        try:
+            import obstore
+        except ImportError as error:
+            message = f"copies need obstore ({redacted(str(error), [])})"
+            raise OmewdError("not_installed", message, "Run: pip install 'omewd[copy]'") from error
+        self.url = address.url
+        settings = s3_settings(os.environ) if address.scheme == "s3" else {}
+        self._secrets = secrets_of(os.environ, settings)
+        self._obstore = obstore
+        self._root = Path(f"/{address.path}") if address.scheme == "file" else None
+        self._synced_folders: set[Path] = set()
+        with self._translated():
+            self.store: ObjectStore = _open(address, settings)
+
+    def put(self, path: str, data: bytes) -> str:
+        """Store a small object; returns its etag."""
+        with self._putting():
+            result = self._obstore.put(self.store, path, data, use_multipart=False)
+        self._make_durable(path)
+        return _plain(result["e_tag"])
+
+    def put_parts(self, path: str, parts: Iterator[bytes], part_bytes: int) -> None:
+        """Store an object in parts of that size, several at once. What ``parts`` raises aborts the upload."""
+        with self._putting():
+            self._obstore.put(self.store, path, parts, chunk_size=part_bytes, max_concurrency=PARTS_AT_ONCE)
+        self._make_durable(path)
+
+    def head(self, path: str) -> Found | None:
+        try:
+            with self._translated():
+                return _found(self._obstore.head(self.store, path))
+        except FileNotFoundError:
+            return None
+
+    def get(self, path: str) -> tuple[Found, Iterator[bytes]] | None:
+        """An object and its bytes, in pieces; None if there is none."""
+        try:
+            with self._translated():
+                result = self._obstore.get(self.store, path)
+        except FileNotFoundError:
+            return None
+        return _found(result.meta), self._pieces(result)
+
+    def _pieces(self, result: Any) -> Iterator[bytes]:
+        with self._translated():
+            for piece in result.stream(min_chunk_size=_READ_BYTES):
+                yield bytes(piece)
+
+    def listed(self) -> Iterator[Found]:
+        """All objects of the copy."""
+        with self._translated():
+            for batch in self._obstore.list(self.store):
+                yield from map(_found, batch)
+
+    def sweep(self) -> None:
+        """Remove what a killed process has left of files half-written. Parts in S3 are left to the bucket's rules."""
+        if self._root is None:
+            return
+        for folder, _, names in os.walk(self._root):
+            for name in filter(_LEFT.fullmatch, names):
+                with suppress(OSError):
+                    (Path(folder) / name).unlink()
+
+    def _make_durable(self, path: str) -> None:
+        """A file counts once it is on the server's disk. It is then read from there and not from this machine's cache.
+
+        Object stores answer when an object is durable.
+        """
+        if self._root is None:
+            return
+        file = self._root / path
+        try:
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+            sync_folder(file.parent)
+            for folder in file.parent.parents:  # the folders that hold the new folder's name
+                if folder in self._synced_folders or folder == self._root.parent.parent:
+                    break
+                sync_folder(folder)
+            self._synced_folders.update(file.parent.parents)
+        except OSError as error:
+            raise OmewdError("store_error", f"{file} can't be synced: {error.strerror}") from error
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Errors of obstore as omewd's. FileNotFoundError, for an object that is not there, passes as it is."""
+        from obstore import exceptions
+
+        try:
+            yield
+        except (FileNotFoundError, exceptions.BaseError) as error:
+            raise _as_ours(error, self.url, self._text(error)) from None
+
+    @contextmanager
+    def _putting(self) -> Iterator[None]:
+        try:
+            with self._translated():
+                yield
+        except FileNotFoundError as error:
+            raise OmewdError("store_missing", f"{self.url}: {error}") from None
+
+    def _text(self, error: BaseException) -> str:
+        """What happened, in one line without secrets. The rest of obstore's text is for its developers."""
+        text = redacted(str(error).partition("\n\nDebug source")[0], self._secrets)
+        return " ".join(text.split())[:_MOST_TEXT]
+
+
+def _open(address: Address, settings: dict[str, str]) -> ObjectStore:
+    from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
+
+    # A request has no limit as a whole: a large object is read back in one.
+    client: ClientConfig = {
+        "timeout": timedelta(days=1),
+        "read_timeout": _SILENT,
+        "connect_timeout": timedelta(seconds=20),
+    }
+    if address.scheme == "file":
+        return LocalStore(f"/{address.path}", mkdir=True)
+    if address.scheme == "s3":
+        if os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes"):
+            client["allow_http"] = True
+        return S3Store(
+            address.bucket,
+            prefix=address.path,
+            checksum_algorithm="SHA256",
+            client_options=client,
+            retry_config=_RETRIES,
+            **settings,  # type: ignore[arg-type]
+        )
+    if address.scheme == "gs":
+        return GCSStore(address.bucket, prefix=address.path, client_options=client, retry_config=_RETRIES)
+    return AzureStore(address.bucket, prefix=address.path, client_options=client, retry_config=_RETRIES)
+
+
+def _as_ours(error: Exception, url: str, text: str) -> Exception:
+    """An error of obstore as one of omewd's; FileNotFoundError for an object that is not there.
+
+    Errors of listing are all of one class, so that only their texts tell them apart.
+    """
+    from obstore import exceptions
+
+    whole = str(error)
+    message = f"{url}: {text}"
+    if "NoSuchBucket" in whole or "ContainerNotFound" in whole:
+        return OmewdError("store_missing", message)
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(text)
+    refused = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
+    if refused or "status code: 401" in whole or "status code: 403" in whole:
+        return OmewdError("store_refused", message)
+    unusable = exceptions.InvalidPathError | exceptions.NotSupportedError | exceptions.UnknownConfigurationKeyError
+    return OmewdError("bad_url", message) if isinstance(error, unusable) else OmewdError("store_error", message)
+
+
+def _found(meta: Any) -> Found:
+    return Found(meta["path"], meta["size"], _plain(meta["e_tag"]))
+
+
+def _plain(etag: str | None) -> str:
+    return (etag or "").removeprefix("W/").strip('"')

@@ -1,0 +1,142 @@
+"""Verifies a copy where it is: by what the store says of its objects, or by all of their bytes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from omewd.copier.address import Address
+from omewd.copier.digest import Digest, digest_of
+from omewd.copier.store import Found, Target
+from omewd.dataset.copies.manifest import STORED, Copied, lines_in, read
+from omewd.dataset.keys import keys_with_frames
+from omewd.dataset.ledger import ledger
+from omewd.dataset.ledger.runs import RUNS_FILE
+from omewd.dataset.made_by import MadeBy
+from omewd.dataset.verify import Report, check_ledger, check_metadata
+from omewd.errors import OmewdError
+
+_LEDGER = (f"{ledger.FOLDER}/{ledger.FILE}", f"{ledger.FOLDER}/{RUNS_FILE}")
+_OBJECTS_AT_ONCE = 8
+_Answer = TypeVar("_Answer")
+
+
+def verify_copy(url: str, *, deep: bool = False, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Verify a copy against its manifest, its ledger and its metadata. ``progress``: (objects done, objects in all).
+
+    Each object must be there with its size, and be the version that was confirmed when it was copied; whoever changed
+    it since is noticed by its etag. The keys with written frames must be there, and nothing else. Only metadata, ledger
+    and manifest are downloaded. ``deep``: all objects are downloaded and compared with the digests in the manifest.
+
+    Raises OmewdError ``not_a_dataset`` if there is no copy, and those of :func:`omewd.copier.copy.copy` for stores.
+    """
+    target = Target(Address.parse(url))
+    report = Report(target.url)
+    stored = {found.path: found for found in target.listed()}
+    manifest = _manifest(target)
+    if manifest is None:
+        if f"{ledger.FOLDER}/zarr.json" not in stored:
+            raise OmewdError("not_a_dataset", f"there is no copy of a dataset at {target.url}", "Correct the URL")
+        report.problems.append(f"{STORED} is missing: the copy was not finished, or not made by omewd copy")
+        return report
+    _check_objects(manifest, stored, report)
+    with tempfile.TemporaryDirectory(prefix="omewd-verify-") as folder:
+        _check_contents(target, manifest, Path(folder), report)
+    if deep:
+        _check_bytes(target, [manifest[path] for path in sorted(manifest) if path in stored], report, progress)
+    return report
+
+
+def _manifest(target: Target) -> Mapping[str, Copied] | None:
+    got = target.get(STORED)
+    found = read(lines_in(got[1])) if got is not None else None
+    return found[1] if found is not None else None
+
+
+def _check_objects(manifest: Mapping[str, Copied], stored: Mapping[str, Found], report: Report) -> None:
+    for path, copied in manifest.items():
+        found = stored.get(path)
+        if found is None:
+            report.problems.append(f"{path} is missing")
+            continue
+        report.keys += 1
+        if found.size != copied.bytes:
+            report.problems.append(f"{path} has {found.size} bytes, but {copied.bytes} were copied")
+        elif found.etag != copied.etag:
+            report.problems.append(f"{path} was changed since it was copied: its ETag is {found.etag[:80]!r}")
+    report.strays = sorted(path for path in stored if path not in manifest and path != STORED)
+    report.problems.extend(f"{stray} does not belong there" for stray in report.strays)
+
+
+def _check_contents(target: Target, manifest: Mapping[str, Copied], folder: Path, report: Report) -> None:
+    """Check the metadata and the ledger, and that the keys with written frames were copied."""
+    wanted = [path for path in manifest if path.rpartition("/")[2] == "zarr.json" or path in _LEDGER]
+    with ThreadPoolExecutor(_OBJECTS_AT_ONCE, "verify") as threads:
+        for copied, problem in _each(threads, lambda one: _fetch(target, one, folder), [manifest[p] for p in wanted]):
+            report.read_bytes += copied.bytes
+            if problem:
+                report.problems.append(problem)
+    totals, spec = ledger.totals_of(folder)
+    report.received = [each.received for each in ledger.totals_in(totals)]
+    report.made_by = MadeBy.of(totals)
+    check_metadata(folder, spec, report)
+    accounts = check_ledger(folder, totals, report)
+    missing = [key for key in keys_with_frames(spec, accounts, report.received) if key not in manifest]
+    report.problems.extend(f"{key} holds frames by the ledger, but was not copied" for key in missing)
+
+
+def _fetch(target: Target, copied: Copied, folder: Path) -> str:
+    """Download an object to its path in a folder; returns what is wrong with it, or ""."""
+    got = target.get(copied.path)
+    if got is None:
+        return ""  # said already
+    digest = Digest(copied.bytes)
+    path = folder / copied.path
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise OmewdError("not_a_dataset", f"the manifest at {target.url} names {copied.path!r:.200}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for piece in got[1]:
+            digest.add(piece)
+            file.write(piece)
+    return _difference(copied, digest.size, digest.text())
+
+
+def _check_bytes(
+    target: Target, objects: list[Copied], report: Report, progress: Callable[[int, int], None] | None
+) -> None:
+    with ThreadPoolExecutor(_OBJECTS_AT_ONCE, "verify") as threads:
+        for done, (copied, problem) in enumerate(_each(threads, lambda one: _compare(target, one), objects), 1):
+            report.read_bytes += copied.bytes
+            if problem and problem not in report.problems:
+                report.problems.append(problem)
+            if progress is not None:
+                progress(done, len(objects))
+
+
+def _compare(target: Target, copied: Copied) -> str:
+    got = target.get(copied.path)
+    return _difference(copied, *digest_of(got[1], copied.bytes)) if got is not None else f"{copied.path} is missing"
+
+
+def _difference(copied: Copied, size: int, digest: str) -> str:
+    same = (size, digest) == (copied.bytes, copied.digest)
+    return "" if same else f"{copied.path} has other bytes than those that were copied"
+
+
+def _each(
+    threads: ThreadPoolExecutor, do: Callable[[Copied], _Answer], objects: list[Copied]
+) -> Iterator[tuple[Copied, _Answer]]:
+    """Each object with its answer, in order, and with only a few on the way. Raises the first error."""
+    running: deque[tuple[Copied, Future[_Answer]]] = deque()
+    for one in objects:
+        running.append((one, threads.submit(do, one)))
+        if len(running) == 2 * _OBJECTS_AT_ONCE:
+            first, answer = running.popleft()
+            yield first, answer.result()
+    for first, answer in running:
+        yield first, answer.result()

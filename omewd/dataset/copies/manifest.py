@@ -1,0 +1,203 @@
+"""The manifest of a copy: which files of a dataset are at a URL, confirmed. It is readable without omewd.
+
+Each URL has a file of its own in the dataset, ``omewd/copies/ID.jsonl``. Its lines are the CRC-32 (of zlib) of a JSON
+object in 8 hexadecimal digits, a space, and the object:
+
+    1f2e3d4c {"major": 1, "minor": 0, "url": "s3://bucket/run.ome.zarr", "epoch": 1234}              the first line
+    5a6b7c8d {"path": "0/c/0/0/0", "bytes": 1048576, "mtime_ns": 17, "digest": "d41d…", "etag": "d41d…", "by": "etag"}
+
+``digest``: see :mod:`omewd.copier.digest`. ``etag``: what the store calls this version of the object. ``by``: how the
+store's content was confirmed, "etag" (the store has computed the digest) or "read" (it was read back). The last line
+about a path counts. Lines are only appended, and synced before they count. A killed process leaves a torn line at the
+end, which the next one cuts off; a line with a wrong CRC is ignored, so that its file is copied again.
+
+The copy itself has a manifest, too, which is stored last, as ``omewd/copies/this.jsonl``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from omewd.dataset.ledger.ledger import FOLDER as OWN_FOLDER
+from omewd.errors import OmewdError
+from omewd.model.record import Record
+from omewd.process.locks import try_lock
+from omewd.process.names import sync_folder
+
+FOLDER = f"{OWN_FOLDER}/copies"
+# The manifest of a copy, in the copy.
+STORED = f"{FOLDER}/this.jsonl"
+MAJOR, MINOR = 1, 0
+# A path has at most 4096 bytes; a longer line is damage.
+_MOST_LINE_BYTES = 64 << 10
+_READ_BYTES = 1 << 20
+_COPYING_BYTE = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Header(Record):
+    """What a manifest is about: the dataset's ``epoch`` tells its stream from all others."""
+
+    major: int = MAJOR
+    minor: int = MINOR
+    url: str = ""
+    epoch: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Copied(Record):
+    """A file of which the store has been seen to hold every byte. ``bytes`` and ``mtime_ns`` are the local file's."""
+
+    path: str = ""
+    bytes: int = 0
+    mtime_ns: int = 0
+    digest: str = ""
+    etag: str = ""
+    by: str = ""
+
+
+def is_manifest(path: str) -> bool:
+    """Whether a path in a dataset is that of a manifest."""
+    return path.startswith(f"{FOLDER}/")
+
+
+def line(record: Header | Copied) -> bytes:
+    text = json.dumps(record.to_json(), ensure_ascii=False).encode()
+    return b"%08x %b\n" % (zlib.crc32(text), text)
+
+
+def lines_in(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines in a stream, with their newlines. No more than a line that may be is kept of one that is damaged."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest[: _MOST_LINE_BYTES + 1] + chunk).split(b"\n")
+        for text in whole:
+            yield text + b"\n"
+    yield rest
+
+
+def parse(lines: Iterable[bytes]) -> Iterator[dict[str, object]]:
+    """The objects of whole lines, without those that are torn or damaged."""
+    for text in lines:
+        crc, _, rest = text.partition(b" ")
+        body = rest.removesuffix(b"\n")
+        if len(text) > _MOST_LINE_BYTES or body == rest or b"%08x" % zlib.crc32(body) != crc:
+            continue
+        try:
+            found = json.loads(body)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            yield found
+
+
+def read(lines: Iterable[bytes]) -> tuple[Header, dict[str, Copied]] | None:
+    """The header and what is copied, by path; None without a header.
+
+    Raises OmewdError ``other_version`` for a manifest of a later major version.
+    """
+    objects = parse(lines)
+    first = next(objects, None)
+    if first is None or "major" not in first:
+        return None
+    try:
+        header = Header.from_json(first)
+    except ValueError:
+        return None
+    if header.major != MAJOR:
+        raise OmewdError(
+            "other_version",
+            f"the manifest of the copy has version {header.major}.{header.minor}, and this omewd knows {MAJOR}.{MINOR}",
+            "Use the omewd that has made the copy, or a later one",
+        )
+    copied = {}
+    for each in objects:
+        try:
+            entry = Copied.from_json(each)
+        except ValueError:
+            continue
+        if entry.path:
+            copied[entry.path] = entry
+    return header, copied
+
+
+class Manifest:
+    """The manifest of a dataset's copy at a URL, open for appending. ``copied``: what is on record, by path.
+
+    ``is_new``: nothing was ever copied to this URL. Only one process at a time has it.
+    Raises OmewdError ``busy``, ``other_version``; OSError.
+    """
+
+    def __init__(self, dataset: Path, url: str, epoch: int) -> None:
+        folder = dataset / FOLDER
+        if not folder.exists():
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
+        self.path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.jsonl"
+        self._header = Header(url=url, epoch=epoch)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            if not try_lock(self._descriptor, _COPYING_BYTE):
+                raise OmewdError("busy", f"another process is copying {dataset} to {url}", "Wait until it has ended")
+            found = self._read()
+            self.is_new = found is None
+            self.copied = found or {}
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def _read(self) -> dict[str, Copied] | None:
+        """What is on record. A torn line at the end is cut off."""
+        with self.path.open("rb") as file:
+            found = read(lines_in(iter(partial(file.read, _READ_BYTES), b"")))
+            end = file.tell()
+            file.seek(max(0, end - _MOST_LINE_BYTES))
+            tail = file.read()
+            whole = end - (len(tail) - tail.rfind(b"\n") - 1)
+        if found is None or (found[0].url, found[0].epoch) != (self._header.url, self._header.epoch):
+            os.ftruncate(self._descriptor, 0)
+            return None
+        if whole < end:
+            os.ftruncate(self._descriptor, whole)
+        return found[1]
+
+    def begin(self) -> None:
+        """Note that a copy is begun at the URL, before anything is put there."""
+        if self.is_new:
+            self._append(line(self._header))
+            sync_folder(self.path.parent)
+            self.is_new = False
+
+    def add(self, copied: Iterable[Copied]) -> None:
+        """Append what is confirmed, and sync it: it counts from here on."""
+        copied = list(copied)
+        if copied:
+            self._append(b"".join(map(line, copied)))
+            self.copied.update((entry.path, entry) for entry in copied)
+
+    def _append(self, lines: bytes) -> None:
+        end = os.lseek(self._descriptor, 0, os.SEEK_END)
+        try:
+            left = memoryview(lines)
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+            os.fdatasync(self._descriptor)
+        except OSError:
+            os.ftruncate(self._descriptor, end)
+            raise
+
+    def lines(self, paths: Iterable[str]) -> Iterator[bytes]:
+        """The manifest as the copy has it: the header, and one line for each of its objects."""
+        yield line(self._header)
+        for path in paths:
+            yield line(self.copied[path])
+
+    def close(self) -> None:
+        os.close(self._descriptor)

