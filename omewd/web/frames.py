@@ -20,16 +20,16 @@ from omewd.protocol.status import StreamStatus
 from omewd.reader.view import View, ViewedFrame, require_number, view
 from omewd.web.daemons import Daemon, Daemons, Opened, opened_as
 from omewd.web.patience import Threads
-from omewd.web.picture import Picture, picture
+from omewd.web.picture import Picture, picture, step_of
 from omewd.web.ranges import matches
 from omewd.web.shared import Shared
 
 _VIEWS = 32
 # So that ten who look at one stream cost what one does.
-_PICTURES = 16
+_KEPT_BYTES = 64 << 20
 _LARGEST, _USUAL = 4096, 1024
 # Pictures that are drawn at once, and that wait for it.
-_AT_ONCE, _WAITING = 8, 128
+_AT_ONCE, _WAITING = 4, 128
 # Frame indexes of a position that are looked at for one that is no gap.
 _LOOKED_AT = 64
 
@@ -86,8 +86,9 @@ class Frames:
                     return Response(status_code=304, headers=headers)
                 drawn = self._kept(etag)
                 if drawn is None:
-                    colours = [looking.view.frame(plane).copy() for plane in planes]
-                    pixels = np.stack(colours, -1) if colours else frame.copy()
+                    step = step_of(looking.view.shape, most)
+                    colours = [looking.view.frame(plane).copy(step) for plane in planes]
+                    pixels = np.stack(colours, -1) if colours else frame.copy(step)
                     drawn = picture(pixels, most=most, low=low, high=high)
             except OmewdError as error:
                 if error.code not in ("no_frame", "overwritten") or not looking.view.has_ring:
@@ -104,7 +105,7 @@ class Frames:
     def _keep(self, key: str, drawn: Picture) -> None:
         with self._lock:
             self._pictures[key] = drawn
-            while len(self._pictures) > _PICTURES:
+            while sum(len(kept.png) for kept in self._pictures.values()) > _KEPT_BYTES:
                 self._pictures.popitem(last=False)
 
 
