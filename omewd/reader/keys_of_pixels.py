@@ -65,7 +65,9 @@ class PixelKeys:
             raise not_stored(self._dataset, f"{layout.key(place)} is torn: it has {content.size} bytes")
         return content
 
-    def _open_shard(self, layout: ShardLayout, place: ShardPlace, durable: Durable, files: ExitStack) -> Content | None:
+    def _open_shard(
+        self, layout: ShardLayout, place: ShardPlace, durable: Durable, files: ExitStack, tries: int = TRIES
+    ) -> Content | None:
         found = next(filter(None, (find_shard(self._dataset, layout, place, files) for _ in range(TRIES))), None)
         count, is_final = layout.chunks_per_shard, durable.has_all(layout, place)
         if found is not None and found.table is not None:
@@ -81,6 +83,8 @@ class PixelKeys:
         if sealed.etag in self._sound:
             return sealed
         entries = read_entries(found.data, count)
+        if entries is None and tries > 1:  # a writer may have taken it back just now, and write where the index was
+            return self._open_shard(layout, place, durable, files, tries - 1)
         if entries is None:
             raise not_stored(self._dataset, f"{layout.key(place)} has a torn index")
         chunks = self._chunks(entries, layout, place, durable)

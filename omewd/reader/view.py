@@ -101,9 +101,12 @@ class ViewedFrame:
         """Whether ``array`` still holds this frame."""
         return self._sequence is None or self._view._holds(self._sequence, self.index)
 
-    def copy(self) -> Array:
-        """A copy of the pixels; raises OmewdError ``overwritten`` if the slot was used again."""
-        pixels = np.array(self.array)
+    def copy(self, step: int = 1) -> Array:
+        """A copy of the pixels, or of each ``step``-th along both sides.
+
+        Raises OmewdError ``overwritten`` if the slot was used again.
+        """
+        pixels = np.array(self.array[::step, ::step])
         if not self.is_intact:
             raise OmewdError(
                 "overwritten", f"frame {self.index} has left the ring", "Ask for it again, or for a later one"

@@ -17,6 +17,8 @@ from omewd.protocol.status import DaemonStatus, StreamStatus
 from omewd.web.history import History
 
 _EVERY_S = 1.0
+# What a daemon has said counts for so long while it does not answer; it does so within milliseconds.
+_SILENT_S = 10.0
 # A stream's name, and for another than the first daemon that knows it, "@" and the number of the daemon from 1 on.
 _NAME = re.compile(r"([A-Za-z0-9_-]{1,64})(?:@([1-9][0-9]{0,2}))?")
 
@@ -59,6 +61,14 @@ class Daemon:
             self.history.note(status, self.asked_s)
             self.status, self.error = status, None
 
+    def note_silence(self, silent_s: float) -> None:
+        """Note that it has not answered for so long."""
+        self._failed(
+            OmewdError(
+                "unreachable", f"the daemon has not answered for more than {silent_s:g} s", "It may hang: see its log"
+            )
+        )
+
     def _failed(self, error: OmewdError) -> None:
         self.status, self.error, self.asked_s = None, error.without_traceback(), time.time()
 
@@ -83,11 +93,21 @@ class Daemons:
 
     async def _watch(self, daemon: Daemon, threads: CapacityLimiter) -> None:
         while True:
-            await to_thread.run_sync(daemon.ask, limiter=threads, abandon_on_cancel=True)
-            async with self._changed:
-                self.turn += 1
-                self._changed.notify_all()
+            asking = asyncio.ensure_future(to_thread.run_sync(daemon.ask, limiter=threads, abandon_on_cancel=True))
+            try:
+                while not (await asyncio.wait({asking}, timeout=_SILENT_S))[0]:
+                    daemon.note_silence(_SILENT_S)
+                    await self._tell()
+                await asking
+            finally:
+                asking.cancel()
+            await self._tell()
             await asyncio.sleep(_EVERY_S)
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self.turn += 1
+            self._changed.notify_all()
 
     async def after(self, turn: int) -> int:
         """Wait for an answer later than a turn; returns the latest turn."""

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from contextlib import ExitStack
 from functools import partial
+from itertools import islice
 
 import numpy as np
 from starlette.datastructures import QueryParams
@@ -19,17 +20,18 @@ from omewd.protocol.status import StreamStatus
 from omewd.reader.view import View, ViewedFrame, require_number, view
 from omewd.web.daemons import Daemon, Daemons, Opened, opened_as
 from omewd.web.patience import Threads
-from omewd.web.picture import Picture, picture
+from omewd.web.picture import Picture, picture, step_of
 from omewd.web.ranges import matches
 from omewd.web.shared import Shared
 
 _VIEWS = 32
 # So that ten who look at one stream cost what one does.
-_PICTURES = 16
+_KEPT_BYTES = 64 << 20
 _LARGEST, _USUAL = 4096, 1024
 # Pictures that are drawn at once, and that wait for it.
-_AT_ONCE, _WAITING = 8, 128
-_LOOKED_BACK = 4096
+_AT_ONCE, _WAITING = 4, 128
+# Frame indexes of a position that are looked at for one that is no gap.
+_LOOKED_AT = 64
 
 
 class Looking:
@@ -84,8 +86,9 @@ class Frames:
                     return Response(status_code=304, headers=headers)
                 drawn = self._kept(etag)
                 if drawn is None:
-                    colours = [looking.view.frame(plane).copy() for plane in planes]
-                    pixels = np.stack(colours, -1) if colours else frame.copy()
+                    step = step_of(looking.view.shape, most)
+                    colours = [looking.view.frame(plane).copy(step) for plane in planes]
+                    pixels = np.stack(colours, -1) if colours else frame.copy(step)
                     drawn = picture(pixels, most=most, low=low, high=high)
             except OmewdError as error:
                 if error.code not in ("no_frame", "overwritten") or not looking.view.has_ring:
@@ -102,7 +105,7 @@ class Frames:
     def _keep(self, key: str, drawn: Picture) -> None:
         with self._lock:
             self._pictures[key] = drawn
-            while len(self._pictures) > _PICTURES:
+            while sum(len(kept.png) for kept in self._pictures.values()) > _KEPT_BYTES:
                 self._pictures.popitem(last=False)
 
 
@@ -124,16 +127,15 @@ def _frame(looking: View, index: int | None, image: int | None) -> ViewedFrame:
     if image is None:
         return latest
     plan = Plan.of(looking.stream_spec(), source=looking.source)
-    for earlier in range(latest.index, max(latest.index - _LOOKED_BACK, -1), -1):
-        if plan.image(earlier) == image:
-            try:
-                return looking.frame(earlier)
-            except OmewdError as error:
-                if error.code != "no_frame":  # which a gap is until it is durable
-                    raise
+    for earlier in islice(plan.frames_back(image, latest.index), _LOOKED_AT):
+        try:
+            return looking.frame(earlier)
+        except OmewdError as error:
+            if error.code != "no_frame":  # which a gap is until it is durable
+                raise
     raise OmewdError(
         "no_frame",
-        f"none of the last {_LOOKED_BACK} frames of stream {looking.name!r} is of image {image}",
+        f"stream {looking.name!r} has no frame of image {image} yet, or only gaps of late",
         "Wait for the camera, or ask for a frame by its index",
     )
 

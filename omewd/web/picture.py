@@ -26,19 +26,26 @@ class Picture:
     png: bytes
 
 
+def step_of(shape: tuple[int, ...], most: int) -> int:
+    """The step between pixels of a frame (Y, X) of which at most ``most`` along each side are drawn."""
+    return max(1, -(-max(shape[:2]) // most))
+
+
 def picture(frame: Pixels, *, most: int, low: float | None = None, high: float | None = None) -> Picture:
     """Draw a frame, (Y, X) in grey or (Y, X, 3) in colour, with at most ``most`` pixels along each side.
 
     ``low``, ``high``: the values for black and white; None for the percentiles 0.1 and 99.9. NaN is black.
     """
-    step = max(1, -(-max(frame.shape[:2]) // most))
+    step = step_of(frame.shape, most)
     pixels = frame[::step, ::step].astype(np.float32)
     sample = pixels.reshape(-1)[:: max(1, pixels.size // _SAMPLED)]
     sample = sample[np.isfinite(sample)]
     found = np.percentile(sample, _PERCENTILES) if sample.size else (0.0, 1.0)
     low, high = float(found[0]) if low is None else low, float(found[1]) if high is None else high
     scale = 255.0 / (high - low) if high > low else 0.0
-    values = np.clip(np.nan_to_num((pixels - low) * scale), 0, 255).astype(np.uint8)
+    pixels -= low  # in place: it may be large
+    pixels *= scale
+    values = np.clip(np.nan_to_num(pixels, copy=False), 0, 255, out=pixels).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(values).save(file, "PNG", compress_level=1)
     return Picture(low, high, file.getvalue())

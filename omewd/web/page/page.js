@@ -58,7 +58,8 @@ function facts(stream) {
     ["stored", `${bytes(throughput.stored_bytes)}${throughput.stored_bytes ? `, ${number(throughput.written_bytes / throughput.stored_bytes)} : 1` : ""}`],
   ];
   if (isOpen) list.push(["ring", `${number(ring.used)} of ${number(ring.slots)} slots`]);
-  if (isOpen && longest) list.push(["frames wait in", `${longest[0]}, ${time(longest[1].p50_ns / 1e9)}`]);
+  if (isOpen && longest) list.push(["frames wait in", `${longest[0]}, ${time(longest[1].p50_ns / 1e9)}`,
+    Object.entries(stream.recent_waits).map(([stage, wait]) => `${stage}: ${time(wait.p50_ns / 1e9)}, at most ${time(wait.max_ns / 1e9)}`).join("\n")]);
   if (disk.free_bytes !== null) list.push(["disk", `${bytes(disk.free_bytes)} free${disk.lasts_s === null || !isOpen ? "" : `, ${time(disk.lasts_s)} left`}`]);
   return list;
 }
@@ -90,8 +91,9 @@ function draw(stream) {
     if (remedy) note.append(make("small", remedy));
     return note;
   }));
-  parts.list.replaceChildren(...facts(stream).map(([name, value]) => {
+  parts.list.replaceChildren(...facts(stream).map(([name, value, more]) => {
     const group = make("div");
+    if (more) group.title = more;
     group.append(make("dt", name), make("dd", value));
     return group;
   }));

@@ -21,9 +21,10 @@ import omewd
 from omewd.dataset.ledger.ledger import APPENDING_BYTE, RECORDING_BYTE
 from omewd.model.spec.spec import StreamSpec
 from omewd.process.locks import is_locked, try_lock
+from omewd.reader import keys_of_pixels
 from omewd.reader.contents import LOST_AT
 from omewd.reader.keyed import KeyedReader
-from omewd.store.format.shard_index import entries_at_end, index_bytes
+from omewd.store.format.shard_index import entries_at_end, index_bytes, read_entries
 from tests.support.acquisitions import Frames, axes_of, check_acquisition, expected_image, folders_of, halved
 from tests.support.daemons import DaemonProcess, daemon
 from tests.support.frames import Array, make_frame, make_spec
@@ -472,3 +473,30 @@ def test_a_plate_is_a_plate_while_it_is_recorded(omewd_daemon: DaemonProcess) ->
         assert check_live(store, spec, expected) == 8
         feed(producer, frames[10:])
     assert check_live(store, spec, expected) == 24
+
+
+def test_a_shard_that_is_just_being_taken_back_is_looked_for_again(
+    omewd_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its index is overwritten as soon as the shard is in staging again; a torn one stays an error."""
+    spec = make_spec("cam", "t:8:1:8,y:16:16:1,x:24:24:1")
+    omewd_daemon.client.start_stream(spec)
+    with omewd_daemon.connect("cam") as producer:
+        feed(producer, frames_of(spec, 8, set()))
+    answers = [None, None]
+
+    def read(descriptor: int, chunks: int) -> Array | None:
+        return answers.pop() if answers else read_entries(descriptor, chunks)
+
+    monkeypatch.setattr(keys_of_pixels, "read_entries", read)
+    reader = KeyedReader.of_dataset(omewd_daemon.data / spec.output)
+    content = reader.open("0/c/0/0/0")
+    assert content is not None
+    assert content.read_all() == (omewd_daemon.data / spec.output / "0/c/0/0/0").read_bytes()
+    content.close()
+    reader.close()
+    answers = [None] * 10
+    reader = KeyedReader.of_dataset(omewd_daemon.data / spec.output)
+    with pytest.raises(omewd.OmewdError, match="torn index"):
+        reader.open("0/c/0/0/0")
+    reader.close()

@@ -13,6 +13,7 @@ from omewd.protocol.status import DaemonStatus, StreamStatus
 from omewd.web import frames
 from omewd.web.daemons import Daemons
 from omewd.web.frames import Frames
+from omewd.web.picture import Picture
 
 
 class NoFrameYet:
@@ -81,3 +82,10 @@ def test_a_page_that_waits_for_a_frame_asks_the_daemon_once(
     assert [each.closed for each in views] == [number != 1] * opened
     shown.keep_only(set())
     assert all(each.closed for each in views)
+
+
+def test_pictures_are_kept_up_to_so_many_bytes() -> None:
+    shown = Frames(Daemons([None]))
+    for number in range(10):
+        shown._keep(str(number), Picture(0, 1, bytes(16 << 20)))
+    assert [number for number in range(10) if shown._kept(str(number))] == [6, 7, 8, 9]

@@ -110,6 +110,42 @@ def test_a_daemon_that_cannot_be_asked_is_asked_again(monkeypatch: pytest.Monkey
     assert "Too many open files" in str(daemon.error)
 
 
+def test_a_daemon_that_hangs_is_seen_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before the time-out of its socket, and so is its next answer."""
+    monkeypatch.setattr("omewd.web.daemons._SILENT_S", 0.1)
+    answers, status = threading.Event(), DaemonStatus(pid=1)
+
+    class Hanging:
+        def __init__(self, _: object) -> None:
+            pass
+
+        def daemon_status(self) -> DaemonStatus:
+            answers.wait(60)
+            return status
+
+    monkeypatch.setattr("omewd.web.daemons.Client", Hanging)
+
+    async def run() -> None:
+        daemons = Daemons([None])
+        daemons.all[0].status = status
+
+        def is_known() -> bool:
+            return daemons.all[0].status is not None
+
+        watching = asyncio.create_task(daemons.watch())
+        turn = await asyncio.wait_for(daemons.after(0), 30)
+        assert not is_known()
+        assert "has not answered" in str(daemons.all[0].error)
+        answers.set()
+        while not is_known():
+            turn = await asyncio.wait_for(daemons.after(turn), 30)
+        assert daemons.all[0].error is None
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+    asyncio.run(run())
+
+
 def test_a_disk_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(5, "Input/output error")

@@ -76,6 +76,16 @@ def test_each_frame_is_where_its_coordinate_says(spec: StreamSpec, cell: Cell) -
 
 
 @given(specs(), st.data())
+def test_the_frames_of_an_image_backwards(spec: StreamSpec, data: st.DataObject) -> None:
+    source = data.draw(st.integers(0, spec.sources - 1))
+    plan = Plan.of(spec, source=source)
+    images = [at.get("p", 0) for at in coordinates(spec, source)]
+    newest, image = data.draw(st.integers(0, len(images) - 1)), data.draw(st.integers(0, spec.images - 1))
+    found = [frame for frame in range(newest, -1, -1) if images[frame] == image]
+    assert list(plan.frames_back(image, newest)) == found
+
+
+@given(specs(), st.data())
 def test_the_shape_of_an_image_is_the_bounding_box_of_its_frames(spec: StreamSpec, data: st.DataObject) -> None:
     arrivals = [list(coordinates(spec, source)) for source in range(spec.sources)]
     frames = [data.draw(st.integers(0, len(known))) for known in arrivals]
