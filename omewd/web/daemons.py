@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ class Daemon:
     """A daemon, as it was when it was last asked. ``status``: None if it could not be reached, and ``error`` says why.
 
     ``socket``: None for the default one. ``life``: grows when another daemon answers, whose streams may have the ids of
-    those before.
+    those before. ``asked_s``: when, by this machine's monotonic clock.
     """
 
     number: int
@@ -44,9 +45,18 @@ class Daemon:
     history: History = field(default_factory=History)
     _pid: int = 0
     _uptime_s: float = 0.0
+    _asking: threading.Lock = field(default_factory=threading.Lock)
 
-    def ask(self) -> None:
-        """Ask it for its status, which may take as long as a time-out."""
+    def ask(self, older_than_s: float = 0.0) -> None:
+        """Ask it for its status, which may take as long as a time-out.
+
+        ``older_than_s``: not if what is known is newer. May be called by any thread.
+        """
+        with self._asking:
+            if time.monotonic() - self.asked_s > older_than_s:
+                self._ask()
+
+    def _ask(self) -> None:
         try:
             status = Client(self.socket).daemon_status()
         except OmewdError as error:
@@ -54,7 +64,7 @@ class Daemon:
         except OSError as error:  # such as no descriptors left, which is over sooner or later
             self._failed(OmewdError("unreachable", f"the daemon can't be asked: {error}"))
         else:
-            self.asked_s = time.time()
+            self.asked_s = time.monotonic()
             if status.pid != self._pid or status.uptime_s < self._uptime_s:
                 self.life += 1
             self._pid, self._uptime_s = status.pid, status.uptime_s
@@ -70,7 +80,7 @@ class Daemon:
         )
 
     def _failed(self, error: OmewdError) -> None:
-        self.status, self.error, self.asked_s = None, error.without_traceback(), time.time()
+        self.status, self.error, self.asked_s = None, error.without_traceback(), time.monotonic()
 
 
 def opened_as(daemon: Daemon, stream: StreamStatus, source: int = 0) -> Opened:

@@ -11,15 +11,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from omewd.errors import OmewdError
+from omewd.protocol.status import StreamStatus
 from omewd.reader.contents import Content
 from omewd.reader.keyed import KeyedReader
-from omewd.web.daemons import Daemons, Opened, opened_as
+from omewd.web.daemons import Daemon, Daemons, Opened, opened_as
 from omewd.web.patience import Threads, left
 from omewd.web.ranges import asked_for
 from omewd.web.shared import Shared
 
 _READERS = 16
 # With all connections, twice this must fit into the MemoryMax of the unit.
+# A status is asked for again after an error, unless it is newer: errors must not make the daemon work.
+_NEW_S = 0.25
 _PIECE_BYTES = 1 << 17
 # Requests that read at once; of the others, so many wait. All together are fewer than the connections that are served.
 _AT_ONCE, _WAITING = 32, 768
@@ -90,6 +94,17 @@ class Data:
     def _open(self, name: str, key: str, undo: ExitStack) -> tuple[Content, str] | None:
         """A key and its entity tag, for which the table and the ledger of a shard in progress are read."""
         daemon, stream = self._daemons.find(name)
+        known = opened_as(daemon, stream)
+        try:
+            return self._open_of(daemon, stream, key, undo)
+        except OmewdError:  # within a second, another stream may have the name, or another daemon the socket
+            daemon.ask(_NEW_S)
+            daemon, now = self._daemons.find(name)
+            if opened_as(daemon, now) == known:
+                raise
+            return self._open_of(daemon, now, key, undo)
+
+    def _open_of(self, daemon: Daemon, stream: StreamStatus, key: str, undo: ExitStack) -> tuple[Content, str] | None:
         which = opened_as(daemon, stream)
         make = partial(KeyedReader.of_stream, stream.name, number=stream.id, socket=daemon.socket)
         reader = undo.enter_context(self._readers.use(which, make))

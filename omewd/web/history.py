@@ -13,7 +13,7 @@ POINTS = 300
 
 @dataclass(frozen=True)
 class Point:
-    """``at_s``: the time, in seconds since the epoch. ``frames_per_s``, ``bytes_per_s``: since the point before."""
+    """``at_s``: when, in seconds of a monotonic clock. ``frames_per_s``, ``bytes_per_s``: since the point before."""
 
     at_s: float
     frames_per_s: float

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import omewd
+from omewd.dataset.ledger.ledger import totals_of
 from omewd.model.spec.spec import StreamSpec
 from omewd.producer.producer import Producer
 from tests.faults.support import Daemons
@@ -135,6 +136,11 @@ class Run:
         if spec.name in {kept["name"] for kept in status["kept_rings"]}:
             client.stop_stream(spec.name)
             return "ring kept aside"
+        if spec.name not in {stream["name"] for stream in status["streams"]}:
+            assert "the daemon is killed" in camera.did, camera.did
+            summary, _ = totals_of(self._daemons.now.data / f"{spec.name}.ome.zarr")
+            assert summary["state"] in ("complete", "failed"), camera.did
+            return f"{summary['state']} before the daemon was killed"
         if client.status(spec.name)["state"] == "ACTIVE":
             client.stop_stream(spec.name)
         failure: omewd.StreamFailedError | None = None

@@ -69,6 +69,15 @@ class StoredReader:
         pass
 
 
+def refused_with(read: Callable[[], object]) -> str | None:
+    """The code of the error, if there is one."""
+    try:
+        read()
+    except omewd.OmewdError as error:
+        return error.code
+    return None
+
+
 class LiveStoreReader:
     """zarr-python over the live store; the ledger says where a frame is."""
 
@@ -79,10 +88,19 @@ class LiveStoreReader:
     def frame(self, index: int) -> Array:
         import zarr
 
-        row = self._ledger[index]
+        try:
+            row = self._ledger[index]
+        except IndexError as error:
+            raise omewd.OmewdError("no_frame", f"the ledger has no frame {index} yet") from error
         image = self._ledger.images[row.image]
         array = zarr.open_array(self._store, path=f"{image}/0" if image else "0", mode="r")
+        if any(at >= size for at, size in zip(row.index.values(), array.shape, strict=False)):
+            raise omewd.OmewdError("no_frame", f"frame {index} is outside of shape {array.shape}")
         return np.asarray(array[tuple(row.index.values())])
+
+    def shows(self, index: int) -> bool:
+        """Whether a durable frame is shown already: what is not whole along the faster dimensions is not."""
+        return refused_with(lambda: self.frame(index)) != "no_frame"
 
     def metadata(self, index: int) -> dict[str, Any] | None:
         said = self._ledger[index].metadata

@@ -19,7 +19,7 @@ from tests.support.datasets import check_dataset
 from tests.support.frames import make_spec
 from tests.support.places import REPOSITORY
 
-LEFT_OUT = {"__main__.py", "bench", "cli", "daemon", "health", "writer"}
+LEFT_OUT = {"__main__.py", "bench", "cli", "copier", "daemon", "health", "web", "writer"}
 
 # Of what is installed, lets in what the wheel requires: numpy, pydantic and theirs.
 ONLY_WHAT_IT_REQUIRES = """

@@ -142,6 +142,9 @@ def test_another_daemon_s_stream_with_the_same_number_is_another(tmp_path: Path)
                     producer.append(np.full(SHAPE, value, np.uint16))
                     producer.close()
                 assert process.client.stream_status("cam").id == 1
+                if value == 60:  # what is known of the other daemon may be a second old
+                    assert client.get("/data/cam/0/c/0/0/0").status_code == 200
+                wait_for(lambda process=process: client.get("/api/status").json().get("pid") == process.process.pid)  # type: ignore[misc]
                 wait_for(lambda: client.get("/api/streams/cam/frame.png").status_code == 200)
                 wanted = {"low": 0, "high": 255}
                 wait_for(lambda: client.get("/api/summary").json()["daemons"][0]["streams"][0]["state"] == "DONE")
