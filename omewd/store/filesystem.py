@@ -70,10 +70,16 @@ class Room:
 
 def room_of(place: Path) -> Room:
     """The room at a path, or where its nearest parent is. Raises OSError."""
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    while True:
+        try:
+            device = place.stat().st_dev
+            break
+        except (FileNotFoundError, NotADirectoryError):
+            if place == place.parent:
+                raise
+            place = place.parent
     room = os.statvfs(place)
-    return Room(place.stat().st_dev, room.f_bavail * room.f_frsize if room.f_blocks else None)
+    return Room(device, room.f_bavail * room.f_frsize if room.f_blocks else None)
 
 
 def extend(descriptor: int, start: int, end: int) -> None:

@@ -82,8 +82,8 @@ class Dataset:
         self.by_ledger = by_ledger
 
     def reopened(self) -> None:
-        """Note that the stream goes on, so that the metadata are not final."""
-        self.by_ledger = None
+        """Note that the stream goes on: the metadata are not final, and its jobs ended when it failed."""
+        self.by_ledger, self.maintenance = None, Maintenance()
 
     def forgotten(self) -> None:
         """Note that no client can name it any more."""

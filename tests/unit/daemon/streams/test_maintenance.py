@@ -169,6 +169,16 @@ def test_nothing_is_due_while_the_disk_is_full_and_all_of_it_afterwards() -> Non
     assert due(maintenance, stream, 10 * SECOND) == [("seal", 0), ("seal", 1), ("grow", 0)]
 
 
+def test_a_stream_that_is_resumed_seals_what_was_left_when_it_failed() -> None:
+    """Its jobs were dropped, and nobody has heard of their ends."""
+    stream = stream_of(SHARDS)
+    have(stream, 4 * 256, 0, 0)
+    assert len(due(stream.dataset.maintenance, stream)) == 4
+    assert due(stream.dataset.maintenance, stream) == []
+    stream.dataset.reopened()
+    assert len(due(stream.dataset.maintenance, stream)) == 4
+
+
 def test_a_daemon_that_takes_over_seals_what_the_last_one_may_have_left() -> None:
     stream = stream_of(SHARDS)
     have(stream, 8, 3, 4)
