@@ -42,18 +42,24 @@ def differences(dataset: Path, copy: Path) -> list[str]:
 
 @dataclass
 class Lab:
-    """An S3 server whose objects are files in ``folder``, behind a proxy."""
+    """An S3 server whose objects are files in ``folder``, behind a proxy; ``number`` is the copy's."""
 
     folder: Path
     proxy: Proxy
+    number: int = 1
+
+    @property
+    def path(self) -> str:
+        """Of the copy, in the bucket."""
+        return f"runs/{self.number}/cam.ome.zarr"
 
     @property
     def url(self) -> str:
-        return f"s3://{BUCKET}/runs/cam.ome.zarr"
+        return f"s3://{BUCKET}/{self.path}"
 
     @property
     def copy(self) -> Path:
-        return self.folder / BUCKET / "runs" / "cam.ome.zarr"
+        return self.folder / BUCKET / self.path
 
 
 def omewd(

@@ -35,7 +35,7 @@ from tests.support.s3 import BUCKET, KEY, SECRET, environment
 
 def puts(lab: Lab) -> list[str]:
     """The paths of objects that were put, in order; each part of a large one once."""
-    start = f"/{BUCKET}/runs/cam.ome.zarr/"
+    start = f"/{BUCKET}/{lab.path}/"
     paths = [path.partition("?")[0] for method, path in lab.proxy.seen if method == "PUT"]
     return [path.removeprefix(start) for path in paths]
 
@@ -79,7 +79,7 @@ def test_zarr_and_tensorstore_read_it(dataset: Path, lab: Lab) -> None:
     kvstore = {
         "driver": "s3",
         "bucket": BUCKET,
-        "path": "runs/cam.ome.zarr/0/",
+        "path": f"{lab.path}/0/",
         "endpoint": os.environ["AWS_ENDPOINT_URL"],
         "aws_region": "us-east-1",
     }
