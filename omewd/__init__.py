@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from omewd.producer.slot import Slot
     from omewd.protocol.status import DaemonStatus, StreamStatus
     from omewd.protocol.watch import (
+        CopyComplete,
+        CopyFailed,
+        CopyWaits,
+        FramesCopied,
         FramesDurable,
         ShardsSealed,
         StreamDone,
@@ -44,6 +48,10 @@ _HOMES = {
     "Producer": "omewd.producer.producer",
     "RingFullError": "omewd.errors",
     "ShardsSealed": "omewd.protocol.watch",
+    "FramesCopied": "omewd.protocol.watch",
+    "CopyWaits": "omewd.protocol.watch",
+    "CopyComplete": "omewd.protocol.watch",
+    "CopyFailed": "omewd.protocol.watch",
     "Slot": "omewd.producer.slot",
     "StreamDone": "omewd.protocol.watch",
     "StreamFailed": "omewd.protocol.watch",
@@ -67,9 +75,13 @@ __version__ = "0.1.0"
 __all__ = [
     "Channel",
     "Client",
+    "CopyComplete",
+    "CopyFailed",
+    "CopyWaits",
     "DaemonStatus",
     "Dimension",
     "FrameLedger",
+    "FramesCopied",
     "FramesDurable",
     "OmewdError",
     "Plate",

@@ -180,6 +180,7 @@ SECTIONS: dict[str, tuple[ErrorCode, ...]] = {
             "The store does not accept the credentials, or these may not do it.",
             "Check the credentials in the environment or the profile files, and their permissions",
         ),
+        ErrorCode("no_copy", "The stream has no copy to wait for.", "Start it with --copy-to URL, or use omewd copy"),
         ErrorCode("store_missing", "There is no such bucket, container or folder.", "Create it first"),
         ErrorCode(
             "copy_differs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,15 @@ def one_of(*words: str) -> Callable[[click.Context, click.Parameter, str], list[
 
 def client(socket: Path | None) -> Client:
     return Client(socket or click.get_current_context().find_root().obj)
+
+
+def to_byte_rate(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
+    """Bytes a second, given as in 200MB/s. For ``callback``."""
+    if text is None:
+        return None
+    from omewd.daemon.config import parse_size
+
+    rate = parse_size(re.sub(r"\s*/\s*s\s*$", "", text))
+    if rate <= 0:
+        raise OmewdError("usage", f"{text!r} is not a rate", "Write it as in 200MB/s")
+    return float(rate)

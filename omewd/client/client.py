@@ -115,28 +115,49 @@ class Client:
         where = {"position": without_numpy(position), "well": well}
         self._request("set_metadata", name=name, namespace=namespace, **where, attachment=text, timeout=None)
 
-    def wait(self, name: str, timeout: float | None = None) -> dict[str, Any]:
+    def wait(self, name: str, timeout: float | None = None, *, copied: bool = False) -> dict[str, Any]:
         """Wait until a stream is DONE, for ``timeout`` seconds at most, and return its final status.
 
-        Raises StreamFailedError if the stream has FAILED, OmewdError ``timeout``.
+        ``copied``: wait until its copy is complete, too. For a stream that the daemon has copied since its restart,
+        return the status of the copy.
+
+        Raises StreamFailedError if the stream has FAILED, OmewdError ``timeout``; ``no_copy``, or the error of a copy
+        that has failed.
         """
         seconds = _seconds(timeout)
         started = time.monotonic()
         connection = Connection(self._path)
         try:
-            return connection.request("wait", name=name, timeout=seconds)[0]
+            if not copied:
+                return connection.request("wait", name=name, timeout=seconds)[0]
+            return self._wait_copied(connection, name, seconds)
         except TimeoutError as error:
             waited = time.monotonic() - started
-            raise OmewdError("timeout", f"stream {name!r} was not done after {waited:.1f} s") from error
+            what = "copied" if copied else "done"
+            raise OmewdError("timeout", f"stream {name!r} was not {what} after {waited:.1f} s") from error
         finally:
             connection.close()
 
+    def _wait_copied(self, connection: Connection, name: str, seconds: float | None) -> dict[str, Any]:
+        started = time.monotonic()
+        status: dict[str, Any] | None = None
+        try:
+            status = connection.request("wait", name=name, timeout=seconds)[0]
+        except OmewdError as error:
+            if error.code != "unknown_stream":
+                raise
+        left_s = None if seconds is None else max(seconds - (time.monotonic() - started), 0.001)
+        copy = connection.request("wait_copy", name=name, timeout=left_s)[0]
+        return copy if status is None else self.status(name)
+
     def watch(self, name: str) -> Iterator[WatchEvent]:
-        """Yield what happens to a stream, as it happens, until it is DONE or has FAILED.
+        """Yield what happens to a stream, as it happens, until it is DONE or has FAILED, and its copy is over.
 
         First come the events for what has happened already. An event may stand for several that came while the caller
         was busy. They are :class:`omewd.FramesDurable`, :class:`omewd.ShardsSealed`, :class:`omewd.StreamPaused`,
-        :class:`omewd.StreamGoesOn`, and at the end :class:`omewd.StreamFailed` or :class:`omewd.StreamDone`.
+        :class:`omewd.StreamGoesOn`, and at the end :class:`omewd.StreamFailed` or :class:`omewd.StreamDone`. A stream
+        that is copied has :class:`omewd.FramesCopied`, :class:`omewd.CopyWaits`, and at the end
+        :class:`omewd.CopyComplete` or :class:`omewd.CopyFailed`, too.
         Raises OmewdError: ``unknown_stream``; ``unreachable`` if the daemon ends.
         """
         from omewd.protocol.watch import Watched, events
@@ -144,7 +165,7 @@ class Client:
         connection = Connection(self._path)
         try:
             last: Watched | None = None
-            while last is None or not last.settled:
+            while last is None or not last.is_over:
                 asked: dict[str, Any] = {} if last is None else {"id": last.id, "known": last.known()}
                 reply, _ = connection.request("watch", name=name, timeout=None, **asked)
                 try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from omewd.copier.address import Address
 from omewd.copier.store import Target
+from omewd.model.address import Address
 
 if TYPE_CHECKING:
     from zarr.storage import ObjectStore

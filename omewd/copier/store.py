@@ -15,9 +15,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omewd.copier.address import Address
 from omewd.copier.credentials import redacted, s3_settings, secrets_of
 from omewd.errors import OmewdError
+from omewd.model.address import Address
 from omewd.process.names import sync_folder
 
 if TYPE_CHECKING:

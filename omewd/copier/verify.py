@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from omewd.copier.address import Address
 from omewd.copier.digest import Digest, digest_of
 from omewd.copier.store import Found, Target
 from omewd.dataset.copies.manifest import STORED, Copied, lines_in, read
@@ -19,6 +18,7 @@ from omewd.dataset.ledger.runs import RUNS_FILE
 from omewd.dataset.made_by import MadeBy
 from omewd.dataset.verify import Report, check_ledger, check_metadata
 from omewd.errors import OmewdError
+from omewd.model.address import Address
 
 _LEDGER = (f"{ledger.FOLDER}/{ledger.FILE}", f"{ledger.FOLDER}/{RUNS_FILE}")
 _OBJECTS_AT_ONCE = 8

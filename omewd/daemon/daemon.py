@@ -13,6 +13,7 @@ import resource
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from omewd.daemon.control.ring_requests import RingRequests
 from omewd.daemon.control.server import ControlServer, Peer
 from omewd.daemon.control.status_requests import StatusRequests
 from omewd.daemon.control.stream_requests import StreamRequests
+from omewd.daemon.datasets.copies import Copies
+from omewd.daemon.datasets.copy import DatasetCopy
 from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.jobs.delivery import Delivery
 from omewd.daemon.jobs.dispatcher import Dispatcher
@@ -52,7 +55,9 @@ from omewd.daemon.streams.streams import Streams
 from omewd.error_codes import EXIT_ERROR, EXIT_INCOMPLETE
 from omewd.errors import OmewdError
 from omewd.process.profiling import profiled
+from omewd.protocol.jobs.copies import CopyDataset, CopyUnits
 from omewd.protocol.jobs.datasets import SweepLeftovers
+from omewd.protocol.jobs.job import COPIER, Job
 from omewd.protocol.jobs.values import prepare
 from omewd.ring.layout import require_x86_64
 
@@ -66,8 +71,9 @@ _FAILED_FIRST_STARTS = 3
 _NOTIFY_EVERY_NS = 500_000_000
 # Adding up the frames of hundreds of sources takes a while.
 _STATUS_EVERY_NS = 5_000_000_000
-# Do not wait longer for the removal of replaced datasets: the journal keeps it for the next daemon.
+# Do not wait longer for the removal of replaced datasets, and for copies: the journal keeps them for the next daemon.
 _SWEEP_NS = 2_000_000_000
+_FOR_LATER: set[type[Job]] = {SweepLeftovers, CopyUnits, CopyDataset}
 _DRAIN_EXTENSION_US = 10_000_000
 
 
@@ -93,11 +99,13 @@ class Daemon:
         self._dispatcher = Dispatcher(config.job_timeout_s, self._pools.roles)
         self._server = ControlServer(self._loop)
         self._agenda = agenda = Agenda()
-        datasets = Datasets(self._dispatcher, self._journal, self._server, agenda)
+        self._copies = copies = Copies(self._dispatcher, self._server)
+        datasets = Datasets(self._dispatcher, self._journal, self._server, agenda, copies)
         self._streams = Streams(self._journal, datasets, agenda, self._memory)
         memory = MemoryBudget(config, self._streams)
         self._delivery = delivery = Delivery(self._dispatcher, self._pools, self._streams)
         self._replies = PendingReplies(self._server)
+        copies.changed = self._copy_changed
         self._lifecycle = Lifecycle(
             self._streams,
             Admission(config, self._streams, memory, self._journal, self._instance),
@@ -167,8 +175,13 @@ class Daemon:
         finally:
             self._close()
 
+    def _copy_changed(self, copy: DatasetCopy) -> None:
+        self._agenda.stream(copy.stream)
+        self._replies.watches.note_id(copy.stream)
+
     def _peer_gone(self, peer: Peer) -> None:
         self._replies.forget(peer)
+        self._copies.forget(peer)
         self._ring_requests.peer_gone(peer)
 
     def _await_first_children(self) -> None:
@@ -248,8 +261,11 @@ class Daemon:
         left = {type(task.job) for task in self._dispatcher.tasks()}
         if not at_work and not left:
             return True
-        if not at_work and left == {SweepLeftovers} and not self._config.ephemeral and now >= self._sweep_deadline_ns:
-            log.info("not all replaced datasets are removed: the next daemon continues with that")
+        if not at_work and left <= _FOR_LATER and not self._config.ephemeral and now >= self._sweep_deadline_ns:
+            log.info(
+                "not all replaced datasets are removed, or not all is copied: the next daemon continues with that",
+                jobs=sorted(kind.kind for kind in left),
+            )
             return True
         if now < self._drain_deadline_ns:
             return False
@@ -296,20 +312,23 @@ class Daemon:
         tick_s = _STOPPING_TICK_S if self._streams.is_closed else _TICK_S
         of_clients = self._replies.watches.next_ns
         of_jobs = self._dispatcher.next_event_ns()
-        events = (self._agenda.next_ns, self._rounds.next_ns, of_jobs, self._pools.next_ns, of_clients)
+        of_others = self._pools.next_ns, self._copies.next_ns
+        events = (self._agenda.next_ns, self._rounds.next_ns, of_jobs, of_clients, *of_others)
         event_ns = min(event for event in events if event is not None)
         return min(tick_s, max(0.0, (event_ns - now_ns) / 1e9))
 
     def _step(self, now_ns: int) -> None:
         self._rounds.go(now_ns)
         self._lifecycle.step(now_ns)
+        self._copies.step(now_ns)
         self._replies.turned()
         self._replies.watches.turned(now_ns)
         for lease in self._dispatcher.overdue(now_ns):
             child = self._pools.child(lease.child)
             if child is not None and not child.killed_for:
                 child.kill(f"its job ({lease.task.job.what}) exceeded its deadline")
-        self._pools.tend(self._dispatcher.wanted(), now_ns)
+        # A copier stays between two jobs of a stream: its start takes longer than most of them.
+        self._pools.tend(self._dispatcher.wanted() | Counter({COPIER: self._copies.going}), now_ns)
         self._server.listen_again(now_ns)
         self._delivery.give_jobs(now_ns)
         self._lifecycle.listen(now_ns)

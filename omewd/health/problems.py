@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from omewd.model.record import Record
-from omewd.protocol.status import DaemonStatus, KeptRingStatus, SourceStatus, StreamStatus
+from omewd.protocol.status import CopyStatus, DaemonStatus, KeptRingStatus, SourceStatus, StreamStatus
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ def problems(status: DaemonStatus | StreamStatus, limits: Limits | None = None) 
     found = list(_of_daemon(status))
     for stream in status.streams:
         found += _of_stream(stream, limits)
+    told = {(stream.path, stream.copy.url) for stream in status.streams if stream.copy is not None}
+    found += [problem for copy in status.copies if (copy.path, copy.url) not in told for problem in _of_copy(copy)]
     return found
 
 
@@ -49,6 +51,12 @@ def _of_daemon(status: DaemonStatus) -> Iterator[Problem]:
         yield Problem("", "no_writers", f"none of the {len(writers)} writers is ready", "See the daemon's log")
     for kept in status.kept_rings:
         yield _kept(kept)
+
+
+def _of_copy(copy: CopyStatus) -> Iterator[Problem]:
+    if copy.error is not None:
+        what = "" if copy.state == "failed" else f"the copy to {copy.url} waits, and is tried again: "
+        yield Problem(copy.name, copy.error.code, f"{what}{copy.error.message}", copy.error.remedy)
 
 
 def _kept(kept: KeptRingStatus) -> Problem:
@@ -67,6 +75,8 @@ def _of_stream(stream: StreamStatus, limits: Limits) -> Iterator[Problem]:
         then = "discards them" if stream.kept_in_ring else "takes note of it"
         remedy = f"{stream.error.remedy.rstrip('.')}. " if stream.error.remedy else ""
         yield Problem(name, stream.error.code, stream.error.message, f"{remedy}omewd {what}stop-stream {name} {then}")
+    if stream.copy is not None:
+        yield from _of_copy(stream.copy)
     if stream.settled:
         return
     if stream.paused is not None:

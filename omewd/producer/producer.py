@@ -83,7 +83,7 @@ class Producer:
         self._claims = Claims(self._handover)
         self._geometry = segment.geometry
         self._samples = samples
-        self._last_durable = 0
+        self._last_durable = self._last_copied = 0
         self._end: dict[str, Any] | OmewdError | None = None
         self._closed = False
         self.name = segment.geometry.name
@@ -167,6 +167,14 @@ class Producer:
     def durable(self) -> int:
         """All frame indexes below this one are safely on disk; stays 0 with ``durability="none"``."""
         return self._last_durable if self._closed else self._ring.durable
+
+    @property
+    def copied(self) -> int:
+        """All frame indexes below this one are in the store of the stream's copy, confirmed; 0 if there is none.
+
+        After the producer was closed, it no longer moves: see ``omewd.Client.wait(name, copied=True)``.
+        """
+        return self._last_copied if self._closed else self._ring.copied
 
     @property
     def metadata_max_bytes(self) -> int:
@@ -322,7 +330,7 @@ class Producer:
         return status
 
     def _let_go(self) -> None:
-        self._last_durable = self._ring.durable
+        self._last_durable, self._last_copied = self._ring.durable, self._ring.copied
         del self._slots
         self._handover.let_go()
         self._segment.close()

@@ -37,7 +37,7 @@ class FramesStatus(Record):
 
     ``declared``: None if the stream is unbounded. ``lost``: frames of a failed stream that were received but are not in
     the dataset. ``durable``: for a source, all frame indexes below it are safely on disk (0 with
-    ``durability="none"``); for a stream, the sum over its sources.
+    ``durability="none"``); for a stream, the sum over its sources. ``copied``: likewise, of those in the copy's store.
     """
 
     declared: int | None = None
@@ -49,6 +49,28 @@ class FramesStatus(Record):
     lost: int = 0
     in_flight: int = 0
     durable: int = 0
+    copied: int = 0
+
+
+@dataclass(frozen=True)
+class CopyStatus(Record):
+    """The copy of a stream's dataset. ``name``: the stream's. ``path``: the dataset.
+
+    ``state``: "copying", also while there is nothing to copy yet; "waiting" after an ``error``, until it is tried
+    again; "complete"; or "failed" for good. ``files``, ``bytes``: what this daemon has copied.
+    """
+
+    name: str = ""
+    path: str = ""
+    url: str = ""
+    state: str = ""
+    files: int = 0
+    bytes: int = 0
+    error: ErrorStatus | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("complete", "failed")
 
 
 @dataclass(frozen=True)
@@ -126,7 +148,7 @@ class StreamStatus(Record):
     ``ring``: the sum over its rings. ``paused``: why no frames are being written. ``waits``: by stage (see
     :mod:`omewd.model.waits`). ``recent_waits``: those of the last 5 to 10 seconds. ``retries``: how many jobs had to be
     run again. ``acknowledged``: somebody has stopped it since it failed, and so knows. ``expect_fps``: the frames
-    a second that each camera was to have.
+    a second that each camera was to have. ``copy``: None if it wants none.
     """
 
     id: int = 0
@@ -161,6 +183,7 @@ class StreamStatus(Record):
     ended_by: str = ""
     error: ErrorStatus | None = None
     acknowledged: bool = False
+    copy: CopyStatus | None = None
     status_version: str = str(STATUS)
 
 
@@ -204,6 +227,8 @@ class DaemonStatus(Record):
     """The daemon. ``version``: omewd's. ``backends``: for each one, why it can't be used here, or None if it can.
 
     ``streams``: the open ones, then the last ended ones, latest first. ``streams_not_shown``: how many more there are.
+    ``copies``: those that are not over, then the last ones that are, also of earlier daemons' streams; the first 100 of
+    them. ``copiers``: the processes that copy.
     """
 
     version: str = ""
@@ -217,6 +242,8 @@ class DaemonStatus(Record):
     kept_rings: tuple[KeptRingStatus, ...] = ()
     streams: tuple[StreamStatus, ...] = ()
     streams_not_shown: int = 0
+    copies: tuple[CopyStatus, ...] = ()
+    copiers: tuple[WriterStatus, ...] = ()
     status_version: str = str(STATUS)
 
 

@@ -46,11 +46,11 @@ class Version:
 # The control protocol: messages between clients and the daemon.
 CONTROL = Version(1, 0)
 # What ``omewd status --json`` and ``Client.status`` return.
-STATUS = Version(1, 0)
+STATUS = Version(1, 1)
 # Messages between the daemon and its children, which are exec'd from the installed files. After an upgrade these may be
 # newer than the daemon. Both sides must have exactly the same version.
-JOBS = Version(1, 0)
+JOBS = Version(1, 1)
 # Entries of the daemon's journal.
 JOURNAL = Version(1, 0)
 # The layout of a ring: see :mod:`omewd.ring.layout`.
-RING = Version(2, 0)
+RING = Version(2, 1)

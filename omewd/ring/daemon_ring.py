@@ -14,6 +14,7 @@ from omewd.model.dtypes import MAX_FRAMES
 from omewd.ring import layout
 from omewd.ring.failure import Failure
 from omewd.ring.layout import (
+    COPIED,
     DOORBELL_AT,
     DURABLE,
     FINAL_FRONTIER,
@@ -157,6 +158,14 @@ class DaemonRing:
     @property
     def durable(self) -> int:
         return self._words[DURABLE]
+
+    @property
+    def copied(self) -> int:
+        return self._words[COPIED]
+
+    def note_copied(self, frame: int) -> None:
+        """Show the producer that all frame indexes below ``frame`` are in the copy's store."""
+        self._words[COPIED] = frame
 
     @property
     def producer_waits(self) -> bool:

@@ -1,4 +1,4 @@
-"""The layout of a ring segment, version 2.0. All numbers are little-endian u64 unless said otherwise.
+"""The layout of a ring segment, version 2.1. All numbers are little-endian u64 unless said otherwise.
 
     0      ┌───────────────────────────────────────────────────────────────┐
            │ geometry: magic, version, epoch, sizes, dtype, name, CRC-32   │ written once, at creation
@@ -6,7 +6,7 @@
            │ producer's cursors: published, frontier, gap kinds, waiting   │ stored by the producer only
     1536   ├───────────────────────────────────────────────────────────────┤
            │ daemon's cursors: released, durable, state, final, doorbell,  │ stored by the daemon only
-           │   producer; then two records of its progress, in turn         │
+           │   producer, copied; then two records of its progress, in turn │
     2048   ├───────────────────────────────────────────────────────────────┤
            │ failure: length, then the error as JSON                       │ daemon, before it sets FAILED
     4096   ├───────────────────────────────────────────────────────────────┤
@@ -54,6 +54,7 @@ DOORBELL_AT = RELEASED + 4  # the producer rings once its frontier gets here
 GAP_KINDS_READ = RELEASED + 5  # entries of the gap-kind table that the daemon is done with
 FINAL_FRONTIER = RELEASED + 6  # the frontier when the stream was stopped; stored before FINAL_PUBLISHED
 PRODUCER = RELEASED + 7  # process id of the attached producer, 0 for none; from 2**62 on if it can't be seen
+COPIED = RELEASED + 8  # frame indexes below are in the copy's store, confirmed; from version 2.1 on, 0 before
 # Two progress records hold what a new daemon can't see in the slots. They are written in turn, so that one is whole
 # whenever the daemon dies.
 PROGRESS = (RELEASED + 16, RELEASED + 32)

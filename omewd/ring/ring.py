@@ -17,6 +17,7 @@ from omewd.model.dtypes import MAX_FRAMES
 from omewd.ring import layout
 from omewd.ring.failure import Failure
 from omewd.ring.layout import (
+    COPIED,
     DOORBELL_AT,
     DURABLE,
     FINAL_PUBLISHED,
@@ -100,6 +101,10 @@ class ProducerRing:
     @property
     def durable(self) -> int:
         return self._words[DURABLE]
+
+    @property
+    def copied(self) -> int:
+        return self._words[COPIED]
 
     @property
     def final_published(self) -> int:

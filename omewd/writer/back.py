@@ -7,15 +7,14 @@ whole, so they come after the write jobs before them, while the front goes on wi
 from __future__ import annotations
 
 import contextlib
-import errno
 import socket
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from omewd.errors import OmewdError
 from omewd.process.faultpoints import point
+from omewd.process.outcome import error_of
 from omewd.protocol.jobs.job import Result, done_message, failed_message
 from omewd.protocol.messages import send
 from omewd.store.tools import Tools
@@ -107,7 +106,7 @@ class Back:
 
     def _answer(self, lease: int, outcome: Result | Exception) -> None:
         if isinstance(outcome, Exception):
-            send(self._channel, failed_message(lease, _error_of(outcome)))
+            send(self._channel, failed_message(lease, error_of(outcome, "backend_error")))
         else:
             send(self._channel, done_message(lease, outcome))
             point("writer: reported")
@@ -118,20 +117,3 @@ def _outcome(work: Callable[[], Result]) -> Result | Exception:
         return work()
     except Exception as error:  # noqa: BLE001  libraries may raise anything; the daemon decides what follows
         return error
-
-
-def _error_of(error: Exception) -> OmewdError:
-    """An error in the form of an answer."""
-    if isinstance(error, OmewdError):
-        return error
-    if isinstance(error, OSError):
-        return _disk_error(error)
-    return OmewdError("backend_error", f"{type(error).__name__}: {error}"[:2000])
-
-
-def _disk_error(error: OSError) -> OmewdError:
-    where = f" ({error.filename})" if error.filename else ""
-    text = f"{error.strerror or error}{where}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OmewdError("disk_full", f"the disk is full: {text}", "Free space on the drive of the dataset")
-    return OmewdError("disk_error", f"writing failed: {text} [{errno.errorcode.get(error.errno or 0, '?')}]")

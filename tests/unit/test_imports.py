@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "producer": {"errors", "process", "model", "protocol", "ring", "client"},
     "store": {"errors", "process", "model"},
     "dataset": {"errors", "process", "model", "store"},
-    "copier": {"errors", "process", "model", "store", "dataset"},
+    "copier": {"errors", "process", "model", "protocol", "store", "dataset"},
     "reader": {"errors", "model", "protocol", "ring", "client", "store", "dataset"},
     "web": {"errors", "model", "protocol", "client", "reader"},
     "daemon": {"error_codes", "errors", "process", "model", "protocol", "ring", "omewd"},

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 from pathlib import Path
 
 import click
 
-from omewd.cli.options import example, json_option
+from omewd.cli.options import example, json_option, to_byte_rate
 from omewd.errors import OmewdError
-
-
-def _byte_rate(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
-    if text is None:
-        return None
-    from omewd.daemon.config import parse_size
-
-    rate = parse_size(re.sub(r"\s*/\s*s\s*$", "", text))
-    if rate <= 0:
-        raise OmewdError("usage", f"{text!r} is not a rate", "Write it as in 200MB/s")
-    return float(rate)
 
 
 @click.command("copy", epilog=example("omewd copy cam0.ome.zarr s3://lab/cam0.ome.zarr"))
 @click.argument("dataset", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("url")
-@click.option("--limit", callback=_byte_rate, help="Send no more than this, as in 200MB/s.")
+@click.option("--limit", callback=to_byte_rate, help="Send no more than this, as in 200MB/s.")
 @json_option
 def command(dataset: Path, url: str, limit: float | None, as_json: bool) -> None:
     """Copy DATASET, which is finished, to URL: s3://, gs://, az:// or file:///. Each file is confirmed.

@@ -15,7 +15,15 @@ from omewd.cli.errors import with_options
 from omewd.cli.show.text import padded, shortened, text_width
 from omewd.cli.show.units import byte_rate, duration, frame_rate, long_duration, volume
 from omewd.cli.show.waits import slowest_stage, waits_rows
-from omewd.protocol.status import DaemonStatus, DiskStatus, KeptRingStatus, SourceStatus, StreamStatus
+from omewd.protocol.status import (
+    CopyStatus,
+    DaemonStatus,
+    DiskStatus,
+    FramesStatus,
+    KeptRingStatus,
+    SourceStatus,
+    StreamStatus,
+)
 
 # More ended streams are shown on request.
 ENDED_SHOWN = 5
@@ -97,6 +105,10 @@ def _all_streams(
             lines += _wrapped(f"{stream.name}{note}", width)
     for kept in status.kept_rings:
         lines += _wrapped(_kept(kept), width)
+    told = {(stream.path, stream.copy.url) for stream in everything if stream.copy is not None}
+    for copy in status.copies:  # of earlier daemons' streams
+        if (copy.path, copy.url) not in told and (copy.state != "complete" or detailed):
+            lines += _wrapped(f"{copy.name}: {_copy(copy)}", width)
     beyond = len(everything) - len(hidden) - len(shown)
     if beyond:
         lines += _wrapped(f"and {beyond} more; give a stream's name to see it", width)
@@ -149,6 +161,8 @@ def _notes(stream: StreamStatus, *, detailed: bool, alone: bool = False) -> list
     elif stream.paused:
         why = f"{stream.paused.message.rstrip('.')}. {stream.paused.remedy}"
         notes.append(f" waits: {with_options(why, {})}")
+    if stream.copy is not None and (alone or detailed or stream.copy.error):
+        notes.append(f": {_copy(stream.copy, stream.frames)}")
     if stream.settled:
         return notes
     notes += [f": {text}" for text in map(_silence, stream.sources) if text]
@@ -163,6 +177,18 @@ def _silence(source: SourceStatus) -> str:
     if not source.is_silent:
         return ""
     return f"no frame for {source.silent_s:.1f} s" + (f" from {source.name}" if source.name else "")
+
+
+def _copy(copy: CopyStatus, frames: FramesStatus | None = None) -> str:
+    """How far a copy is, and why it does not go on."""
+    if copy.state == "complete":
+        return f"copied to {copy.url}"
+    if copy.error is not None and copy.state == "failed":
+        return with_options(f"{copy.error.message.rstrip('.')}. {copy.error.remedy}", {})
+    told = f"{frames.copied} of {frames.received} frames are in {copy.url}" if frames else f"being copied to {copy.url}"
+    if copy.error is None:
+        return told
+    return f"{told}; the copy waits, and is tried again: {with_options(copy.error.message, {})}"
 
 
 def _disk(disk: DiskStatus, up_to: str, *, alone: bool) -> list[str]:

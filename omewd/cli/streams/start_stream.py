@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from omewd.cli.errors import with_options
-from omewd.cli.options import client, example, json_option, one_of, socket_option
+from omewd.cli.options import client, example, json_option, one_of, socket_option, to_byte_rate
 from omewd.cli.settings_file import read_settings
 from omewd.cli.show.units import volume
 from omewd.errors import OmewdError
@@ -62,6 +62,9 @@ from omewd.protocol.status import StreamStatus, read_status
     type=float,
     help="Frames a second of each camera: status and log tell when it stays away.  [default: by its rate so far]",
 )
+@click.option("--copy-to", help="Copy the dataset there meanwhile: s3://, gs://, az:// or file:///.")
+@click.option("--copy-limit", callback=to_byte_rate, help="Send no more than this, as in 200MB/s.")
+@click.option("--copy-live", is_flag=True, default=None, help="Let the copy be opened before it is complete.")
 @click.option("--overwrite", is_flag=True, default=None, help="Replace an existing dataset.")
 @click.option("--ring-slots", type=int, help="Number of frames that the ring holds.  [default: by memory and shards]")
 @click.option("--scale", help="Step of each dimension in its unit, such as y=0.108,x=0.108,t=0.05.")

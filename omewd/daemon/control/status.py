@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _RUNS_IN_STATUS = 50
 
 
-def source_status(source: Source, now_ns: int) -> SourceStatus:
+def source_status(source: Source, now_ns: int, copied: int = 0) -> SourceStatus:
     gaps, newest_ns = source.gaps, source.newest_frame_ns
     return SourceStatus(
         source=source.number,
@@ -41,6 +41,7 @@ def source_status(source: Source, now_ns: int) -> SourceStatus:
             lost=source.lost_frames,
             in_flight=source.in_flight,
             durable=source.safe_below if source.spec.durability == "fsync" else 0,
+            copied=copied,
         ),
         lost=source.lost[:_RUNS_IN_STATUS],
         ring=RingStatus(
@@ -85,7 +86,7 @@ def stream_status(
     ``rates``: of the drives (see :func:`rates_of_drives`), if other streams are to count.
     """
     spec, drive = stream.spec, stream.drive
-    sources = tuple(source_status(source, now_ns) for source in stream.sources)
+    sources = tuple(source_status(source, now_ns, stream.copied_below(source)) for source in stream.sources)
     throughput = _throughput(stream, now_ns)
     return StreamStatus(
         id=stream.id,
@@ -126,6 +127,7 @@ def stream_status(
         ended_by=stream.ended_by,
         error=_why(stream.failure) if stream.failure else None,
         acknowledged=stream.acknowledged,
+        copy=stream.dataset.copy.status() if stream.dataset.copy is not None else None,
     )
 
 
@@ -146,6 +148,7 @@ def _frames(sources: Sequence[SourceStatus]) -> FramesStatus:
         lost=sum(frames.lost for frames in of_each),
         in_flight=sum(frames.in_flight for frames in of_each),
         durable=sum(frames.durable for frames in of_each),
+        copied=sum(frames.copied for frames in of_each),
     )
 
 

@@ -20,6 +20,7 @@ from omewd.protocol.status import DaemonStatus, StreamStatus
 
 # The limit for all streams in one status message; the streams that ended first are left out.
 _STATUS_BYTES = MAX_MESSAGE_BYTES * 3 // 4
+_MOST_COPIES = 100
 
 
 class StatusRequests:
@@ -73,5 +74,7 @@ class StatusRequests:
             writers=self._delivery.writers_status(),
             kept_rings=tuple(kept.status() for kept in self._streams.kept.values()),
             streams=tuple(shown),
+            copies=tuple(copy.status() for copy in self._streams.copies.all[:_MOST_COPIES]),
+            copiers=self._delivery.copiers_status(),
             streams_not_shown=len(known) - len(shown),
         ).to_json()

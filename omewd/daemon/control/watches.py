@@ -44,7 +44,7 @@ class Watches:
         """
         if peer in self._watches:
             raise OmewdError("busy", "this connection already watches a stream", "Use another connection")
-        if known is None or stream.settled:
+        if known is None or _is_over(stream):
             return watched(stream).to_json()
         self._watches[peer] = _Watch(peer, stream, known, now_ns + _EVERY_NS)
         self._streams.setdefault(stream.id, set()).add(peer)
@@ -53,8 +53,12 @@ class Watches:
 
     def note(self, stream: Stream) -> None:
         """Something may have happened to a stream."""
-        if stream.id in self._streams:
-            self._news.add(stream.id)
+        self.note_id(stream.id)
+
+    def note_id(self, stream: int) -> None:
+        """Something may have happened to the stream with this id."""
+        if stream in self._streams:
+            self._news.add(stream)
 
     def turned(self, now_ns: int) -> None:
         """Answer those for whom there are news."""
@@ -66,7 +70,7 @@ class Watches:
         self._late -= due
         for peer in peers | due:
             watch = self._watches.get(peer)  # an answer to another client may have dropped this one
-            if watch is None or (watch.due_ns > now_ns and not watch.stream.settled):
+            if watch is None or (watch.due_ns > now_ns and not _is_over(watch.stream)):
                 continue  # it is looked at when it is due
             found = watched(watch.stream)
             if found.known() != watch.known:
@@ -89,6 +93,12 @@ class Watches:
                 del self._streams[watch.stream.id]
 
 
+def _is_over(stream: Stream) -> bool:
+    """Whether there will be no more news: a failed stream is copied once it can't be resumed any more."""
+    copy = stream.dataset.copy
+    return stream.settled and (copy is None or copy.is_over or stream.error is not None)
+
+
 def watched(stream: Stream) -> Watched:
     """A stream, for who watches it."""
     paused = stream.drive.paused
@@ -101,11 +111,10 @@ def watched(stream: Stream) -> Watched:
         paused=ErrorStatus.of(paused) if paused is not None and not is_over else None,
         failure=stream.failure.to_dict() if is_over and stream.failure is not None else None,
         sources=tuple(_source(stream, source) for source in stream.sources),
+        copy=stream.dataset.copy.status() if stream.dataset.copy is not None else None,
     )
 
 
 def _source(stream: Stream, source: Source) -> WatchedSource:
-    durable = source.safe_below
-    is_sealed = source.shards is None or (stream.settled and stream.error is None)
-    sealed = durable if is_sealed else stream.dataset.maintenance.sealed_until(source.number)
-    return WatchedSource(source.name, source.received, durable, min(sealed, durable))
+    below = source.safe_below, stream.sealed_below(source), stream.copied_below(source)
+    return WatchedSource(source.name, source.received, *below)

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from omewd.daemon.datasets.copy import DatasetCopy
 from omewd.daemon.datasets.maintenance import Maintenance
 from omewd.daemon.datasets.user_metadata import UserMetadata
+from omewd.daemon.state.journal import COPY, SWEEP
 from omewd.daemon.streams.transitions import State
 from omewd.model.totals import Totals
 
@@ -41,7 +43,7 @@ class Dataset:
     stream's name. ``root``: its data root. ``place``: its path with symbolic links resolved, None before a writer has
     looked. ``has_leftovers``: it has replaced another dataset, which has not been removed yet. ``by_ledger``: each
     source's totals, once the final metadata have them. ``retries``: of jobs for its metadata during the stream.
-    ``is_forgotten``: no client can name it any more.
+    ``copy``: the one that its stream wants. ``is_forgotten``: no client can name it any more.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Dataset:
     is_forgotten: bool = False
     by_ledger: Sequence[Totals] | None = None
     retries: int = 0
+    copy: DatasetCopy | None = None
     maintenance: Maintenance = field(default_factory=Maintenance)
     user_metadata: UserMetadata = field(default_factory=UserMetadata)
 
@@ -69,6 +72,10 @@ class Dataset:
     def note_leftovers(self, there_are: bool) -> None:
         """Note whether a replaced dataset has yet to be removed."""
         self.has_leftovers = there_are
+
+    def wants_copy(self, copy: DatasetCopy | None) -> None:
+        """Note that it is to be copied, as the last daemon knew."""
+        self.copy = copy
 
     def undo_begun(self) -> None:
         """Note that it is being removed, because its stream did not start."""
@@ -92,6 +99,13 @@ class Dataset:
     def note_retry(self) -> None:
         if self.phase is not Phase.AT_REST:
             self.retries += 1
+
+    @property
+    def left_to_do(self) -> str | None:
+        """The kind of the job that is left to do once its stream has ended (see :mod:`omewd.daemon.state.journal`)."""
+        if self.has_leftovers:
+            return SWEEP
+        return COPY if self.copy is not None and self.copy.is_last_due and not self.copy.is_over else None
 
     @property
     def takes_user_metadata(self) -> bool:

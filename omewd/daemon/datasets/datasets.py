@@ -9,11 +9,13 @@ from pathlib import Path
 import structlog
 
 from omewd.daemon.control.server import ControlServer, Peer
+from omewd.daemon.datasets.copies import Copies
+from omewd.daemon.datasets.copy import DatasetCopy
 from omewd.daemon.datasets.dataset import Dataset, Phase
 from omewd.daemon.datasets.user_metadata import Value, check
 from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.tasks import Task
-from omewd.daemon.state.journal import RECOVER, SWEEP, UNDO, Journal
+from omewd.daemon.state.journal import COPY, RECOVER, SWEEP, UNDO, Journal
 from omewd.daemon.streams.agenda import Agenda
 from omewd.errors import OmewdError
 from omewd.model.contrast import Window
@@ -28,9 +30,14 @@ log = structlog.get_logger("datasets")
 class Datasets:
     """All datasets, by path and epoch. Clients get a reply once their metadata are on disk, or can't be written."""
 
-    def __init__(self, dispatcher: Dispatcher, journal: Journal, server: ControlServer, agenda: Agenda) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, journal: Journal, server: ControlServer, agenda: Agenda, copies: Copies
+    ) -> None:
         self._dispatcher, self._journal, self._server, self._agenda = dispatcher, journal, server, agenda
+        self.copies = copies
+        copies.over = self._copy_is_over
         self._known: dict[Path, dict[int, Dataset]] = {}
+        self._copied: dict[int, Dataset] = {}
 
     # -- known datasets ------------------------------------------------------------------------
 
@@ -126,6 +133,8 @@ class Datasets:
         """Forget a dataset that was never created, because its stream did not start."""
         for value in dataset.user_metadata.take_all():
             self._answer(value, OmewdError("unknown_stream", "the stream did not start"))
+        if dataset.copy is not None:
+            self.copies.drop(dataset.copy)
         self.forget(dataset)
 
     # -- clean-up ------------------------------------------------------------------------------
@@ -162,9 +171,25 @@ class Datasets:
         self._agenda.place(dataset.path)
 
     def done_with(self, kind: str, dataset: Dataset) -> None:
-        """Note that the clean-up of a dataset is done."""
+        """Note that the clean-up of a dataset is done. Its copy may be left to do."""
         dataset.note_leftovers(False)
-        self._journal.done(kind, dataset.epoch)
+        if dataset.left_to_do == COPY:
+            self._journal.go_on_with(kind, COPY, dataset.epoch)
+        else:
+            self._journal.done(kind, dataset.epoch)
+
+    # -- copies --------------------------------------------------------------------------------
+
+    def copy_rest(self, dataset: Dataset) -> None:
+        """Copy what is not copied yet, if there is to be a copy, because the stream has ended."""
+        if dataset.copy is not None:
+            self._copied[dataset.epoch] = dataset
+            self.copies.end(dataset.copy)
+
+    def _copy_is_over(self, copy: DatasetCopy) -> None:
+        dataset = self._copied.pop(copy.epoch, None)
+        if dataset is not None and dataset.left_to_do is None:  # else the clean-up's end removes the entry
+            self._journal.done(COPY, copy.epoch)
 
 
 @dataclass(eq=False)
@@ -210,6 +235,8 @@ class _CleanUp:
                     gaps=sum(totals.gaps for totals in result.totals),
                     lost=[list(totals.lost) for totals in result.totals],
                 )
+                if result.found:
+                    self.datasets.copy_rest(self.dataset)
                 self.datasets.done_with(RECOVER, self.dataset)
 
     def job_put_back(self, _task: Task, _error: OmewdError, _now_ns: int) -> None:

@@ -13,7 +13,7 @@ from omewd.daemon.streams.streams import Streams
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.datasets import CreateDataset
 from omewd.protocol.jobs.frames import WriteUnits
-from omewd.protocol.jobs.job import CLEANER, MAINTAINER, WRITER, Job, Opened, StreamJob, job_message
+from omewd.protocol.jobs.job import CLEANER, COPIER, MAINTAINER, WRITER, Job, Opened, StreamJob, job_message
 from omewd.protocol.status import WriterStatus
 
 
@@ -34,10 +34,16 @@ class Delivery:
         return self._pools.of(WRITER).facts
 
     def writers_status(self) -> tuple[WriterStatus, ...]:
+        return self._status_of(WRITER, MAINTAINER, CLEANER)
+
+    def copiers_status(self) -> tuple[WriterStatus, ...]:
+        return self._status_of(COPIER)
+
+    def _status_of(self, *roles: str) -> tuple[WriterStatus, ...]:
         return tuple(
             WriterStatus(c.id, c.process.pid, c.ready, self._dispatcher.jobs_of(c.id), c.role.on_demand)
             for c in self._pools
-            if c.role.name in (WRITER, MAINTAINER, CLEANER)
+            if c.role.name in roles
         )
 
     # -- jobs of a stream ----------------------------------------------------------------------

@@ -4,8 +4,8 @@ in.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from omewd.daemon.processes.roles import Role
 from omewd.errors import OmewdError
 from omewd.model.plan.memory import IN_FLIGHT_BYTES
 from omewd.protocol.jobs.frames import WriteUnits
-from omewd.protocol.jobs.job import FINAL_ERRORS, Job
+from omewd.protocol.jobs.job import FINAL_ERRORS, Job, Result
 
 MAX_DEATHS = 5
 # A job that failed rarely succeeds at once.
@@ -57,9 +57,14 @@ class Dispatcher:
     _last_lease: int = 0
     _missing: Set[str] = frozenset()
 
-    def submit(self, job: Job, owner: Owner, documents: int = 0) -> Task:
-        """Add a job other than write units. ``documents``: how many zarr.json files its dataset has."""
-        task = Task(job, owner, extra_timeout_s=extra_timeout_s(job, documents))
+    def submit(
+        self, job: Job, owner: Owner, documents: int = 0, on_progress: Callable[[Result], None] | None = None
+    ) -> Task:
+        """Add a job other than write units. ``documents``: how many zarr.json files its dataset has.
+
+        ``on_progress``: told how far it is.
+        """
+        task = Task(job, owner, extra_timeout_s=extra_timeout_s(job, documents), on_progress=on_progress)
         assert task.role in self.roles, f"there is no role {task.role} for {job.kind}"
         self._waiting.append(task)
         return task
@@ -158,6 +163,10 @@ class Dispatcher:
         found = self._leases.get(lease)
         return None if found is None else found.task
 
+    def goes_on(self, lease: int, now_ns: int) -> None:
+        """Let a job's deadline run anew, because its child tells that it works at it."""
+        self._start(self._leases[lease].child, now_ns)
+
     def finish(self, lease: int, now_ns: int) -> Task | None:
         """End a lease because its child has answered; returns the task, or None if the lease had ended before."""
         ended = self._leases.pop(lease, None)
@@ -230,9 +239,9 @@ class Dispatcher:
         """Whether an owner has waiting or running jobs."""
         return any(task.owner is owner for task in self.tasks())
 
-    def wanted(self) -> set[str]:
-        """The roles with waiting or running jobs."""
-        return {self._role_of(task) for task in self.tasks()}
+    def wanted(self) -> Counter[str]:
+        """How many jobs are waiting or running for each role."""
+        return Counter(map(self._role_of, self.tasks()))
 
     def child_at(self, owner: Owner, kind: type[Job]) -> int | None:
         """The child that is running a job of this kind for an owner."""

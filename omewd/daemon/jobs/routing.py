@@ -11,7 +11,7 @@ from omewd.daemon.jobs.dispatcher import Dispatcher
 from omewd.daemon.jobs.tasks import Task
 from omewd.daemon.processes.child import Child
 from omewd.errors import OmewdError
-from omewd.protocol.jobs.job import result_of
+from omewd.protocol.jobs.job import progress_of, result_of
 from omewd.protocol.messages import Message
 
 log = structlog.get_logger("jobs")
@@ -30,11 +30,26 @@ class Router:
         now = time.monotonic_ns()
         if "done" in message:
             self._done(child, message, now)
+        elif "going" in message:
+            self._goes_on(child, message, now)
         elif "failed" in message:
             task = self._dispatcher.finish(message["failed"], now)
             if task is not None:
                 self._failed(task, OmewdError.from_dict(message["error"]), now, child)
         self._give_more(now)
+
+    def _goes_on(self, child: Child, message: Message, now_ns: int) -> None:
+        task = self._dispatcher.task_of(message["going"])
+        if task is None:
+            return
+        try:
+            progress = progress_of(task.job, message)
+        except OmewdError as error:
+            child.kill(f"it told something unreadable of a job ({error})")
+            return
+        self._dispatcher.goes_on(message["going"], now_ns)
+        if task.on_progress is not None:
+            task.on_progress(progress)
 
     def _done(self, child: Child, message: Message, now_ns: int) -> None:
         task = self._dispatcher.task_of(message["done"])

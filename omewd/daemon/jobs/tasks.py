@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,7 +53,8 @@ class Task:
 
     ``size_bytes``: pixels that it writes, which are those of ``source``; ``extra_timeout_s``: how much longer than
     usual it may take. ``was_postponed``: there was no space for it. ``deaths``: of children that had no other job.
-    ``runs_alone``: a child has died with it, so that it shares no child with other jobs any more.
+    ``runs_alone``: a child has died with it, so that it shares no child with other jobs any more. ``on_progress``: told
+    how far a long job is.
     """
 
     job: Job
@@ -65,6 +67,7 @@ class Task:
     not_before_ns: int = 0
     was_postponed: bool = False
     runs_alone: bool = False
+    on_progress: Callable[[Result], None] | None = None
 
     def look_at(self, now_ns: int) -> None:
         """Clear the earliest time once it has passed, so that the task only waits for a child."""

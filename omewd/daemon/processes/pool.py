@@ -76,12 +76,13 @@ class Pool:
         """The ids of the children that take jobs."""
         return [child.id for child in self.children.values() if child.takes_jobs]
 
-    def want(self, wanted: bool) -> None:
-        """Set whether there are jobs: a role on demand only has a child while there are some."""
+    def want(self, jobs: int) -> None:
+        """Set how many jobs there are: a role on demand only has children while there are some."""
         if not self.role.on_demand:
             return
-        self._wanted = int(wanted)
-        for child in () if wanted else self.children.values():
+        # A child that has become idle stays while there are others' jobs: it may be asked for again at once.
+        self._wanted = min(max(jobs, self._wanted if jobs else 0), self.role.children)
+        for child in () if jobs else self.children.values():
             if not child.leaving:
                 self._loop.forget(child.channel.fileno())
                 child.leave()

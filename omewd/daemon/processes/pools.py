@@ -87,11 +87,11 @@ class Pools:
         times = (pool.next_start_ns for pool in self._pools.values())
         return min((time_ns for time_ns in times if time_ns is not None), default=None)
 
-    def tend(self, wanted: set[str], now_ns: int) -> None:
-        """Kill late starters, and start and end children as needed. ``wanted``: the roles with jobs."""
+    def tend(self, wanted: Mapping[str, int], now_ns: int) -> None:
+        """Kill late starters, and start and end children as needed. ``wanted``: the roles' jobs."""
         for name, pool in self._pools.items():
             pool.end_late_starters(now_ns)
-            pool.want(name in wanted)
+            pool.want(wanted.get(name, 0))
             pool.fill()
 
     def tell(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from omewd.model.plan.memory import JOBS_IN_FLIGHT
-from omewd.protocol.jobs.job import CLEANER, MAINTAINER, WRITER
+from omewd.protocol.jobs.job import CLEANER, COPIER, MAINTAINER, WRITER
 
 # glibc returns large blocks to the kernel at once, and fresh pages are expensive on a virtual machine: encoding a
 # 128 MiB shard with tensorstore took 0.15 s with the defaults, and 0.03 s if the heap keeps its pages. Two arenas limit
@@ -21,13 +21,15 @@ ALLOCATOR = {
     "MALLOC_ARENA_MAX": "2",
 }
 
+_COPIERS = 4
+
 
 @dataclass(frozen=True)
 class Role:
     """A kind of child.
 
-    ``module``: the module that it runs. ``on_demand``: there is one child, and only while there are jobs for it;
-    otherwise there are always ``children`` of them, and the daemon can't work without them. ``threads``: the cores that
+    ``module``: the module that it runs. ``on_demand``: there are at most ``children``, and only while there are jobs
+    for them; otherwise there are always so many, and the daemon can't work without them. ``threads``: the cores that
     each may use. ``jobs_ahead``: how many small jobs may be queued in a child's socket while it runs another.
     ``environment``: in addition to the daemon's own.
     """
@@ -56,4 +58,6 @@ def roles(writers: int, cores: int) -> tuple[Role, ...]:
         Role(MAINTAINER, "omewd.writer", on_demand=True, environment=ALLOCATOR),
         # For what takes long and nobody waits for, such as removing a dataset. No stream's start or end waits for that.
         Role(CLEANER, "omewd.writer", on_demand=True, environment=ALLOCATOR),
+        # Each copies files of one dataset at a time, so that a store that is away holds up no copies to others.
+        Role(COPIER, "omewd.copier", children=_COPIERS, on_demand=True),
     )

@@ -35,7 +35,7 @@ log = structlog.get_logger("journal")
 # The stage of a stream: its dataset is being created; or it takes frames, and its ring has its progress.
 STARTING, ACTIVE = "starting", "active"
 # The kinds of jobs that are left to do for an entry that is set apart.
-UNDO, RECOVER, SWEEP = "undo", "recover", "sweep"
+UNDO, RECOVER, SWEEP, COPY = "undo", "recover", "sweep", "copy"
 # No stream's name contains it.
 _APART = "~"
 

@@ -12,11 +12,22 @@ from typing import Any
 
 import structlog
 
+from omewd.daemon.datasets.copy import DatasetCopy
 from omewd.daemon.datasets.dataset import Dataset, Phase
 from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.processes import shared_memory
 from omewd.daemon.processes.memory_return import MemoryReturn
-from omewd.daemon.state.journal import RECOVER, STARTING, SWEEP, UNDO, Journal, boot_id, require_readable, unwritten
+from omewd.daemon.state.journal import (
+    COPY,
+    RECOVER,
+    STARTING,
+    SWEEP,
+    UNDO,
+    Journal,
+    boot_id,
+    require_readable,
+    unwritten,
+)
 from omewd.daemon.state.kept import KeptRing
 from omewd.daemon.streams.lifecycle import Lifecycle
 from omewd.daemon.streams.source_ring import SourceRing
@@ -85,7 +96,7 @@ class Recovery:
         """
         entries = list(self._journal.entries())
         deciding: dict[int, tuple[str, dict[str, Any]]] = {}
-        for kind in (UNDO, RECOVER, SWEEP):
+        for kind in (UNDO, RECOVER, SWEEP, COPY):
             for name, entry in entries:
                 if self._journal.kind_of(name) == kind and isinstance(entry.get("epoch"), int):
                     deciding.setdefault(entry["epoch"], (name, entry))
@@ -242,7 +253,8 @@ class Recovery:
     def _have_seen_to(self, name: str, entry: dict[str, Any], kind: str) -> None:
         """Submit a job for the dataset of a stream without rings. Its entry is removed when the job is done.
 
-        ``kind``: remove the dataset ("undo"), finalize it ("recover"), or remove the one that it replaced ("sweep").
+        ``kind``: remove the dataset ("undo"), finalize it ("recover"), remove the one that it replaced ("sweep"), or
+        copy it ("copy"). The last two are done beside each other.
         """
         self._journal.set_apart(name, kind, entry["epoch"])
         self._see_to(entry, kind)
@@ -255,7 +267,11 @@ class Recovery:
         elif kind == RECOVER:
             self._datasets.recover(dataset, *details_of(entry))
         else:
-            self._datasets.sweep(dataset)
+            if kind == COPY:
+                dataset.note_leftovers(False)
+            self._datasets.copy_rest(dataset)
+            if kind == SWEEP:
+                self._datasets.sweep(dataset)
 
 
 def _reopen(entry: dict[str, Any], undo: contextlib.ExitStack) -> list[SourceRing]:
@@ -283,6 +299,8 @@ def dataset_of(entry: dict[str, Any]) -> Dataset:
     name = str(entry["spec"].get("name"))
     dataset = Dataset(name, Path(entry["dataset"]), Path(entry["root"]), entry["epoch"])
     dataset.note_leftovers(bool(entry.get("leftovers")))
+    if entry["spec"].get("copy_to") and entry.get("phase") != STARTING:
+        dataset.wants_copy(DatasetCopy.of(stored_spec(entry["spec"]), dataset.path, dataset.epoch))
     if entry.get("place"):
         dataset.placed(Path(entry["place"]))
     return dataset

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omewd.daemon.config import ServeConfig
+from omewd.daemon.datasets.copy import DatasetCopy
 from omewd.daemon.datasets.dataset import Dataset
 from omewd.daemon.datasets.drive import Demand, check_space
 from omewd.daemon.processes import shared_memory
@@ -88,7 +89,7 @@ class Admission:
                     spec,
                     backend,
                     geometry,
-                    Dataset(spec.name, path, root, epoch),
+                    Dataset(spec.name, path, root, epoch, copy=DatasetCopy.of(spec, path, epoch)),
                     started_ns=now_ns,
                     fields=fields,
                     details=details,

@@ -29,6 +29,7 @@ from omewd.daemon.streams.stream_jobs import StreamJobs
 from omewd.daemon.streams.streams import Streams
 from omewd.daemon.streams.transitions import Action, State
 from omewd.errors import OmewdError
+from omewd.model.plan.memory import unit_bytes
 from omewd.process.faultpoints import point
 from omewd.protocol.jobs.datasets import CreateDataset
 from omewd.protocol.jobs.frames import SealShards, WriteUnits
@@ -103,6 +104,13 @@ class Lifecycle:
         stream.owned_by(StreamJobs(stream, self))
         self._streams.add(stream)
         self._datasets.add(stream.dataset)
+        if (copy := stream.dataset.copy) is not None:
+            key_bytes = unit_bytes(stream.spec, stream.sources[0].keys)
+            copied = [
+                0 if s.ring is None else s.keys.units_complete(min(s.ring.copied, s.safe_below)) for s in stream.sources
+            ]
+            copy.follow(stream.id, key_bytes, copied)
+            self._datasets.copies.add(copy)
 
     def placed(self, stream: Stream, place: Path, backend: str, reason: str, now_ns: int) -> None:
         """Accept a writer's answer about the disk: see :meth:`Admission.placed`."""
@@ -322,6 +330,7 @@ class Lifecycle:
         with self.failing(stream, now_ns):
             for job in stream.maintenance_due(now_ns, numbers):
                 self._delivery.submit(stream, job)
+            self._copy(stream, numbers)
             if stream.state is State.ACTIVE:
                 self._show_contrast(stream, now_ns)
             elif not self._is_busy(stream):
@@ -332,6 +341,18 @@ class Lifecycle:
         else:
             self._replies.watches.note(stream)
         self._datasets.step(stream.dataset)
+
+    def _copy(self, stream: Stream, numbers: Collection[int]) -> None:
+        """Let the files be copied that are in their places now, and tell the producers what is in the store."""
+        if (copy := stream.dataset.copy) is None or not stream.was_active:
+            return
+        for number in numbers:
+            source = stream.sources[number]
+            units = source.keys.units_complete(stream.sealed_below(source))
+            self._datasets.copies.note_sealed(copy, number, units)
+        for source in stream.sources:
+            if source.ring is not None:
+                source.ring.note_copied(stream.copied_below(source))
 
     def _allocate(self, stream: Stream, now_ns: int) -> None:
         """Allocate a step of a stream's memory. Each turn has one step, of the stream that has waited the longest."""

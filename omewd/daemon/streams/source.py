@@ -80,6 +80,11 @@ class Source:
         fills_shards = BACKENDS[self.backend].fills_shards(sharded=self.spec.sharded)
         return Plan.of(self.spec, source=self.number) if fills_shards else None
 
+    @property
+    def keys(self) -> Plan:
+        """The source's keys: a unit is a shard, or a chunk without sharding, across the whole frame."""
+        return self.shards or self.plan
+
     def write_with(self, backend: str, geometry: Geometry) -> None:
         """Change the backend, before anything is created."""
         self.backend, self.geometry = backend, geometry

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from omewd.daemon.datasets.copies import Copies
 from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.processes.memory_return import MemoryReturn
-from omewd.daemon.state.journal import SWEEP, Journal
+from omewd.daemon.state.journal import Journal
 from omewd.daemon.state.kept import KeptRing
 from omewd.daemon.streams.agenda import Agenda
 from omewd.daemon.streams.stream import Stream
@@ -31,6 +32,11 @@ class Streams:
         self.open: dict[int, Stream] = {}
         self.kept: dict[str, KeptRing] = {}
         self.ended: dict[str, Stream] = {}
+
+    @property
+    def copies(self) -> Copies:
+        """The copies of their datasets."""
+        return self._datasets.copies
 
     # -- looking up ----------------------------------------------------------------------------
 
@@ -120,13 +126,14 @@ class Streams:
         stream.disowned()
         self._memory.close_last(stream.remove_rings())
         point("daemon: ring removed")
-        if stream.dataset.has_leftovers:  # the entry stays until they are removed
-            self._journal.set_apart(stream.name, SWEEP, stream.epoch)
+        if (left := stream.dataset.left_to_do) is not None:  # the entry stays until that is done
+            self._journal.set_apart(stream.name, left, stream.epoch)
         else:
             self._journal.remove(stream.name, stream.epoch)
 
     def release(self, stream: Stream) -> None:
         """Release an ended stream's rings, and keep the stream for the status."""
+        self._datasets.copy_rest(stream.dataset)
         self.discard(stream)
         stream.settle()
         self._forget_ended(stream.name)

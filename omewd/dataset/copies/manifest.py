@@ -23,6 +23,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from omewd.dataset.ledger.ledger import FOLDER as OWN_FOLDER
@@ -38,6 +39,8 @@ MAJOR, MINOR = 1, 0
 # A path has at most 4096 bytes; a longer line is damage.
 _MOST_LINE_BYTES = 64 << 10
 _READ_BYTES = 1 << 20
+# The records of some thousand files.
+_RECENT_BYTES = 1 << 20
 _COPYING_BYTE = 0
 
 
@@ -136,11 +139,13 @@ def read(lines: Iterable[bytes]) -> tuple[Header, dict[str, Copied]] | None:
 class Manifest:
     """The manifest of a dataset's copy at a URL, open for appending. ``copied``: what is on record, by path.
 
-    ``is_new``: nothing was ever copied to this URL. Only one process at a time has it.
+    ``is_new``: nothing was ever copied to this URL. Only one process at a time has it. ``recent_only``: read the last
+    records alone, however long the manifest is; a file that has none of these may be copied once more.
+
     Raises OmewdError ``busy``, ``other_version``; OSError.
     """
 
-    def __init__(self, dataset: Path, url: str, epoch: int) -> None:
+    def __init__(self, dataset: Path, url: str, epoch: int, *, recent_only: bool = False) -> None:
         folder = dataset / FOLDER
         if not folder.exists():
             folder.mkdir(exist_ok=True)
@@ -151,17 +156,21 @@ class Manifest:
         try:
             if not try_lock(self._descriptor, _COPYING_BYTE):
                 raise OmewdError("busy", f"another process is copying {dataset} to {url}", "Wait until it has ended")
-            found = self._read()
+            found = self._read(_RECENT_BYTES if recent_only else None)
             self.is_new = found is None
             self.copied = found or {}
         except BaseException:
             os.close(self._descriptor)
             raise
 
-    def _read(self) -> dict[str, Copied] | None:
-        """What is on record. A torn line at the end is cut off."""
+    def _read(self, most_bytes: int | None) -> dict[str, Copied] | None:
+        """What is on record, or the last of it. A torn line at the end is cut off."""
         with self.path.open("rb") as file:
-            found = read(lines_in(iter(partial(file.read, _READ_BYTES), b"")))
+            first = file.readline(_MOST_LINE_BYTES)
+            if most_bytes is not None and os.fstat(file.fileno()).st_size - most_bytes > len(first):
+                file.seek(-most_bytes, os.SEEK_END)
+                file.readline(_MOST_LINE_BYTES)  # a part of one
+            found = read(chain([first], lines_in(iter(partial(file.read, _READ_BYTES), b""))))
             end = file.tell()
             file.seek(max(0, end - _MOST_LINE_BYTES))
             tail = file.read()

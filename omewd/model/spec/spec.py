@@ -19,7 +19,7 @@ from omewd.model.spec.dimensions import Dimension, Plate, Position, parse_dims
 from omewd.model.spec.folders import folder_problem, named, numbered
 from omewd.model.spec.limits import check_counts
 from omewd.model.spec.outline import MAX_SOURCES, MAX_SPEC_BYTES
-from omewd.model.spec.spellings import dtype_name, is_uint8, path_text, stream_name
+from omewd.model.spec.spellings import copy_url, dtype_name, is_uint8, path_text, stream_name
 
 Backpressure = Literal["block", "drop", "fail"]
 Durability = Literal["fsync", "none"]
@@ -81,6 +81,10 @@ class StreamSpec(Checked):
     like "fail", and waits like "wait". ``expect_fps``: the frames a second of each camera. One that misses several is
     reported as silent; without it, that goes by the rate so far.
 
+    ``copy_to``: the URL to which the dataset is copied during the stream (see :mod:`omewd.model.address`).
+    ``copy_limit``: the most bytes a second that are sent. ``copy_live``: the copy gets its metadata early, so that it
+    can be opened before it is complete.
+
     ``color``: "rgb" or "rgba" for frames of shape (Y, X, 3 or 4). They are stored as planes along a channel dimension,
     which omewd adds if there is none. "bayer-rggb", "bayer-grbg", "bayer-gbrg" or "bayer-bggr" for raw Bayer frames.
 
@@ -108,6 +112,9 @@ class StreamSpec(Checked):
     overwrite: bool = False
     expect_fps: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     ring_slots: Annotated[int, Field(ge=1, le=2**24)] | None = None
+    copy_to: Annotated[str, AfterValidator(copy_url)] | None = None
+    copy_limit: Annotated[float, Field(ge=1, le=1e15, allow_inf_nan=False)] | None = None
+    copy_live: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -179,6 +186,8 @@ class StreamSpec(Checked):
         self._check_positions()
         self._check_folders()
         self._check_sources()
+        if self.copy_to is None and (self.copy_live or self.copy_limit is not None):
+            raise ValueError("copy_to: it must say where the copy goes, if other settings say how it is made")
         check_samples(dims, self.color, self.source_dimension)
         most = (max(self.frame_shape) - 1).bit_length() + 1
         if self.levels > most:

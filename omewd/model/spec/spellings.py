@@ -1,4 +1,4 @@
-"""Dtypes and paths in the spellings that users may give.
+"""Dtypes, paths and URLs in the spellings that users may give.
 
 The daemon reads specifications, too. So what JSON can say is read without numpy: its import takes 0.1 s and starts
 threads, and its parser of dtypes is no match for a hostile client.
@@ -10,6 +10,8 @@ import os
 import re
 from typing import Any
 
+from omewd.errors import OmewdError
+from omewd.model.address import Address
 from omewd.model.dtypes import ITEM_BYTES
 
 _LETTERS = {
@@ -38,6 +40,14 @@ def stream_name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise ValueError("it must be 1 to 64 letters, digits, - and _")
     return text
+
+
+def copy_url(text: str) -> str:
+    """The URL of a copy. What may be a secret in it is not repeated in the error."""
+    try:
+        return Address.parse(text).url
+    except OmewdError as error:
+        raise ValueError(f"{error.message}. {error.remedy}") from None
 
 
 def dtype_name(value: Any) -> str:

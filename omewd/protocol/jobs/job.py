@@ -12,6 +12,7 @@ Child to daemon::
     {"ready": {backend: why it is unusable, or null}, "version": that of these messages}
     {"done": lease, "result": {fields of the kind's result}}
     {"failed": lease, "error": {"code", "message", "remedy"}}
+    {"going": lease, "progress": {fields of the kind's progress}}  while it works at a job that takes long
 
 The fields are those of the job's class, in the JSON form of :mod:`omewd.protocol.jobs.values`. A lease is the grant of
 a job to one child; if another child gets the job, it has another lease.
@@ -34,6 +35,7 @@ from omewd.protocol.versions import JOBS
 WRITER = "writer"
 MAINTAINER = "maintainer"
 CLEANER = "cleaner"
+COPIER = "copier"
 
 # Errors for which another try does not help.
 FINAL_ERRORS = frozenset({"bad_message", "bad_metadata", "bad_spec", "dataset_replaced"})
@@ -74,12 +76,14 @@ class Result(Wire):
 class Job(Wire):
     """A piece of work for a child. Running it twice writes the same bytes.
 
-    ``kind``: its name in messages and logs. ``result``: the type of its result.
+    ``kind``: its name in messages and logs. ``result``: the type of its result. ``progress``: of what a child tells
+    meanwhile, which moves the deadline; None if it tells nothing.
     """
 
     kind: ClassVar[str]
     needs: ClassVar[Needs]
     result: ClassVar[type[Result]] = Result
+    progress: ClassVar[type[Result] | None] = None
 
     @property
     def reads_ledger(self) -> bool:
@@ -141,6 +145,17 @@ def done_message(lease: int, result: Result) -> Message:
 
 def failed_message(lease: int, error: OmewdError) -> Message:
     return {"failed": lease, "error": error.to_dict()}
+
+
+def going_message(lease: int, progress: Result) -> Message:
+    return {"going": lease, "progress": progress.to_json()}
+
+
+def progress_of(job: Job, message: dict[str, Any]) -> Result:
+    """What a child tells of a job that it is working at; raises OmewdError ``bad_message``."""
+    if job.progress is None:
+        raise OmewdError("bad_message", f"a job of the kind {job.kind} has no progress")
+    return job.progress.from_json(message.get("progress"))
 
 
 def result_of(job: Job, message: dict[str, Any]) -> Result:

@@ -16,7 +16,6 @@ import pytest
 
 import omewd
 from omewd.copier import copy as copying
-from omewd.copier.address import Address
 from omewd.copier.copy import copy
 from omewd.copier.engine import Engine, LocalFile, local_file
 from omewd.copier.pace import Pace
@@ -26,6 +25,7 @@ from omewd.dataset.copies.manifest import FOLDER, STORED, Copied
 from omewd.dataset.keys import files_in
 from omewd.dataset.verify import verify
 from omewd.errors import OmewdError
+from omewd.model.address import Address
 from tests.support.copies import LARGE, Lab, differences, finished
 from tests.support.copies import omewd as command
 from tests.support.pages import example

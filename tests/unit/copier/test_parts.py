@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omewd.copier import digest
-from omewd.copier.address import Address
 from omewd.copier.credentials import redacted, s3_settings, secrets_of
 from omewd.copier.engine import LocalFile
 from omewd.copier.order import belongs, is_done, phases
 from omewd.copier.pace import Pace
 from omewd.dataset.copies.manifest import Copied
 from omewd.errors import OmewdError
+from omewd.model.address import Address
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from omewd.daemon.control.server import ControlServer
+from omewd.daemon.datasets.copies import Copies
 from omewd.daemon.datasets.dataset import Dataset, Phase
 from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.jobs.dispatcher import Dispatcher
@@ -31,7 +32,9 @@ class Desk:
             Journal(folder, Loop()),
             Dispatcher(60, {role.name: role for role in roles(writers=1, cores=1)}),
         )
-        self.datasets = Datasets(self.dispatcher, self.journal, cast(ControlServer, None), Agenda())
+        server = cast(ControlServer, None)
+        self.copies = Copies(self.dispatcher, server)
+        self.datasets = Datasets(self.dispatcher, self.journal, server, Agenda(), self.copies)
 
     def dataset(self, phase: Phase) -> Dataset:
         dataset = Dataset("s", Path("s.ome.zarr"), Path(), EPOCH, phase, has_leftovers=True)

@@ -26,7 +26,7 @@ from omewd.daemon.processes.pools import Pools
 from omewd.daemon.processes.roles import Role, roles
 from omewd.daemon.streams.streams import Streams
 from omewd.errors import OmewdError
-from omewd.protocol.jobs.job import CLEANER, MAINTAINER, WRITER, Job, Result
+from omewd.protocol.jobs.job import CLEANER, COPIER, MAINTAINER, WRITER, Job, Result
 from tests.support.places import REPOSITORY
 from tests.unit.daemon.adder.jobs import ADDER, Add, Sum
 
@@ -63,7 +63,7 @@ def test_writers_that_never_get_ready_are_given_up(
 
     def turn() -> None:
         loop.wait(0.005)
-        pools.tend(set(), 0)
+        pools.tend({}, 0)
 
     wait_for(lambda: pools.broken == WRITER, turn)
     assert pools.awaited is pool
@@ -82,7 +82,7 @@ def test_a_role_on_demand_that_can_not_be_started_does_not_end_the_daemon(
     loop = Loop()
     pools = Pools(loop, [ADDERS], place(tmp_path))
     pools.start(lambda *_: None, lambda *_: None)
-    wait_for(lambda: pools.of(ADDER).failed_starts > 2 * module.MAX_FAILED_STARTS, lambda: pools.tend({ADDER}, 0))
+    wait_for(lambda: pools.of(ADDER).failed_starts > 2 * module.MAX_FAILED_STARTS, lambda: pools.tend({ADDER: 1}, 0))
     assert (pools.broken, pools.awaited) == (None, None)
     pools.close()
     loop.close()
@@ -94,6 +94,7 @@ def test_writers_share_the_cores_and_each_role_on_demand_takes_one() -> None:
     assert [(role.name, role.children, role.threads, role.on_demand) for role in on_demand] == [
         (MAINTAINER, 1, 1, True),
         (CLEANER, 1, 1, True),
+        (COPIER, 4, 1, True),
     ]
     assert roles(writers=4, cores=2)[0].threads == 1
 

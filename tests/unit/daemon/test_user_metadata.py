@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from omewd.daemon.control.server import ControlServer, Peer
+from omewd.daemon.datasets.copies import Copies
 from omewd.daemon.datasets.dataset import Dataset, Phase
 from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.jobs.dispatcher import Dispatcher
@@ -41,7 +42,9 @@ class Desk:
 
     def __init__(self) -> None:
         self.dispatcher, self.server = Dispatcher(60, {role.name: role for role in roles(writers=1, cores=1)}), Server()
-        self.datasets = Datasets(self.dispatcher, cast(Journal, None), cast(ControlServer, self.server), Agenda())
+        server = cast(ControlServer, self.server)
+        copies = Copies(self.dispatcher, server)
+        self.datasets = Datasets(self.dispatcher, cast(Journal, None), server, Agenda(), copies)
         self._writers = iter(range(1, 1000))
 
     def dataset(self, phase: Phase, epoch: int = 1, path: str = "s.ome.zarr") -> Dataset:

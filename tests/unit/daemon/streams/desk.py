@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from omewd.daemon.control.pending_replies import PendingReplies
 from omewd.daemon.control.server import ControlServer, Peer
+from omewd.daemon.datasets.copies import Copies
 from omewd.daemon.datasets.datasets import Datasets
 from omewd.daemon.jobs.delivery import Delivery
 from omewd.daemon.jobs.dispatcher import Dispatcher
@@ -69,7 +70,8 @@ class Desk:
     def __init__(self, stack: contextlib.ExitStack, sources: int, frames: int) -> None:
         self.writer, agenda = Writer(), Agenda()
         self.dispatcher = Dispatcher(60, {role.name: role for role in roles(writers=1, cores=1)})
-        datasets = Datasets(self.dispatcher, cast(Journal, None), cast(ControlServer, None), agenda)
+        server = cast(ControlServer, None)
+        datasets = Datasets(self.dispatcher, cast(Journal, None), server, agenda, Copies(self.dispatcher, server))
         self.streams = Streams(cast(Journal, None), datasets, agenda, cast(MemoryReturn, None))
         self.delivery = Delivery(self.dispatcher, cast(Pools, self.writer), self.streams)
         self.answers = Answers()

@@ -1,0 +1,104 @@
+"""Copies the files of a stream's units while the stream goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+from omewd.copier.batch import Batch, Tell
+from omewd.copier.copy import check_apart, check_free
+from omewd.copier.engine import LocalFile, local_file
+from omewd.copier.order import is_done
+from omewd.copier.pace import Pace
+from omewd.copier.store import Target
+from omewd.dataset import metadata
+from omewd.dataset.copies.manifest import Manifest
+from omewd.dataset.dataset import require_own
+from omewd.dataset.keys import keys_of
+from omewd.dataset.ledger import ledger
+from omewd.errors import OmewdError
+from omewd.model.address import Address
+from omewd.model.plan.levels import levels_of
+from omewd.model.plan.shards import ShardLayout
+from omewd.model.spec.outline import join
+from omewd.model.spec.spec import StreamSpec
+from omewd.model.spec.stored import stored_spec
+from omewd.protocol.jobs.copies import CopyUnits
+from omewd.protocol.jobs.job import StreamToOpen
+
+
+class OpenStream:
+    """What a copier knows of a stream. ``documents``: those that are in the copy already, as they were then."""
+
+    def __init__(self, told: StreamToOpen) -> None:
+        self.spec: StreamSpec = stored_spec(join(told.outline, told.details))
+        self.documents: dict[str, LocalFile] = {}
+        self._pace: Pace | None = None
+
+    def pace(self, bytes_per_s: float | None) -> Pace:
+        """The pace of all jobs of the stream together."""
+        if self._pace is None:
+            self._pace = Pace(bytes_per_s)
+        return self._pace
+
+
+class Streams:
+    """The streams that a copier knows. One that can't be read only fails its own jobs."""
+
+    def __init__(self) -> None:
+        self._streams: dict[int, OpenStream | OmewdError] = {}
+
+    def open(self, told: StreamToOpen) -> None:
+        try:
+            self._streams[told.stream] = OpenStream(told)
+        except OmewdError as error:
+            self._streams[told.stream] = error
+
+    def close(self, number: int) -> None:
+        self._streams.pop(number, None)
+
+    def get(self, number: int) -> OpenStream:
+        """The stream with this id; raises the OmewdError of one that can't be read."""
+        stream = self._streams.get(number)
+        if stream is None:
+            raise OmewdError("bad_message", f"this copier does not know stream {number}")
+        if isinstance(stream, OmewdError):
+            raise stream
+        return stream
+
+
+def copy_units(job: CopyUnits, stream: OpenStream, tell: Tell) -> None:
+    """Copy the files of units that are in their places, and confirm them. Raises what :func:`omewd.copier.copy.copy`
+    raises.
+    """
+    dataset, address = Path(job.dataset), Address.parse(job.url)
+    require_own(dataset, job.epoch)
+    check_apart(dataset, address)
+    target = Target(address, create=True)
+    with ledger.held(dataset), closing(Manifest(dataset, address.url, job.epoch, recent_only=True)) as manifest:
+        if manifest.is_new:
+            check_free(target, job.epoch)
+        manifest.begin()
+        with Batch(dataset, target, manifest, stream.pace(job.limit), tell) as batch:
+            if job.live:
+                _copy_documents(dataset, stream, batch)
+            batch.copy(file for file in _files(job, stream, dataset) if not is_done(file, manifest.copied))
+
+
+def _copy_documents(dataset: Path, stream: OpenStream, batch: Batch) -> None:
+    """Copy the metadata that have changed, so that the copy can be opened before it is complete."""
+    paths = (path for path, _ in metadata.documents(stream.spec, [0] * stream.spec.sources))
+    files = [local_file(dataset, path) for path in paths]
+    batch.copy(file for file in files if stream.documents.get(file.path) != file)
+    stream.documents.update((file.path, file) for file in files)
+
+
+def _files(job: CopyUnits, stream: OpenStream, dataset: Path) -> Iterator[LocalFile]:
+    for source, first, stop in job.units:
+        layouts = [ShardLayout(stream.spec, level, source) for level in levels_of(stream.spec)]
+        for unit in range(first, stop):
+            for layout in layouts:
+                for path in keys_of(layout, unit):
+                    with suppress(FileNotFoundError):  # it holds only gaps
+                        yield local_file(dataset, path)

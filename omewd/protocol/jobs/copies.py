@@ -1,0 +1,53 @@
+"""Jobs that copy a dataset to a URL: during its stream the files that are in their places, and in the end all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omewd.protocol.jobs.job import COPIER, Job, Needs, Opened, Result, StreamJob
+
+# A unit of keys of a source, and the one after the last: (source, first, stop).
+KeyUnits = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Confirmed(Result):
+    """``files``, ``bytes``: what this job has copied so far, all of it confirmed and on record in the manifest."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class CopyUnits(StreamJob):
+    """Copy the files of these units, which are in their places, to ``url``. A file that is not there holds only gaps.
+
+    ``limit``: the most bytes a second that are sent. ``live``: copy the metadata first.
+    """
+
+    kind = "copy_units"
+    needs = Needs(COPIER, opened=Opened.STREAM, tries=1)
+    result = Confirmed
+    progress = Confirmed
+
+    dataset: str
+    epoch: int
+    url: str
+    units: tuple[KeyUnits, ...]
+    limit: float | None = None
+    live: bool = False
+
+
+@dataclass(frozen=True)
+class CopyDataset(Job):
+    """Copy all of a finished dataset that is not on record as copied to ``url``, so that the copy is complete."""
+
+    kind = "copy_dataset"
+    needs = Needs(COPIER, tries=1)
+    result = Confirmed
+    progress = Confirmed
+
+    dataset: str
+    epoch: int
+    url: str
+    limit: float | None = None
