@@ -46,7 +46,7 @@ class Version:
 # The control protocol: messages between clients and the daemon.
 CONTROL = Version(1, 0)
 # What ``omewd status --json`` and ``Client.status`` return.
-STATUS = Version(1, 0)
+STATUS = Version(1, 1)
 # Messages between the daemon and its children, which are exec'd from the installed files. After an upgrade these may be
 # newer than the daemon. Both sides must have exactly the same version.
 JOBS = Version(1, 0)

@@ -87,6 +87,7 @@ def stream_status(
     spec, drive = stream.spec, stream.drive
     sources = tuple(source_status(source, now_ns) for source in stream.sources)
     throughput = _throughput(stream, now_ns)
+    waits, wait_counts = stream.waits.totals()
     return StreamStatus(
         id=stream.id,
         name=stream.name,
@@ -119,8 +120,9 @@ def stream_status(
             Demand.of(stream).most,
             ErrorStatus.of(drive.warning) if drive.warning else None,
         ),
-        waits=summary(stream.waits.all),
+        waits=waits,
         recent_waits=summary(stream.waits.recent(now_ns)),
+        wait_counts=wait_counts,
         retries=stream.retries,
         producer=next((source.producer for source in sources if source.producer), None),
         ended_by=stream.ended_by,

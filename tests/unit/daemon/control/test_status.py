@@ -15,8 +15,8 @@ from tests.unit.cameras import camera_of, cameras
 STREAM_FIELDS = {
     "id", "name", "state", "settled", "path", "dtype", "frame_shape", "frame_bytes", "samples", "images", "levels",
     "backend", "backend_reason", "compression", "backpressure", "durability", "frames", "lost", "kept_in_ring", "ring",
-    "sources", "throughput", "paused", "disk", "waits", "recent_waits", "retries", "producer", "ended_by", "error",
-    "acknowledged", "expect_fps", "status_version",
+    "sources", "throughput", "paused", "disk", "waits", "recent_waits", "wait_counts", "retries", "producer",
+    "ended_by", "error", "acknowledged", "expect_fps", "status_version",
 }  # fmt: skip
 DAEMON_FIELDS = {
     "version", "pid", "uptime_s", "stopping", "data_roots", "memory", "backends", "writers", "kept_rings", "streams",
