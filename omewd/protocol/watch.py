@@ -40,14 +40,19 @@ class Watched(Record):
     failure: dict[str, Any] | None = None
     sources: tuple[WatchedSource, ...] = ()
 
-    def known(self) -> dict[str, Any]:
-        """What a client knows by this, as JSON values. Something else is news."""
-        return {
+    def known(self, *, frames: bool = True) -> dict[str, Any]:
+        """What a client knows by this, as JSON values. ``frames``: it wants to be told of frames, too."""
+        known: dict[str, Any] = {
             "id": self.id,
             "settled": self.settled,
             "paused": self.paused.code if self.paused else None,
-            "sources": [[source.durable, source.sealed] for source in self.sources],
         }
+        return known | {"sources": [[source.durable, source.sealed] for source in self.sources]} if frames else known
+
+    def is_news(self, known: object) -> bool:
+        """Whether anything that a client knows is no longer so."""
+        now = self.known()
+        return not isinstance(known, dict) or any(now.get(name) != value for name, value in known.items())
 
 
 @dataclass(frozen=True)
@@ -100,10 +105,10 @@ class StreamDone(WatchEvent):
     received: int
 
 
-def events(before: Watched | None, now: Watched) -> Iterator[WatchEvent]:
-    """What has happened between two answers; with None, up to the first one. Pure."""
+def events(before: Watched | None, now: Watched, *, frames: bool = True) -> Iterator[WatchEvent]:
+    """What has happened between two answers; with None, up to the first one. Pure. ``frames``: to frames, too."""
     name = now.name
-    for number, source in enumerate(now.sources):
+    for number, source in enumerate(now.sources if frames else ()):
         old = before.sources[number] if before and number < len(before.sources) else WatchedSource()
         if source.durable > old.durable:
             yield FramesDurable(name, number, old.durable, source.durable)

@@ -21,7 +21,7 @@ const bytes = (n) => {
 const time = (s) => s < 1 ? `${number(s * 1000)} ms` : s < 120 ? `${number(s)} s` : s < 7200 ? `${number(s / 60)} min`
   : s < 172800 ? `${number(s / 3600)} h` : `${number(s / 86400)} days`;
 
-const streams = () => state.daemons.flatMap((daemon) => daemon.streams.map((stream) => ({ ...stream, at_s: daemon.at_s })));
+const streams = () => state.daemons.flatMap((daemon) => daemon.streams);
 const current = () => streams().find((stream) => stream.key === chosen);
 // What tells a stream from an earlier one of its name.
 const identity = (stream) => `${stream.id} ${stream.path}`;
@@ -45,7 +45,7 @@ function problems(stream) {
 function facts(stream) {
   const { frames, ring, throughput, disk, recent } = stream;
   const isOpen = !stream.settled;
-  const rate = isOpen && recent ? recent : [throughput.frames_per_s, throughput.bytes_per_s];
+  const rate = isOpen && recent ? recent.slice(1) : [throughput.frames_per_s, throughput.bytes_per_s];
   const longest = Object.entries(stream.recent_waits).filter(([stage]) => !["producer", "ring"].includes(stage))
     .sort((a, b) => b[1].p50_ns - a[1].p50_ns)[0];
   const isSafe = stream.durability === "fsync", lag = frames.received - (isSafe ? frames.durable : frames.written + frames.gaps);
@@ -141,9 +141,9 @@ function show(summary) {
     drawn.add(stream.key);
     draw(stream);
     const parts = shown.get(stream.key);
-    if (!stream.recent || stream.settled || parts.at_s === stream.at_s) continue; // the event was about another daemon
-    parts.at_s = stream.at_s;
-    parts.points.push([stream.at_s, ...stream.recent]);
+    if (!stream.recent || stream.settled || parts.at_s === stream.recent[0]) continue; // the event was about something else
+    parts.at_s = stream.recent[0];
+    parts.points.push(stream.recent);
     if (parts.points.length > MINUTES) parts.points.shift();
   }
   $("daemons").className = summary.daemons.some((daemon) => daemon.error) ? "gone" : "";

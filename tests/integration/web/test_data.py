@@ -162,6 +162,13 @@ def test_a_key_as_http_has_it(omewd_daemon: DaemonProcess, tmp_path: Path) -> No
         producer.close()
 
 
+def test_a_stream_is_there_as_soon_as_it_is_opened(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
+    with web(tmp_path, omewd_daemon.socket) as client:
+        for name in ("one", "two", "three"):
+            omewd_daemon.client.start_stream(make_spec(name, "t:1,y:24,x:40"))
+            assert client.get(f"/data/{name}/zarr.json").status_code == 200
+
+
 def test_only_the_dataset_is_seen(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
     omewd_daemon.client.start_stream(make_spec("cam", "t:1,y:24,x:40"))
     with omewd_daemon.connect("cam") as producer:

@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from omewd import FramesDurable
+from omewd.web.daemons import Daemons
 from tests.support.browser import CHROMIUM, browser
 from tests.support.daemons import DaemonProcess
 from tests.support.frames import make_frame, make_spec
@@ -209,7 +211,7 @@ def test_the_events_of_a_page(omewd_daemon: DaemonProcess, tmp_path: Path) -> No
                 told = json.loads(line.removeprefix("data: ")) if line else None
                 if told and [stream["frames"]["received"] for stream in told["daemons"][0]["streams"]] == [5]:
                     break
-        assert client.get("/api/history").json()["cam"]
+        wait_for(lambda: client.get("/api/history").json()["cam"])
         assert client.get("/api/status").json()["streams"][0]["frames"]["received"] == 5
 
 
@@ -254,3 +256,31 @@ def test_the_page_in_a_browser(omewd_daemon: DaemonProcess, tmp_path: Path) -> N
     with web(tmp_path, omewd_daemon.socket) as client, omewd_daemon.connect("cam") as producer:
         asyncio.run(asyncio.wait_for(look(client), 240))
         producer.close()
+
+
+def test_what_happens_to_a_stream_is_seen_at_once(omewd_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not with the next status, for which this test would wait too long. Frames alone wake nobody."""
+    monkeypatch.setattr("omewd.web.daemons._EVERY_S", 600.0)
+    omewd_daemon.client.start_stream(make_spec("cam", "t:inf,y:24,x:40"))
+
+    async def see() -> None:
+        daemons = Daemons([omewd_daemon.socket])
+        task = asyncio.create_task(daemons.watch())
+        try:
+            turn = await daemons.after(0)
+            assert daemons.find("cam")[1].state == "ACTIVE"
+            with omewd_daemon.connect("cam") as producer:
+                producer.append(make_frame(0, SHAPE, "uint16"))
+                assert await asyncio.to_thread(told_of_frames)
+                assert daemons.turn == turn
+                producer.close()
+            await daemons.after(turn)
+            assert daemons.find("cam")[1].state == "DONE"
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def told_of_frames() -> bool:
+        return any(isinstance(event, FramesDurable) for event in omewd_daemon.client.watch("cam"))
+
+    asyncio.run(asyncio.wait_for(see(), 120))
