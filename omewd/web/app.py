@@ -25,8 +25,9 @@ from omewd.web.daemons import Daemons
 from omewd.web.data import CORS, Data
 from omewd.web.figures.metrics import CONTENT_TYPE, metrics
 from omewd.web.figures.summary import history, summary
-from omewd.web.frames import Frames, whole
 from omewd.web.patience import Threads, left
+from omewd.web.pictures.asked import whole
+from omewd.web.pictures.frames import Frames
 
 _PAGE = Path(__file__).parent / "page"
 # Pages that are open at once.
@@ -75,6 +76,7 @@ def make_app(sockets: Sequence[Path | None], token: str | None) -> Starlette:
             Route("/api/summary", site.summary),
             Route("/api/history", site.history),
             Route("/api/events", site.events),
+            Route("/api/streams/{name}/choices", site.frames.choices),
             Route("/api/streams/{name}/frame.png", site.frames.answer),
             Route("/metrics", site.metrics),
             Route("/healthz", site.healthz),
