@@ -15,6 +15,7 @@ from omewd.errors import OmewdError
 from omewd.protocol.status import StreamStatus
 from omewd.reader.contents import Content
 from omewd.reader.keyed import KeyedReader
+from omewd.web.access import CORS
 from omewd.web.daemons import Daemon, Daemons, Opened, opened_as
 from omewd.web.patience import Threads, left
 from omewd.web.ranges import asked_for
@@ -25,13 +26,6 @@ _READERS = 16
 _PIECE_BYTES = 1 << 17
 # Requests that read at once; of the others, so many wait. All together are fewer than the connections that are served.
 _AT_ONCE, _WAITING = 32, 768
-CORS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
-    "Access-Control-Allow-Headers": "Authorization, If-Match, If-None-Match, If-Range, Range",
-    "Access-Control-Expose-Headers": "Accept-Ranges, Content-Length, Content-Range, ETag",
-    "Access-Control-Max-Age": "3600",
-}
 
 
 class Data:

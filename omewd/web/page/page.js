@@ -2,8 +2,8 @@
 // Shows the summary that comes once a second, and the newest picture of the chosen stream.
 const $ = (id) => document.getElementById(id);
 const shown = new Map(); // key → {id, card, parts, points}
-// choices: the positions and channels of the chosen stream, null until they are known.
-let chosen = null, chosenId = null, choices = null, state = { daemons: [] }, etag = null, holding = false;
+// chosen: at first, the stream that the address names. choices: the positions and channels of the chosen stream, null until they are known.
+let chosen = decodeURIComponent(location.hash.slice(1)) || null, chosenId = null, choices = null, state = { daemons: [] }, etag = null, holding = false;
 const MINUTES = 300, SIZES = [256, 512, 1024, 2048, 4096];
 
 const make = (tag, text, kind) => {

@@ -262,8 +262,10 @@ def test_the_page_in_a_browser(omewd_daemon: DaemonProcess, tmp_path: Path) -> N
     omewd_daemon.client.start_stream(make_spec("other", "t:200,p:2,y:24,x:40", ring_slots=50))
 
     async def look(client: httpx.Client) -> None:
-        async with browser(tmp_path, str(client.base_url)) as page:
+        async with browser(tmp_path, f"{client.base_url}/#other") as page:
             await page.until("document.querySelectorAll('article').length === 2")
+            await page.until("document.querySelector('article.chosen h2').textContent.startsWith('other')")
+            await page.press("ArrowUp")
             for index in range(17):
                 producer.append(make_frame(index, SHAPE, "uint16"))
             value = "[...document.querySelectorAll('article.chosen dt')].map((name) => name.nextSibling.textContent)"
