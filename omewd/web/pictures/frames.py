@@ -30,8 +30,8 @@ _VIEWS = 32
 _KEPT_BYTES = 64 << 20
 # Pictures that are drawn at once, and that wait for it.
 _AT_ONCE, _WAITING = 4, 128
-# One larger than this is drawn at a time: with 16 requests at once for 2048 and 4096 pixels a side of a camera in colour
-# (uint16), this process had 454 MiB at most.
+# One larger than this is drawn at a time: with 16 requests at once for 2048 and 4096 pixels a side of a camera in
+# colour (uint16), this process had 454 MiB at most.
 _LARGE_PIXELS = 1 << 22
 # Frame indexes of a position that are looked at for one that is no gap.
 _LOOKED_AT = 64

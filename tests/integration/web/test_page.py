@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -202,43 +200,6 @@ def test_another_daemon_s_stream_with_the_same_number_is_another(tmp_path: Path)
             process.kill()
     assert [pixel for _, pixel in answers] == [50, 60]
     assert answers[0][0] != answers[1][0]
-
-
-def test_clients_that_never_read_and_that_come_in_crowds_harm_nobody(
-    omewd_daemon: DaemonProcess, tmp_path: Path
-) -> None:
-    omewd_daemon.client.start_stream(make_spec("cam", "t:inf:1:32,y:1024,x:1024", ring_slots=64))
-    with web(tmp_path, omewd_daemon.socket) as client, omewd_daemon.connect("cam") as producer:
-        frame = np.zeros((1024, 1024), np.uint16)
-        for _ in range(32):
-            producer.append(frame)
-        wait_for(lambda: omewd_daemon.client.stream_status("cam").frames.durable == 32)
-        assert client.base_url.port is not None
-        place = "127.0.0.1", client.base_url.port
-        [process] = [child for child in psutil.Process().children() if "web" in child.cmdline()]
-        requests = [
-            b"GET /data/cam/0/c/0/0/0 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            b"GET / HTTP/1.1\r\nX: ",
-        ]
-        crowd = []
-        try:
-            for number in range(150):
-                crowd.append(socket.create_connection(place))
-                crowd[-1].sendall(requests[number % 3])
-            time.sleep(3)
-            assert client.get("/healthz").status_code == 200
-            for _ in range(32):
-                producer.append(frame)
-            wait_for(lambda: omewd_daemon.client.stream_status("cam").frames.durable == 64)
-            assert process.memory_info().rss < 400 << 20
-            assert process.num_fds() < 800
-        finally:
-            for one in crowd:
-                one.close()
-        wait_for(lambda: process.num_fds() < 100)
-        assert client.get("/readyz").status_code == 200
-        producer.close()
 
 
 def test_the_events_of_a_page(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
