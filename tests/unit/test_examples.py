@@ -54,6 +54,8 @@ NOT_RUN = {
     "omewd web": "listens at a fixed port; tests/integration/web starts it at a free one",
     "(umask 077; openssl": "needs openssl",
     "ssh": "needs another machine",
+    "python -m venv napari": "installs packages",
+    "OMEWD_NAPARI=": "needs a Python with napari",
     "omewd benchmark": "takes minutes; tests/integration/measurements has short ones",
     "omewd profile": "takes minutes; tests/integration/measurements has short ones",
     "omewd serve --data-root /data": "needs 40 GiB of memory",
