@@ -56,6 +56,8 @@ NOT_RUN = {
     "ssh": "needs another machine",
     "python -m venv napari": "installs packages",
     "OMEWD_NAPARI=": "needs a Python with napari",
+    "python -m venv neuroglancer": "installs packages",
+    "OMEWD_NEUROGLANCER=": "needs a Python with neuroglancer",
     "omewd benchmark": "takes minutes; tests/integration/measurements has short ones",
     "omewd profile": "takes minutes; tests/integration/measurements has short ones",
     "omewd serve --data-root /data": "needs 40 GiB of memory",
