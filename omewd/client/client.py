@@ -150,8 +150,11 @@ class Client:
         copy = connection.request("wait_copy", name=name, timeout=left_s)[0]
         return copy if status is None else self.status(name)
 
-    def watch(self, name: str) -> Iterator[WatchEvent]:
+    def watch(self, name: str, *, frames: bool = True) -> Iterator[WatchEvent]:
         """Yield what happens to a stream, as it happens, until it is DONE or has FAILED, and its copy is over.
+
+        ``frames``: False leaves :class:`omewd.FramesDurable` and :class:`omewd.ShardsSealed` out, so that a fast camera
+        makes no more work than a slow one.
 
         First come the events for what has happened already. An event may stand for several that came while the caller
         was busy. They are :class:`omewd.FramesDurable`, :class:`omewd.ShardsSealed`, :class:`omewd.StreamPaused`,
@@ -166,13 +169,13 @@ class Client:
         try:
             last: Watched | None = None
             while last is None or not last.is_over:
-                asked: dict[str, Any] = {} if last is None else {"id": last.id, "known": last.known()}
+                asked: dict[str, Any] = {} if last is None else {"id": last.id, "known": last.known(frames=frames)}
                 reply, _ = connection.request("watch", name=name, timeout=None, **asked)
                 try:
                     now = Watched.from_json(reply)
                 except ValueError as error:
                     raise OmewdError("bad_message", f"the daemon's answer can't be read: {error}") from error
-                yield from events(last, now)
+                yield from events(last, now, frames=frames)
                 last = now
         finally:
             connection.close()

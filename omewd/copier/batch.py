@@ -8,9 +8,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event
 
+from omewd.copier.access.store import Target
 from omewd.copier.engine import Engine, LocalFile
 from omewd.copier.pace import Pace
-from omewd.copier.store import Target
 from omewd.dataset.copies.manifest import Copied, Manifest
 from omewd.process.faultpoints import point
 

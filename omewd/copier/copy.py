@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omewd.copier.access.store import Target
 from omewd.copier.batch import Batch, Tell
 from omewd.copier.engine import local_file
 from omewd.copier.order import belongs, is_done, phases
 from omewd.copier.pace import Pace
-from omewd.copier.store import Target
 from omewd.dataset.copies.manifest import STORED, Manifest, is_path
 from omewd.dataset.dataset import require_own
 from omewd.dataset.keys import files_in

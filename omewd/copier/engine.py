@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
+from omewd.copier.access.store import PARTS_AT_ONCE, Found, Target
 from omewd.copier.digest import Digest, digest_of, part_bytes
 from omewd.copier.pace import Pace
-from omewd.copier.store import PARTS_AT_ONCE, Found, Target
 from omewd.dataset.copies.manifest import Copied
 from omewd.errors import OmewdError
 from omewd.process.faultpoints import point

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from omewd.copier.store import Target
+from omewd.copier.access.store import Target
 from omewd.model.address import Address
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
+from omewd.copier.access.store import Target
 from omewd.copier.batch import Batch, Tell
 from omewd.copier.copy import check_apart, check_free
 from omewd.copier.engine import LocalFile, local_file
 from omewd.copier.order import is_done
 from omewd.copier.pace import Pace
-from omewd.copier.store import Target
 from omewd.dataset import metadata
 from omewd.dataset.copies.manifest import Manifest
 from omewd.dataset.dataset import require_own
@@ -95,7 +95,7 @@ def _copy_documents(dataset: Path, stream: OpenStream, batch: Batch) -> None:
 
 
 def _files(job: CopyUnits, stream: OpenStream, dataset: Path) -> Iterator[LocalFile]:
-    for source, first, stop in job.units:
+    for source, first, stop in job.parts:
         layouts = [ShardLayout(stream.spec, level, source) for level in levels_of(stream.spec)]
         for unit in range(first, stop):
             for layout in layouts:

@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from omewd.copier.access.store import Found, Target
 from omewd.copier.digest import Digest, digest_of
-from omewd.copier.store import Found, Target
 from omewd.dataset.copies.manifest import STORED, Copied, lines_in, read
 from omewd.dataset.keys import keys_with_frames
 from omewd.dataset.ledger import ledger

@@ -11,7 +11,7 @@ from threading import Lock
 from omewd.copier.copy import copy
 from omewd.copier.units import Streams, copy_units
 from omewd.errors import OmewdError
-from omewd.process.outcome import error_of
+from omewd.process.outcome import error_of, text_of
 from omewd.process.profiling import profiled
 from omewd.protocol.descriptors import close_all
 from omewd.protocol.jobs.copies import Confirmed, CopyDataset, CopyUnits
@@ -28,7 +28,7 @@ from omewd.protocol.messages import Message, receive, send
 
 # A child of which the daemon hears nothing for a job's time is killed; the shortest is a second.
 _TELL_EVERY_S = 0.3
-_KINDS: dict[str, type[Job]] = {kind.kind: kind for kind in (CopyUnits, CopyDataset)}
+KINDS: dict[str, type[Job]] = {kind.kind: kind for kind in (CopyUnits, CopyDataset)}
 
 
 class _Count:
@@ -85,13 +85,13 @@ class Worker:
         if error is None:
             send(self._channel, done_message(lease, count.confirmed))
         elif isinstance(error, Exception):
-            send(self._channel, failed_message(lease, error_of(error, "internal")))
+            send(self._channel, failed_message(lease, error_of(error) or OmewdError("internal", text_of(error))))
         else:
             raise error
 
     def _job(self, message: Message, count: _Count) -> Callable[[], None]:
         def run() -> None:
-            match job_of(message, _KINDS):
+            match job_of(message, KINDS):
                 case CopyUnits() as job:
                     copy_units(job, self._streams.get(job.stream), count.add)
                 case CopyDataset() as job:

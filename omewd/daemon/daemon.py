@@ -105,7 +105,7 @@ class Daemon:
         memory = MemoryBudget(config, self._streams)
         self._delivery = delivery = Delivery(self._dispatcher, self._pools, self._streams)
         self._replies = PendingReplies(self._server)
-        copies.changed = self._copy_changed
+        copies.listen(changed=self._copy_changed)
         self._lifecycle = Lifecycle(
             self._streams,
             Admission(config, self._streams, memory, self._journal, self._instance),

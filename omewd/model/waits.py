@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from omewd.model.record import Record
@@ -32,6 +33,7 @@ def bucket_of(wait_ns: int) -> int:
     return int(math.log2(wait_ns) * _BUCKETS_PER_OCTAVE) + 1 if wait_ns > 1 else 0
 
 
+@cache
 def _middle_ns(bucket: int) -> float:
     return 0.0 if bucket == 0 else 2 ** ((bucket - 0.5) / _BUCKETS_PER_OCTAVE)
 
@@ -96,11 +98,20 @@ class RecentWaits:
         self._window: Waits = {}
         self._before: Waits = {}
         self._window_began_ns = 0
+        self._totals: tuple[dict[str, StageWaits], dict[str, StageCounts]] | None = None
 
     def add(self, waits: Waits, now_ns: int) -> None:
         self._turn(now_ns)
+        self._totals = None
         merge(self.all, waits)
         merge(self._window, waits)
+
+    def totals(self) -> tuple[dict[str, StageWaits], dict[str, StageCounts]]:
+        """Those of the whole stream in short, and as counts. Cheap to ask again, as for each ended stream."""
+        if self._totals is None:
+            counts = {stage: StageCounts.of(self.all[stage]) for stage in STAGES if stage in self.all}
+            self._totals = summary(self.all), counts
+        return self._totals
 
     def recent(self, now_ns: int) -> Waits:
         """The waits added during the last 5 to 10 seconds."""
@@ -127,6 +138,36 @@ class StageWaits(Record):
     p50_ns: int = 0
     p99_ns: int = 0
     max_ns: int = 0
+
+
+# 16 µs, 33 µs, … 69 s: more than any stage should take, in steps that a metric can have.
+OCTAVES = range(14, 37)
+
+
+@cache
+def _octave(bucket: int) -> int:
+    octave = (bucket - 1) // _BUCKETS_PER_OCTAVE + 1
+    return min(max(octave - OCTAVES[0], 0), len(OCTAVES))
+
+
+@dataclass(frozen=True)
+class StageCounts(Record):
+    """All waits of frames in one stage, coarsely. They only grow.
+
+    ``counts``: how many were shorter than 2^14 ns, how many of the others than 2^15 ns, and so on up to 2^36 ns, and
+    how many were no shorter. ``sum_ns``: of all, within 2.2 %.
+    """
+
+    counts: tuple[int, ...] = ()
+    sum_ns: int = 0
+
+    @classmethod
+    def of(cls, waits: Histogram) -> StageCounts:
+        counts, sum_ns = [0] * (len(OCTAVES) + 1), 0.0
+        for bucket, frames in waits.counts.items():
+            counts[_octave(bucket)] += frames
+            sum_ns += frames * _middle_ns(bucket)
+        return cls(tuple(counts), round(sum_ns))
 
 
 def summary(waits: Waits) -> dict[str, StageWaits]:

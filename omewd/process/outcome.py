@@ -7,13 +7,16 @@ import errno
 from omewd.errors import OmewdError
 
 
-def error_of(error: Exception, other: str) -> OmewdError:
-    """The error of a job as an OmewdError. ``other``: the code of one that is neither that nor the disk's."""
+def error_of(error: Exception) -> OmewdError | None:
+    """The error of a job as an OmewdError; None for one that is neither that nor the disk's."""
     if isinstance(error, OmewdError):
         return error
-    if isinstance(error, OSError):
-        return _disk_error(error)
-    return OmewdError(other, f"{type(error).__name__}: {error}"[:2000])
+    return _disk_error(error) if isinstance(error, OSError) else None
+
+
+def text_of(error: Exception) -> str:
+    """What is told of an error that nobody has foreseen."""
+    return f"{type(error).__name__}: {error}"[:2000]
 
 
 def _disk_error(error: OSError) -> OmewdError:

@@ -23,6 +23,7 @@ FEATURES = (
     "view",
     "finish",
     "wait",
+    "wait_copy",
     "watch",
     "set_metadata",
 )

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from omewd.errors import OmewdError
 from omewd.model.record import Record
-from omewd.model.waits import StageWaits
+from omewd.model.waits import StageCounts, StageWaits
 from omewd.protocol.versions import STATUS, Version
 
 # (first frame index, count)
@@ -146,9 +146,10 @@ class StreamStatus(Record):
     ``backend_reason``: why the backend is not the first choice. ``lost``: the first runs of lost frames, in the order
     of the sources. ``kept_in_ring``: the stream has failed, and its rings still hold frames that are not on disk.
     ``ring``: the sum over its rings. ``paused``: why no frames are being written. ``waits``: by stage (see
-    :mod:`omewd.model.waits`). ``recent_waits``: those of the last 5 to 10 seconds. ``retries``: how many jobs had to be
-    run again. ``acknowledged``: somebody has stopped it since it failed, and so knows. ``expect_fps``: the frames
-    a second that each camera was to have. ``copy``: None if it wants none.
+    :mod:`omewd.model.waits`). ``recent_waits``: those of the last 5 to 10 seconds. ``wait_counts``: how many frames
+    waited how long in each stage, since the start. ``retries``: how many jobs had to be run again. ``acknowledged``:
+    somebody has stopped it since it failed, and so knows. ``expect_fps``: the frames a second that each camera was to
+    have. ``copy``: None if it wants none.
     """
 
     id: int = 0
@@ -178,6 +179,7 @@ class StreamStatus(Record):
     disk: DiskStatus = DiskStatus()
     waits: dict[str, StageWaits] = field(default_factory=dict)
     recent_waits: dict[str, StageWaits] = field(default_factory=dict)
+    wait_counts: dict[str, StageCounts] = field(default_factory=dict)
     retries: int = 0
     producer: int | None = None
     ended_by: str = ""

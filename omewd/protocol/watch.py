@@ -51,15 +51,22 @@ class Watched(Record):
         """Whether nothing more will happen that is told. A failed stream may be resumed, so its copy is not awaited."""
         return self.settled and (self.failure is not None or self.copy is None or self.copy.is_over)
 
-    def known(self) -> dict[str, Any]:
-        """What a client knows by this, as JSON values. Something else is news."""
-        return {
+    def known(self, *, frames: bool = True) -> dict[str, Any]:
+        """What a client knows by this, as JSON values. ``frames``: it wants to be told of frames, too."""
+        known: dict[str, Any] = {
             "id": self.id,
             "settled": self.settled,
             "paused": self.paused.code if self.paused else None,
-            "sources": [[source.durable, source.sealed, source.copied] for source in self.sources],
             "copy": [self.copy.state, self.copy.error.code if self.copy.error else None] if self.copy else None,
         }
+        if not frames:
+            return known
+        return known | {"sources": [[source.durable, source.sealed, source.copied] for source in self.sources]}
+
+    def is_news(self, known: object) -> bool:
+        """Whether anything that a client knows is no longer so."""
+        now = self.known()
+        return not isinstance(known, dict) or any(now.get(name) != value for name, value in known.items())
 
 
 @dataclass(frozen=True)
@@ -142,10 +149,10 @@ class CopyComplete(WatchEvent):
     url: str
 
 
-def events(before: Watched | None, now: Watched) -> Iterator[WatchEvent]:
-    """What has happened between two answers; with None, up to the first one. Pure."""
+def events(before: Watched | None, now: Watched, *, frames: bool = True) -> Iterator[WatchEvent]:
+    """What has happened between two answers; with None, up to the first one. Pure. ``frames``: to frames, too."""
     name = now.name
-    for number, source in enumerate(now.sources):
+    for number, source in enumerate(now.sources if frames else ()):
         old = before.sources[number] if before and number < len(before.sources) else WatchedSource()
         if source.durable > old.durable:
             yield FramesDurable(name, number, old.durable, source.durable)

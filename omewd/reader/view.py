@@ -113,6 +113,20 @@ class ViewedFrame:
             )
         return pixels
 
+    def at_level(self, level: int) -> Array:
+        """A copy of the pixels at one of the dataset's resolutions, which halves both sides ``level`` times.
+
+        Planes of a stack are not mixed. Raises OmewdError ``overwritten`` as :meth:`copy` does.
+        """
+        pixels = self.copy()
+        if level:
+            from omewd.store.pyramid import halve
+
+            method = self._view.stream_spec().downsample
+            for _ in range(level):
+                pixels, _ = halve(pixels, [axis for axis in (0, 1) if pixels.shape[axis] > 1], method)
+        return pixels
+
 
 class View:
     """The frames of one source of a stream: from its ring while they are there, and from the dataset once durable.
@@ -136,6 +150,7 @@ class View:
         self._slots = None if segment is None else pixels.slots(segment)
         self._ended_with: int = status["sources"][self.source]["frames"]["received"]
         self._stored: StoredFrames | None = None
+        self._known_spec: StreamSpec | None = None
 
     # -- frames --------------------------------------------------------------------------------
 
@@ -200,7 +215,9 @@ class View:
         from omewd.model.spec.outline import join
         from omewd.model.spec.stored import stored_spec
 
-        return stored_spec(join(self._spec, self._details))
+        if self._known_spec is None:
+            self._known_spec = stored_spec(join(self._spec, self._details))
+        return self._known_spec
 
     # -- the ring ------------------------------------------------------------------------------
 

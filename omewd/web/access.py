@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
-from pathlib import Path
 from urllib.parse import parse_qs, urlencode
 
 from starlette.datastructures import Headers
@@ -12,39 +10,24 @@ from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from omewd.errors import OmewdError
+from omewd.web.addresses import is_loopback
 
 _COOKIE = "omewd_token"
 # Answers of these say nothing about data.
 _FOR_ALL = {"/healthz", "/readyz"}
-_SHORTEST_TOKEN = 16
-_LARGEST_TOKEN_FILE = 4096
+# Pages of other sites may read data, as viewers on the web do.
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
+    "Access-Control-Allow-Headers": "Authorization, If-Match, If-None-Match, If-Range, Range",
+    "Access-Control-Expose-Headers": "Accept-Ranges, Content-Length, Content-Range, ETag",
+    "Access-Control-Max-Age": "3600",
+}
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only programs on this machine reach an address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def read_token(path: Path) -> str:
-    """The token in a file; raises OmewdError ``usage``."""
-    try:
-        with path.open("rb") as file:
-            token = file.read(_LARGEST_TOKEN_FILE + 1).decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OmewdError(
-            "usage", f"the token in {path} can't be read: {error}", "Give the path of a text file"
-        ) from error
-    if not _SHORTEST_TOKEN <= len(token) <= _LARGEST_TOKEN_FILE or not token.isprintable() or " " in token:
-        raise OmewdError(
-            "usage",
-            f"the token in {path} must be {_SHORTEST_TOKEN} to {_LARGEST_TOKEN_FILE} characters without spaces",
-            f"Make one: (umask 077; openssl rand -hex 32 > {path})",
-        )
-    return token
+def cors_of(path: str) -> dict[str, str]:
+    """What an answer of an address says to pages of other sites."""
+    return CORS if path.startswith("/data/") else {}
 
 
 class Access:
@@ -85,7 +68,7 @@ class Access:
         return PlainTextResponse(
             "a token is needed: open /?token=TOKEN, or send Authorization: Bearer TOKEN\n",
             401,
-            {"WWW-Authenticate": "Bearer"},
+            {"WWW-Authenticate": "Bearer", **cors_of(scope["path"])},
         )
 
     def _is_token(self, given: str) -> bool:

@@ -20,13 +20,14 @@ from starlette.types import Receive, Scope, Send
 
 from omewd.errors import OmewdError
 from omewd.protocol.status import ErrorStatus
-from omewd.web.access import Access
+from omewd.web.access import Access, cors_of
 from omewd.web.daemons import Daemons
-from omewd.web.data import CORS, Data
+from omewd.web.data import Data
 from omewd.web.figures.metrics import CONTENT_TYPE, metrics
 from omewd.web.figures.summary import history, summary
-from omewd.web.frames import Frames, whole
 from omewd.web.patience import Threads, left
+from omewd.web.pictures.asked import whole
+from omewd.web.pictures.frames import Frames
 
 _PAGE = Path(__file__).parent / "page"
 # Pages that are open at once.
@@ -75,6 +76,7 @@ def make_app(sockets: Sequence[Path | None], token: str | None) -> Starlette:
             Route("/api/summary", site.summary),
             Route("/api/history", site.history),
             Route("/api/events", site.events),
+            Route("/api/streams/{name}/choices", site.frames.choices),
             Route("/api/streams/{name}/frame.png", site.frames.answer),
             Route("/metrics", site.metrics),
             Route("/healthz", site.healthz),
@@ -201,8 +203,7 @@ def _json(value: object) -> Response:
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, OmewdError)
     status = _STATUS_OF.get(error.code, 500)
-    shown_to = CORS if request.url.path.startswith("/data/") else {}
-    return JSONResponse({"error": ErrorStatus.of(error).to_json()}, status, shown_to | _FRESH)
+    return JSONResponse({"error": ErrorStatus.of(error).to_json()}, status, cors_of(request.url.path) | _FRESH)
 
 
 async def _refuse_disk(request: Request, error: Exception) -> Response:

@@ -1,4 +1,6 @@
-"""The daemons that are shown. Each is asked for its status once a second, however many look at it."""
+"""The daemons that are shown. However many look, each is asked for its status once a second, and at once when a stream
+is paused, goes on or ends.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ import re
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from anyio import CapacityLimiter, to_thread
@@ -16,8 +20,14 @@ from omewd.client.client import Client
 from omewd.errors import OmewdError
 from omewd.protocol.status import DaemonStatus, StreamStatus
 from omewd.web.history import History
+from omewd.web.watching import Watching
 
 _EVERY_S = 1.0
+# A stream that is paused and goes on again and again makes no more work than this.
+_AT_MOST_EVERY_S = 0.1
+# Requests for what is not known ask again, so long after the answer before at the soonest: errors must not make the
+# daemon work. While it does not answer, they wait no longer than that.
+_NEW_S, _PATIENCE_S = 0.25, 1.0
 # What a daemon has said counts for so long while it does not answer; it does so within milliseconds.
 _SILENT_S = 10.0
 # A stream's name, and for another than the first daemon that knows it, "@" and the number of the daemon from 1 on.
@@ -47,16 +57,25 @@ class Daemon:
     _uptime_s: float = 0.0
     _asking: threading.Lock = field(default_factory=threading.Lock)
 
-    def ask(self, older_than_s: float = 0.0) -> None:
-        """Ask it for its status, which may take as long as a time-out.
-
-        ``older_than_s``: not if what is known is newer. May be called by any thread.
-        """
+    def ask(self) -> None:
+        """Ask it for its status, which may take as long as a time-out. May be called by any thread."""
         with self._asking:
-            if time.monotonic() - self.asked_s > older_than_s:
+            self._ask()
+
+    def ask_again(self) -> None:
+        """Ask it, unless somebody does so meanwhile, or waits for its answer for long."""
+        since_s = time.monotonic()
+        if not self._asking.acquire(timeout=_PATIENCE_S):
+            return
+        try:
+            if self.asked_s < since_s:
+                time.sleep(max(self.asked_s + _NEW_S - time.monotonic(), 0))
                 self._ask()
+        finally:
+            self._asking.release()
 
     def _ask(self) -> None:
+        asked_s = time.monotonic()
         try:
             status = Client(self.socket).daemon_status()
         except OmewdError as error:
@@ -64,7 +83,7 @@ class Daemon:
         except OSError as error:  # such as no descriptors left, which is over sooner or later
             self._failed(OmewdError("unreachable", f"the daemon can't be asked: {error}"))
         else:
-            self.asked_s = time.monotonic()
+            self.asked_s = asked_s
             if status.pid != self._pid or status.uptime_s < self._uptime_s:
                 self.life += 1
             self._pid, self._uptime_s = status.pid, status.uptime_s
@@ -102,7 +121,10 @@ class Daemons:
         await asyncio.gather(*(self._watch(daemon, threads) for daemon in self.all))
 
     async def _watch(self, daemon: Daemon, threads: CapacityLimiter) -> None:
+        news = asyncio.Event()
+        watching = Watching(daemon.socket, partial(asyncio.get_running_loop().call_soon_threadsafe, news.set))
         while True:
+            news.clear()
             asking = asyncio.ensure_future(to_thread.run_sync(daemon.ask, limiter=threads, abandon_on_cancel=True))
             try:
                 while not (await asyncio.wait({asking}, timeout=_SILENT_S))[0]:
@@ -112,7 +134,10 @@ class Daemons:
             finally:
                 asking.cancel()
             await self._tell()
-            await asyncio.sleep(_EVERY_S)
+            watching.follow(daemon.status)
+            await asyncio.sleep(_AT_MOST_EVERY_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(news.wait(), _EVERY_S - _AT_MOST_EVERY_S)
 
     async def _tell(self) -> None:
         async with self._changed:
@@ -130,10 +155,8 @@ class Daemons:
 
         Raises OmewdError ``unknown_stream``; ``unreachable`` if a daemon that may know it can't be asked.
         """
-        match = _NAME.fullmatch(name)
-        number = int(match[2]) if match and match[2] else None
-        daemons = [daemon for daemon in self.all if number in (None, daemon.number)]
-        for daemon in daemons if match else ():
+        match, daemons = self._meant(name)
+        for daemon in daemons:
             for stream in daemon.status.streams if daemon.status else ():
                 if match and stream.name == match[1]:
                     return daemon, stream
@@ -141,6 +164,16 @@ class Daemons:
             if daemon.error is not None:
                 raise daemon.error
         raise OmewdError("unknown_stream", f"there is no stream {name[:80]!r}", "GET /api/status lists the streams")
+
+    def ask_again(self, name: str) -> None:
+        """Ask the daemons that may know a stream: it may be new. May be called by any thread."""
+        for daemon in self._meant(name)[1]:
+            daemon.ask_again()
+
+    def _meant(self, name: str) -> tuple[re.Match[str] | None, list[Daemon]]:
+        match = _NAME.fullmatch(name)
+        number = int(match[2]) if match and match[2] else None
+        return match, [daemon for daemon in self.all if match and number in (None, daemon.number)]
 
     def opened(self) -> set[Opened]:
         """What may be open of the streams that the daemons know."""

@@ -15,6 +15,7 @@ from omewd.errors import OmewdError
 from omewd.protocol.status import StreamStatus
 from omewd.reader.contents import Content
 from omewd.reader.keyed import KeyedReader
+from omewd.web.access import CORS
 from omewd.web.daemons import Daemon, Daemons, Opened, opened_as
 from omewd.web.patience import Threads, left
 from omewd.web.ranges import asked_for
@@ -22,18 +23,9 @@ from omewd.web.shared import Shared
 
 _READERS = 16
 # With all connections, twice this must fit into the MemoryMax of the unit.
-# A status is asked for again after an error, unless it is newer: errors must not make the daemon work.
-_NEW_S = 0.25
 _PIECE_BYTES = 1 << 17
 # Requests that read at once; of the others, so many wait. All together are fewer than the connections that are served.
 _AT_ONCE, _WAITING = 32, 768
-CORS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
-    "Access-Control-Allow-Headers": "Authorization, If-Match, If-None-Match, If-Range, Range",
-    "Access-Control-Expose-Headers": "Accept-Ranges, Content-Length, Content-Range, ETag",
-    "Access-Control-Max-Age": "3600",
-}
 
 
 class Data:
@@ -58,7 +50,8 @@ class Data:
         """
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=CORS)
-        name, key = request.path_params["name"], request.path_params["key"]
+        # Some viewers only open what has such a name. That of a stream has no dot.
+        name, key = request.path_params["name"].removesuffix(".zarr").removesuffix(".ome"), request.path_params["key"]
         with ExitStack() as undo:
             found = await self._threads.run(partial(self._open, name, key, undo))
             if found is None:
@@ -93,16 +86,17 @@ class Data:
 
     def _open(self, name: str, key: str, undo: ExitStack) -> tuple[Content, str] | None:
         """A key and its entity tag, for which the table and the ledger of a shard in progress are read."""
-        daemon, stream = self._daemons.find(name)
-        known = opened_as(daemon, stream)
+        known = None
         try:
+            daemon, stream = self._daemons.find(name)
+            known = opened_as(daemon, stream)
             return self._open_of(daemon, stream, key, undo)
         except OmewdError:  # within a second, another stream may have the name, or another daemon the socket
-            daemon.ask(_NEW_S)
-            daemon, now = self._daemons.find(name)
-            if opened_as(daemon, now) == known:
+            self._daemons.ask_again(name)
+            daemon, stream = self._daemons.find(name)
+            if opened_as(daemon, stream) == known:
                 raise
-            return self._open_of(daemon, now, key, undo)
+            return self._open_of(daemon, stream, key, undo)
 
     def _open_of(self, daemon: Daemon, stream: StreamStatus, key: str, undo: ExitStack) -> tuple[Content, str] | None:
         which = opened_as(daemon, stream)

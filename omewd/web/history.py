@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from omewd.protocol.status import DaemonStatus
 
-# A point a second.
+# A point a second, which is how often a status comes; one in between is too soon for a rate.
 POINTS = 300
+_LEAST_S = 0.8
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class History:
         self._writers = writers
         for stream in status.streams:
             arrived = stream.frames.received - stream.frames.gaps
-            then_s, before = self._last.get(stream.id, (at_s, arrived))
-            self._last[stream.id] = at_s, arrived
-            if at_s > then_s:
+            then_s, before = self._last.setdefault(stream.id, (at_s, arrived))
+            if at_s - then_s >= _LEAST_S:
+                self._last[stream.id] = at_s, arrived
                 rate = max(arrived - before, 0) / (at_s - then_s)
                 points = self._points.setdefault(stream.id, deque(maxlen=POINTS))
                 points.append(Point(at_s, rate, rate * stream.frame_bytes))

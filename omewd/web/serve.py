@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import resource
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from omewd.errors import OmewdError
-from omewd.web.access import is_loopback, read_token
+from omewd.web.addresses import is_loopback, parse_listen, read_token
 
 # Connections beyond are answered with 503 at once. A viewer in node opens one for each chunk that it wants.
 _CONNECTIONS = 1024
-_DEFAULT_PORT = 8420
-
-
-def parse_listen(text: str) -> tuple[str, int]:
-    """The host and port of "HOST:PORT", "HOST", ":PORT" or "[IPv6]:PORT"; raises OmewdError ``usage``."""
-    host, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
-    if not colon:
-        host, port = (text, "")
-    host = host or "127.0.0.1"
-    name = host.strip("[]")
-    try:
-        if name != "localhost":
-            ipaddress.ip_address(name)
-        number = int(port) if port else _DEFAULT_PORT
-        if not (0 <= number < 65536 and (not port or (port.isascii() and port.isdigit()))):
-            raise ValueError
-    except ValueError:
-        raise OmewdError(
-            "usage", f"{text[:80]!r} is no address to listen on", "Give an IP address and a port, as in 127.0.0.1:8420"
-        ) from None
-    return name, number
 
 
 def serve(

@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from omewd.errors import OmewdError
 from omewd.process.faultpoints import point
-from omewd.process.outcome import error_of
+from omewd.process.outcome import error_of, text_of
 from omewd.protocol.jobs.job import Result, done_message, failed_message
 from omewd.protocol.messages import send
 from omewd.store.tools import Tools
@@ -106,7 +107,8 @@ class Back:
 
     def _answer(self, lease: int, outcome: Result | Exception) -> None:
         if isinstance(outcome, Exception):
-            send(self._channel, failed_message(lease, error_of(outcome, "backend_error")))
+            error = error_of(outcome) or OmewdError("backend_error", text_of(outcome))
+            send(self._channel, failed_message(lease, error))
         else:
             send(self._channel, done_message(lease, outcome))
             point("writer: reported")

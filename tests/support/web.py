@@ -16,8 +16,10 @@ from tests.support.processes import wait_for
 
 
 @contextlib.contextmanager
-def web(folder: Path, *sockets: Path, options: tuple[str, ...] = ()) -> Iterator[httpx.Client]:
-    """Run ``omewd web`` for daemons; yields a client of it. It must stop cleanly."""
+def running_web(
+    folder: Path, *sockets: Path, options: tuple[str, ...] = ()
+) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    """Run ``omewd web`` for daemons; yields its process and a client of it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -37,11 +39,20 @@ def web(folder: Path, *sockets: Path, options: tuple[str, ...] = ()) -> Iterator
                 return False
 
             wait_for(is_ready)
-            yield client
-        assert process.poll() is None, log_path.read_text()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) in (0, -signal.SIGTERM), log_path.read_text()
-        assert "Traceback" not in log_path.read_text(), log_path.read_text()
+            yield process, client
     finally:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def web(folder: Path, *sockets: Path, options: tuple[str, ...] = ()) -> Iterator[httpx.Client]:
+    """Run ``omewd web`` for daemons; yields a client of it. It must stop cleanly."""
+    with running_web(folder, *sockets, options=options) as (process, client):
+        yield client
+        said = (folder / "web.log").read_text()
+        assert process.poll() is None, said
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM), said
+        said = (folder / "web.log").read_text()
+        assert "Traceback" not in said, said

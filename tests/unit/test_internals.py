@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from omewd import error_codes
+from omewd.copier.worker import KINDS as COPIERS_KINDS
 from omewd.daemon.control.dataset_requests import DatasetRequests
 from omewd.daemon.control.requests import Group
 from omewd.daemon.control.ring_requests import RingRequests
@@ -28,9 +29,10 @@ from omewd.ring import layout
 from omewd.ring.layout import Geometry
 from omewd.store.format import shard_table
 from omewd.store.format.shard_index import ENTRY_BYTES
-from omewd.writer.handlers.table import KINDS
+from omewd.writer.handlers.table import KINDS as WRITERS_KINDS
 from tests.support.places import DOCS
 
+KINDS = {**WRITERS_KINDS, **COPIERS_KINDS}
 INTERNALS = DOCS / "internals"
 TYPES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
 
@@ -216,9 +218,13 @@ def test_the_transitions_of_a_stream() -> None:
     assert actions == {action.name.lower(): action.value for action in Action}
 
 
+def _on_demand(children: int) -> str:
+    return f"{'one' if children == 1 else f'up to {children}'} while there are jobs"
+
+
 def test_the_roles() -> None:
     described = table("jobs.md", "roles")
     for row, role in zip(described, roles(writers=3, cores=6), strict=True):
         assert (row["role"], row["module"], row["jobs ahead"]) == (role.name, role.module, str(role.jobs_ahead))
-        assert row["children"] == ("one while there are jobs" if role.on_demand else "--writers")
+        assert row["children"] == (_on_demand(role.children) if role.on_demand else "--writers")
         assert row["cores each"] == ("an equal share" if role.threads > 1 else "1")

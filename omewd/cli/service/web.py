@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from omewd.cli.options import example
+from omewd.web.addresses import LISTEN
 
 
 @click.command("web", epilog=example("omewd web", "omewd web --listen 0.0.0.0:8420 --token-file token"))
-@click.option("--listen", default="127.0.0.1:8420", show_default=True, help="Address and port.")
+@click.option("--listen", default=LISTEN, show_default=True, help="Address and port.")
 @click.option(
     "--socket",
     "sockets",

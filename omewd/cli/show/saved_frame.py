@@ -30,7 +30,7 @@ def save(path: Path, pixels: Pixels, spec: StreamSpec, name: str) -> None:
             with path.open("wb") as file:
                 np.save(file, pixels)
         case ".png":
-            drawing = required("omewd.web.picture", "save a PNG", "pillow")
+            drawing = required("omewd.web.pictures.picture", "save a PNG", "pillow")
             path.write_bytes(drawing.picture(pixels, most=max(pixels.shape)).png)
         case ".tif" | ".tiff":
             _save_tiff(path, pixels, spec, name)

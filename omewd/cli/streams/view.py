@@ -12,6 +12,7 @@ import click
 from omewd.cli.options import example, json_option, socket_option, stream_names
 from omewd.errors import OmewdError
 from omewd.model.plan.plan import Plan
+from omewd.web.addresses import LISTEN
 
 
 @click.command("view", epilog=example("omewd view cam0 --index 10 --output frame.npy"))
@@ -39,7 +40,8 @@ def command(
 ) -> None:
     """Describe or save the latest frame of stream NAME, or that of --index, or open the run in a viewer.
 
-    Viewers show the position of the frame, with what is on disk so far. The writers do not notice.
+    Viewers show the position of the frame, with what is on disk so far. The writers do not notice. Without a viewer or
+    an output, it says where the browser shows the stream.
     """
     from omewd.cli.show.saved_frame import SUFFIXES, save
     from omewd.reader.view import view
@@ -72,6 +74,8 @@ def command(
         print(json.dumps(known))
     else:
         _describe(name, known)
+        if output is None and viewer is None:
+            print(f"To see it in the browser: omewd web, then http://{LISTEN}/#{name}")
     if viewer is not None and spec is not None:
         from omewd.cli.show.viewers import open_in
         from omewd.reader.keyed import KeyedReader

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omewd.daemon.datasets.drive import Demand
+from omewd.daemon.datasets.watermarks import copied_below
 from omewd.errors import StreamFailedError
 from omewd.model.waits import summary
 from omewd.protocol.status import (
@@ -86,8 +87,9 @@ def stream_status(
     ``rates``: of the drives (see :func:`rates_of_drives`), if other streams are to count.
     """
     spec, drive = stream.spec, stream.drive
-    sources = tuple(source_status(source, now_ns, stream.copied_below(source)) for source in stream.sources)
+    sources = tuple(source_status(source, now_ns, copied_below(stream, source)) for source in stream.sources)
     throughput = _throughput(stream, now_ns)
+    waits, wait_counts = stream.waits.totals()
     return StreamStatus(
         id=stream.id,
         name=stream.name,
@@ -120,8 +122,9 @@ def stream_status(
             Demand.of(stream).most,
             ErrorStatus.of(drive.warning) if drive.warning else None,
         ),
-        waits=summary(stream.waits.all),
+        waits=waits,
         recent_waits=summary(stream.waits.recent(now_ns)),
+        wait_counts=wait_counts,
         retries=stream.retries,
         producer=next((source.producer for source in sources if source.producer), None),
         ended_by=stream.ended_by,

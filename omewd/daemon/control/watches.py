@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from omewd.daemon.control.server import ControlServer, Peer
+from omewd.daemon.datasets.watermarks import copied_below, sealed_below
 from omewd.daemon.streams.source import Source
 from omewd.daemon.streams.stream import Stream
 from omewd.errors import OmewdError
@@ -17,9 +18,9 @@ from omewd.protocol.watch import Watched, WatchedSource
 _EVERY_NS = 50_000_000
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Watch:
-    """A request that waits for news. ``known``: what its client knows. ``due_ns``: no answer before that."""
+    """A request that waits for news. ``known``: what its client knows. ``due_ns``: it is not looked at before that."""
 
     peer: Peer
     stream: Stream
@@ -69,13 +70,18 @@ class Watches:
         self._news.clear()
         self._late -= due
         for peer in peers | due:
-            watch = self._watches.get(peer)  # an answer to another client may have dropped this one
-            if watch is None or (watch.due_ns > now_ns and not _is_over(watch.stream)):
-                continue  # it is looked at when it is due
+            watch = self._watches.get(peer)
+            if watch is None:  # an answer to another client has dropped it
+                continue
+            if watch.due_ns > now_ns and not _is_over(watch.stream):
+                self._late.add(peer)
+                continue
             found = watched(watch.stream)
-            if found.known() != watch.known:
+            if found.is_news(watch.known):
                 self.forget(peer)
                 self._server.reply(peer, found.to_json())
+            else:  # what it wants to be told of may stay so for long
+                watch.due_ns = now_ns + _EVERY_NS
 
     @property
     def next_ns(self) -> int | None:
@@ -116,5 +122,5 @@ def watched(stream: Stream) -> Watched:
 
 
 def _source(stream: Stream, source: Source) -> WatchedSource:
-    below = source.safe_below, stream.sealed_below(source), stream.copied_below(source)
+    below = source.safe_below, sealed_below(stream, source), copied_below(stream, source)
     return WatchedSource(source.name, source.received, *below)

@@ -25,7 +25,7 @@ _KEPT_ENDED = 64
 class Copies:
     """All copies: those that are not over, and the last ones that are.
 
-    ``changed(copy)`` is called when more is confirmed, or when an error comes or goes; ``over(copy)`` once one is over.
+    Copies are made in the background: see :meth:`listen`.
     """
 
     def __init__(self, dispatcher: Dispatcher, server: ControlServer) -> None:
@@ -35,8 +35,23 @@ class Copies:
         self._waiting: dict[int, list[Peer]] = {}
         self._next_ns: int | None = None
         self._has_news = False
-        self.changed: Callable[[DatasetCopy], None] = lambda _: None
-        self.over: Callable[[DatasetCopy], None] = lambda _: None
+        self._changed: list[Callable[[DatasetCopy], None]] = []
+        self._over: list[Callable[[DatasetCopy], None]] = []
+
+    def listen(
+        self,
+        *,
+        changed: Callable[[DatasetCopy], None] | None = None,
+        over: Callable[[DatasetCopy], None] | None = None,
+    ) -> None:
+        """``changed``: called when more of a copy is confirmed, or an error comes or goes. ``over``: at its end."""
+        self._changed += [changed] if changed is not None else []
+        self._over += [over] if over is not None else []
+
+    def note_change(self, copy: DatasetCopy) -> None:
+        """Note that more of a copy is confirmed, or that an error has come or gone."""
+        for tell in self._changed:
+            tell(copy)
 
     # -- looking up ----------------------------------------------------------------------------
 
@@ -108,7 +123,7 @@ class Copies:
         elif was_waiting:
             log.info("the copy goes on", stream=copy.name, url=copy.url)
         self._has_news = True
-        self.changed(copy)
+        self.note_change(copy)
 
     def failed(self, copy: DatasetCopy, error: OmewdError, now_ns: int) -> None:
         was_waiting = copy.error is not None and copy.error.code == error.code
@@ -119,7 +134,7 @@ class Copies:
         elif not was_waiting:
             log.warning("a copy waits: it is tried again", stream=copy.name, url=copy.url, **error.to_dict())
         self._has_news = True
-        self.changed(copy)
+        self.note_change(copy)
 
     def _is_over(self, copy: DatasetCopy) -> None:
         self._going.pop(copy.epoch, None)
@@ -128,7 +143,8 @@ class Copies:
             del self._ended[next(iter(self._ended))]
         for peer in self._waiting.pop(copy.epoch, []):
             self._answer(peer, copy)
-        self.over(copy)
+        for tell in self._over:
+            tell(copy)
 
     # -- clients -------------------------------------------------------------------------------
 
@@ -162,7 +178,7 @@ class _Owner:
     def progress(self, progress: Result) -> None:
         assert isinstance(progress, Confirmed)
         if self.copy.goes(progress):
-            self.copies.changed(self.copy)
+            self.copies.note_change(self.copy)
 
     def job_done(self, task: Task, result: Result, _now_ns: int) -> None:
         assert isinstance(task.job, CopyUnits | CopyDataset)

@@ -148,7 +148,7 @@ class DatasetCopy:
         self._store_works()
         if isinstance(job, CopyDataset):
             self.phase = CopyPhase.COMPLETE
-        for source, _, stop in job.units if isinstance(job, CopyUnits) else ():
+        for source, _, stop in job.parts if isinstance(job, CopyUnits) else ():
             self.copied[source] = stop
 
     def failed(self, error: OmewdError, now_ns: int) -> None:

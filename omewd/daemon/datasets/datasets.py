@@ -35,7 +35,7 @@ class Datasets:
     ) -> None:
         self._dispatcher, self._journal, self._server, self._agenda = dispatcher, journal, server, agenda
         self.copies = copies
-        copies.over = self._copy_is_over
+        copies.listen(over=self._copy_is_over)
         self._known: dict[Path, dict[int, Dataset]] = {}
         self._copied: dict[int, Dataset] = {}
 

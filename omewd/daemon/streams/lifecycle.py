@@ -18,6 +18,7 @@ import structlog
 from omewd.daemon.control.pending_replies import PendingReplies
 from omewd.daemon.control.server import Peer
 from omewd.daemon.datasets.datasets import Datasets
+from omewd.daemon.datasets.watermarks import copied_below, sealed_below
 from omewd.daemon.jobs.delivery import Delivery
 from omewd.daemon.jobs.of_stream import check_job, finalize_job
 from omewd.daemon.state.journal import ACTIVE, STARTING
@@ -348,11 +349,11 @@ class Lifecycle:
             return
         for number in numbers:
             source = stream.sources[number]
-            units = source.keys.units_complete(stream.sealed_below(source))
+            units = source.keys.units_complete(sealed_below(stream, source))
             self._datasets.copies.note_sealed(copy, number, units)
         for source in stream.sources:
             if source.ring is not None:
-                source.ring.note_copied(stream.copied_below(source))
+                source.ring.note_copied(copied_below(stream, source))
 
     def _allocate(self, stream: Stream, now_ns: int) -> None:
         """Allocate a step of a stream's memory. Each turn has one step, of the stream that has waited the longest."""

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from omewd.daemon.datasets.copy import CopyPhase
 from omewd.daemon.datasets.dataset import PHASES, Dataset, Phase
 from omewd.daemon.datasets.drive import Drive
 from omewd.daemon.datasets.shown_contrast import ShownContrast
@@ -348,23 +347,6 @@ class Stream:
             return ()
         sources, is_ending = [self.sources[n] for n in changed], self.state is State.DRAINING
         return self.dataset.maintenance.due(self.id, self.sources, sources, now_ns, is_ending=is_ending)
-
-    def sealed_below(self, source: Source) -> int:
-        """All files that only hold a source's frame indexes below this one are in their places."""
-        durable = source.safe_below
-        if source.shards is None or (self.settled and self.error is None):
-            return durable
-        return min(self.dataset.maintenance.sealed_until(source.number), durable)
-
-    def copied_below(self, source: Source) -> int:
-        """All of a source's frame indexes below this one are in the copy's store, confirmed."""
-        copy = self.dataset.copy
-        if copy is None:
-            return 0
-        units, total = copy.copied[source.number], source.keys.units_total
-        if copy.phase is CopyPhase.COMPLETE or (total is not None and units >= total):
-            return source.received
-        return min(source.keys.first_frame(units), source.received)
 
     def take_contrast(self, now_ns: int) -> tuple[Window, ...] | None:
         """The windows to put into the dataset now: see :meth:`ShownContrast.take`."""

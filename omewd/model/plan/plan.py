@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -240,22 +240,6 @@ class Plan:
     def image(self, frame: int) -> int:
         """The number of the image that a frame is in."""
         return self._image(unravel(frame, self.counts))
-
-    def frames_back(self, image: int, frame: int) -> Iterator[int]:
-        """The frame indexes in an image from the one of ``frame`` on downwards, highest first."""
-        axis = self.image_axis
-        if axis is None or axis == self.source_axis:
-            yield from range(frame if image == self.image(frame) else -1, -1, -1)
-            return
-        stride, count = self.strides[axis], self.counts[axis]
-        while frame >= 0:
-            start = frame - (frame % (stride * count) if count else frame) + image * stride
-            if start > frame and count:
-                start -= stride * count
-            if start > frame or start < 0:
-                return
-            yield from range(min(start + stride - 1, frame), start - 1, -1)
-            frame = start - 1
 
     def outer_shape(self, frames: int, image: int = 0) -> tuple[int, ...]:
         """The smallest outer shape that holds those of the first ``frames`` frames that are in an image.

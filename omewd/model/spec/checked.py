@@ -64,9 +64,8 @@ def bad_spec(error: ValidationError, model: Any) -> OmewdError:
         text = _IN_OUR_WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
         text = text.replace("Input should be", "it must be")
         nested = isinstance(item["input"], dict | list | tuple | BaseModel)
-        told = (
-            nested or item["loc"][-1:] == ("copy_to",) or not where
-        )  # that may have a secret in it or item["type"] in _IN_OUR_WORDS or repr(item["input"]) in text
+        told = nested or not where or item["type"] in _IN_OUR_WORDS or repr(item["input"]) in text
+        told |= item["loc"][-1:] == ("copy_to",)  # there may be a secret in it
         given = "" if told else f" (got {item['input']!r:.80})"
         complaints.append(f"{where}: {text}{given}" if where else text)
     text = "; ".join(complaints)

@@ -20,7 +20,7 @@ class Confirmed(Result):
 
 @dataclass(frozen=True)
 class CopyUnits(StreamJob):
-    """Copy the files of these units, which are in their places, to ``url``. A file that is not there holds only gaps.
+    """Copy the files of the units in ``parts``, which are in their places, to ``url``. A file that is not there holds only gaps.
 
     ``limit``: the most bytes a second that are sent. ``live``: copy the metadata first.
     """
@@ -33,7 +33,7 @@ class CopyUnits(StreamJob):
     dataset: str
     epoch: int
     url: str
-    units: tuple[KeyUnits, ...]
+    parts: tuple[KeyUnits, ...]
     limit: float | None = None
     live: bool = False
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from omewd.model.waits import OCTAVES, StageCounts
 from omewd.protocol.status import SourceStatus, StreamStatus
 from omewd.web.daemons import Daemon, Daemons
 
@@ -24,6 +26,8 @@ _OF_SOURCES: list[tuple[str, bool, str, Callable[[SourceStatus], float]]] = [
     ("omewd_ring_slots", False, "Slots of the ring", lambda s: s.ring.slots),
     ("omewd_ring_used_slots", False, "Slots with frames that are not stored yet", lambda s: s.ring.used),
 ]
+# Of the ended streams, so many have histograms, which are 240 series for a stream.
+_ENDED_WITH_STAGES = 8
 _OF_STREAMS: list[tuple[str, bool, str, Callable[[StreamStatus], float]]] = [
     ("omewd_written_bytes", True, "Pixels written, before compression", lambda s: s.throughput.written_bytes),
     ("omewd_stored_bytes", True, "Pixels written, as they are on disk", lambda s: s.throughput.stored_bytes),
@@ -91,11 +95,10 @@ def _details(streams: list[tuple[Daemon, StreamStatus]]) -> Iterator[Metric]:
     )
     free = GaugeMetricFamily("omewd_disk_free_bytes", "Free space for the dataset", labels=of_stream)
     left = GaugeMetricFamily("omewd_disk_left_seconds", "Time until the disk is full", labels=of_stream)
-    waits = GaugeMetricFamily(
-        "omewd_stage_seconds",
-        "How long frames of the last seconds waited in each stage",
-        labels=[*of_stream, "stage", "quantile"],
+    waits = HistogramMetricFamily(
+        "omewd_stage_seconds", "How long frames waited in each stage", labels=[*of_stream, "stage"]
     )
+    ended = 0
     for daemon, stream in streams:
         labels = _labels(daemon, stream)
         for name in _STATES:
@@ -104,9 +107,9 @@ def _details(streams: list[tuple[Daemon, StreamStatus]]) -> Iterator[Metric]:
             free.add_metric(labels, stream.disk.free_bytes)
         if stream.disk.lasts_s is not None:
             left.add_metric(labels, stream.disk.lasts_s)
-        for stage, wait in stream.recent_waits.items():
-            for quantile, ns in (("0.5", wait.p50_ns), ("0.99", wait.p99_ns), ("1", wait.max_ns)):
-                waits.add_metric([*labels, stage, quantile], ns / 1e9)
+        ended += stream.settled
+        for stage, counted in stream.wait_counts.items() if ended <= _ENDED_WITH_STAGES else ():
+            waits.add_metric([*labels, stage], _buckets(counted), counted.sum_ns / 1e9)
         for source in stream.sources:
             of_source = [*labels, _name(source)]
             gaps.add_metric([*of_source, "skipped"], source.frames.skipped)
@@ -116,6 +119,12 @@ def _details(streams: list[tuple[Daemon, StreamStatus]]) -> Iterator[Metric]:
             if source.silent_s is not None:
                 silent.add_metric(of_source, source.silent_s)
     yield from (gaps, silent, lag, state, free, left, waits)
+
+
+def _buckets(counted: StageCounts) -> list[tuple[str, float]]:
+    """The upper limit of each bucket in seconds, and how many frames are below it."""
+    limits = [f"{2**octave / 1e9:.6g}" for octave in OCTAVES] + ["+Inf"]
+    return list(zip(limits, accumulate(counted.counts), strict=False))
 
 
 def _family(name: str, text: str, labels: list[str], *, grows: bool) -> CounterMetricFamily | GaugeMetricFamily:

@@ -6,6 +6,7 @@ from typing import Any
 
 from omewd.protocol.status import ErrorStatus, StreamStatus
 from omewd.web.daemons import Daemon, Daemons
+from omewd.web.history import Point
 
 # The page shows the open streams, and so many that have ended.
 _ENDED = 12
@@ -19,10 +20,7 @@ def summary(daemons: Daemons) -> dict[str, Any]:
 def history(daemons: Daemons) -> dict[str, Any]:
     """For each stream, by its name in addresses, its rates over the last minutes: (seconds, frames/s, bytes/s)."""
     return {
-        daemons.key_of(daemon, stream): [
-            (round(point.at_s, 1), round(point.frames_per_s, 2), round(point.bytes_per_s))
-            for point in daemon.history.of(stream.id)
-        ]
+        daemons.key_of(daemon, stream): [_rounded(point) for point in daemon.history.of(stream.id)]
         for daemon in daemons.all
         for stream in (reversed(daemon.status.streams) if daemon.status else ())
     }
@@ -54,9 +52,13 @@ def _stream(daemons: Daemons, daemon: Daemon, stream: StreamStatus) -> dict[str,
     points = daemon.history.of(stream.id)
     return {
         "key": daemons.key_of(daemon, stream),
-        "recent": [points[-1].frames_per_s, points[-1].bytes_per_s] if points else None,
+        "recent": _rounded(points[-1]) if points else None,
         **{name: value for name, value in stream.to_json().items() if name in _SHOWN},
     }
+
+
+def _rounded(point: Point) -> tuple[float, float, int]:
+    return round(point.at_s, 1), round(point.frames_per_s, 2), round(point.bytes_per_s)
 
 
 _SHOWN = {

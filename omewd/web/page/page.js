@@ -2,8 +2,9 @@
 // Shows the summary that comes once a second, and the newest picture of the chosen stream.
 const $ = (id) => document.getElementById(id);
 const shown = new Map(); // key → {id, card, parts, points}
-let chosen = null, chosenId = null, state = { daemons: [] }, etag = null, holding = false;
-const MINUTES = 300;
+// chosen: at first, the stream that the address names. choices: the positions and channels of the chosen stream, null until they are known.
+let chosen = decodeURIComponent(location.hash.slice(1)) || null, chosenId = null, choices = null, state = { daemons: [] }, etag = null, holding = false;
+const MINUTES = 300, SIZES = [256, 512, 1024, 2048, 4096];
 
 const make = (tag, text, kind) => {
   const element = document.createElement(tag);
@@ -21,7 +22,7 @@ const bytes = (n) => {
 const time = (s) => s < 1 ? `${number(s * 1000)} ms` : s < 120 ? `${number(s)} s` : s < 7200 ? `${number(s / 60)} min`
   : s < 172800 ? `${number(s / 3600)} h` : `${number(s / 86400)} days`;
 
-const streams = () => state.daemons.flatMap((daemon) => daemon.streams.map((stream) => ({ ...stream, at_s: daemon.at_s })));
+const streams = () => state.daemons.flatMap((daemon) => daemon.streams);
 const current = () => streams().find((stream) => stream.key === chosen);
 // What tells a stream from an earlier one of its name.
 const identity = (stream) => `${stream.id} ${stream.path}`;
@@ -45,7 +46,7 @@ function problems(stream) {
 function facts(stream) {
   const { frames, ring, throughput, disk, recent } = stream;
   const isOpen = !stream.settled;
-  const rate = isOpen && recent ? recent : [throughput.frames_per_s, throughput.bytes_per_s];
+  const rate = isOpen && recent ? recent.slice(1) : [throughput.frames_per_s, throughput.bytes_per_s];
   const longest = Object.entries(stream.recent_waits).filter(([stage]) => !["producer", "ring"].includes(stage))
     .sort((a, b) => b[1].p50_ns - a[1].p50_ns)[0];
   const isSafe = stream.durability === "fsync", lag = frames.received - (isSafe ? frames.durable : frames.written + frames.gaps);
@@ -141,9 +142,9 @@ function show(summary) {
     drawn.add(stream.key);
     draw(stream);
     const parts = shown.get(stream.key);
-    if (!stream.recent || stream.settled || parts.at_s === stream.at_s) continue; // the event was about another daemon
-    parts.at_s = stream.at_s;
-    parts.points.push([stream.at_s, ...stream.recent]);
+    if (!stream.recent || stream.settled || parts.at_s === stream.recent[0]) continue; // the event was about something else
+    parts.at_s = stream.recent[0];
+    parts.points.push(stream.recent);
     if (parts.points.length > MINUTES) parts.points.shift();
   }
   $("daemons").className = summary.daemons.some((daemon) => daemon.error) ? "gone" : "";
@@ -153,31 +154,65 @@ function show(summary) {
 
 function choose(key) {
   const stream = streams().find((each) => each.key === key), id = stream ? identity(stream) : null;
-  if (key !== chosen || id !== chosenId) {
-    etag = null;
-    $("picture").removeAttribute("src"); // it is of another stream
-    $("caption").textContent = "";
-  }
+  const isOther = key !== chosen || id !== chosenId;
   chosen = key;
   chosenId = id;
   for (const [name, parts] of shown) parts.card.classList.toggle("chosen", name === key);
+  if (!isOther) return;
+  etag = choices = null;
+  $("picture").removeAttribute("src"); // it is of another stream
+  $("caption").textContent = "";
+  $("image").value = "";
   if (!stream) return;
   fill($("source"), stream.sources.map((source) => [source.source, source.name || source.source]));
-  Object.assign($("image"), { value: "", max: stream.images - 1 });
-  $("image").parentElement.hidden = stream.images < 2;
+  fill($("size"), [...SIZES.map((size) => [`size=${size}`, size]), ...levels(stream)], [$("size").value, "size=1024"]);
+  offer({ positions: [], channels: [] });
 }
 
-function fill(select, options) {
+// The resolutions that the dataset has, beside the sizes that fit a screen.
+function levels(stream) {
+  const side = (n, level) => Math.ceil(n / 2 ** level);
+  return stream.levels < 2 ? [] : Array.from({ length: stream.levels },
+    (_, level) => [`level=${level}`, `level ${level}: ${stream.frame_shape.map((n) => side(n, level)).join(" × ")}`]);
+}
+
+function offer({ positions, channels }) {
+  $("image").max = positions.length - 1;
+  $("image").parentElement.hidden = positions.length < 2;
+  fill($("channel"), channels.length < 2 ? [] : [["", "newest"], ...channels.map((name, number) => [number, name])]);
+}
+
+// Chooses the first of the wanted values that there is.
+function fill(select, options, wanted = []) {
   select.replaceChildren(...options.map(([value, text]) => Object.assign(make("option", text), { value })));
+  const value = wanted.find((each) => options.some(([one]) => one === each));
+  if (value !== undefined) select.value = value;
   select.parentElement.hidden = options.length < 2;
+}
+
+async function learn(stream) {
+  const reply = await fetch(`/api/streams/${encodeURIComponent(stream.key)}/choices?source=${$("source").value || 0}`);
+  const found = reply.ok ? await reply.json() : null;
+  if (identity(stream) !== chosenId || !found) return;
+  choices = found;
+  offer(found);
+}
+
+function caption(stream, headers) {
+  const place = (what, names, n) => !names || names.length < 2 ? ""
+    : `, ${what} ${n}${names[n] === undefined || names[n] === n ? "" : ` (${names[n]})`}`;
+  const where = place("position", choices?.positions, headers.get("X-Image")) + place("channel", choices?.channels, headers.get("X-Channel"));
+  return `${stream.key}: frame ${number(Number(headers.get("X-Frame-Index")))}${where}, `
+    + `${stream.frame_shape.join(" × ")} ${stream.dtype}, ${headers.get("X-Low")} to ${headers.get("X-High")}`;
 }
 
 async function look() {
   const stream = current();
   if (stream && !holding && !document.hidden) {
-    const asked = new URLSearchParams({ source: $("source").value || 0, size: $("size").value });
-    for (const name of ["image", "low", "high"]) if ($(name).value !== "") asked.set(name, $(name).value);
+    const asked = new URLSearchParams(`source=${$("source").value || 0}&${$("size").value}`);
+    for (const name of ["image", "channel", "low", "high"]) if ($(name).value !== "") asked.set(name, $(name).value);
     try {
+      if (!choices) await learn(stream);
       const reply = await fetch(`/api/streams/${encodeURIComponent(stream.key)}/frame.png?${asked}`,
         { headers: etag ? { "If-None-Match": etag } : {}, cache: "no-store" });
       const blob = reply.status === 200 ? await reply.blob() : null;
@@ -188,8 +223,7 @@ async function look() {
         const before = $("picture").src;
         $("picture").src = address;
         if (before.startsWith("blob:")) setTimeout(() => URL.revokeObjectURL(before), 1000);
-        const index = Number(reply.headers.get("X-Frame-Index"));
-        $("caption").textContent = `${stream.key}: frame ${number(index)}, ${stream.frame_shape.join(" × ")} ${stream.dtype}, ${reply.headers.get("X-Low")} to ${reply.headers.get("X-High")}`;
+        $("caption").textContent = caption(stream, reply.headers);
         $("picture").alt = $("caption").textContent;
       } else if (reply.status !== 304) {
         const told = await reply.json().catch(() => null);
@@ -218,7 +252,7 @@ function hold() {
 }
 
 $("hold").onclick = hold;
-for (const id of ["source", "image", "size", "low", "high"]) $(id).onchange = () => { etag = null; };
+for (const id of ["source", "image", "channel", "size", "low", "high"]) $(id).onchange = () => { etag = null; };
 document.onkeydown = (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || /^(INPUT|SELECT|BUTTON)$/.test(event.target.tagName)) return;
   const keys = [...shown.keys()], at = keys.indexOf(chosen);
@@ -228,6 +262,8 @@ document.onkeydown = (event) => {
     Enter: () => event.target.tagName === "ARTICLE" && event.target.click(),
     s: () => cycle($("source")),
     p: nextPosition,
+    c: () => cycle($("channel")),
+    l: () => cycle($("size")),
     a: () => { $("low").value = $("high").value = ""; etag = null; },
     f: () => document.fullscreenElement ? document.exitFullscreen() : $("picture").requestFullscreen(),
     " ": hold,

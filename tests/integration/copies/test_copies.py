@@ -16,10 +16,10 @@ import pytest
 
 import omewd
 from omewd.copier import copy as copying
+from omewd.copier.access.store import Target
 from omewd.copier.copy import copy
 from omewd.copier.engine import Engine, LocalFile, local_file
 from omewd.copier.pace import Pace
-from omewd.copier.store import Target
 from omewd.copier.verify import verify_copy
 from omewd.dataset.copies.manifest import FOLDER, STORED, Copied
 from omewd.dataset.keys import files_in

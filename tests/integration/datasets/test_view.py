@@ -141,6 +141,7 @@ def test_on_the_command_line(omewd_daemon: DaemonProcess) -> None:
         producer.append(make_frame(0, spec.frame_shape, spec.dtype), metadata={"exposure_time": 0.5})
         shown = omewd_daemon.omewd("view", "cam")
         assert "frame 0 from the ring, 8 × 8 uint16" in shown.stdout
+        assert "omewd web, then http://127.0.0.1:8420/#cam" in shown.stdout
         assert "exposure_time" in shown.stdout
         saved = json.loads(omewd_daemon.omewd("view", "cam", "--index", "0", "-o", "frame.npy", "--json").stdout)
         assert saved["index"] == 0

@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import tensorstore
@@ -162,35 +161,13 @@ def test_a_key_as_http_has_it(omewd_daemon: DaemonProcess, tmp_path: Path) -> No
         producer.close()
 
 
-def test_only_the_dataset_is_seen(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
-    omewd_daemon.client.start_stream(make_spec("cam", "t:1,y:24,x:40"))
-    with omewd_daemon.connect("cam") as producer:
-        producer.append(make_frame(0, SHAPE, "uint16"))
-    (omewd_daemon.data / "secret").write_text("secret")
-    (omewd_daemon.data / "cam.ome.zarr" / "link").symlink_to(omewd_daemon.data / "secret")
+def test_a_stream_is_there_as_soon_as_it_is_opened(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:
     with web(tmp_path, omewd_daemon.socket) as client:
-        for path in (
-            "../secret",
-            "..%2Fsecret",
-            "%2e%2e/secret",
-            "0/../../secret",
-            "link",
-            "%2Fetc%2Fpasswd",
-            "/etc/passwd",
-            "a" * 5000,
-            "0/" * 2000,
-            "%00",
-            "zarr.json%00.png",
-            ".",
-            "..",
-            "omewd/staging/x",
-        ):
-            answer = client.send(httpx.Request("GET", f"{client.base_url}/data/cam/{path}"))
-            assert answer.status_code in (400, 404), path
-            assert "secret" not in answer.text
-        assert client.get("/data/nobody/zarr.json").json()["error"]["code"] == "unknown_stream"
-        for name in ("a" * 300, "cam@2", "cam@0", "cam@99999999", "..", "%00", "é"):
-            assert client.get(f"/data/{name}/zarr.json").status_code == 404, name
+        for name in ("one", "two", "three"):
+            omewd_daemon.client.start_stream(make_spec(name, "t:1,y:24,x:40"))
+            assert client.get(f"/data/{name}/zarr.json").status_code == 200
+            assert client.get(f"/data/{name}.ome.zarr/zarr.json").status_code == 200
+            assert client.get(f"/data/{name}.zip/zarr.json").status_code == 404
 
 
 def test_what_is_lost_is_an_error(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:

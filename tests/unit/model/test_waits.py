@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omewd.model.waits import STAGES, Histogram, RecentWaits, histogram_of, summary
+from omewd.model.waits import OCTAVES, STAGES, Histogram, RecentWaits, StageCounts, histogram_of, summary
 
 RESOLUTION = 2 ** (1 / 32)
 WAITS = st.lists(st.integers(0, 2**60), min_size=1, max_size=200)
@@ -35,6 +35,16 @@ def test_a_quantile_is_within_the_resolution(waits: list[int], fraction: float) 
     if exact > 1:
         assert histogram.quantile_ns(fraction) == pytest.approx(exact, rel=RESOLUTION**1.2 - 1, abs=1)
     assert histogram.longest_ns == max(waits)
+
+
+@given(WAITS)
+def test_counts_by_octave_are_those_of_the_waits(waits: list[int]) -> None:
+    limits = [2**octave for octave in OCTAVES]
+    counted = StageCounts.of(one_by_one(waits))
+    below = [sum(wait < limit for wait in waits) for limit in limits] + [len(waits)]
+    near = [sum(wait < limit * RESOLUTION for wait in waits) for limit in limits] + [len(waits)]  # log2 is rounded
+    assert all(few <= n <= many for few, n, many in zip(below, np.cumsum(counted.counts), near, strict=True))
+    assert counted.sum_ns == pytest.approx(sum(waits), rel=RESOLUTION**1.2 - 1, abs=len(waits))
 
 
 @given(WAITS, WAITS)

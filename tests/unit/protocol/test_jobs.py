@@ -11,15 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omewd.copier.worker import KINDS as COPIERS_KINDS
 from omewd.errors import OmewdError
 from omewd.model.contrast import FRACTIONS
 from omewd.model.totals import Totals
 from omewd.model.waits import Histogram
 from omewd.protocol.jobs import values
+from omewd.protocol.jobs.copies import Confirmed
 from omewd.protocol.jobs.datasets import Finalized, Leftovers, PlaceChecked, Recovered
 from omewd.protocol.jobs.frames import WriteUnits, Written
 from omewd.protocol.jobs.job import (
     CLEANER,
+    COPIER,
     MAINTAINER,
     WRITER,
     Job,
@@ -37,8 +40,10 @@ from omewd.protocol.jobs.values import Wire
 from omewd.protocol.messages import MAX_MESSAGE_BYTES, decode, encode
 from omewd.writer.handlers.table import JOBS, KINDS
 
+KINDS = {**KINDS, **COPIERS_KINDS}
+JOBS = [*JOBS, *COPIERS_KINDS.values()]
 KINDS_OF_JOBS = JOBS
-RESULTS: list[type[Result]] = [Result, PlaceChecked, Leftovers, Recovered, Finalized, Written]
+RESULTS: list[type[Result]] = [Result, PlaceChecked, Leftovers, Recovered, Finalized, Written, Confirmed]
 
 numbers = st.integers(0, 2**63 - 1)
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -72,6 +77,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "gap_kinds": st.lists(st.tuples(numbers, st.sampled_from(["skipped", "dropped"])), max_size=4).map(tuple),
     "gap_frames": st.none() | st.tuples(numbers, numbers),
     "contrast": st.lists(st.tuples(numbers, sketches), max_size=3).map(tuple),
+    "parts": st.lists(st.tuples(numbers, numbers, numbers), max_size=3).map(tuple),
+    "limit": st.none() | finite,
     "waits": st.dictionaries(st.text(), histograms, max_size=3),
 }
 
@@ -231,7 +238,7 @@ def test_kinds_have_names_of_their_own() -> None:
 def test_what_a_kind_needs_fits_together(kind: type[Job]) -> None:
     needs = kind.needs
     assert needs.tries >= 1
-    assert {needs.role, needs.long_role or MAINTAINER} <= {WRITER, MAINTAINER, CLEANER}
+    assert {needs.role, needs.long_role or MAINTAINER} <= {WRITER, MAINTAINER, CLEANER, COPIER}
     assert issubclass(kind, StreamJob) == (needs.opened is not Opened.NOTHING)
     assert needs.documents == (needs.long_role is not None)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from omewd.errors import OmewdError
-from omewd.web.access import Access, is_loopback, read_token
-from omewd.web.serve import parse_listen, serve
+from omewd.web.access import Access
+from omewd.web.addresses import is_loopback, parse_listen, read_token
+from omewd.web.serve import serve
 
 TOKEN = "0123456789abcdef" * 2
 
@@ -28,7 +32,7 @@ class Site:
         def answer(_: Request) -> Response:
             return PlainTextResponse("seen")
 
-        routes = [Route(path, answer) for path in ("/", "/api/status", "/healthz")]
+        routes = [Route(path, answer) for path in ("/", "/api/status", "/healthz", "/data/cam/zarr.json")]
         self._app = Starlette(routes=routes, middleware=[Middleware(Access, token=token)])
         self._cookies = httpx.Cookies()
 
@@ -55,6 +59,13 @@ def test_without_the_token_nothing_is_seen_but_that_it_is_alive() -> None:
         header = f"Bearer {wrong}".encode()
         assert client.get("/api/status", headers={"Authorization": header}).status_code == 401
         assert client.get("/api/status", headers={"Cookie": f"omewd_token={wrong}".encode()}).status_code == 401
+
+
+def test_a_viewer_of_another_site_sees_that_it_needs_a_token() -> None:
+    """Else its page is only told that the network failed."""
+    refused = Site(TOKEN).get("/data/cam/zarr.json", headers={"Origin": "https://viewer.example"})
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "*")
+    assert "access-control-allow-origin" not in Site(TOKEN).get("/api/status").headers
 
 
 def test_many_parameters_are_no_error() -> None:
@@ -111,3 +122,18 @@ def test_a_token_file_is_checked(tmp_path: Path) -> None:
             read_token(path)
     with pytest.raises(OmewdError, match="can't be read"):
         read_token(tmp_path / "none")
+
+
+def test_without_the_libraries_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "starlette.py").write_text("raise ModuleNotFoundError('no starlette', name='starlette')")
+    done = subprocess.run(
+        [sys.executable, "-m", "omewd", "web", "--listen", "127.0.0.1:0"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "omewd web needs starlette" in done.stderr
+    assert "pip install 'omewd[web]'" in done.stderr

@@ -10,10 +10,10 @@ from starlette.requests import Request
 
 from omewd.errors import OmewdError
 from omewd.protocol.status import DaemonStatus, StreamStatus
-from omewd.web import frames
 from omewd.web.daemons import Daemons
-from omewd.web.frames import Frames
-from omewd.web.picture import Picture
+from omewd.web.pictures import frames
+from omewd.web.pictures.frames import Frames
+from omewd.web.pictures.picture import Picture
 
 
 class NoFrameYet:

@@ -31,6 +31,14 @@ def test_a_rate_is_that_since_the_status_before() -> None:
     assert history.of(2) == ()
 
 
+def test_a_status_that_comes_soon_after_another_makes_no_rate() -> None:
+    """As when something has happened to a stream."""
+    history = History()
+    for at_s, count in ((100.0, 0), (100.1, 50), (100.9, 60), (101.0, 100), (101.9, 160)):
+        history.note(status((1, count)), at_s)
+    assert [(point.at_s, round(point.frames_per_s, 3)) for point in history.of(1)] == [(100.9, 66.667), (101.9, 100.0)]
+
+
 def test_it_keeps_the_last_minutes_of_the_streams_that_are_there() -> None:
     history = History()
     for at_s in range(2 * POINTS):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omewd.web.picture import picture
+from omewd.web.pictures.picture import picture
 
 
 def pixels_of(png: bytes) -> np.ndarray[Any, Any]:

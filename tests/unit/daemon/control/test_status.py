@@ -15,14 +15,14 @@ from tests.unit.cameras import camera_of, cameras
 STREAM_FIELDS = {
     "id", "name", "state", "settled", "path", "dtype", "frame_shape", "frame_bytes", "samples", "images", "levels",
     "backend", "backend_reason", "compression", "backpressure", "durability", "frames", "lost", "kept_in_ring", "ring",
-    "sources", "throughput", "paused", "disk", "waits", "recent_waits", "retries", "producer", "ended_by", "error",
-    "acknowledged", "expect_fps", "status_version",
+    "sources", "throughput", "paused", "disk", "waits", "recent_waits", "wait_counts", "retries", "producer",
+    "ended_by", "error", "acknowledged", "copy", "expect_fps", "status_version",
 }  # fmt: skip
 DAEMON_FIELDS = {
     "version", "pid", "uptime_s", "stopping", "data_roots", "memory", "backends", "writers", "kept_rings", "streams",
-    "streams_not_shown", "status_version",
+    "streams_not_shown", "copies", "copiers", "status_version",
 }  # fmt: skip
-FRAMES = {"declared", "received", "written", "gaps", "skipped", "dropped", "lost", "in_flight", "durable"}
+FRAMES = {"declared", "received", "written", "gaps", "skipped", "dropped", "lost", "in_flight", "durable", "copied"}
 RING = {"slots", "used", "bytes", "window"}
 
 
@@ -79,7 +79,7 @@ def test_a_status_is_read_as_it_was_written_also_with_fields_of_a_newer_omewd() 
         status = stream_status(it.stream, 5 + 10**9)
     value = json.loads(json.dumps(status.to_json()))
     assert StreamStatus.from_json(value) == status
-    assert StreamStatus.from_json({**value, "new": 1, "frames": {**value["frames"], "copied": 3}}) == status
+    assert StreamStatus.from_json({**value, "new": 1, "frames": {**value["frames"], "seen": 3}}) == status
     daemon = DaemonStatus(version="0.1.0", pid=3, streams=(status,))
     assert DaemonStatus.from_json(json.loads(json.dumps(daemon.to_json()))) == daemon
 

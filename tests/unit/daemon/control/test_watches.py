@@ -52,7 +52,7 @@ def test_an_answer_comes_with_the_news_and_not_sooner_than_50_ms() -> None:
     with camera_of("t:inf,y:2,x:3") as it:
         first = watches.ask(one, it.stream, None, 0)
         assert first is not None
-        assert first["sources"] == [{"name": "", "received": 0, "durable": 0, "sealed": 0}]
+        assert first["sources"] == [{"name": "", "received": 0, "durable": 0, "sealed": 0, "copied": 0}]
         known = Watched.from_json(first).known()
         assert watches.ask(one, it.stream, known, 0) is None
         assert watches.ask(other, it.stream, {"id": 5}, 10 * MS) is None
@@ -79,10 +79,38 @@ def test_an_answer_comes_with_the_news_and_not_sooner_than_50_ms() -> None:
         it.work()
         watches.note(it.stream)
         watches.turned(201 * MS)
+        assert (server.take(), watches.next_ns) == ([], 250 * MS), "it was just looked at"
+        watches.turned(250 * MS)
         assert [told["sources"][0]["durable"] for _, told in server.take()] == [4]
         watches.note(it.stream)
         watches.turned(300 * MS)
         assert server.take() == []
+
+
+def test_who_wants_to_know_of_the_stream_alone_is_not_told_of_frames_and_costs_no_more_than_others() -> None:
+    server = Server()
+    watches = Watches(server)
+    with camera_of("t:inf,y:2,x:3") as it:
+        first = watches.ask(peer(), it.stream, None, 0)
+        known = Watched.from_json(first).known(frames=False)
+        assert watches.ask(peer(), it.stream, known, 0) is None
+        watches.turned(50 * MS)
+        assert watches.next_ns is None
+        for turn in range(60, 100, 10):  # within 50 ms, nothing is looked at again
+            it.publish(1)
+            it.poll()
+            it.work()
+            watches.note(it.stream)
+            watches.turned(turn * MS)
+            assert watches.next_ns == 100 * MS
+        watches.turned(100 * MS)
+        assert (server.take(), watches.next_ns) == ([], None)
+        it.stream.drive.paused = OmewdError("disk_full", "no space", "Free some")
+        watches.note(it.stream)
+        watches.turned(150 * MS)
+        [(_, told)] = server.take()
+        assert told["paused"]["code"] == "disk_full"
+        assert [type(event) for event in events(None, Watched.from_json(told), frames=False)] == [StreamPaused]
 
 
 def test_a_connection_has_one_request_and_none_once_it_is_gone() -> None:

@@ -256,10 +256,10 @@ def test_writers_do_the_long_jobs_of_maintainers_that_can_not_be_started() -> No
     """After an upgrade on disk: a stream of many images starts and ends all the same, but a sweep waits."""
     dispatcher = make()
     create, sweep = dispatcher.submit(CREATE, SOMEBODY, documents=1000), dispatcher.submit(SWEEP, SOMEBODY)
-    assert dispatcher.wanted() == {MAINTAINER, CLEANER}
+    assert dispatcher.wanted().keys() == {MAINTAINER, CLEANER}
     assert assign(dispatcher, [1], [], 0) == []
     dispatcher.do_without({MAINTAINER, CLEANER})
-    assert dispatcher.wanted() == {WRITER, CLEANER}
+    assert dispatcher.wanted().keys() == {WRITER, CLEANER}
     assert [lease.task for lease in assign(dispatcher, [1, 2], [], 0)] == [create]
     dispatcher.do_without(set())
     assert [lease.task for lease in assign(dispatcher, [1, 2], [], 0, cleaner=3)] == [sweep]
@@ -609,7 +609,7 @@ def test_long_jobs_are_for_the_maintainer(job: Job) -> None:
     for _ in range(2):
         dispatcher.submit(job, owner, documents=1200)
     short = dispatcher.submit(CREATE, SOMEBODY, documents=20)
-    assert dispatcher.wanted() == {WRITER, MAINTAINER}
+    assert dispatcher.wanted().keys() == {WRITER, MAINTAINER}
     first = assign(dispatcher, [1], [], 0)
     assert [(lease.child, lease.task) for lease in first] == [(1, short)]
     dispatcher.finish(first[0].id, 0)
@@ -624,7 +624,7 @@ def test_long_jobs_are_for_the_maintainer(job: Job) -> None:
     [last] = assign(dispatcher, [1], [units], 0, 7)
     assert (last.child, last.task.job) == (7, job)
     dispatcher.finish(last.id, 0)
-    assert dispatcher.wanted() == {WRITER}
+    assert dispatcher.wanted().keys() == {WRITER}
     assert assign(dispatcher, [], [units], 0, 7) == []
     assert dispatcher.child_at(owner, type(job)) is None
 
@@ -635,7 +635,7 @@ def test_long_jobs_of_a_cleaner_that_died_are_given_to_the_next_one() -> None:
     assign(dispatcher, [1], [], 0, cleaner=7)
     back, _ = dispatcher.child_lost(7)
     assert [task.job for task in back] == [SWEEP]
-    assert dispatcher.wanted() == {CLEANER}
+    assert dispatcher.wanted().keys() == {CLEANER}
     assert assign(dispatcher, [1, 2], [], 0) == []
     assert [lease.child for lease in assign(dispatcher, [1, 2], [], 0, cleaner=8)] == [8]
 
@@ -647,6 +647,6 @@ def test_a_long_job_that_is_tried_again_waits_its_time() -> None:
     task = dispatcher.finish(lease.id, 0)
     assert task is not None
     assert dispatcher.put_back(task, ERROR, 0)
-    assert dispatcher.wanted() == {CLEANER}
+    assert dispatcher.wanted().keys() == {CLEANER}
     assert assign(dispatcher, [], [], 1, cleaner=7) == []
     assert len(assign(dispatcher, [], [], RETRY_DELAYS_NS[0], cleaner=7)) == 1

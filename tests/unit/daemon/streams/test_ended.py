@@ -24,7 +24,9 @@ class Ended:
     def __init__(self) -> None:
         self.forgotten: list[str] = []
         journal = SimpleNamespace(remove=lambda *_: None)
-        datasets = SimpleNamespace(forget=lambda dataset: self.forgotten.append(str(dataset.path)))
+        datasets = SimpleNamespace(
+            forget=lambda dataset: self.forgotten.append(str(dataset.path)), copy_rest=lambda _: None
+        )
         memory = SimpleNamespace(close_last=lambda _: None)
         self.streams = Streams(cast(Any, journal), cast(Any, datasets), Agenda(), cast(Any, memory))
 

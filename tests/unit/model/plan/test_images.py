@@ -11,6 +11,7 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from omewd.errors import OmewdError
+from omewd.model.plan.elements import element, frames_back
 from omewd.model.plan.images import shape_on_disk, shapes_on_disk, whole_shape
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Budget, Plan, choose_capacity
@@ -76,13 +77,18 @@ def test_each_frame_is_where_its_coordinate_says(spec: StreamSpec, cell: Cell) -
 
 
 @given(specs(), st.data())
-def test_the_frames_of_an_image_backwards(spec: StreamSpec, data: st.DataObject) -> None:
+def test_the_frames_at_some_elements_backwards(spec: StreamSpec, data: st.DataObject) -> None:
     source = data.draw(st.integers(0, spec.sources - 1))
     plan = Plan.of(spec, source=source)
-    images = [at.get("p", 0) for at in coordinates(spec, source)]
-    newest, image = data.draw(st.integers(0, len(images) - 1)), data.draw(st.integers(0, spec.images - 1))
-    found = [frame for frame in range(newest, -1, -1) if images[frame] == image]
-    assert list(plan.frames_back(image, newest)) == found
+    places = list(coordinates(spec, source))
+    newest = data.draw(st.integers(0, len(places) - 1))
+    there = data.draw(st.sampled_from(places))
+    of = {name: there[name] for name in data.draw(st.sets(st.sampled_from(plan.names)))} if plan.names else {}
+    found = [frame for frame in range(newest, -1, -1) if of.items() <= places[frame].items()]
+    assert list(frames_back(plan, newest, of)) == found
+    assert all(element(plan, frame, name) == n for frame in found for name, n in of.items())
+    if plan.source_axis is not None:
+        assert not list(frames_back(plan, newest, {plan.names[plan.source_axis]: source + 1}))
 
 
 @given(specs(), st.data())

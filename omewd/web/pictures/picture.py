@@ -15,6 +15,8 @@ Pixels = np.ndarray[Any, Any]
 _PERCENTILES = (0.1, 99.9)
 # Percentiles of so many pixels are close enough.
 _SAMPLED = 1 << 16
+# So many are made to grey values at a time.
+_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,18 @@ def picture(frame: Pixels, *, most: int, low: float | None = None, high: float |
     ``low``, ``high``: the values for black and white; None for the percentiles 0.1 and 99.9. NaN is black.
     """
     step = step_of(frame.shape, most)
-    pixels = frame[::step, ::step].astype(np.float32)
-    sample = pixels.reshape(-1)[:: max(1, pixels.size // _SAMPLED)]
+    pixels = frame[::step, ::step]
+    sample = pixels.reshape(-1)[:: max(1, pixels.size // _SAMPLED)].astype(np.float32)
     sample = sample[np.isfinite(sample)]
     found = np.percentile(sample, _PERCENTILES) if sample.size else (0.0, 1.0)
     low, high = float(found[0]) if low is None else low, float(found[1]) if high is None else high
     scale = 255.0 / (high - low) if high > low else 0.0
-    pixels -= low  # in place: it may be large
-    pixels *= scale
-    values = np.clip(np.nan_to_num(pixels, copy=False), 0, 255, out=pixels).astype(np.uint8)
+    values = np.empty(pixels.shape, np.uint8)
+    for start in range(0, len(pixels), _ROWS):  # the whole may be large
+        band = pixels[start : start + _ROWS].astype(np.float32)
+        band -= low
+        band *= scale
+        values[start : start + _ROWS] = np.clip(np.nan_to_num(band, copy=False), 0, 255, out=band)
     file = io.BytesIO()
     Image.fromarray(values).save(file, "PNG", compress_level=1)
     return Picture(low, high, file.getvalue())

@@ -1,0 +1,1 @@
+"""Pictures of frames: which one is meant, and how it is drawn."""
