@@ -20,9 +20,10 @@ class Confirmed(Result):
 
 @dataclass(frozen=True)
 class CopyUnits(StreamJob):
-    """Copy the files of the units in ``parts``, which are in their places, to ``url``. A file that is not there holds only gaps.
+    """Copy the files of the units in ``parts``, which are in their places, to ``url``.
 
-    ``limit``: the most bytes a second that are sent. ``live``: copy the metadata first.
+    A file that is not there holds only gaps. ``limit``: the most bytes a second that are sent. ``live``: copy the
+    metadata first.
     """
 
     kind = "copy_units"
