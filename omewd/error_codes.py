@@ -178,7 +178,7 @@ SECTIONS: dict[str, tuple[ErrorCode, ...]] = {
         ErrorCode(
             "store_refused",
             "The store does not accept the credentials, or these may not do it.",
-            "Check the credentials in the environment or the profile files, and their permissions",
+            "Check the credentials in the environment, profile files or configuration file, and their permissions",
         ),
         ErrorCode("store_missing", "There is no such bucket, container or folder.", "Create it first"),
         ErrorCode(

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from omewd.cli.errors import did_you_mean, options_of
+from omewd.copier.access.tables import TABLES
 from omewd.errors import OmewdError
 
 
@@ -25,11 +26,14 @@ def default_map(
     except (OSError, ValueError) as error:
         raise OmewdError("usage", f"{path} can't be read: {error}") from error
     names = list(commands)
+    settings.pop(TABLES, None)  # for those who copy
     tables = {key: value for key, value in settings.items() if isinstance(value, dict)}
     for key in tables:
         if key not in names:
             raise OmewdError(
-                "usage", f"{path} has a table [{key}], but no command has this name", did_you_mean(key, names)
+                "usage",
+                f"{path} has a table [{key}], but no command has this name",
+                did_you_mean(key, [*names, TABLES]),
             )
     common = {key: value for key, value in settings.items() if key not in tables}
     parameters = {name: _by_key(command(name)) for name in names} if common else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,22 @@ def _read_config(context: click.Context, _: click.Parameter, path: Path | None) 
     from omewd.cli.config import default_map
 
     context.default_map = default_map(path, _COMMANDS, _command)
+    _tell(context, path)
+
+
+def _tell(context: click.Context, path: Path) -> None:
+    """Name the file to those who copy, here and in child processes, as long as the command runs."""
+    before = os.environ.get("OMEWD_CONFIG")
+    _name(str(path.absolute()))
+    # A daemon that reads its configuration again comes here within itself.
+    context.call_on_close(lambda: _name(before))
+
+
+def _name(config: str | None) -> None:
+    if config is None:
+        os.environ.pop("OMEWD_CONFIG", None)
+    else:
+        os.environ["OMEWD_CONFIG"] = config
 
 
 @click.group(cls=LazyGroup, context_settings={"auto_envvar_prefix": "OMEWD", "help_option_names": ["-h", "--help"]})

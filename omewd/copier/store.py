@@ -15,8 +15,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omewd.copier.access.credentials import KEY_OPTIONS, KEY_VARIABLES, provided, redacted, s3_settings, secrets_of
+from omewd.copier.access.tables import Table, table_for
 from omewd.copier.address import Address
-from omewd.copier.credentials import redacted, s3_settings, secrets_of
 from omewd.errors import OmewdError
 from omewd.process.names import sync_folder
 
@@ -62,7 +63,8 @@ class Target:
             message = f"copies need obstore ({redacted(str(error), [])})"
             raise OmewdError("not_installed", message, "Run: pip install 'omewd[copy]'") from error
         self.url = address.url
-        settings = s3_settings(os.environ) if address.scheme == "s3" else {}
+        table = table_for(address.url, os.environ) or Table()
+        settings = _settings(address.scheme, table)
         self._secrets = secrets_of(os.environ, settings)
         self._obstore = obstore
         self._root = Path(f"/{address.path}") if address.scheme == "file" else None
@@ -70,7 +72,7 @@ class Target:
         if self._root is not None:
             _check_folder(self._root, create=create)
         with self._translated():
-            self.store: ObjectStore = _open(address, settings)
+            self.store: ObjectStore = _open(address, settings, allow_http=table.allow_http or _http_is_allowed())
 
     def put(self, path: str, data: bytes) -> str:
         """Store a small object; returns its etag."""
@@ -170,31 +172,48 @@ class Target:
         return " ".join(text.split())[:_MOST_TEXT]
 
 
-def _open(address: Address, settings: dict[str, str]) -> ObjectStore:
+def _http_is_allowed() -> bool:
+    return os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes")
+
+
+def _settings(scheme: str, table: Table) -> dict[str, str]:
+    """The options of obstore beside those that it finds in the environment."""
+    if scheme != "s3":
+        return table.options
+    if table.profile is not None:
+        others = {name: value for name, value in os.environ.items() if name not in KEY_VARIABLES}
+        return {**s3_settings({**others, "AWS_PROFILE": table.profile}), **table.options}
+    return {**({} if "access_key_id" in table.options else s3_settings(os.environ)), **table.options}
+
+
+def _open(address: Address, settings: dict[str, str], *, allow_http: bool) -> ObjectStore:
     from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 
+    if address.scheme == "file":
+        return LocalStore(f"/{address.path}")
     # A request has no limit as a whole: a large object is read back in one.
     client: ClientConfig = {
         "timeout": timedelta(days=1),
         "read_timeout": _SILENT,
         "connect_timeout": timedelta(seconds=20),
     }
-    if address.scheme == "file":
-        return LocalStore(f"/{address.path}")
-    if address.scheme == "s3":
-        if os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes"):
-            client["allow_http"] = True
-        return S3Store(
-            address.bucket,
-            prefix=address.path,
-            checksum_algorithm="SHA256",
-            client_options=client,
-            retry_config=_RETRIES,
-            **settings,  # type: ignore[arg-type]
-        )
+    if allow_http:
+        client["allow_http"] = True
+    given: dict[str, Any] = {
+        "prefix": address.path,
+        "client_options": client,
+        "retry_config": _RETRIES,
+        **settings,
+    }
+    # Keys of a table or a profile all come from there; the environment may have others, such as a session's token.
+    if (keys := provided(settings)) is not None:
+        given = {name: value for name, value in given.items() if name not in KEY_OPTIONS}
+        given["credential_provider"] = lambda: {**keys, "expires_at": None}
     if address.scheme == "gs":
-        return GCSStore(address.bucket, prefix=address.path, client_options=client, retry_config=_RETRIES)
-    return AzureStore(address.bucket, prefix=address.path, client_options=client, retry_config=_RETRIES)
+        return GCSStore(address.bucket, **given)
+    if address.scheme == "az":
+        return AzureStore(address.bucket, **given)
+    return S3Store(address.bucket, checksum_algorithm="SHA256", **given)
 
 
 def _check_folder(folder: Path, *, create: bool) -> None:

@@ -50,7 +50,8 @@ class Data:
         """
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=CORS)
-        name, key = request.path_params["name"], request.path_params["key"]
+        # Some viewers only open what has such a name. That of a stream has no dot.
+        name, key = request.path_params["name"].removesuffix(".zarr").removesuffix(".ome"), request.path_params["key"]
         with ExitStack() as undo:
             found = await self._threads.run(partial(self._open, name, key, undo))
             if found is None:

@@ -62,10 +62,11 @@ class Page:
 
 
 @contextlib.asynccontextmanager
-async def browser(folder: Path, address: str) -> AsyncIterator[Page]:
-    """Open an address in a browser of its own."""
+async def browser(folder: Path, address: str, *, webgl: bool = False) -> AsyncIterator[Page]:
+    """Open an address in a browser of its own. ``webgl``: with WebGL, which the CPU draws."""
     assert CHROMIUM is not None
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    drawing = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"] if webgl else ["--disable-gpu"]
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", *drawing, "--disable-dev-shm-usage"]
     command += ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
     command += ["--remote-debugging-port=0", f"--user-data-dir={folder / 'chromium'}", address]
     with (folder / "chromium.log").open("ab") as log:

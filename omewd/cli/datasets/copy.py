@@ -32,8 +32,8 @@ def _byte_rate(_: click.Context, __: click.Parameter, text: str | None) -> float
 def command(dataset: Path, url: str, limit: float | None, as_json: bool) -> None:
     """Copy DATASET, which is finished, to URL: s3://, gs://, az:// or file:///. Each file is confirmed.
 
-    Run it again after an interruption, and it goes on where it was. Credentials come from the environment or from the
-    profile files of AWS.
+    Run it again after an interruption, and it goes on where it was. Credentials come from the environment, from the
+    profile files of AWS, or from tables [stores."s3://BUCKET"] in the file of --config.
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -87,10 +88,11 @@ def command(context: click.Context, /, **_: object) -> None:
 
 def _check(config: ServeConfig) -> NoReturn:
     """Print what is wrong, and exit."""
+    from omewd.copier.access import tables
     from omewd.daemon.checks import problems
     from omewd.error_codes import EXIT_START
 
-    found = list(problems(config))
+    found = [*problems(config), *tables.problems(os.environ)]
     for error in found:
         print(f"omewd: {error}", file=sys.stderr)
     if found:

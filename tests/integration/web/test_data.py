@@ -166,6 +166,8 @@ def test_a_stream_is_there_as_soon_as_it_is_opened(omewd_daemon: DaemonProcess, 
         for name in ("one", "two", "three"):
             omewd_daemon.client.start_stream(make_spec(name, "t:1,y:24,x:40"))
             assert client.get(f"/data/{name}/zarr.json").status_code == 200
+            assert client.get(f"/data/{name}.ome.zarr/zarr.json").status_code == 200
+            assert client.get(f"/data/{name}.zip/zarr.json").status_code == 404
 
 
 def test_what_is_lost_is_an_error(omewd_daemon: DaemonProcess, tmp_path: Path) -> None:

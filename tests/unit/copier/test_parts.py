@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omewd.copier import digest
+from omewd.copier.access.credentials import redacted, s3_settings, secrets_of
 from omewd.copier.address import Address
-from omewd.copier.credentials import redacted, s3_settings, secrets_of
 from omewd.copier.engine import LocalFile
 from omewd.copier.order import belongs, is_done, phases
 from omewd.copier.pace import Pace

@@ -31,7 +31,15 @@ _KEYS = {
 }
 _PLACES = {"region": "region", "endpoint_url": "endpoint"}
 # If one of these is set, no profile gives the keys.
-_OTHER_SOURCES = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+# Option of obstore → the name in what a credential provider of obstore returns.
+KEY_OPTIONS = {
+    "access_key_id": "access_key_id",
+    "secret_access_key": "secret_access_key",
+    "session_token": "token",
+    "account_key": "access_key",
+    "sas_key": "sas_token",
+}
 
 
 def s3_settings(environment: Mapping[str, str]) -> dict[str, str]:
@@ -49,7 +57,7 @@ def s3_settings(environment: Mapping[str, str]) -> dict[str, str]:
             "store_refused", f"no profile file has the profile {profile!r:.80}", "Correct $AWS_PROFILE, or unset it"
         )
     known = {**(config or {}), **(keys or {})}
-    wanted = {} if any(name in environment for name in _OTHER_SOURCES) else dict(_KEYS)
+    wanted = {} if any(name in environment for name in KEY_VARIABLES) else dict(_KEYS)
     if "AWS_REGION" not in environment and "AWS_DEFAULT_REGION" not in environment:
         wanted["region"] = _PLACES["region"]
     if "AWS_ENDPOINT_URL" not in environment and "AWS_ENDPOINT" not in environment:
@@ -64,6 +72,11 @@ def _section(path: str | os.PathLike[str], name: str) -> dict[str, str] | None:
     except (configparser.Error, UnicodeDecodeError, OSError):
         raise OmewdError("store_refused", f"the profile file {path} can't be read", "Correct it") from None
     return dict(parser[name]) if parser.has_section(name) else None
+
+
+def provided(settings: Mapping[str, str]) -> dict[str, str] | None:
+    """The keys among settings, as a credential provider of obstore returns them; None if there are none."""
+    return {KEY_OPTIONS[name]: value for name, value in settings.items() if name in KEY_OPTIONS} or None
 
 
 def secrets_of(environment: Mapping[str, str], settings: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Who may copy where: profile files, tables in the configuration, and what no text may show."""
