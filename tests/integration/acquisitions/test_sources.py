@@ -179,7 +179,7 @@ def test_a_daemon_that_has_some_of_the_sources(omewd_daemon: DaemonProcess, dims
 
 
 def test_the_daemon_dies_with_some_of_the_sources(tmp_path: Any) -> None:
-    spec = cameras("t:20:4,c:3,y:16,x:16", own_sources="RFP")
+    spec = cameras("t:20:4,c:3,y:16,x:16", own_sources="2")
     with contextlib.ExitStack() as ends:
         first = DaemonProcess(tmp_path)
         ends.callback(first.kill)
