@@ -122,9 +122,8 @@ class ViewedFrame:
         if level:
             from omewd.store.pyramid import halve
 
-            method = self._view.stream_spec().downsample
             for _ in range(level):
-                pixels, _ = halve(pixels, [axis for axis in (0, 1) if pixels.shape[axis] > 1], method)
+                pixels, _ = halve(pixels, [axis for axis in (0, 1) if pixels.shape[axis] > 1], self._view.downsample)
         return pixels
 
 
@@ -143,6 +142,7 @@ class View:
         self.dtype = np.dtype(status["dtype"])
         self.source: int = status["source"]
         self._spec, self._details = status["spec"], status.get("attachment", b"")
+        self.downsample: str = self._spec.get("downsample", "mean")
         self._is_durable = status["durability"] == "fsync"
         self.backend: str = status["backend"]
         self.epoch: int = status["epoch"]
@@ -150,7 +150,6 @@ class View:
         self._slots = None if segment is None else pixels.slots(segment)
         self._ended_with: int = status["sources"][self.source]["frames"]["received"]
         self._stored: StoredFrames | None = None
-        self._known_spec: StreamSpec | None = None
 
     # -- frames --------------------------------------------------------------------------------
 
@@ -215,9 +214,7 @@ class View:
         from omewd.model.spec.outline import join
         from omewd.model.spec.stored import stored_spec
 
-        if self._known_spec is None:
-            self._known_spec = stored_spec(join(self._spec, self._details))
-        return self._known_spec
+        return stored_spec(join(self._spec, self._details))
 
     # -- the ring ------------------------------------------------------------------------------
 

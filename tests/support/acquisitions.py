@@ -23,7 +23,7 @@ def coordinates(spec: StreamSpec, source: int, count: int) -> list[dict[str, int
     ranges: list[Any] = []
     for dim in spec.dimensions[:-2]:
         if dim.name == spec.source_dimension:
-            ranges.append([source])
+            ranges.append([spec.source_elements[source]])
         else:
             ranges.append(range(count if dim.count is None else dim.count))
     names = [d.name for d in spec.dimensions[:-2]]

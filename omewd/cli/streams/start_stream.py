@@ -85,6 +85,11 @@ from omewd.protocol.status import StreamStatus, read_status
     "--source-dim", "source_dimension", help="The dimension along which several cameras feed the stream, such as c."
 )
 @click.option(
+    "--sources",
+    "own_sources",
+    help="Those of its elements whose cameras are here, such as GFP; other daemons have the rest.  [default: all]",
+)
+@click.option(
     "--levels", type=int, help="Number of resolutions to write, each half the size of the one before.  [default: 1]"
 )
 @click.option(

@@ -10,13 +10,13 @@ from omewd.model.plan.plan import Plan, unravel
 def element(plan: Plan, frame: int, name: str) -> int:
     """The element of a dimension that a frame is at."""
     axis = plan.names.index(name)
-    return plan.source if axis == plan.source_axis else unravel(frame, plan.counts)[axis]
+    return plan.element if axis == plan.source_axis else unravel(frame, plan.counts)[axis]
 
 
 def frames_back(plan: Plan, frame: int, of: Mapping[str, int]) -> Iterator[int]:
     """The frame indexes from ``frame`` on downwards that are at these elements of dimensions, highest first."""
     fixed = {plan.names.index(name): element for name, element in of.items()}
-    if plan.source_axis is not None and fixed.pop(plan.source_axis, plan.source) != plan.source:
+    if plan.source_axis is not None and fixed.pop(plan.source_axis, plan.element) != plan.element:
         return
     found = _last(plan, frame, fixed)
     while found is not None:

@@ -57,6 +57,6 @@ def places(plan: Plan, frames: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, An
         for axis, (stride, count) in enumerate(zip(plan.strides, plan.counts, strict=True))
     ]
     if plan.source_axis is not None:
-        coordinates[plan.source_axis] = np.full_like(frames, plan.source)
+        coordinates[plan.source_axis] = np.full_like(frames, plan.element)
     images = np.zeros_like(frames) if plan.image_axis is None else coordinates[plan.image_axis]
     return images, [coordinates[axis] for axis in plan.order]

@@ -82,10 +82,14 @@ def whole_shape(spec: StreamSpec, frames: Sequence[int], image: int = 0, level: 
     plans = [Plan.of(spec, source=source) for source in range(spec.sources)]
     order, own = plans[0].order, plans[0].source_axis
     if own is not None and own == plans[0].image_axis:
-        frames, plans, own = [frames[image]], [plans[image]], None
+        arrived = [(n, plan) for n, plan in zip(frames, plans, strict=True) if plan.element == image]
+        if not arrived:
+            return shape_on_disk(spec, frames, image, level)
+        frames, plans, own = [n for n, _ in arrived], [plan for _, plan in arrived], None
+    count = None if spec.source_axis is None else spec.dimensions[spec.source_axis].count
     held = [_held(plan, n, image) for plan, n in zip(plans, frames, strict=True)]
     boxes = [_filled(plan, n) for plan, n in zip(plans, held, strict=True)]
-    shape = (*(len(plans) if i == own else min(box[i] for box in boxes) for i in order), *spec.frame_shape)
+    shape = (*((count or 1) if i == own else min(box[i] for box in boxes) for i in order), *spec.frame_shape)
     if level is not None:
         # A pixel of a lower resolution is made of several, and of fewer at the end of the array only.
         counts = (dim.count for dim in spec.disk_dimensions)

@@ -39,9 +39,9 @@ class Plan:
 
     ``counts``: the elements of each outer dimension, None if unbounded. ``extents``: the elements of a write unit along
     each. ``order``: for each outer axis on disk, the index of its outer dimension. ``image_axis``: the outer dimension
-    whose elements are images. ``source_axis``: the outer dimension of the sources, of which this source has only the
-    element ``source``; it comes last because it does not order the frames. ``names``: the outer dimensions' names, for
-    messages.
+    whose elements are images. ``source_axis``: the outer dimension of the sources, of which source number ``source``
+    has only the element ``element``; it comes last because it does not order the frames. ``names``: the outer
+    dimensions' names, for messages.
     """
 
     counts: tuple[int | None, ...]
@@ -50,6 +50,7 @@ class Plan:
     image_axis: int | None = None
     source_axis: int | None = None
     source: int = 0
+    element: int = 0
     names: tuple[str, ...] = ()
 
     @classmethod
@@ -66,6 +67,7 @@ class Plan:
             image_axis=None if images is None else outer.index(images),
             source_axis=None if own is None else len(outer) - 1,
             source=source,
+            element=spec.source_elements[source],
             names=tuple(dims[i].name for i in outer),
         )
 
@@ -168,7 +170,7 @@ class Plan:
         if self.image_axis is not None:
             block[self.image_axis] = image
         if self.source_axis is not None:  # in this plan the axis has one element
-            block[self.source_axis] -= self.source
+            block[self.source_axis] -= self.element
         unit = 0
         for at, blocks in zip(block, self.blocks, strict=True):
             if not 0 <= at < (at + 1 if blocks is None else blocks):
@@ -179,16 +181,16 @@ class Plan:
     def _image(self, coordinate: tuple[int, ...]) -> int:
         if self.image_axis is None:
             return 0
-        return self.source if self.image_axis == self.source_axis else coordinate[self.image_axis]
+        return self.element if self.image_axis == self.source_axis else coordinate[self.image_axis]
 
     def _on_disk(self, coordinate: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(self.source if i == self.source_axis else coordinate[i] for i in self.order)
+        return tuple(self.element if i == self.source_axis else coordinate[i] for i in self.order)
 
     def region(self, unit: int) -> list[tuple[int, int]]:
         """The part of its image that a unit covers: (start, stop) along each outer axis, in storage order."""
         origin, size = self.origin(unit), self.size(unit)
         return [
-            (self.source, self.source + 1) if i == self.source_axis else (origin[i], origin[i] + size[i])
+            (self.element, self.element + 1) if i == self.source_axis else (origin[i], origin[i] + size[i])
             for i in self.order
         ]
 

@@ -22,4 +22,5 @@ def raw_bytes(spec: StreamSpec) -> int | None:
     for level in levels_of(spec):
         chunks = zip(level.shape(shape), level.chunk_shape, strict=True)
         elements += math.prod(-(-count // chunk) * chunk for count, chunk in chunks)
-    return elements * spec.images * ITEM_BYTES[spec.dtype]
+    all_sources = 1 if spec.source_axis is None else spec.dimensions[spec.source_axis].count or 1
+    return elements * spec.images * ITEM_BYTES[spec.dtype] * spec.sources // all_sources

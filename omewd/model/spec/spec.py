@@ -18,7 +18,8 @@ from omewd.model.spec.compression import canonical
 from omewd.model.spec.dimensions import Dimension, Plate, Position, parse_dims
 from omewd.model.spec.folders import folder_problem, named, numbered
 from omewd.model.spec.limits import check_counts
-from omewd.model.spec.outline import MAX_SOURCES, MAX_SPEC_BYTES
+from omewd.model.spec.outline import MAX_SPEC_BYTES
+from omewd.model.spec.sources import check_sources, elements_of, names_in
 from omewd.model.spec.spellings import copy_url, dtype_name, is_uint8, path_text, stream_name
 
 Backpressure = Literal["block", "drop", "fail"]
@@ -72,9 +73,11 @@ class StreamSpec(Checked):
 
     ``storage_order``: "ome" (time, channel, space), "acquisition", or the names of the dimensions outside the frame.
     ``plate``: the plate whose wells the positions name. ``source_dimension``: the dimension whose elements each have a
-    producer of their own. ``levels``: the number of resolutions, each half the size of the one before. ``downsample``:
-    how pixels are combined for them: "mean", "min", "max", or "nearest" (for labels). ``compression``: see
-    :mod:`omewd.model.spec.compression`. ``backend``: "auto", or one of :mod:`omewd.model.spec.backend`.
+    producer of their own. ``own_sources``: the names of those whose producers are here; others are with other daemons,
+    each of which records a part of the acquisition. ``levels``: the number of resolutions, each half the size of the
+    one before. ``downsample``: how pixels are combined for them: "mean", "min", "max", or "nearest" (for labels).
+    ``compression``: see :mod:`omewd.model.spec.compression`. ``backend``: "auto", or one of
+    :mod:`omewd.model.spec.backend`.
     ``position_folders``: whether "numbers" or "names" name the folders of the positions' images.
     ``on_producer_loss``: None means "wait" with several sources, else "finalize". ``on_disk_full``: "wait" for space,
     or "fail". A stream whose declared frames can't fit on the disk is refused, unless this is "wait". None is refused
@@ -105,6 +108,7 @@ class StreamSpec(Checked):
     storage_order: Annotated[Literal["ome", "acquisition"] | tuple[str, ...], BeforeValidator(_split_order)] = "ome"
     plate: Plate | None = None
     source_dimension: str | None = None
+    own_sources: Annotated[tuple[str, ...], BeforeValidator(names_in)] | None = None
     color: Color | None = None
     levels: Annotated[int, Field(ge=1, le=MAX_LEVELS)] = 1
     downsample: Downsample = "mean"
@@ -185,7 +189,7 @@ class StreamSpec(Checked):
         self._check_storage_order()
         self._check_positions()
         self._check_folders()
-        self._check_sources()
+        check_sources(dims, self.source_dimension, self.own_sources)
         if self.copy_to is None and (self.copy_live or self.copy_limit is not None):
             raise ValueError("copy_to: it must say where the copy goes, if other settings say how it is made")
         check_samples(dims, self.color, self.source_dimension)
@@ -255,26 +259,6 @@ class StreamSpec(Checked):
             if fault is not None:
                 raise ValueError(f"position_folders: {fault}: use `position_folders='numbers'`")
 
-    def _check_sources(self) -> None:
-        if self.source_dimension is None:
-            return
-        dim = next((d for d in self.dimensions[:-2] if d.name == self.source_dimension), None)
-        if dim is None:
-            outer = ", ".join(d.name for d in self.dimensions[:-2]) or "none"
-            raise ValueError(
-                f"source_dimension: {self.source_dimension!r} is not one of the dimensions outside the frame ({outer})"
-            )
-        if dim.count is None or dim.count > MAX_SOURCES:
-            raise ValueError(
-                f"source_dimension: {dim.name!r} must have 1 to {MAX_SOURCES} elements, one for each producer"
-            )
-        if (dim.chunk_size or 1) * (dim.shard_size_chunks or 1) != 1:
-            raise ValueError(
-                f"source_dimension: each producer has chunks of its own, so {dim.name!r} takes no chunks or shards"
-            )
-        if len(set(dim.labels)) < len(dim.labels):
-            raise ValueError(f"source_dimension: two elements of {dim.name!r} have the same name")
-
     @property
     def frame_shape(self) -> tuple[int, int]:
         """(height, width) of a frame in pixels."""
@@ -340,14 +324,23 @@ class StreamSpec(Checked):
         return next((i for i, d in enumerate(self.dimensions) if d.name == self.source_dimension), None)
 
     @property
+    def source_elements(self) -> tuple[int, ...]:
+        """For each source, its element of the source dimension, in ascending order."""
+        if self.source_axis is None:
+            return (0,)
+        return elements_of(self.dimensions[self.source_axis].labels, self.own_sources)
+
+    @property
     def source_names(self) -> tuple[str, ...]:
         """The names of the sources; the only source of a stream has an empty name."""
-        return ("",) if self.source_axis is None else self.dimensions[self.source_axis].labels
+        if self.source_axis is None:
+            return ("",)
+        return tuple(self.dimensions[self.source_axis].labels[n] for n in self.source_elements)
 
     @property
     def sources(self) -> int:
         """The number of sources, each with a ring and a producer of its own."""
-        return len(self.source_names)
+        return len(self.source_elements)
 
     @property
     def waits_for_producer(self) -> bool:

@@ -203,7 +203,7 @@ function caption(stream, headers) {
     : `, ${what} ${n}${names[n] === undefined || names[n] === n ? "" : ` (${names[n]})`}`;
   const where = place("position", choices?.positions, headers.get("X-Image")) + place("channel", choices?.channels, headers.get("X-Channel"));
   return `${stream.key}: frame ${number(Number(headers.get("X-Frame-Index")))}${where}, `
-    + `${stream.frame_shape.join(" × ")} ${stream.dtype}, ${headers.get("X-Low")} to ${headers.get("X-High")}`;
+    + `${stream.frame_shape.join(" × ")} ${stream.dtype}, ${number(Number(headers.get("X-Low")))} to ${number(Number(headers.get("X-High")))}`;
 }
 
 async function look() {

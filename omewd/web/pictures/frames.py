@@ -116,7 +116,7 @@ class Frames:
             try:
                 yield looking
             except OmewdError as error:
-                if error.code not in ("no_frame", "overwritten") or not looking.view.has_ring:
+                if error.code not in ("no_frame", "overwritten", "usage") or not looking.view.has_ring:
                     self._views.forget(which)
                 raise
 

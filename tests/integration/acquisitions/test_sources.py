@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,7 +23,7 @@ from omewd.client.connection import Connection
 from omewd.dataset.verify import verify
 from omewd.protocol.descriptors import close_all
 from tests.support.acquisitions import check_acquisition, read_array
-from tests.support.daemons import DaemonProcess, KeptDaemon
+from tests.support.daemons import DaemonProcess, KeptDaemon, daemon
 from tests.support.datasets import ledger_rows
 from tests.support.frames import Array, make_frame, make_spec
 from tests.support.processes import start_python, wait_for
@@ -148,6 +150,53 @@ def test_who_connects_says_which_source(omewd_daemon: DaemonProcess) -> None:
     producer.close()
     omewd_daemon.client.stop_stream("cams")
     omewd_daemon.client.wait("cams", timeout=20)
+
+
+@pytest.mark.parametrize("dims", ["t:inf:4:2,c:3,y:24:8:3,x:32:16:2", "t:20:4,c:3,y:16,x:16"])
+def test_a_daemon_that_has_some_of_the_sources(omewd_daemon: DaemonProcess, dims: str) -> None:
+    spec = cameras(dims, own_sources=("2", "1"), levels=2)
+    status = omewd_daemon.client.start_stream(spec)
+    assert [source["name"] for source in status["sources"]] == ["GFP", "RFP"]
+    assert len(omewd_daemon.shared_memory()) == 2
+    for elsewhere in ("DAPI", "2", 2):
+        with pytest.raises(omewd.OmewdError, match="it has GFP, RFP") as refusal:
+            connect_to(omewd_daemon, elsewhere)
+        assert refusal.value.code == "unknown_source"
+    arrivals = [frames(spec, 1, 13), frames(spec, 2, 9)]
+    arrivals[1][3] = None
+    for name, given in zip(("GFP", "RFP"), arrivals, strict=True):
+        feed(partial(connect_to, omewd_daemon, name), given)
+    omewd_daemon.client.wait("cams", timeout=20)
+    dataset = omewd_daemon.data / spec.output
+    check_acquisition(dataset, spec, arrivals)
+    assert verify(dataset).problems == []
+    summary = json.loads((dataset / "omewd" / "zarr.json").read_text())["attributes"]["omewd"]
+    assert [source["name"] for source in summary["sources"]] == ["GFP", "RFP"]
+    key = next((dataset / "0" / "c").rglob("[0-9]*/[0-9]*/[0-9]*"))
+    (dataset / "0" / "c" / "0" / "0").mkdir()
+    shutil.copy(next(path for path in [key, *key.rglob("*")] if path.is_file()), dataset / "0/c/0/0/0")
+    assert verify(dataset).strays == ["0/c/0/0/0"]  # no source that is here has it
+
+
+def test_the_daemon_dies_with_some_of_the_sources(tmp_path: Any) -> None:
+    spec = cameras("t:20:4,c:3,y:16,x:16", own_sources="2")
+    with contextlib.ExitStack() as ends:
+        first = DaemonProcess(tmp_path)
+        ends.callback(first.kill)
+        first.client.start_stream(spec)
+        arrivals = frames(spec, 0, 20)
+        producer = connect_to(first, "RFP")
+        for frame in arrivals[:9]:
+            assert frame is not None
+            producer.append(frame)
+        first.kill()
+        again = ends.enter_context(daemon(tmp_path))
+        for frame in arrivals[9:]:
+            assert frame is not None
+            producer.append(frame)
+        producer.close()
+        check_acquisition(again.data / spec.output, spec, [arrivals])
+        assert verify(again.data / spec.output).problems == []
 
 
 CAMERA = """

@@ -212,11 +212,9 @@ def test_row_33_kills_while_a_stream_is_copied(tmp_path: Path, lab: Lab, who: st
         if who != "copier":  # after the end of the stream, too
             process.kill()
             process = DaemonProcess(folder, "--memory", "256MiB")
-        try:
+        if list((folder / "state" / "streams").iterdir()):  # else it was complete before the last kill
             status = process.client.wait("cam", 120, copied=True)
             assert (status.get("copy") or status)["state"] == "complete"
-        except omewd.OmewdError as error:  # it was complete before the last kill, so this daemon knows nothing of it
-            assert error.code == "no_copy"
         check(process, lab, spec)
         assert list((folder / "state" / "streams").iterdir()) == []
         assert process.stop() == 0, process.log()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any
 
@@ -29,7 +29,8 @@ def spec_of(dims: str, **fields: Any) -> StreamSpec:
 def coordinates(spec: StreamSpec, source: int) -> Iterator[dict[str, int]]:
     """The outer coordinate of each frame of a source, by the name of the dimension, in the order of arrival."""
     outer = spec.dimensions[:-2]
-    ranges = [[source] if d.name == spec.source_dimension else range(d.count or 5) for d in outer]
+    element = spec.source_elements[source]
+    ranges = [[element] if d.name == spec.source_dimension else range(d.count or 5) for d in outer]
     for coordinate in product(*ranges):
         yield dict(zip((d.name for d in outer), coordinate, strict=True))
 
@@ -49,6 +50,9 @@ def specs(draw: st.DrawFn) -> StreamSpec:
         parts.append(f"{name}:{'inf' if unbounded else count}{cut}")
     order = draw(st.sampled_from(["ome", "acquisition", "list"]))
     fields: dict[str, Any] = {"source_dimension": own}
+    if own is not None and draw(st.booleans()):
+        size = int(next(part for part in parts if part.startswith(f"{own}:")).split(":")[1])
+        fields["own_sources"] = draw(st.sets(st.integers(0, size - 1), min_size=1).map(lambda some: [*map(str, some)]))
     if order == "list":
         fields["storage_order"] = draw(st.permutations([n for n in names if n != "p"]))
     else:
@@ -88,7 +92,7 @@ def test_the_frames_at_some_elements_backwards(spec: StreamSpec, data: st.DataOb
     assert list(frames_back(plan, newest, of)) == found
     assert all(element(plan, frame, name) == n for frame in found for name, n in of.items())
     if plan.source_axis is not None:
-        assert not list(frames_back(plan, newest, {plan.names[plan.source_axis]: source + 1}))
+        assert not list(frames_back(plan, newest, {plan.names[plan.source_axis]: plan.element + 1}))
 
 
 @given(specs(), st.data())
@@ -112,7 +116,16 @@ def test_the_shape_of_an_image_is_the_bounding_box_of_its_frames(spec: StreamSpe
 
 @given(specs(), st.data())
 def test_a_whole_shape_has_frames_only_that_have_arrived(spec: StreamSpec, data: st.DataObject) -> None:
-    """It grows with them, can't have one more element along any dimension, and is full in the end."""
+    """It grows with them, can't have one more element along any dimension, and is full in the end.
+
+    Sources that are with other daemons leave their elements empty.
+    """
+    elements = spec.source_elements
+
+    def ours(outer: Iterable[int]) -> set[tuple[int, ...]]:
+        axis = next((i for i, d in enumerate(spec.disk_dimensions) if d.name == spec.source_dimension), None)
+        return {at for at in product(*map(range, outer)) if axis is None or at[axis] in elements}
+
     arrivals = [list(coordinates(spec, source)) for source in range(spec.sources)]
     lengths = sorted(data.draw(st.lists(st.integers(0, max(map(len, arrivals))), min_size=2, max_size=2)))
     names = [d.name for d in spec.disk_dimensions[:-2]]
@@ -131,13 +144,15 @@ def test_a_whole_shape_has_frames_only_that_have_arrived(spec: StreamSpec, data:
             outer = shape[:-2]
             of_image = [known[:n] for known, n in zip(arrivals, frames, strict=True)]
             if spec.source_dimension == "p":
-                of_image = [of_image[image]]
+                of_image = [
+                    of for element, of in zip(spec.source_elements, of_image, strict=True) if element == image
+                ] or [[]]
             assert (0 in shape) == any(all(at.get("p", 0) != image for at in known) for known in of_image)
-            assert 0 in shape or set(product(*map(range, outer))) <= there
+            assert 0 in shape or ours(outer) <= there
             for axis, dim in enumerate(spec.disk_dimensions[:-2]):
                 if 0 not in shape and outer[axis] < (dim.count or 5):
                     more = [n + (i == axis) for i, n in enumerate(outer)]
-                    assert not set(product(*map(range, more))) <= there
+                    assert not ours(more) <= there
         total = [len(known) for known in arrivals]
         assert whole_shape(spec, total, image) == shape_on_disk(spec, total, image)
 
@@ -267,6 +282,10 @@ def test_two_positions_are_not_in_one_folder() -> None:
         ("t:2,y:4,x:4", {"source_dimension": "y"}, "is not one of the dimensions outside the frame"),
         ("c:65,y:4,x:4", {"source_dimension": "c"}, "1 to 64 elements"),
         ("c:inf,y:4,x:4", {"source_dimension": "c"}, "unbounded"),
+        ("t:2,c:3,y:4,x:4", {"own_sources": ["1"]}, "has no source_dimension"),
+        ("t:2,c:3,y:4,x:4", {"source_dimension": "c", "own_sources": "1,GFP"}, "'GFP' is not one of the sources: 0, 1"),
+        ("t:2,c:3,y:4,x:4", {"source_dimension": "c", "own_sources": "1,1"}, "each one once"),
+        ("t:2,c:3,y:4,x:4", {"source_dimension": "c", "own_sources": []}, "at least one"),
         ("t:2,z:3,y:4,x:4", {"storage_order": ["t", "y", "x"]}, "must name t, z once each"),
         ("t:2,z:3,y:4,x:4", {"storage_order": ["t", "z", "x", "y"]}, "stay last"),
         ("p:2,y:4,x:4", {"plate": {"row_names": ["A"], "column_names": ["1"]}}, "every position must name its well"),
