@@ -149,7 +149,12 @@ class Datasets:
         self._submit(SweepLeftovers(str(dataset.path), dataset.epoch), dataset)
 
     def recover(self, dataset: Dataset, outline: Fields, details: bytes) -> None:
-        """Finalize a dataset by its ledger, because its rings are gone. ``outline``, ``details``: its stream's spec."""
+        """Finalize a dataset by its ledger, because its rings are gone, then copy it, if there is to be a copy.
+
+        ``outline``, ``details``: its stream's spec.
+        """
+        if dataset.copy is not None:
+            self.copies.add(dataset.copy)
         self._submit(RecoverDataset(str(dataset.path), dataset.epoch, outline, details), dataset)
 
     def _submit(self, job: Job, dataset: Dataset, *, waits_for_space: bool = False) -> None:
@@ -235,8 +240,7 @@ class _CleanUp:
                     gaps=sum(totals.gaps for totals in result.totals),
                     lost=[list(totals.lost) for totals in result.totals],
                 )
-                if result.found:
-                    self.datasets.copy_rest(self.dataset)
+                self.datasets.copy_rest(self.dataset)
                 self.datasets.done_with(RECOVER, self.dataset)
 
     def job_put_back(self, _task: Task, _error: OmewdError, _now_ns: int) -> None:

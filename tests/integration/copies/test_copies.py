@@ -15,7 +15,7 @@ import obstore
 import pytest
 
 import omewd
-from omewd.copier import copy as copying
+from omewd.copier import batch
 from omewd.copier.access.store import Target
 from omewd.copier.copy import copy
 from omewd.copier.engine import Engine, LocalFile, local_file
@@ -121,7 +121,7 @@ def test_a_large_file_goes_up_in_parts(tmp_path: Path, lab: Lab) -> None:
 def test_no_more_is_in_memory_than_may_be(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(30):
         (dataset / "0" / f"extra-{number}").write_bytes(bytes(300_000))
-    monkeypatch.setattr(copying, "_MEMORY_BYTES", 1_000_000)
+    monkeypatch.setattr(batch, "_MEMORY_BYTES", 1_000_000)
     really, lock, now, most = Engine.copy, threading.Lock(), 0, 0
 
     def counted(engine: Engine, dataset: Path, file: LocalFile, to: str | None = None) -> Copied:
