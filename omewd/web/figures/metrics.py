@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from omewd.model.waits import OCTAVES, StageCounts
-from omewd.protocol.status import SourceStatus, StreamStatus
+from omewd.protocol.status import CopyStatus, SourceStatus, StreamStatus
 from omewd.web.daemons import Daemon, Daemons
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -23,6 +23,7 @@ _OF_SOURCES: list[tuple[str, bool, str, Callable[[SourceStatus], float]]] = [
     ("omewd_frames_written", True, "Frames written to the dataset", lambda s: s.frames.written),
     ("omewd_frames_lost", True, "Frames of a failed stream that are not in the dataset", lambda s: s.frames.lost),
     ("omewd_frames_in_flight", False, "Frames received and not written yet", lambda s: s.frames.in_flight),
+    ("omewd_frames_copied", True, "Frame indexes below the copied watermark: in the store", lambda s: s.frames.copied),
     ("omewd_ring_slots", False, "Slots of the ring", lambda s: s.ring.slots),
     ("omewd_ring_used_slots", False, "Slots with frames that are not stored yet", lambda s: s.ring.used),
 ]
@@ -33,7 +34,17 @@ _OF_STREAMS: list[tuple[str, bool, str, Callable[[StreamStatus], float]]] = [
     ("omewd_stored_bytes", True, "Pixels written, as they are on disk", lambda s: s.throughput.stored_bytes),
     ("omewd_job_retries", True, "Jobs that had to be run again", lambda s: s.retries),
     ("omewd_stream_paused", False, "1 while no frames are written, as on a full disk", lambda s: s.paused is not None),
+    (
+        "omewd_copy_failing",
+        False,
+        "1 while the copy waits after an error, or has failed",
+        lambda s: _is_failing(s.copy),
+    ),
 ]
+
+
+def _is_failing(copy: CopyStatus | None) -> bool:
+    return copy is not None and copy.error is not None
 
 
 class _Statuses(Collector):
