@@ -7,7 +7,7 @@ import os
 from omewd.process.child import begin
 
 # Cameras and writers go first: a copy can wait.
-_NICE = 10
+_NICE = 19
 
 
 def main() -> None:
