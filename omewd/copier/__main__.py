@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from omewd.process.child import begin
@@ -12,7 +13,8 @@ _NICE = 19
 
 def main() -> None:
     given = begin("omewd.copier")
-    os.nice(_NICE)
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
     from omewd.copier.worker import Worker  # slow to import, so only after the precautions
 
     Worker(given.channel).run()

@@ -11,6 +11,7 @@ from threading import Lock
 from omewd.copier.copy import copy
 from omewd.copier.units import Streams, copy_units
 from omewd.errors import OmewdError
+from omewd.model.address import Address
 from omewd.process.outcome import error_of, text_of
 from omewd.process.profiling import profiled
 from omewd.protocol.descriptors import close_all
@@ -93,8 +94,21 @@ class Worker:
         def run() -> None:
             match job_of(message, KINDS):
                 case CopyUnits() as job:
+                    _require_plain(Address.parse(job.url))
                     copy_units(job, self._streams.get(job.stream), count.add)
                 case CopyDataset() as job:
+                    _require_plain(Address.parse(job.url))
                     copy(Path(job.dataset), job.url, job.limit, epoch=job.epoch, tell=count.add)
 
         return run
+
+
+def _require_plain(address: Address) -> None:
+    """Raise OmewdError ``outside_roots`` if a symbolic link leads elsewhere: the daemon's clients choose the folder."""
+    path = Path(f"/{address.path}")
+    if address.scheme == "file" and (real := path.resolve()) != path:
+        raise OmewdError(
+            "outside_roots",
+            f"a symbolic link leads from {address.url} to {real}",
+            "Give the URL without symbolic links",
+        )

@@ -24,7 +24,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 
 # What a running daemon takes from a new configuration. The rest is used up when it starts.
-RELOADED = ("log_level", "data_roots", "memory_bytes", "job_timeout_s", "drain_timeout_s", "on_stop")
+RELOADED = ("log_level", "data_roots", "copy_roots", "memory_bytes", "job_timeout_s", "drain_timeout_s", "on_stop")
 
 
 @dataclass
@@ -33,7 +33,8 @@ class ServeConfig:
 
     ``drain_timeout_s``: how long a stopping daemon goes on writing. ``on_stop``: "drain" what has arrived, or "keep"
     it in the rings for the next daemon. ``group``: the Unix group that may connect. ``ephemeral``: no daemon follows
-    this one, so it leaves nothing behind.
+    this one, so it leaves nothing behind. ``copy_roots``: the folders in which copies of streams may be, beside the
+    data roots; object stores need none.
     """
 
     socket: Path
@@ -49,6 +50,7 @@ class ServeConfig:
     drain_timeout_s: float = 300.0
     on_stop: str = "drain"
     ephemeral: bool = False
+    copy_roots: tuple[Path, ...] = ()
 
     def take(self, new: ServeConfig) -> Reloaded:
         """Take over what may change while the daemon runs."""

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     help="A folder in which datasets may be written; repeatable.  [default: the current folder]",
 )
 @click.option(
+    "--copy-root",
+    multiple=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A folder, as of a server, to which file:// copies of streams may go; repeatable.  [default: data roots]",
+)
+@click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the journal, which a restart needs.",
@@ -144,4 +150,5 @@ def configuration(context: click.Context) -> ServeConfig:
         drain_timeout_s=given["drain_timeout"],
         on_stop=given["on_stop"],
         ephemeral=given["ephemeral"],
+        copy_roots=tuple(root.resolve() for root in given["copy_root"]),
     )

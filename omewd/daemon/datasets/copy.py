@@ -22,7 +22,17 @@ _MOST_UNITS = 256
 # After an error, a copy is tried again after one of these times, by how many errors came in a row.
 _RETRY_S = (1, 2, 5, 10, 30, 60)
 # Errors that no time mends.
-_FINAL = frozenset({"bad_url", "not_installed", "output_exists", "other_version", "dataset_replaced", "not_a_dataset"})
+_FINAL = frozenset(
+    {
+        "bad_url",
+        "not_installed",
+        "output_exists",
+        "outside_roots",
+        "other_version",
+        "dataset_replaced",
+        "not_a_dataset",
+    }
+)
 # A store that refuses, or has no such bucket, may be mended by somebody: keys are renewed, for example.
 _OF_SOMEBODY = frozenset({"store_refused", "store_missing"})
 _PATIENCE_NS = 24 * 3600 * 10**9

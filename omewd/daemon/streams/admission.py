@@ -22,6 +22,7 @@ from omewd.daemon.streams.stream import Stream
 from omewd.daemon.streams.streams import Streams
 from omewd.daemon.streams.transitions import Action
 from omewd.errors import OmewdError
+from omewd.model.address import Address
 from omewd.model.plan.plan import Plan
 from omewd.model.spec.backend import first_choice
 from omewd.model.spec.outline import MAX_SPEC_BYTES, require_small, split
@@ -70,6 +71,7 @@ class Admission:
         spec = StreamSpec.parse(fields)
         self._require_free(spec.name)
         path, root = self._place(spec)
+        self._check_copy(spec)
         backend = first_choice(spec.backend).name
         epoch = secrets.randbits(63)
         geometry = Geometry.plan(
@@ -169,6 +171,22 @@ class Admission:
         for kept in self._streams.kept.values():
             _refuse_overlap(path, kept.dataset, f"of stream {kept.name!r}, whose ring is kept (see omewd status)")
         return path, root
+
+    def _check_copy(self, spec: StreamSpec) -> None:
+        """Raise OmewdError ``outside_roots`` for a copy to a folder of this machine where clients may not write.
+
+        This only checks the path itself. The copier refuses symbolic links in it.
+        """
+        address = Address.parse(spec.copy_to) if spec.copy_to is not None else None
+        if address is None or address.scheme != "file":
+            return
+        path, roots = Path(f"/{address.path}"), (*self._config.copy_roots, *self._config.data_roots)
+        if not any(path != root and path.is_relative_to(root) for root in roots):
+            raise OmewdError(
+                "outside_roots",
+                f"the copy {address.url} is outside the copy roots and the data roots: {', '.join(map(str, roots))}",
+                "Choose a folder inside one of them, or add a copy root: omewd serve --copy-root",
+            )
 
     def placed(self, stream: Stream, place: Path, backend: str, reason: str) -> tuple[Action, ...]:
         """Accept a writer's answer: the dataset can be created at ``place``, with ``backend``.

@@ -187,6 +187,35 @@ def test_row_33_what_can_not_be_mended_is_a_failed_copy(recorder: DaemonProcess,
     assert unknown.value.code == "no_copy"
 
 
+def test_copies_to_folders_stay_in_their_roots(tmp_path: Path) -> None:
+    server, elsewhere = tmp_path / "server", tmp_path / "elsewhere"
+    server.mkdir()
+    elsewhere.mkdir()
+    with daemon(tmp_path / "daemon", "--memory", "256MiB", "--copy-root", str(server)) as process:
+
+        def spec_to(path: Path) -> omewd.StreamSpec:
+            return make_spec(
+                path.parent.name, "t:4:1:2,y:16,x:16", backend="direct", copy_to=f"file://{path}", overwrite=True
+            )
+
+        for path in (elsewhere / "run.ome.zarr", server):
+            with pytest.raises(omewd.OmewdError, match="--copy-root") as error:
+                process.client.start_stream(spec_to(path))
+            assert error.value.code == "outside_roots"
+        (server / "link").symlink_to(elsewhere)
+        for path in (server / "run.ome.zarr", server / "link" / "run.ome.zarr"):
+            spec = spec_to(path)
+            process.client.start_stream(spec)
+            with process.connect(spec.name) as producer:
+                record(producer, spec, 0, 4)
+        process.client.wait("server", 60, copied=True)
+        assert differences(process.data / "server.ome.zarr", server / "run.ome.zarr") == []
+        with pytest.raises(omewd.OmewdError, match="symbolic link") as error:
+            process.client.wait("link", 60, copied=True)
+        assert error.value.code == "outside_roots"
+        assert list(elsewhere.iterdir()) == []
+
+
 @pytest.mark.parametrize("who", ["copier", "daemon", "both"])
 def test_row_33_kills_while_a_stream_is_copied(tmp_path: Path, lab: Lab, who: str) -> None:
     """Whoever dies: each object is there once, right, in the end, and the watermark is never ahead of the store."""

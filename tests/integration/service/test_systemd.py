@@ -309,7 +309,8 @@ import omewd
 from tests.support.frames import make_frame, make_spec
 
 name, dims, frames, backend = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-spec = make_spec(name, dims, backend=backend)
+copy_to = "".join(sys.argv[5:]) or None
+spec = make_spec(name, dims, backend=backend, copy_to=copy_to)
 omewd.Client().start_stream(spec)
 with omewd.connect(name) as producer:
     for index in range(frames):
@@ -321,15 +322,19 @@ with omewd.connect(name) as producer:
             producer.append(make_frame(frames, spec.frame_shape, spec.dtype))
         except omewd.OmewdError as error:
             print(error.code)
+if copy_to:
+    omewd.Client().wait(name, 60, copied=True)
 """
 
 
-def _record(machine: Machine, name: str, backend: str = "auto") -> None:
+_DIMS = "t:24:1:4,y:64:32:2,x:96:32"
+
+
+def _record(machine: Machine, name: str, backend: str = "auto", copy_to: str = "") -> None:
     """A user of the group omewd records a stream, and every frame of it is in the dataset."""
-    dims = "t:24:1:4,y:64:32:2,x:96:32"
-    done = machine.run(sys.executable, "-c", _CAMERA, name, dims, "24", backend, user="camera")
+    done = machine.run(sys.executable, "-c", _CAMERA, name, _DIMS, "24", backend, copy_to, user="camera")
     assert (done.returncode, done.stdout) == (0, "appended\n"), done.stderr
-    check_dataset(machine.state / "data" / f"{name}.ome.zarr", make_spec(name, dims), 24)
+    check_dataset(machine.state / "data" / f"{name}.ome.zarr", make_spec(name, _DIMS), 24)
 
 
 def _restarted(machine: Machine, restarts: int) -> Callable[[], bool]:
@@ -352,6 +357,8 @@ def test_row_28_life_of_the_service(machine: Machine) -> None:
     assert usable
     for backend in usable:
         _record(machine, backend, backend)
+    _record(machine, "copied", copy_to="file:///var/lib/omewd/data/copy.ome.zarr")
+    check_dataset(machine.state / "data" / "copy.ome.zarr", make_spec("copied", _DIMS), 24)
     listing = machine.run("ls", "-R", "/var/lib/omewd/data", user="camera")
     assert listing.returncode == 0, listing.stderr
 
