@@ -12,6 +12,7 @@ import pytest
 import omewd
 from omewd.model.spec.spec import StreamSpec
 from omewd.process.faultpoints import VARIABLE
+from omewd.protocol.versions import RING
 from tests.faults.support import OPTIONS, Daemons, abandon, append, contents, entries
 from tests.support.daemons import DaemonProcess
 from tests.support.datasets import check_dataset, read_zarr
@@ -223,7 +224,7 @@ def test_a_kept_ring_is_tried_again(daemons: Daemons, kept: StreamSpec) -> None:
     assert failed.returncode == 1
     assert "still can't be taken over" in failed.stderr
     assert "version 3" in failed.stderr
-    set_version(ring, 2)
+    set_version(ring, RING.packed)
     status = daemons.now.client.resume_stream("cam")
     assert (status["name"], status["frames"]["received"]) == ("cam", 10)
     assert daemons.now.client.status()["kept_rings"] == []

@@ -50,7 +50,8 @@ class Left:
         instance = instance_name(folder / "state")
         started_instances.add(instance)
         with tarfile.open(FIXTURE) as packed:
-            packed.extractall(folder, filter="data")
+            packed.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+            packed.extractall(folder)
         (folder / "state").mkdir()
         (folder / "journal").rename(folder / "state" / "streams")
         self.rings: dict[str, Path] = {}

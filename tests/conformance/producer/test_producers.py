@@ -223,6 +223,7 @@ def test_a_daemon_that_is_killed_goes_on_with_the_producer(tmp_path: Path, conne
         first.client.start_stream(spec)
         producer = connect(first.socket, "cam")
         append(producer, range(20))
+        wait_for(lambda: first.client.stream_status("cam").frames.durable == 20)  # so that there is room
     finally:
         first.kill()
     append(producer, range(20, 22))  # into the ring
