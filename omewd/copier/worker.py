@@ -27,7 +27,7 @@ from omewd.protocol.jobs.job import (
 )
 from omewd.protocol.messages import Message, receive, send
 
-# A child of which the daemon hears nothing for a job's time is killed; the shortest is a second.
+# A child of which the daemon hears nothing for --job-timeout, usually a minute, is killed.
 _TELL_EVERY_S = 0.3
 KINDS: dict[str, type[Job]] = {kind.kind: kind for kind in (CopyUnits, CopyDataset)}
 

@@ -102,6 +102,8 @@ class Copies:
     def drop(self, copy: DatasetCopy) -> None:
         """Forget a copy, because its stream never started."""
         self._going.pop(copy.epoch, None)
+        for peer in self._waiting.pop(copy.epoch, []):
+            self._server.reply_error(peer, OmewdError("no_copy", f"stream {copy.name!r} did not start"))
 
     def step(self, now_ns: int) -> None:
         """Submit the jobs that are due."""
@@ -186,7 +188,7 @@ class _Owner:
         self.copies.done(self.copy, task.job, result)
 
     def job_put_back(self, _task: Task, _error: OmewdError, _now_ns: int) -> None:
-        pass
+        self.copy.put_back()
 
     def job_failed(self, _task: Task, error: OmewdError, now_ns: int) -> None:
         self.copies.failed(self.copy, error, now_ns)

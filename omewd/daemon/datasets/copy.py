@@ -130,6 +130,10 @@ class DatasetCopy:
     def submitted(self, task: Task, now_ns: int) -> None:
         self.task, self.not_before_ns = task, now_ns + _EVERY_NS
 
+    def put_back(self) -> None:
+        """Note that its job is run again, because its copier has died. What that one had copied still counts."""
+        self._of_job = Confirmed(0, 0)
+
     def withdrawn(self) -> None:
         """Note that its job will not run."""
         self.task = None

@@ -187,7 +187,7 @@ class Datasets:
 
     def copy_rest(self, dataset: Dataset) -> None:
         """Copy what is not copied yet, if there is to be a copy, because the stream has ended."""
-        if dataset.copy is not None:
+        if dataset.copy is not None and not dataset.copy.is_over:
             self._copied[dataset.epoch] = dataset
             self.copies.end(dataset.copy)
 

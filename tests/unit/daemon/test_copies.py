@@ -189,3 +189,27 @@ def test_a_job_that_waits_when_the_stream_ends_is_not_run_any_more() -> None:
     taken = desk.take(2 * S)
     assert taken is not None
     assert isinstance(taken[1].job, CopyDataset)
+
+
+def test_what_a_dead_copier_had_copied_counts_once() -> None:
+    desk, copy = Desk(), copy_of()
+    desk.copies.add(copy)
+    desk.copies.note_sealed(copy, 0, 4)
+    taken = desk.take(S)
+    assert taken is not None
+    assert taken[1].on_progress is not None
+    taken[1].on_progress(Confirmed(3, 30))
+    [back], given_up = desk.dispatcher.child_lost(1)
+    assert (back, given_up) == (taken[1], [])
+    back.owner.job_put_back(back, OmewdError("writer_died", "gone"), S)
+    again = desk.take(2 * S)
+    desk.end(again, Confirmed(1, 10), 3 * S)  # the others were on record
+    assert (copy.files, copy.bytes, copy.copied) == (4, 40, [4, 0])
+
+
+def test_who_waits_for_the_copy_of_a_stream_that_does_not_start_is_told() -> None:
+    desk, copy = Desk(), copy_of()
+    desk.copies.add(copy)
+    desk.copies.when_over(cast(Peer, object()), copy)
+    desk.copies.drop(copy)
+    assert desk.server.told == ["no_copy"]
