@@ -130,6 +130,7 @@ class _Copy:
                 self._batch.copy(phase)
                 point("copier: phase done")
             self._store_manifest(paths)
+        self._manifest.trim()
         seconds = time.monotonic() - start
         return Outcome(self._target.url, len(files), self._total_bytes, len(left), left_bytes, seconds)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 KEY, SECRET = "AKIDTESTTESTTESTTEST", "no-text-may-ever-show-this-secret"
 BUCKET = "lab"
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+_ANSWERS = {"503": b"SlowDown", "403": b"AccessDenied"}
 
 
 def environment(port: int) -> dict[str, str]:
@@ -60,7 +61,8 @@ Faults = Callable[[str, str, bytes], str | None]
 class Proxy:
     """Passes requests on to a server, or not.
 
-    "503": the answer is 503. "cut": the connection is cut before the server hears of it. "deaf": the server does it,
+    "503", "403": that is the answer. "cut": the connection is cut before the server hears of it. "deaf": the server
+    does it,
     and the answer is lost. "etag": the answer has another ETag. "truncated": half of the answer's body arrives.
     "damaged": the server gets other bytes.
     "garbled": the client gets other bytes. ``seen``: the methods and paths of requests. Ranges are answered with 206,
@@ -91,8 +93,8 @@ class Proxy:
                 if fault == "cut":
                     self.close_connection = True
                     return
-                if fault == "503":
-                    self._answer(503, [], b"<Error><Code>SlowDown</Code></Error>")
+                if fault in _ANSWERS:
+                    self._answer(int(fault), [], b"<Error><Code>%b</Code></Error>" % _ANSWERS[fault])
                     return
                 if fault == "damaged":
                     body = bytes([body[0] ^ 1]) + body[1:]
