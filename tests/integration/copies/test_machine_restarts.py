@@ -21,6 +21,7 @@ from tests.support.copies import omewd as command
 from tests.support.daemons import DaemonProcess
 from tests.support.frames import make_frame, make_spec
 from tests.support.processes import wait_for
+from tests.support.s3 import uploads_in_progress
 
 OPTIONS = ("--memory", "256MiB")
 # Shards of 20 MiB, which go up in parts, and small ones.
@@ -111,6 +112,7 @@ def test_row_33_the_machine_restarts_while_a_stream_is_copied(machine: Machine, 
     assert machine.now.client.wait("cam", 60, copied=True)["state"] == "complete"
     wait_for(lambda: not machine.entries)
     machine.check(durable)
+    assert not begun or uploads_in_progress(machine.lab.proxy.server_port) == []
 
 
 @pytest.mark.parametrize("before", ["zarr.json", STORED])

@@ -151,10 +151,9 @@ def test_what_obstore_does_not_survive_is_refused(environment: dict[str, str], s
     assert "hush-hush" not in str(error.value)
 
 
-def test_a_setting_counts_more_than_its_variables() -> None:
+def test_a_key_of_a_setting_counts_more_than_its_variable() -> None:
     settings = {"endpoint": "http://127.0.0.1:9000/s3", "access_key_id": "AK", "session_token": "a/b+c="}
-    check_sendable(settings, {})
-    check_sendable({"AWS_ENDPOINT_URL": "nonsense", "AWS_ACCESS_KEY_ID": "\n"}, settings)
+    check_sendable({"AWS_ENDPOINT_URL": "https://s3.lab.example", "AWS_ACCESS_KEY_ID": "\n"}, settings)
 
 
 def test_no_text_shows_a_secret() -> None:
