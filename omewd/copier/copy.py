@@ -124,12 +124,15 @@ class _Copy:
         self._total_bytes = sum(file.size for file in files)
         left_bytes = sum(file.size for file in left)
         self._show(self._total_bytes - left_bytes)
+        own = {*paths, STORED}.__contains__
         self._target.sweep()
+        self._target.abort_left(own)
         with self._batch:
             for phase in phases(left):
                 self._batch.copy(phase)
                 point("copier: phase done")
             self._store_manifest(paths)
+        self._target.abort_left(own)  # whose beginning was answered, and the answer lost
         seconds = time.monotonic() - start
         return Outcome(self._target.url, len(files), self._total_bytes, len(left), left_bytes, seconds)
 

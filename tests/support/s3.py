@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -37,11 +38,30 @@ def rclone() -> str:
     return found
 
 
+def uploads_in_progress(port: int) -> list[str]:
+    """The keys of uploads that a store has in its bucket, unfinished, as rclone lists them."""
+    settings = f"provider=Other,env_auth=true,endpoint='http://127.0.0.1:{port}'"
+    command = [rclone(), "backend", "list-multipart-uploads", "--config", "/dev/null", f":s3,{settings}:{BUCKET}"]
+    env = {**os.environ, **environment(port)}  # other users see a command line
+    listed = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60).stdout
+    return sorted(upload["Key"] for upload in json.loads(listed)[BUCKET])
+
+
 @contextlib.contextmanager
 def s3_server(folder: Path) -> Iterator[tuple[int, int]]:
     """rclone's S3 server over a folder, with a bucket; yields its port and its pid. Objects are files in the folder."""
     (folder / BUCKET).mkdir(parents=True)
-    command = [rclone(), "serve", "s3", "--config", "/dev/null", "--addr", "127.0.0.1:0", "--auth-key", f"{KEY},{SECRET}"]
+    command = [
+        rclone(),
+        "serve",
+        "s3",
+        "--config",
+        "/dev/null",
+        "--addr",
+        "127.0.0.1:0",
+        "--auth-key",
+        f"{KEY},{SECRET}",
+    ]
     with subprocess.Popen([*command, str(folder)], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
@@ -73,7 +93,7 @@ class Proxy:
     """
 
     def __init__(self, port: int, faults: Faults = lambda *_: None) -> None:
-        self.faults = faults
+        self.faults, self.server_port = faults, port
         self.seen: list[tuple[str, str]] = []
         proxy = self
 

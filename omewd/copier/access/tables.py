@@ -23,7 +23,8 @@ _CREDENTIALS = "CREDENTIALS_DIRECTORY"
 
 # Key in the table → the option of obstore.
 _TEXTS: dict[str, dict[str, str]] = {
-    "s3": {"endpoint": "endpoint", "region": "region", "access_key_id": "access_key_id"},
+    # Of the options for an endpoint, the one that counts more than all variables of the environment.
+    "s3": {"endpoint": "aws_endpoint_url_s3", "region": "region", "access_key_id": "access_key_id"},
     "gs": {"endpoint": "base_url"},
     "az": {
         "endpoint": "endpoint",
@@ -159,9 +160,10 @@ class _File:
 def _by_host(bucket: str, options: Mapping[str, str]) -> dict[str, str]:
     """The options that put the bucket into the name of the host."""
     more = {"virtual_hosted_style_request": "true"}
-    if "endpoint" in options:
-        parts = urlsplit(options["endpoint"])
-        more["endpoint"] = parts._replace(netloc=f"{bucket}.{parts.netloc}").geturl()
+    endpoint = _TEXTS["s3"]["endpoint"]
+    if endpoint in options:
+        parts = urlsplit(options[endpoint])
+        more[endpoint] = parts._replace(netloc=f"{bucket}.{parts.netloc}").geturl()
     return more
 
 
