@@ -133,6 +133,7 @@ class _Copy:
                 point("copier: phase done")
             self._store_manifest(paths)
         self._target.abort_left(own)  # whose beginning was answered, and the answer lost
+        self._manifest.trim()
         seconds = time.monotonic() - start
         return Outcome(self._target.url, len(files), self._total_bytes, len(left), left_bytes, seconds)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from omewd.copier.access.store import Found, Target
-from omewd.copier.digest import Digest, digest_of
+from omewd.copier.digest import Digest, digest_of, is_whole
 from omewd.dataset.copies.manifest import STORED, Copied, lines_in, read
 from omewd.dataset.keys import keys_with_frames
 from omewd.dataset.ledger import ledger
@@ -99,7 +99,7 @@ def _fetch(target: Target, copied: Copied, folder: Path) -> str:
     got = target.get(copied.path)
     if got is None:
         return ""  # said already
-    digest = Digest(copied.bytes)
+    digest = Digest(copied.bytes, whole=is_whole(copied.digest))
     path = folder / copied.path
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -123,7 +123,9 @@ def _check_bytes(
 
 def _compare(target: Target, copied: Copied) -> str:
     got = target.get(copied.path)
-    return _difference(copied, *digest_of(got[1], copied.bytes)) if got is not None else f"{copied.path} is missing"
+    if got is None:
+        return f"{copied.path} is missing"
+    return _difference(copied, *digest_of(got[1], copied.bytes, whole=is_whole(copied.digest)))
 
 
 def _difference(copied: Copied, size: int, digest: str) -> str:

@@ -23,7 +23,7 @@ from tests.support.ceph import PACKAGES, ceph_gateway, missing_programs
 from tests.support.copies import Lab, differences, finished
 from tests.support.copies import omewd as command
 from tests.support.daemons import DaemonProcess
-from tests.support.s3 import BUCKET, Proxy, environment, rclone, uploads_in_progress
+from tests.support.s3 import BUCKET, Proxy, environment, uploads_in_progress, with_rclone
 
 pytestmark = [
     pytest.mark.stress,
@@ -49,12 +49,12 @@ def lab(gateway: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         for name, value in environment(proxy.port).items():
             monkeypatch.setenv(name, value)
         yield Lab(tmp_path / "downloaded", proxy)
-    rclone(gateway, "delete", f"store:{BUCKET}")
+    with_rclone(gateway, "delete", f"store:{BUCKET}")
 
 
 def download(lab: Lab) -> None:
     shutil.rmtree(lab.folder, ignore_errors=True)
-    rclone(lab.proxy.server_port, "copy", f"store:{BUCKET}", str(lab.folder / BUCKET))
+    with_rclone(lab.proxy.server_port, "copy", f"store:{BUCKET}", str(lab.folder / BUCKET))
 
 
 def confirmed_by(dataset: Path) -> Counter[str]:

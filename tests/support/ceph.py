@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.processes import wait_for
-from tests.support.s3 import BUCKET, KEY, SECRET, rclone
+from tests.support.s3 import BUCKET, KEY, SECRET, with_rclone
 
 PACKAGES = "ceph-common ceph-mon ceph-osd radosgw"
 PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
@@ -99,7 +99,7 @@ class _Ceph:
         self._run("radosgw-admin", *user)
         self._begin("radosgw", "-f", "-n", "client.rgw.a")
         wait_for(self._answers, 100)
-        rclone(self.port, "mkdir", f"store:{BUCKET}")
+        with_rclone(self.port, "mkdir", f"store:{BUCKET}")
 
     def _run(self, *command: str) -> None:
         done = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=100, check=False)

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import ParseError
 
-from omewd.copier.access.credentials import KEY_OPTIONS, KEY_VARIABLES, provided, redacted, s3_settings, secrets_of
+from omewd.copier.access.credentials import (
+    KEY_OPTIONS,
+    KEY_VARIABLES,
+    check_sendable,
+    provided,
+    redacted,
+    s3_settings,
+    secrets_of,
+)
 from omewd.copier.access.tables import Table, table_for
 from omewd.copier.access.uploads import Uploads
 from omewd.errors import OmewdError
@@ -68,6 +76,8 @@ class Target:
         self.url = address.url
         table = table_for(address.url, os.environ) or Table()
         settings = _settings(address.scheme, table)
+        if address.scheme == "s3":
+            check_sendable(os.environ, settings)
         self._secrets = secrets_of(os.environ, settings)
         self._obstore = obstore
         self._root = Path(f"/{address.path}") if address.scheme == "file" else None
