@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Event
 
 from omewd.copier.access.store import Target
-from omewd.copier.engine import Engine, LocalFile
+from omewd.copier.engine import Engine, LocalFile, etags_are_whole
 from omewd.copier.pace import Pace
 from omewd.dataset.copies.manifest import Copied, Manifest
 from omewd.process.faultpoints import point
@@ -39,7 +39,7 @@ class Batch:
     ) -> None:
         self._dataset, self._manifest, self._tell, self._place = dataset, manifest, tell, place
         self._stopping = Event()
-        self.engine = Engine(target, pace, self._stopping)
+        self.engine = Engine(target, pace, self._stopping, whole=etags_are_whole(manifest.copied.values()))
         self._threads = ThreadPoolExecutor(_FILES_AT_ONCE, "copier")
 
     def __enter__(self) -> Batch:

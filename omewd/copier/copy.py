@@ -158,12 +158,16 @@ class _Copy:
         self._total_bytes = sum(file.size for file in files)
         left_bytes = sum(file.size for file in left)
         self._show(self._total_bytes - left_bytes)
+        own = {self._places.manifest, *map(self._places.of, paths)}.__contains__
         self._target.sweep(0 if alone else _SILENT_S)
+        self._target.abort_left(own)
         with self._batch:
             for phase in phases(left):
                 self._batch.copy(phase)
                 point("copier: phase done")
             self._store_manifest(paths)
+        self._target.abort_left(own)  # whose beginning was answered, and the answer lost
+        self._manifest.trim()
         seconds = time.monotonic() - start
         return Outcome(self._target.url, len(files), self._total_bytes, len(left), left_bytes, seconds)
 

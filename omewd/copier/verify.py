@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omewd.copier.access.fetch import OBJECTS_AT_ONCE, difference, each, fetch
 from omewd.copier.access.store import Found, Target
-from omewd.copier.digest import digest_of
+from omewd.copier.digest import digest_of, is_whole
 from omewd.copier.parts.state import Parts, parts_of
 from omewd.dataset.copies.manifest import STORED, Copied, lines_in, read
 from omewd.dataset.keys import keys_with_frames
@@ -122,4 +122,6 @@ def _check_bytes(
 
 def _compare(target: Target, copied: Copied) -> str:
     got = target.get(copied.path)
-    return difference(copied, *digest_of(got[1], copied.bytes)) if got is not None else f"{copied.path} is missing"
+    if got is None:
+        return f"{copied.path} is missing"
+    return difference(copied, *digest_of(got[1], copied.bytes, whole=is_whole(copied.digest)))

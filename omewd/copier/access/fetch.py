@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from omewd.copier.access.store import Target
-from omewd.copier.digest import Digest, digest_of
+from omewd.copier.digest import Digest, digest_of, is_digest, is_whole
 from omewd.dataset.copies.manifest import Copied
 
 OBJECTS_AT_ONCE = 8
@@ -24,7 +24,7 @@ def fetch(target: Target, copied: Copied, to: Path) -> str:
     got = target.get(copied.path)
     if got is None:
         return ""
-    digest = Digest(copied.bytes)
+    digest = Digest(copied.bytes, whole=is_whole(copied.digest))
     to.parent.mkdir(parents=True, exist_ok=True)
     with to.open("wb") as file:
         for piece in got[1]:
@@ -40,9 +40,10 @@ def same_as(target: Target, path: str, file: Path) -> Copied | None:
     if found is None or found.size != size or (got := target.get(path)) is None:
         return None
     found, pieces = got
+    whole = is_digest(found.etag) and is_whole(found.etag)
     with file.open("rb") as ours:
-        mine = digest_of(iter(partial(ours.read, _READ_BYTES), b""), size)
-    if digest_of(pieces, size) != mine:
+        mine = digest_of(iter(partial(ours.read, _READ_BYTES), b""), size, whole=whole)
+    if digest_of(pieces, size, whole=whole) != mine:
         return None
     return Copied(path, size, 0, mine[1], found.etag, "etag" if found.etag == mine[1] else "read")
 

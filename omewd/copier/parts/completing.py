@@ -16,7 +16,7 @@ from threading import Event
 from omewd.copier.access.fetch import OBJECTS_AT_ONCE, each, fetch, same_as
 from omewd.copier.access.store import Target
 from omewd.copier.digest import digest_of
-from omewd.copier.engine import Engine, LocalFile, local_file
+from omewd.copier.engine import Engine, LocalFile, etags_are_whole, local_file
 from omewd.copier.order import phases
 from omewd.copier.pace import Pace
 from omewd.copier.parts.acquisition import common_of
@@ -60,7 +60,8 @@ def complete(target: Target, scratch: Path, pace: Pace) -> tuple[str, ...]:
 class _Whole:
     def __init__(self, target: Target, parts: Parts, scratch: Path, pace: Pace) -> None:
         self._target, self._parts, self._scratch = target, parts, scratch
-        self._engine = Engine(target, pace, Event())
+        there = (copied for part in parts.complete for copied in part.copied.values())
+        self._engine = Engine(target, pace, Event(), whole=etags_are_whole(there))
         self._folder = scratch / "whole"
         self._told: list[Told] = []
 

@@ -27,6 +27,7 @@ def config(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-another-store")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-another-store")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "of-another-store")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://of-another-store.invalid")
     table = {
         "endpoint": environment(lab.proxy.port)["AWS_ENDPOINT_URL"],
         "region": "us-east-1",

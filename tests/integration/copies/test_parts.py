@@ -195,7 +195,7 @@ POINTS = (
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_row_33_a_part_that_is_killed_at_any_point_goes_on(tmp_path: Path, lab: Lab, point: str) -> None:
+def test_row_35_a_part_that_is_killed_at_any_point_goes_on(tmp_path: Path, lab: Lab, point: str) -> None:
     """The last one dies; then it or, if its part was complete, another one goes on."""
     first, second, third = parts(tmp_path)
     copy(first, lab.url)
