@@ -39,12 +39,20 @@ def rclone() -> str:
     return found
 
 
+def with_rclone(port: int, *arguments: str) -> str:
+    """What rclone prints, a client of its own kind. The store at this port is ``store:`` to it."""
+    settings = {"TYPE": "s3", "PROVIDER": "Other", "ENV_AUTH": "true", "ENDPOINT": f"http://127.0.0.1:{port}"}
+    env = {**os.environ, **environment(port)}  # not on a command line, which others see
+    env |= {f"RCLONE_CONFIG_STORE_{name}": value for name, value in settings.items()}
+    command = [rclone(), *arguments, "--config", "/dev/null"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def uploads_in_progress(port: int) -> list[str]:
-    """The keys of uploads that a store has in its bucket, unfinished, as rclone lists them."""
-    settings = f"provider=Other,env_auth=true,endpoint='http://127.0.0.1:{port}'"
-    command = [rclone(), "backend", "list-multipart-uploads", "--config", "/dev/null", f":s3,{settings}:{BUCKET}"]
-    env = {**os.environ, **environment(port)}  # other users see a command line
-    listed = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60).stdout
+    """The keys of uploads that a store has in its bucket, unfinished."""
+    listed = with_rclone(port, "backend", "list-multipart-uploads", f"store:{BUCKET}")
     return sorted(upload["Key"] for upload in json.loads(listed)[BUCKET])
 
 

@@ -263,6 +263,8 @@ def _as_ours(error: Exception, url: str, text: str) -> Exception:
     message = f"{url}: {text}"
     if "NoSuchBucket" in whole or "ContainerNotFound" in whole:
         return OmewdError("store_missing", message)
+    if "NoSuchUpload" in whole:  # it was complete, and the answer was lost; or it was aborted. Another one helps
+        return OmewdError("store_error", message)
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(text)
     refused = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
