@@ -94,12 +94,11 @@ Faults = Callable[[str, str, bytes], str | None]
 class Proxy:
     """Passes requests on to a server, or not.
 
-    "503", "403": that is the answer. "cut": the connection is cut before the server hears of it. "deaf": the server
-    does it,
-    and the answer is lost. "etag": the answer has another ETag. "truncated": half of the answer's body arrives.
-    "damaged": the server gets other bytes.
-    "garbled": the client gets other bytes. ``seen``: the methods and paths of requests. Ranges are answered with 206,
-    as S3 does; rclone says 200.
+    "503", "403": that is the answer. "echo": it is 403, with the headers of the request. "cut": the connection is cut
+    before the server hears of it. "deaf": the server does it, and the answer is lost. "etag": the answer has another
+    ETag. "truncated": half of the answer's body arrives. "damaged": the server gets other bytes. "garbled": the client
+    gets other bytes. ``seen``: the methods and paths of requests. Ranges are answered with 206, as S3 does; rclone says
+    200.
     """
 
     def __init__(self, port: int, faults: Faults = lambda *_: None) -> None:
@@ -128,6 +127,9 @@ class Proxy:
                     return
                 if fault in _ANSWERS:
                     self._answer(int(fault), [], b"<Error><Code>%b</Code></Error>" % _ANSWERS[fault])
+                    return
+                if fault == "echo":
+                    self._answer(403, [], b"<Error><Code>AccessDenied</Code>%b</Error>" % bytes(self.headers))
                     return
                 if fault == "damaged":
                     body = bytes([body[0] ^ 1]) + body[1:]
