@@ -39,15 +39,21 @@ def rclone() -> str:
     return found
 
 
-def with_rclone(port: int, *arguments: str) -> str:
-    """What rclone prints, a client of its own kind. The store at this port is ``store:`` to it."""
-    settings = {"TYPE": "s3", "PROVIDER": "Other", "ENV_AUTH": "true", "ENDPOINT": f"http://127.0.0.1:{port}"}
-    env = {**os.environ, **environment(port)}  # not on a command line, which others see
-    env |= {f"RCLONE_CONFIG_STORE_{name}": value for name, value in settings.items()}
+def run_rclone(settings: dict[str, str], *arguments: str) -> str:
+    """What rclone prints, a client of its own kind. The store with these settings is ``store:`` to it."""
+    # Not on a command line, which others see.
+    env = {**os.environ, **{f"RCLONE_CONFIG_STORE_{name}": value for name, value in settings.items()}}
     command = [rclone(), *arguments, "--config", "/dev/null"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def with_rclone(port: int, *arguments: str) -> str:
+    """What rclone prints; ``store:`` is the server at this port."""
+    keys = {"ACCESS_KEY_ID": KEY, "SECRET_ACCESS_KEY": SECRET}
+    settings = {"TYPE": "s3", "PROVIDER": "Other", **keys, "ENDPOINT": f"http://127.0.0.1:{port}"}
+    return run_rclone(settings, *arguments)
 
 
 def uploads_in_progress(port: int) -> list[str]:
@@ -57,20 +63,14 @@ def uploads_in_progress(port: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[tuple[int, int]]:
-    """rclone's S3 server over a folder, with a bucket; yields its port and its pid. Objects are files in the folder."""
+def s3_server(folder: Path, *, keys: bool = True) -> Iterator[tuple[int, int]]:
+    """rclone's S3 server over a folder, with a bucket; yields its port and its pid. Objects are files in the folder.
+
+    Without ``keys``, everybody may use it.
+    """
     (folder / BUCKET).mkdir(parents=True)
-    command = [
-        rclone(),
-        "serve",
-        "s3",
-        "--config",
-        "/dev/null",
-        "--addr",
-        "127.0.0.1:0",
-        "--auth-key",
-        f"{KEY},{SECRET}",
-    ]
+    command = [rclone(), "serve", "s3", "--config", "/dev/null", "--addr", "127.0.0.1:0"]
+    command += ["--auth-key", f"{KEY},{SECRET}"] if keys else []
     with subprocess.Popen([*command, str(folder)], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
@@ -94,12 +94,11 @@ Faults = Callable[[str, str, bytes], str | None]
 class Proxy:
     """Passes requests on to a server, or not.
 
-    "503", "403": that is the answer. "cut": the connection is cut before the server hears of it. "deaf": the server
-    does it,
-    and the answer is lost. "etag": the answer has another ETag. "truncated": half of the answer's body arrives.
-    "damaged": the server gets other bytes.
-    "garbled": the client gets other bytes. ``seen``: the methods and paths of requests. Ranges are answered with 206,
-    as S3 does; rclone says 200.
+    "503", "403": that is the answer. "echo": it is 403, with the headers of the request. "cut": the connection is cut
+    before the server hears of it. "deaf": the server does it, and the answer is lost. "etag": the answer has another
+    ETag. "truncated": half of the answer's body arrives. "damaged": the server gets other bytes. "garbled": the client
+    gets other bytes. ``seen``: the methods and paths of requests. Ranges are answered with 206, as S3 does; rclone says
+    200.
     """
 
     def __init__(self, port: int, faults: Faults = lambda *_: None) -> None:
@@ -128,6 +127,9 @@ class Proxy:
                     return
                 if fault in _ANSWERS:
                     self._answer(int(fault), [], b"<Error><Code>%b</Code></Error>" % _ANSWERS[fault])
+                    return
+                if fault == "echo":
+                    self._answer(403, [], b"<Error><Code>AccessDenied</Code>%b</Error>" % bytes(self.headers))
                     return
                 if fault == "damaged":
                     body = bytes([body[0] ^ 1]) + body[1:]
