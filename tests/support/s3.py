@@ -42,15 +42,21 @@ def rclone() -> str:
     return found
 
 
-def with_rclone(port: int, *arguments: str) -> str:
-    """What rclone prints, a client of its own kind. The store at this port is ``store:`` to it."""
-    settings = {"TYPE": "s3", "PROVIDER": "Other", "ENV_AUTH": "true", "ENDPOINT": f"http://127.0.0.1:{port}"}
-    env = {**os.environ, **environment(port)}  # not on a command line, which others see
-    env |= {f"RCLONE_CONFIG_STORE_{name}": value for name, value in settings.items()}
+def run_rclone(settings: dict[str, str], *arguments: str) -> str:
+    """What rclone prints, a client of its own kind. The store with these settings is ``store:`` to it."""
+    # Not on a command line, which others see.
+    env = {**os.environ, **{f"RCLONE_CONFIG_STORE_{name}": value for name, value in settings.items()}}
     command = [rclone(), *arguments, "--config", "/dev/null"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def with_rclone(port: int, *arguments: str) -> str:
+    """What rclone prints; ``store:`` is the server at this port."""
+    keys = {"ACCESS_KEY_ID": KEY, "SECRET_ACCESS_KEY": SECRET}
+    settings = {"TYPE": "s3", "PROVIDER": "Other", **keys, "ENDPOINT": f"http://127.0.0.1:{port}"}
+    return run_rclone(settings, *arguments)
 
 
 def uploads_in_progress(port: int) -> list[str]:
@@ -60,20 +66,14 @@ def uploads_in_progress(port: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[tuple[int, int]]:
-    """rclone's S3 server over a folder, with a bucket; yields its port and its pid. Objects are files in the folder."""
+def s3_server(folder: Path, *, keys: bool = True) -> Iterator[tuple[int, int]]:
+    """rclone's S3 server over a folder, with a bucket; yields its port and its pid. Objects are files in the folder.
+
+    Without ``keys``, everybody may use it.
+    """
     (folder / BUCKET).mkdir(parents=True)
-    command = [
-        rclone(),
-        "serve",
-        "s3",
-        "--config",
-        "/dev/null",
-        "--addr",
-        "127.0.0.1:0",
-        "--auth-key",
-        f"{KEY},{SECRET}",
-    ]
+    command = [rclone(), "serve", "s3", "--config", "/dev/null", "--addr", "127.0.0.1:0"]
+    command += ["--auth-key", f"{KEY},{SECRET}"] if keys else []
     with subprocess.Popen([*command, str(folder)], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
