@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -193,3 +196,34 @@ class Proxy:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+FAULTS = ("503", "cut", "deaf", "etag", "truncated", "damaged")
+
+
+class Sometimes:
+    """A fault now and then, by a seed. What answers never have, or requests, is left alone.
+
+    ``slow_s``: so long every other request takes at most.
+    """
+
+    def __init__(self, seed: int, kinds: tuple[str, ...], share: float, slow_s: float = 0.0) -> None:
+        self._random, self._kinds, self._share, self._slow_s = random.Random(seed), kinds, share, slow_s
+        self._lock = threading.Lock()
+        self.happened: Counter[str] = Counter()
+
+    def __call__(self, method: str, _: str, body: bytes) -> str | None:
+        with self._lock:
+            wait_s = self._random.uniform(-self._slow_s, self._slow_s)
+            fault = self._fault(method, body)
+            self.happened.update(kind for kind in ("slow" if wait_s > 0 else None, fault) if kind)
+        time.sleep(max(wait_s, 0))
+        return fault
+
+    def _fault(self, method: str, body: bytes) -> str | None:
+        if self._random.random() >= self._share:
+            return None
+        kind = self._random.choice(self._kinds)
+        if (kind == "damaged" and (method != "PUT" or not body)) or (kind == "truncated" and method == "HEAD"):
+            return None
+        return kind
