@@ -91,6 +91,14 @@ def extend(descriptor: int, start: int, end: int) -> None:
         os.ftruncate(descriptor, end)
 
 
+def reserve(descriptor: int, start: int, end: int) -> None:
+    """Allocate blocks beyond the end of a file, whose size stays. Does nothing if the filesystem can't. Raises OSError.
+
+    os.ftruncate to its size gives them back.
+    """
+    _fallocate(descriptor, _KEEP_SIZE, start, end)
+
+
 def punch(descriptor: int, start: int, end: int) -> None:
     """Free the blocks of a part of a file, which then reads as zeros. Does nothing if the filesystem can't."""
     _fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, start, end)

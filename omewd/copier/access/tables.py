@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from omewd.copier.access.credentials import is_endpoint
 from omewd.errors import OmewdError
 
 VARIABLE = "OMEWD_CONFIG"
@@ -148,13 +149,14 @@ class _File:
             raise self._wrong(prefix, "has a profile and keys", "Drop one")
         if (endpoint := given.get("endpoint")) is None:
             return
-        if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", endpoint):
+        if not is_endpoint(endpoint):
             raise self._wrong(prefix, "endpoint is no address", "Write it as in https://s3.lab.example")
         if endpoint.startswith("http://") and not given.get("allow_http"):
             raise self._wrong(prefix, "endpoint is not encrypted", "Use https://, or add allow_http = true")
 
     def _wrong(self, prefix: str, what: str, remedy: str = "Correct it") -> OmewdError:
-        return OmewdError("store_refused", f'{self._path}: [{TABLES}."{prefix:.200}"] {what}', remedy)
+        shown = re.sub(r".*@|[?#].*", "…", prefix)[:200]  # keys that somebody has put there
+        return OmewdError("store_refused", f'{self._path}: [{TABLES}."{shown}"] {what}', remedy)
 
 
 def _by_host(bucket: str, options: Mapping[str, str]) -> dict[str, str]:

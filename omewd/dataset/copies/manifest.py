@@ -20,8 +20,9 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -31,6 +32,7 @@ from omewd.errors import OmewdError
 from omewd.model.record import Record
 from omewd.process.locks import try_lock
 from omewd.process.names import sync_folder
+from omewd.store.filesystem import reserve
 
 FOLDER = f"{OWN_FOLDER}/copies"
 # The manifest of a copy, in the copy.
@@ -41,6 +43,8 @@ _MOST_LINE_BYTES = 64 << 10
 _READ_BYTES = 1 << 20
 # The records of some thousand files.
 _RECENT_BYTES = 1 << 20
+# The records of a thousand files have room in advance, so that copies go on while the disk is full.
+_AHEAD_BYTES = 256 << 10
 _COPYING_BYTE = 0
 
 
@@ -159,6 +163,7 @@ class Manifest:
             found = self._read(_RECENT_BYTES if recent_only else None)
             self.is_new = found is None
             self.copied = found or {}
+            self._reserve()
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -181,6 +186,15 @@ class Manifest:
         if whole < end:
             os.ftruncate(self._descriptor, whole)
         return found[1]
+
+    def _reserve(self) -> None:
+        end = os.lseek(self._descriptor, 0, os.SEEK_END)
+        with suppress(OSError):  # the disk is full, and what was reserved before has to do
+            reserve(self._descriptor, end, end + _AHEAD_BYTES)
+
+    def trim(self) -> None:
+        """Give back the room for more records, because the copy is complete."""
+        os.ftruncate(self._descriptor, os.lseek(self._descriptor, 0, os.SEEK_END))
 
     def begin(self) -> None:
         """Note that a copy is begun at the URL, before anything is put there."""
@@ -207,11 +221,11 @@ class Manifest:
             os.ftruncate(self._descriptor, end)
             raise
 
-    def lines(self, paths: Iterable[str]) -> Iterator[bytes]:
-        """The manifest as the copy has it: the header, and one line for each of its objects."""
+    def lines(self, paths: Iterable[str], place: Callable[[str], str] = str) -> Iterator[bytes]:
+        """The manifest as the copy has it: the header, and one line for each of its objects. ``place``: of a path."""
         yield line(self._header)
         for path in paths:
-            yield line(self.copied[path])
+            yield line(replace(self.copied[path], path=place(path)))
 
     def close(self) -> None:
         os.close(self._descriptor)

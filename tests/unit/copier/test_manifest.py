@@ -47,6 +47,17 @@ def test_what_was_added_is_there(dataset: Path) -> None:
     again.close()
 
 
+def test_room_for_more_is_no_part_of_it(dataset: Path) -> None:
+    [path] = (dataset / FOLDER).iterdir()
+    before = path.read_bytes()
+    manifest = Manifest(dataset, URL, 7)
+    manifest.trim()
+    assert path.read_bytes() == before
+    manifest.add([Copied("c", 1)])
+    manifest.close()
+    assert on_record(dataset) == {"a", "b/ü", "c"}
+
+
 def test_a_torn_line_is_cut_off_wherever_it_was_torn(dataset: Path) -> None:
     [path] = (dataset / FOLDER).iterdir()
     whole = path.read_bytes()

@@ -124,10 +124,13 @@ def test_what_is_wrong_with_the_file_is_said(tmp_path: Path, text: str, said: st
     assert said in refused(environment(tmp_path, text))
 
 
-@pytest.mark.parametrize("name", ["lab", "s3:/lab", "s3://", "file:///x", "s3://me@lab"])
+@pytest.mark.parametrize(
+    "name", ["lab", "s3:/lab", "s3://", "file:///x", f"s3://me:{SECRET}@lab", f"s3://lab?{SECRET}"]
+)
 def test_tables_of_no_bucket_are_found_by_the_check(tmp_path: Path, name: str) -> None:
     [problem] = problems(environment(tmp_path, f'[stores."{name}"]\n'))
     assert "not named after a bucket" in str(problem)
+    assert SECRET not in str(problem)
 
 
 def test_without_a_file_there_is_none(tmp_path: Path) -> None:
