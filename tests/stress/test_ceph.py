@@ -19,13 +19,12 @@ import zarr
 
 import omewd
 from omewd.dataset.copies.manifest import FOLDER, read
-from tests.integration.copies.test_bad_networks import Sometimes
 from tests.integration.copies.test_live import check, record, start
 from tests.support.ceph import PACKAGES, ceph_gateway, missing_programs
 from tests.support.copies import Lab, differences, finished
 from tests.support.copies import omewd as command
 from tests.support.daemons import DaemonProcess
-from tests.support.s3 import BUCKET, Proxy, environment, uploads_in_progress, with_rclone
+from tests.support.s3 import BUCKET, Proxy, Sometimes, environment, uploads_in_progress, with_rclone
 
 pytestmark = [
     pytest.mark.stress,

@@ -23,13 +23,12 @@ import pytest
 import zarr
 
 import omewd
-from tests.integration.copies.test_bad_networks import Sometimes
 from tests.integration.copies.test_live import check, record, start
 from tests.support.copies import LARGE, Lab, differences, finished
 from tests.support.copies import omewd as command
 from tests.support.daemons import daemon
 from tests.support.processes import wait_for
-from tests.support.s3 import BUCKET, Proxy, run_rclone, s3_server
+from tests.support.s3 import BUCKET, Proxy, Sometimes, run_rclone, s3_server
 
 AZURITE = os.environ.get("OMEWD_AZURITE")
 # Azurite's account, which its documentation names.
