@@ -46,6 +46,8 @@ NOT_RUN = {
     "sudo": "changes the system; tests/integration/service/test_systemd.py boots the unit",
     "omewd copy": "needs a store; tests/integration/copies has one",
     "omewd verify s3:": "needs a store; tests/integration/copies has one",
+    "omewd verify --deep file:": "tests/integration/copies/test_copies.py runs it",
+    "rclone copy": "needs a store; tests/integration/copies/test_copies.py has one",
     "journalctl": "needs the service's journal",
     "mount": "changes the system",
     "mdadm": "needs drives",
