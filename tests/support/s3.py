@@ -105,9 +105,9 @@ class Proxy:
     "503", "501", "412", "403": that is the answer. "echo": it is 403, with the headers of the request. "cut": the
     connection is cut before the server hears of it. "deaf": the server does it, and the answer is lost. "etag": the
     answer has another ETag. "truncated": half of the answer's body arrives. "damaged": the server gets other bytes.
-    "garbled": the client gets other bytes. ``seen``: the methods and paths of requests. Ranges are answered with 206, as
-    S3 does; rclone says 200. ``conditional``: what to do with a put that wants nothing to be at its path, which rclone
-    ignores.
+    "garbled": the client gets other bytes. ``seen``: the methods and paths of requests. Ranges are answered with 206,
+    as S3 does; rclone says 200. ``conditional``: what to do with a put that wants nothing to be at its path; rclone
+    does not look.
     """
 
     def __init__(self, port: int, faults: Faults = lambda *_: None) -> None:
