@@ -23,10 +23,21 @@ Tell = Callable[[int, int], None]
 
 
 class Batch:
-    """Copies files of a dataset to a target. To be closed; an error ends the copies that are running."""
+    """Copies files of a dataset to a target. To be closed; an error ends the copies that are running.
 
-    def __init__(self, dataset: Path, target: Target, manifest: Manifest, pace: Pace, tell: Tell) -> None:
-        self._dataset, self._manifest, self._tell = dataset, manifest, tell
+    ``place``: where a file's path in the dataset is in the copy.
+    """
+
+    def __init__(
+        self,
+        dataset: Path,
+        target: Target,
+        manifest: Manifest,
+        pace: Pace,
+        tell: Tell,
+        place: Callable[[str], str] = str,
+    ) -> None:
+        self._dataset, self._manifest, self._tell, self._place = dataset, manifest, tell, place
         self._stopping = Event()
         self.engine = Engine(target, pace, self._stopping, whole=etags_are_whole(manifest.copied.values()))
         self._threads = ThreadPoolExecutor(_FILES_AT_ONCE, "copier")
@@ -55,7 +66,7 @@ class Batch:
                     break
                 file = waiting.popleft()
                 memory += need
-                running[self._threads.submit(self.engine.copy, self._dataset, file)] = file
+                running[self._threads.submit(self.engine.copy, self._dataset, file, self._place(file.path))] = file
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
             memory -= sum(running.pop(each).memory_bytes for each in ended)
             confirmed = [each.result() for each in ended if each.exception() is None]

@@ -6,21 +6,26 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from omewd.copier.access.fetch import same_as
 from omewd.copier.access.store import Target
 from omewd.copier.batch import Batch, Tell
 from omewd.copier.engine import local_file
 from omewd.copier.order import belongs, is_done, phases
 from omewd.copier.pace import Pace
+from omewd.copier.parts.completing import complete
+from omewd.copier.parts.joining import join
 from omewd.dataset.copies.manifest import STORED, Manifest, is_path
+from omewd.dataset.copies.places import Places
 from omewd.dataset.dataset import require_own
 from omewd.dataset.keys import files_in
 from omewd.dataset.ledger import ledger
 from omewd.errors import OmewdError
 from omewd.model.address import Address
+from omewd.model.spec.spec import StreamSpec
 from omewd.process.faultpoints import point
 
 _SUMMARY = f"{ledger.FOLDER}/zarr.json"
@@ -32,7 +37,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished copy. ``files``, ``bytes``: of the dataset; ``copied_…``: of these, what this run has copied."""
+    """A finished copy. ``files``, ``bytes``: of the dataset; ``copied_…``: of these, what this run has copied.
+
+    ``missing``: if others copy parts of the same acquisition to the same place, the sources whose parts were not
+    complete yet. Until they are, programs can't open the copy.
+    """
 
     url: str
     files: int
@@ -40,6 +49,7 @@ class Outcome:
     copied_files: int
     copied_bytes: int
     seconds: float
+    missing: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -65,7 +75,7 @@ def copy(
     ``copy_differs``, ``changed``; OSError for a dataset that can't be read, or has no room for the record.
     """
     address = Address.parse(url)
-    summary, _ = ledger.totals_of(dataset)
+    summary, spec = ledger.totals_of(dataset)
     check_apart(dataset, address)
     if summary["state"] not in ("complete", "failed"):
         raise OmewdError(
@@ -78,10 +88,24 @@ def copy(
     epoch = summary.get("epoch", 0)
     target = Target(address, create=True)
     with ledger.held(dataset), closing(Manifest(dataset, address.url, epoch)) as manifest:
-        if manifest.is_new:
-            check_free(target, epoch)
-        manifest.begin()
-        return _Copy(dataset, target, manifest, Pace(bytes_per_s), progress, tell).run()
+        begin(target, manifest, spec, epoch)
+        pace, places = Pace(bytes_per_s), Places(spec, epoch)
+        outcome = _Copy(dataset, target, manifest, places, pace, progress, tell).run()
+        if not spec.is_part:
+            return outcome
+        return replace(outcome, missing=complete(target, manifest.path.with_suffix(".whole"), pace))
+
+
+def begin(target: Target, manifest: Manifest, spec: StreamSpec, epoch: int) -> None:
+    """Begin a copy, unless that was done: see that it may be there, and note it.
+
+    Raises OmewdError ``output_exists``, and for a part those of :func:`omewd.copier.parts.joining.join`.
+    """
+    if manifest.is_new and spec.is_part:
+        join(target, spec, epoch)
+    elif manifest.is_new:
+        check_free(target, epoch)
+    manifest.begin()
 
 
 def check_apart(dataset: Path, address: Address) -> None:
@@ -107,11 +131,18 @@ def check_free(target: Target, epoch: int) -> None:
 
 class _Copy:
     def __init__(
-        self, dataset: Path, target: Target, manifest: Manifest, pace: Pace, progress: Progress | None, tell: Tell
+        self,
+        dataset: Path,
+        target: Target,
+        manifest: Manifest,
+        places: Places,
+        pace: Pace,
+        progress: Progress | None,
+        tell: Tell,
     ) -> None:
-        self._dataset, self._target, self._manifest = dataset, target, manifest
+        self._dataset, self._target, self._manifest, self._places = dataset, target, manifest, places
         self._progress, self._tell = progress, tell
-        self._batch = Batch(dataset, target, manifest, pace, self._confirmed)
+        self._batch = Batch(dataset, target, manifest, pace, self._confirmed, places.of)
         self._done_bytes = self._total_bytes = 0
 
     def run(self) -> Outcome:
@@ -124,8 +155,8 @@ class _Copy:
         self._total_bytes = sum(file.size for file in files)
         left_bytes = sum(file.size for file in left)
         self._show(self._total_bytes - left_bytes)
-        own = {*paths, STORED}.__contains__
-        self._target.sweep()
+        own = {self._places.manifest, *map(self._places.of, paths)}.__contains__
+        self._target.sweep(own)
         self._target.abort_left(own)
         with self._batch:
             for phase in phases(left):
@@ -142,9 +173,11 @@ class _Copy:
         aside = self._manifest.path.with_suffix(".stored")
         try:
             with aside.open("wb") as file:
-                file.writelines(self._manifest.lines(sorted(paths)))
-            path = os.fspath(aside.relative_to(self._dataset))
-            self._batch.engine.copy(self._dataset, local_file(self._dataset, path), STORED)
+                file.writelines(self._manifest.lines(sorted(paths), self._places.of))
+            path, place = os.fspath(aside.relative_to(self._dataset)), self._places.manifest
+            if place == STORED or same_as(self._target, place, aside) is None:  # a part's is named in the whole's
+                self._batch.engine.copy(self._dataset, local_file(self._dataset, path), place)
+            point("copier: manifest stored")
         finally:
             aside.unlink(missing_ok=True)
 

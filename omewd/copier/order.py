@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from omewd.copier.engine import LocalFile
 from omewd.dataset.copies.manifest import Copied, is_manifest
+from omewd.dataset.copies.places import is_of_parts
 from omewd.dataset.ledger.ledger import FILE, FOLDER
 from omewd.dataset.ledger.runs import RUNS_FILE
 from omewd.dataset.strays import is_aside
@@ -17,7 +18,7 @@ ROOT = "zarr.json"
 
 def belongs(path: str) -> bool:
     """Whether a file of a dataset belongs into its copies."""
-    return not (is_manifest(path) or is_aside(path) or path.startswith(f"{STAGING}/"))
+    return not (is_manifest(path) or is_of_parts(path) or is_aside(path) or path.startswith(f"{STAGING}/"))
 
 
 def is_done(file: LocalFile, copied: Mapping[str, Copied]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omewd.copier.access.store import Target
 from omewd.copier.batch import Batch, Tell
-from omewd.copier.copy import check_apart, check_free
+from omewd.copier.copy import begin, check_apart
 from omewd.copier.engine import LocalFile, local_file
 from omewd.copier.order import belongs, is_done
 from omewd.copier.pace import Pace
@@ -81,12 +81,11 @@ def copy_units(job: CopyUnits, stream: OpenStream, tell: Tell) -> None:
     check_apart(dataset, address)
     target = Target(address, create=True)
     with ledger.held(dataset), closing(Manifest(dataset, address.url, job.epoch, recent_only=True)) as manifest:
-        if manifest.is_new:
-            check_free(target, job.epoch)
-        elif not stream.is_swept:
+        was_new = manifest.is_new
+        begin(target, manifest, stream.spec, job.epoch)
+        if not was_new and not stream.is_swept:
             target.abort_left(lambda path: is_path(path) and belongs(path) and (dataset / path).is_file())
         stream.is_swept = True
-        manifest.begin()
         with Batch(dataset, target, manifest, stream.pace(job.limit), tell) as batch:
             if job.live:
                 _copy_documents(dataset, stream, batch)

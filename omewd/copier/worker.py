@@ -37,16 +37,21 @@ class _Count:
 
     def __init__(self) -> None:
         self._files = self._bytes = 0
+        self._missing: tuple[str, ...] = ()
         self._lock = Lock()
 
     def add(self, files: int, count_bytes: int) -> None:
         with self._lock:
             self._files, self._bytes = self._files + files, self._bytes + count_bytes
 
+    def note_missing(self, sources: tuple[str, ...]) -> None:
+        with self._lock:
+            self._missing = sources
+
     @property
     def confirmed(self) -> Confirmed:
         with self._lock:
-            return Confirmed(self._files, self._bytes)
+            return Confirmed(self._files, self._bytes, self._missing)
 
 
 class Worker:
@@ -98,7 +103,8 @@ class Worker:
                     copy_units(job, self._streams.get(job.stream), count.add)
                 case CopyDataset() as job:
                     _require_plain(Address.parse(job.url))
-                    copy(Path(job.dataset), job.url, job.limit, epoch=job.epoch, tell=count.add)
+                    done = copy(Path(job.dataset), job.url, job.limit, epoch=job.epoch, tell=count.add)
+                    count.note_missing(done.missing)
 
         return run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from tests.support.ceph import PACKAGES, ceph_gateway, missing_programs
 from tests.support.copies import Lab, differences, finished
 from tests.support.copies import omewd as command
 from tests.support.daemons import DaemonProcess
-from tests.support.s3 import BUCKET, Proxy, environment, uploads_in_progress, with_rclone
+from tests.support.s3 import BUCKET, Proxy, Sometimes, environment, uploads_in_progress, with_rclone
 
 pytestmark = [
     pytest.mark.stress,
@@ -104,6 +105,35 @@ def test_a_copy_that_is_killed_leaves_no_upload_once_it_goes_on(lab: Lab, tmp_pa
     assert uploads_in_progress(lab.proxy.server_port) == []
     download(lab)
     assert differences(dataset, lab.copy) == []
+
+
+def test_kills_and_faults_at_random(lab: Lab, tmp_path: Path) -> None:
+    """$OMEWD_COPY_KILLS kills over a bad network, each copy to a new place; no upload is left of any in the end."""
+    kills, seed = int(os.environ.get("OMEWD_COPY_KILLS", "10")), int(os.environ.get("OMEWD_SEED", "1"))
+    chance = random.Random(seed)
+    dataset = finished(tmp_path, dims=LARGE)
+    done = left = 0
+    while done < kills:
+        for _ in range(3):
+            lab.proxy.faults = Sometimes(chance.randrange(1 << 30), ("503", "cut", "deaf"), 0.1)
+            arguments = [sys.executable, "-m", "omewd", "copy", str(dataset), lab.url, "--limit", "16MB/s"]
+            with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+                try:
+                    process.wait(0.8 + 2 * chance.random())
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    done += 1
+            left += len(uploads_in_progress(lab.proxy.server_port))
+        lab.proxy.faults = lambda *_: None
+        assert command("copy", str(dataset), lab.url).returncode == 0, f"seed {seed}"
+        assert uploads_in_progress(lab.proxy.server_port) == [], f"seed {seed}"
+        download(lab)
+        assert differences(dataset, lab.copy) == [], f"seed {seed}"
+        for path in (dataset / FOLDER).iterdir():
+            path.unlink()
+        lab.number += 1
+    assert left, "no kill has left anything"
+    print(f"\n{done} kills have left {left} uploads; all are aborted")
 
 
 def test_a_stream_is_copied_though_its_daemon_is_killed(lab: Lab, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def command(dataset: Path, url: str, limit: float | None, as_json: bool) -> None
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+    from omewd.cli.show.text import still_missing
     from omewd.cli.show.units import byte_rate, volume
     from omewd.copier.copy import copy
 
@@ -46,4 +47,5 @@ def command(dataset: Path, url: str, limit: float | None, as_json: bool) -> None
     print(
         f"{outcome.url}: {outcome.files} files, {volume(outcome.bytes)}, all confirmed; {outcome.copied_files} files, "
         f"{volume(outcome.copied_bytes)} copied in {outcome.seconds:.1f} s = {rate}"
+        f"{still_missing(outcome.missing)}"
     )

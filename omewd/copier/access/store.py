@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ _RETRIES: RetryConfig = {
 # Parts of a file that are sent at once.
 PARTS_AT_ONCE = 4
 _READ_BYTES = 1 << 20
+# What stores say, by HTTP's numbers or by S3's names, that know no conditional puts.
+_NOT_CONDITIONAL = ("NotImplemented", "status code: 501")
 # What obstore leaves of a file that was not written to its end.
 _LEFT = re.compile(r".+#\d+")
 
@@ -96,6 +99,21 @@ class Target:
         self._make_durable(path)
         return _plain(result["e_tag"])
 
+    def create(self, path: str, data: bytes) -> None:
+        """Store a small object if there is none at the path; a store without conditional puts stores it anyway."""
+        from obstore import exceptions
+
+        with self._must_be_there():
+            try:
+                self._obstore.put(self.store, path, data, use_multipart=False, mode="create")
+            except exceptions.AlreadyExistsError:
+                pass
+            except exceptions.BaseError as error:
+                if not any(text in str(error) for text in _NOT_CONDITIONAL):
+                    raise
+                self._obstore.put(self.store, path, data, use_multipart=False)
+        self._make_durable(path)
+
     def put_parts(self, path: str, parts: Iterator[bytes], part_bytes: int) -> None:
         """Store an object in parts of that size, several at once. What ``parts`` raises aborts the upload."""
         with self._must_be_there():
@@ -118,25 +136,47 @@ class Target:
             return None
         return _found(result.meta), self._pieces(result)
 
+    def read(self, path: str, most_bytes: int) -> bytes | None:
+        """The bytes of a small object; None if there is none. Raises OmewdError ``store_error`` for a larger one."""
+        got = self.get(path)
+        if got is None:
+            return None
+        found, pieces = got
+        if found.size > most_bytes:
+            raise OmewdError("store_error", f"{self.url}: {path} has {found.size} bytes, and {most_bytes} at most fit")
+        return b"".join(pieces)
+
+    def remove(self, path: str) -> None:
+        """Remove an object, if it is there."""
+        with suppress(FileNotFoundError), self._translated():
+            self._obstore.delete(self.store, path)
+
     def _pieces(self, result: Any) -> Iterator[bytes]:
         with self._must_be_there():
             for piece in result.stream(min_chunk_size=_READ_BYTES):
                 yield bytes(piece)
 
-    def listed(self) -> Iterator[Found]:
-        """All objects of the copy."""
+    def listed(self, folder: str | None = None) -> Iterator[Found]:
+        """All objects of the copy, or those in a folder of it."""
         with self._translated():
-            for batch in self._obstore.list(self.store):
+            for batch in self._obstore.list(self.store, prefix=folder):
                 yield from map(_found, batch)
 
-    def sweep(self) -> None:
-        """Remove what a killed process has left of files half-written in a folder."""
+    def sweep(self, own: Callable[[str], bool], silent_s: float = 0) -> None:
+        """Remove what killed processes have left half-written of files in a folder, if ``own`` is true of their paths.
+
+        ``silent_s``: only what was not written to for so long, where other processes may be writing these.
+        """
         if self._root is None:
             return
         for folder, _, names in os.walk(self._root):
             for name in filter(_LEFT.fullmatch, names):
+                left = Path(folder) / name
+                if not own(os.fspath(left.relative_to(self._root)).rpartition("#")[0]):
+                    continue
                 with suppress(OSError):
-                    (Path(folder) / name).unlink()
+                    if time.time() - left.stat().st_mtime >= silent_s:
+                        left.unlink()
 
     def abort_left(self, own: Callable[[str], bool]) -> None:
         """Abort uploads in S3 that killed processes have begun, and lost requests, if ``own`` is true of their paths.

@@ -20,9 +20,9 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -221,11 +221,11 @@ class Manifest:
             os.ftruncate(self._descriptor, end)
             raise
 
-    def lines(self, paths: Iterable[str]) -> Iterator[bytes]:
-        """The manifest as the copy has it: the header, and one line for each of its objects."""
+    def lines(self, paths: Iterable[str], place: Callable[[str], str] = str) -> Iterator[bytes]:
+        """The manifest as the copy has it: the header, and one line for each of its objects. ``place``: of a path."""
         yield line(self._header)
         for path in paths:
-            yield line(self.copied[path])
+            yield line(replace(self.copied[path], path=place(path)))
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -12,10 +12,14 @@ KeyUnits = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Confirmed(Result):
-    """``files``, ``bytes``: what this job has copied so far, all of it confirmed and on record in the manifest."""
+    """``files``, ``bytes``: what this job has copied so far, all of it confirmed and on record in the manifest.
+
+    ``missing``: in the end, the sources of other daemons whose parts of the copy were not complete yet.
+    """
 
     files: int
     bytes: int
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
