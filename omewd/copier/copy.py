@@ -30,8 +30,6 @@ from omewd.process.faultpoints import point
 
 _SUMMARY = f"{ledger.FOLDER}/zarr.json"
 _MOST_SUMMARY_BYTES = 64 << 20
-# What others are still writing to a server's folder is younger.
-_SILENT_S = 3600
 
 # Called with (bytes confirmed, bytes in all).
 Progress = Callable[[int, int], None]
@@ -92,7 +90,7 @@ def copy(
     with ledger.held(dataset), closing(Manifest(dataset, address.url, epoch)) as manifest:
         begin(target, manifest, spec, epoch)
         pace, places = Pace(bytes_per_s), Places(spec, epoch)
-        outcome = _Copy(dataset, target, manifest, places, pace, progress, tell).run(alone=not spec.is_part)
+        outcome = _Copy(dataset, target, manifest, places, pace, progress, tell).run()
         if not spec.is_part:
             return outcome
         return replace(outcome, missing=complete(target, manifest.path.with_suffix(".whole"), pace))
@@ -147,8 +145,7 @@ class _Copy:
         self._batch = Batch(dataset, target, manifest, pace, self._confirmed, places.of)
         self._done_bytes = self._total_bytes = 0
 
-    def run(self, *, alone: bool) -> Outcome:
-        """``alone``: nobody else copies to the same place."""
+    def run(self) -> Outcome:
         start = time.monotonic()
         paths = [path for path in files_in(str(self._dataset)) if belongs(path)]
         if unfit := next((path for path in paths if not is_path(path)), None):
@@ -159,7 +156,7 @@ class _Copy:
         left_bytes = sum(file.size for file in left)
         self._show(self._total_bytes - left_bytes)
         own = {self._places.manifest, *map(self._places.of, paths)}.__contains__
-        self._target.sweep(0 if alone else _SILENT_S)
+        self._target.sweep(own)
         self._target.abort_left(own)
         with self._batch:
             for phase in phases(left):
