@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -11,6 +12,7 @@ from threading import Event
 from omewd.copier.access.store import Target
 from omewd.copier.engine import Engine, LocalFile
 from omewd.copier.pace import Pace
+from omewd.dataset.copies.evicting import Evictor
 from omewd.dataset.copies.manifest import Copied, Manifest
 from omewd.process.faultpoints import point
 
@@ -23,10 +25,15 @@ Tell = Callable[[int, int], None]
 
 
 class Batch:
-    """Copies files of a dataset to a target. To be closed; an error ends the copies that are running."""
+    """Copies files of a dataset to a target. To be closed; an error ends the copies that are running.
 
-    def __init__(self, dataset: Path, target: Target, manifest: Manifest, pace: Pace, tell: Tell) -> None:
-        self._dataset, self._manifest, self._tell = dataset, manifest, tell
+    ``evictor``: gets what is on record.
+    """
+
+    def __init__(
+        self, dataset: Path, target: Target, manifest: Manifest, pace: Pace, tell: Tell, evictor: Evictor | None = None
+    ) -> None:
+        self._dataset, self._manifest, self._tell, self._evictor = dataset, manifest, tell, evictor
         self._stopping = Event()
         self.engine = Engine(target, pace, self._stopping)
         self._threads = ThreadPoolExecutor(_FILES_AT_ONCE, "copier")
@@ -63,5 +70,8 @@ class Batch:
             self._manifest.add(confirmed)
             point("copier: on record")
             self._tell(len(confirmed), sum(each.bytes for each in confirmed))
+            if self._evictor is not None:
+                self._evictor.add(confirmed)
+                self._evictor.step(time.monotonic())
         if failed is not None:
             raise failed

@@ -26,6 +26,29 @@ def is_done(file: LocalFile, copied: Mapping[str, Copied]) -> bool:
     return before is not None and (before.bytes, before.mtime_ns) == (file.size, file.mtime_ns)
 
 
+def left_and_done(files: Iterable[LocalFile], copied: Mapping[str, Copied]) -> tuple[list[LocalFile], list[Copied]]:
+    """The files that are to be copied, and the records of those that are copied."""
+    left, done = [], []
+    for file in files:
+        if is_done(file, copied):
+            done.append(copied[file.path])
+        else:
+            left.append(file)
+    return left, done
+
+
+def not_in_copy(evicted: Mapping[str, tuple[str, Copied]], copied: Mapping[str, Copied]) -> dict[str, str]:
+    """The evicted files that a copy does not have as they were, with the URL of a copy that does.
+
+    ``evicted``: see :func:`omewd.dataset.copies.evictions.evicted`. ``copied``: what is in the copy, by its record.
+    """
+    return {
+        path: url
+        for path, (url, gone) in evicted.items()
+        if path not in copied or (copied[path].bytes, copied[path].digest) != (gone.bytes, gone.digest)
+    }
+
+
 def phases(files: Iterable[LocalFile]) -> list[list[LocalFile]]:
     """Files in the order in which they are copied; all of a phase are confirmed before the next one.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from omewd.dataset import metadata, omero
 from omewd.dataset.beside import beside, sweep
+from omewd.dataset.copies.evictions import require_for_writing
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.account import Ledger
 from omewd.dataset.ledger.appending import append_to
@@ -103,10 +104,11 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int, made_by: Mad
         raise
 
 
-def reopen(spec: StreamSpec, dataset: Path, epoch: int) -> None:
+def reopen(spec: StreamSpec, dataset: Path, epoch: int, below: Sequence[int] = ()) -> None:
     """Open a dataset for writing, even a finalized one, whose stream had failed and goes on.
 
-    Raises the errors of :func:`require_own`, and then changes nothing.
+    ``below``: for each source, the frame index below which all are in finished units; none for 0. Raises the errors of
+    :func:`require_own`, and ``evicted`` if a key that is to be written was evicted. Then it changes nothing.
     """
     require_own(dataset, epoch)
     staging = dataset / STAGING
@@ -114,6 +116,7 @@ def reopen(spec: StreamSpec, dataset: Path, epoch: int) -> None:
         staging.mkdir(exist_ok=True)
         sync_folder(staging.parent)
     if _epoch(dataset) != epoch:
+        require_for_writing(spec, dataset, below)
         made_by = MadeBy.of(summary_of(dataset))
         summary = ledger.summary_json(spec, state="writing", epoch=epoch, made_by=made_by)
         files = [(_SUMMARY, metadata.text_of(summary))]

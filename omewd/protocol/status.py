@@ -57,7 +57,8 @@ class CopyStatus(Record):
     """The copy of a stream's dataset. ``name``: the stream's. ``path``: the dataset.
 
     ``state``: "copying", also while there is nothing to copy yet; "waiting" after an ``error``, until it is tried
-    again; "complete"; or "failed" for good. ``files``, ``bytes``: what this daemon has copied.
+    again; "complete"; or "failed" for good. ``files``, ``bytes``: what this daemon has copied. ``evicts``: whether
+    files go from the dataset once they are confirmed. ``evicted_bytes``: those that this daemon has removed.
     """
 
     name: str = ""
@@ -66,11 +67,18 @@ class CopyStatus(Record):
     state: str = ""
     files: int = 0
     bytes: int = 0
+    evicts: bool = False
+    evicted_bytes: int = 0
     error: ErrorStatus | None = None
 
     @property
     def is_over(self) -> bool:
         return self.state in ("complete", "failed")
+
+    @property
+    def frees_space(self) -> bool:
+        """Whether the drive gets space back while the stream goes on."""
+        return self.evicts and self.error is None
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,8 @@ class Throughput(Record):
 class DiskStatus(Record):
     """The dataset's drive. Fields are None until a writer has reported them.
 
-    ``lasts_s``: the time until the drive is full, at the average rates of all streams that write to it. ``io``: how
+    ``lasts_s``: the time until the drive is full, at the average rates of all streams that write to it; None if the
+    copy frees space. ``io``: how
     bytes are written, "O_DIRECT" or "page cache". ``needs_bytes``: what the rest of the acquisition takes there,
     without compression; None if the stream is unbounded. ``warning``: why the acquisition may not fit, as it was when
     the stream was opened.

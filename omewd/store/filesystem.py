@@ -91,6 +91,14 @@ def extend(descriptor: int, start: int, end: int) -> None:
         os.ftruncate(descriptor, end)
 
 
+def reserve(descriptor: int, start: int, end: int) -> None:
+    """Allocate blocks for a part of a file that is to be written, without making the file larger. Raises OSError.
+
+    Does nothing if the filesystem can't.
+    """
+    _fallocate(descriptor, _KEEP_SIZE, start, end)
+
+
 def punch(descriptor: int, start: int, end: int) -> None:
     """Free the blocks of a part of a file, which then reads as zeros. Does nothing if the filesystem can't."""
     _fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, start, end)
