@@ -79,6 +79,8 @@ def copy_units(job: CopyUnits, stream: OpenStream, tell: Tell, tell_evicted: Tel
     check_apart(dataset, address)
     target = Target(address, create=True)
     with ledger.held(dataset), closing(Manifest(dataset, address.url, job.epoch, recent_only=True)) as manifest:
+        if job.evict:
+            manifest.reserve()
         if manifest.is_new:
             check_free(target, job.epoch)
         manifest.begin()

@@ -44,6 +44,7 @@ NOT_RUN = {
     "podman": "needs an image to build on; tests/integration/service/test_container_image.py takes one",
     "DATA=/data/omewd podman": "needs images; tests/unit/test_container_files.py looks at the compose file",
     "sudo": "changes the system; tests/integration/service/test_systemd.py boots the unit",
+    "rclone copy": "needs a store; tests/integration/copies has one",
     "omewd copy": "needs a store; tests/integration/copies has one",
     "omewd verify s3:": "needs a store; tests/integration/copies has one",
     "journalctl": "needs the service's journal",

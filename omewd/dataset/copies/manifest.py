@@ -162,6 +162,26 @@ def read_file(path: Path) -> tuple[Header, dict[str, Copied]] | None:
         return read(lines_in(iter(partial(file.read, _READ_BYTES), b"")))
 
 
+def path_for(url: str) -> str:
+    """The path in a dataset of the manifest of its copy at a URL."""
+    return f"{FOLDER}/{hashlib.sha256(url.encode()).hexdigest()[:16]}.jsonl"
+
+
+def reserve_lines(path: Path) -> None:
+    """Take room on the disk for lines that will be appended to a file. A hint: it is nothing without the filesystem.
+
+    Once the disk is full, files can still be evicted then.
+    """
+    with path.open("r+b") as file:
+        _reserve(file.fileno())
+
+
+def _reserve(descriptor: int) -> None:
+    end = os.fstat(descriptor).st_size
+    with suppress(OSError):
+        reserve(descriptor, end, end + _RESERVED_BYTES)
+
+
 class Manifest:
     """The manifest of a dataset's copy at a URL, open for appending. ``copied``: what is on record, by path.
 
@@ -176,7 +196,7 @@ class Manifest:
         if not folder.exists():
             folder.mkdir(exist_ok=True)
             sync_folder(folder.parent)
-        self.path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.jsonl"
+        self.path = dataset / path_for(url)
         self._header = Header(url=url, epoch=epoch)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
@@ -202,7 +222,8 @@ class Manifest:
             tail = file.read()
             whole = end - (len(tail) - tail.rfind(b"\n") - 1)
         if found is None or (found[0].url, found[0].epoch) != (self._header.url, self._header.epoch):
-            os.ftruncate(self._descriptor, 0)
+            if end:  # else what is reserved would be given back
+                os.ftruncate(self._descriptor, 0)
             return None
         if whole < end:
             os.ftruncate(self._descriptor, whole)
@@ -240,10 +261,8 @@ class Manifest:
             yield line(replace(self.copied[path], evicted=False))
 
     def reserve(self) -> None:
-        """Take room on the disk for the next lines. Without them nothing could be evicted once the disk is full."""
-        end = os.fstat(self._descriptor).st_size
-        with suppress(OSError):
-            reserve(self._descriptor, end, end + _RESERVED_BYTES)
+        """Take room on the disk for the next lines: see :func:`reserve_lines`."""
+        _reserve(self._descriptor)
 
     def give_back(self) -> None:
         """Give back the room that was reserved."""

@@ -38,7 +38,7 @@ CLEANER = "cleaner"
 COPIER = "copier"
 
 # Errors for which another try does not help.
-FINAL_ERRORS = frozenset({"bad_message", "bad_metadata", "bad_spec", "dataset_replaced"})
+FINAL_ERRORS = frozenset({"bad_message", "bad_metadata", "bad_spec", "dataset_replaced", "evicted"})
 
 
 class Opened(Enum):
