@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event
 
 from omewd.copier.access.store import Target
-from omewd.copier.engine import Engine, LocalFile
+from omewd.copier.engine import Engine, LocalFile, etags_are_whole
 from omewd.copier.pace import Pace
 from omewd.dataset.copies.evicting import Evictor
 from omewd.dataset.copies.manifest import Copied, Manifest
@@ -27,15 +27,23 @@ Tell = Callable[[int, int], None]
 class Batch:
     """Copies files of a dataset to a target. To be closed; an error ends the copies that are running.
 
-    ``evictor``: gets what is on record.
+    ``evictor``: gets what is on record. ``place``: where a file's path in the dataset is in the copy.
     """
 
     def __init__(
-        self, dataset: Path, target: Target, manifest: Manifest, pace: Pace, tell: Tell, evictor: Evictor | None = None
+        self,
+        dataset: Path,
+        target: Target,
+        manifest: Manifest,
+        pace: Pace,
+        tell: Tell,
+        evictor: Evictor | None = None,
+        place: Callable[[str], str] = str,
     ) -> None:
-        self._dataset, self._manifest, self._tell, self._evictor = dataset, manifest, tell, evictor
+        self._dataset, self._manifest, self._tell = dataset, manifest, tell
+        self._evictor, self._place = evictor, place
         self._stopping = Event()
-        self.engine = Engine(target, pace, self._stopping)
+        self.engine = Engine(target, pace, self._stopping, whole=etags_are_whole(manifest.copied.values()))
         self._threads = ThreadPoolExecutor(_FILES_AT_ONCE, "copier")
 
     def __enter__(self) -> Batch:
@@ -62,7 +70,7 @@ class Batch:
                     break
                 file = waiting.popleft()
                 memory += need
-                running[self._threads.submit(self.engine.copy, self._dataset, file)] = file
+                running[self._threads.submit(self.engine.copy, self._dataset, file, self._place(file.path))] = file
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
             memory -= sum(running.pop(each).memory_bytes for each in ended)
             confirmed = [each.result() for each in ended if each.exception() is None]

@@ -6,27 +6,34 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from omewd.copier.access.fetch import same_as
 from omewd.copier.access.store import Target
 from omewd.copier.batch import Batch, Tell
 from omewd.copier.engine import local_file
 from omewd.copier.order import belongs, left_and_done, not_in_copy, phases
 from omewd.copier.pace import Pace
+from omewd.copier.parts.completing import complete
+from omewd.copier.parts.joining import join
 from omewd.dataset.copies.evicting import Evictor, TellEvicted
 from omewd.dataset.copies.evictions import evicted
 from omewd.dataset.copies.manifest import STORED, Copied, Manifest, is_path
+from omewd.dataset.copies.places import Places
 from omewd.dataset.dataset import require_own
 from omewd.dataset.keys import files_in
 from omewd.dataset.ledger import ledger
 from omewd.errors import OmewdError
 from omewd.model.address import Address
+from omewd.model.spec.spec import StreamSpec
 from omewd.process.faultpoints import point
 
 _SUMMARY = f"{ledger.FOLDER}/zarr.json"
 _MOST_SUMMARY_BYTES = 64 << 20
+# What others are still writing to a server's folder is younger.
+_SILENT_S = 3600
 
 # Called with (bytes confirmed, bytes in all).
 Progress = Callable[[int, int], None]
@@ -36,7 +43,9 @@ Progress = Callable[[int, int], None]
 class Outcome:
     """A finished copy. ``files``, ``bytes``: in the copy; ``copied_…``: of these, what this run has copied.
 
-    ``evicted_…``: of these, what was evicted from the dataset, by this run or before.
+    ``evicted_…``: of these, what was evicted from the dataset, by this run or before. ``missing``: if others copy parts
+    of the same acquisition to the same place, the sources whose parts were not complete yet. Until they are, programs
+    can't open the copy.
     """
 
     url: str
@@ -47,6 +56,7 @@ class Outcome:
     evicted_files: int
     evicted_bytes: int
     seconds: float
+    missing: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -90,12 +100,27 @@ def copy(
     with ledger.held(dataset, writable=evict) as hold, closing(Manifest(dataset, address.url, epoch)) as manifest:
         elsewhere = evicted(dataset)
         check_here(dataset, address, elsewhere, manifest)
-        if manifest.is_new:
-            check_free(target, epoch)
-        manifest.begin()
+        begin(target, manifest, spec, epoch)
+        pace, places = Pace(bytes_per_s), Places(spec, epoch)
         with ExitStack() as files:
             evictor = files.enter_context(Evictor(dataset, spec, manifest, tell_evicted, hold=hold)) if evict else None
-            return _Copy(dataset, target, manifest, Pace(bytes_per_s), progress, tell, evictor).run(elsewhere)
+            whole = _Copy(dataset, target, manifest, places, pace, progress, tell, evictor)
+            outcome = whole.run(elsewhere, alone=not spec.is_part)
+        if not spec.is_part:
+            return outcome
+        return replace(outcome, missing=complete(target, manifest.path.with_suffix(".whole"), pace))
+
+
+def begin(target: Target, manifest: Manifest, spec: StreamSpec, epoch: int) -> None:
+    """Begin a copy, unless that was done: see that it may be there, and note it.
+
+    Raises OmewdError ``output_exists``, and for a part those of :func:`omewd.copier.parts.joining.join`.
+    """
+    if manifest.is_new and spec.is_part:
+        join(target, spec, epoch)
+    elif manifest.is_new:
+        check_free(target, epoch)
+    manifest.begin()
 
 
 def check_apart(dataset: Path, address: Address) -> None:
@@ -139,18 +164,22 @@ class _Copy:
         dataset: Path,
         target: Target,
         manifest: Manifest,
+        places: Places,
         pace: Pace,
         progress: Progress | None,
         tell: Tell,
         evictor: Evictor | None,
     ) -> None:
-        self._dataset, self._target, self._manifest, self._evictor = dataset, target, manifest, evictor
-        self._progress, self._tell = progress, tell
-        self._batch = Batch(dataset, target, manifest, pace, self._confirmed, evictor)
+        self._dataset, self._target, self._manifest, self._places = dataset, target, manifest, places
+        self._progress, self._tell, self._evictor = progress, tell, evictor
+        self._batch = Batch(dataset, target, manifest, pace, self._confirmed, evictor, places.of)
         self._done_bytes = self._total_bytes = 0
 
-    def run(self, elsewhere: Iterable[str]) -> Outcome:
-        """Copy what is not copied yet. ``elsewhere``: the paths of files that are in the copy, and not here."""
+    def run(self, elsewhere: Iterable[str], *, alone: bool) -> Outcome:
+        """Copy what is not copied yet. ``elsewhere``: the paths of files that are in the copy, and not here.
+
+        ``alone``: nobody else copies to the same place.
+        """
         start = time.monotonic()
         paths = [path for path in files_in(str(self._dataset)) if belongs(path)]
         if unfit := next((path for path in paths if not is_path(path)), None):
@@ -162,7 +191,9 @@ class _Copy:
         self._total_bytes = sum(file.size for file in files) + gone_bytes
         left_bytes = sum(file.size for file in left)
         self._show(self._total_bytes - left_bytes)
-        self._target.sweep()
+        own = {self._places.manifest, *map(self._places.of, [*paths, *gone])}.__contains__
+        self._target.sweep(0 if alone else _SILENT_S)
+        self._target.abort_left(own)
         with self._batch:
             if self._evictor is not None:
                 self._evictor.add(done)
@@ -172,7 +203,8 @@ class _Copy:
             self._store_manifest([*paths, *gone])
             if self._evictor is not None:
                 self._evictor.finish()
-                self._manifest.give_back()
+        self._target.abort_left(own)  # whose beginning was answered, and the answer lost
+        self._manifest.trim()
         now_files, now_bytes = (self._evictor.files, self._evictor.bytes) if self._evictor is not None else (0, 0)
         return Outcome(
             self._target.url,
@@ -190,9 +222,11 @@ class _Copy:
         aside = self._manifest.path.with_suffix(".stored")
         try:
             with aside.open("wb") as file:
-                file.writelines(self._manifest.lines(sorted(paths)))
-            path = os.fspath(aside.relative_to(self._dataset))
-            self._batch.engine.copy(self._dataset, local_file(self._dataset, path), STORED)
+                file.writelines(self._manifest.lines(sorted(paths), self._places.of))
+            path, place = os.fspath(aside.relative_to(self._dataset)), self._places.manifest
+            if place == STORED or same_as(self._target, place, aside) is None:  # a part's is named in the whole's
+                self._batch.engine.copy(self._dataset, local_file(self._dataset, path), place)
+            point("copier: manifest stored")
         finally:
             aside.unlink(missing_ok=True)
 

@@ -1,18 +1,21 @@
 """The digest of an object, which S3 computes as well: the ETag of an object that is not encrypted with a key of KMS.
 
 An object of one part has its MD5. An object of several has the MD5 of the parts' MD5s, a hyphen, and the number of
-parts (https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html). So most stores
-confirm an upload without sending it back. It is against accidents, not against forgers.
+parts (https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html). Some servers, such
+as rclone's, give it the MD5 of the whole. So most stores confirm an upload without sending it back. It is against
+accidents, not against forgers.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 
 PART_BYTES = 8 << 20
 # S3 takes no more than this, "Amazon S3 multipart upload limits".
 MOST_PARTS = 10_000
+_DIGEST = re.compile(r"[0-9a-f]{32}(-[0-9]+)?")
 
 
 def part_bytes(size: int) -> int:
@@ -23,12 +26,24 @@ def part_bytes(size: int) -> int:
     return part
 
 
-class Digest:
-    """The digest of an object of a known size, from its bytes in order, however they are cut."""
+def is_digest(text: str) -> bool:
+    return _DIGEST.fullmatch(text) is not None
 
-    def __init__(self, size: int) -> None:
+
+def is_whole(text: str) -> bool:
+    """Whether a digest is the MD5 of the whole object."""
+    return "-" not in text
+
+
+class Digest:
+    """The digest of an object of a known size, from its bytes in order, however they are cut.
+
+    ``whole``: it is the MD5 of the whole, also if the object has several parts.
+    """
+
+    def __init__(self, size: int, *, whole: bool = False) -> None:
         self._part_bytes = part_bytes(size)
-        self._in_parts = size > self._part_bytes
+        self._in_parts = size > self._part_bytes and not whole
         self._parts: list[bytes] = []
         self._part = hashlib.md5(usedforsecurity=False)
         self._in_part = 0
@@ -59,9 +74,9 @@ class Digest:
         return f"{hashlib.md5(b''.join(self._parts), usedforsecurity=False).hexdigest()}-{len(self._parts)}"
 
 
-def digest_of(chunks: Iterable[bytes], size: int) -> tuple[int, str]:
+def digest_of(chunks: Iterable[bytes], size: int, *, whole: bool = False) -> tuple[int, str]:
     """The number of bytes and the digest of an object that should have ``size`` bytes."""
-    digest = Digest(size)
+    digest = Digest(size, whole=whole)
     for chunk in chunks:
         digest.add(chunk)
     return digest.size, digest.text()

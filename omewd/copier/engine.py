@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
 from omewd.copier.access.store import PARTS_AT_ONCE, Found, Target
-from omewd.copier.digest import Digest, digest_of, part_bytes
+from omewd.copier.digest import Digest, is_digest, is_whole, part_bytes
 from omewd.copier.pace import Pace
 from omewd.dataset.copies.manifest import Copied
 from omewd.errors import OmewdError
@@ -44,11 +44,19 @@ def local_file(dataset: Path, path: str) -> LocalFile:
     return LocalFile(path, found.st_size, found.st_mtime_ns)
 
 
-class Engine:
-    """Copies files to a target. Threads may share it. ``stopping``: if set, copies end with ``interrupted``."""
+def etags_are_whole(copied: Iterable[Copied]) -> bool:
+    """Whether it looks as if the store gave an object of several parts the MD5 of the whole as its ETag."""
+    return any(each.bytes > part_bytes(each.bytes) and is_digest(each.etag) and is_whole(each.etag) for each in copied)
 
-    def __init__(self, target: Target, pace: Pace, stopping: Event) -> None:
-        self._target, self._pace, self._stopping = target, pace, stopping
+
+class Engine:
+    """Copies files to a target. Threads may share it. ``stopping``: if set, copies end with ``interrupted``.
+
+    ``whole``: see :func:`etags_are_whole`. If that is wrong, an object is read back, and shows what is right.
+    """
+
+    def __init__(self, target: Target, pace: Pace, stopping: Event, *, whole: bool = False) -> None:
+        self._target, self._pace, self._stopping, self._whole = target, pace, stopping, whole
 
     def copy(self, dataset: Path, file: LocalFile, to: str | None = None) -> Copied:
         """Copy a file to its path in the copy, or to another one, and confirm it. It is tried again if that may help.
@@ -70,7 +78,7 @@ class Engine:
         raise AssertionError("unreachable")
 
     def _copy(self, dataset: Path, file: LocalFile, to: str) -> Copied:
-        digest = Digest(file.size)
+        digest = Digest(file.size, whole=self._whole)
         size = part_bytes(file.size)
         descriptor = os.open(dataset / file.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -95,12 +103,20 @@ class Engine:
         if got is None:
             raise OmewdError("copy_differs", f"{self._target.url}: {path} was stored, but is not there")
         stored, pieces = got
-        if (size, expected) != digest_of(self._until_stopped(pieces), size):
+        digest, as_etag = Digest(size, whole=is_whole(expected)), Digest(size, whole=is_whole(stored.etag))
+        may_learn = size > part_bytes(size) and is_digest(stored.etag)
+        for piece in self._until_stopped(pieces):
+            digest.add(piece)
+            if may_learn:
+                as_etag.add(piece)
+        if (size, expected) != (digest.size, digest.text()):
             raise OmewdError("copy_differs", f"{self._target.url}: {path} has other bytes than the file ({size} bytes)")
         if self._target.head(path) != stored:
             raise OmewdError(
                 "copy_differs", f"{self._target.url}: {path} was changed by somebody, or its ETag is unstable"
             )
+        if may_learn and stored.etag == as_etag.text():
+            self._whole = is_whole(stored.etag)
         return stored
 
     def _until_stopped(self, pieces: Iterator[bytes]) -> Iterator[bytes]:

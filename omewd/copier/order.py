@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from omewd.copier.engine import LocalFile
 from omewd.dataset.copies.manifest import Copied, is_manifest
+from omewd.dataset.copies.places import is_of_parts
 from omewd.dataset.ledger.ledger import FILE, FOLDER
 from omewd.dataset.ledger.runs import RUNS_FILE
 from omewd.dataset.strays import is_aside
@@ -17,7 +18,7 @@ ROOT = "zarr.json"
 
 def belongs(path: str) -> bool:
     """Whether a file of a dataset belongs into its copies."""
-    return not (is_manifest(path) or is_aside(path) or path.startswith(f"{STAGING}/"))
+    return not (is_manifest(path) or is_of_parts(path) or is_aside(path) or path.startswith(f"{STAGING}/"))
 
 
 def is_done(file: LocalFile, copied: Mapping[str, Copied]) -> bool:
@@ -43,10 +44,13 @@ def not_in_copy(evicted: Mapping[str, tuple[str, Copied]], copied: Mapping[str, 
     ``evicted``: see :func:`omewd.dataset.copies.evictions.evicted`. ``copied``: what is in the copy, by its record.
     """
     return {
-        path: url
-        for path, (url, gone) in evicted.items()
-        if path not in copied or (copied[path].bytes, copied[path].digest) != (gone.bytes, gone.digest)
+        path: url for path, (url, gone) in evicted.items() if path not in copied or not _same_bytes(copied[path], gone)
     }
+
+
+def _same_bytes(one: Copied, other: Copied) -> bool:
+    """Whether two records are of the same bytes. Stores may have digests of different kinds."""
+    return one.bytes == other.bytes and (one.digest == other.digest or one.mtime_ns == other.mtime_ns)
 
 
 def phases(files: Iterable[LocalFile]) -> list[list[LocalFile]]:

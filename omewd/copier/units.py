@@ -8,13 +8,13 @@ from pathlib import Path
 
 from omewd.copier.access.store import Target
 from omewd.copier.batch import Batch, Tell
-from omewd.copier.copy import check_apart, check_free
+from omewd.copier.copy import begin, check_apart
 from omewd.copier.engine import LocalFile, local_file
-from omewd.copier.order import left_and_done
+from omewd.copier.order import belongs, left_and_done
 from omewd.copier.pace import Pace
 from omewd.dataset import metadata
 from omewd.dataset.copies.evicting import Evictor, TellEvicted
-from omewd.dataset.copies.manifest import Manifest
+from omewd.dataset.copies.manifest import Manifest, is_path
 from omewd.dataset.dataset import require_own
 from omewd.dataset.keys import keys_of
 from omewd.dataset.ledger import ledger
@@ -30,11 +30,15 @@ from omewd.protocol.jobs.job import StreamToOpen
 
 
 class OpenStream:
-    """What a copier knows of a stream. ``documents``: those that are in the copy already, as they were then."""
+    """What a copier knows of a stream. ``documents``: those that are in the copy already, as they were then.
+
+    ``is_swept``: this copier has aborted the uploads that another one has left.
+    """
 
     def __init__(self, told: StreamToOpen) -> None:
         self.spec: StreamSpec = stored_spec(join(told.outline, told.details))
         self.documents: dict[str, LocalFile] = {}
+        self.is_swept = False
         self._pace: Pace | None = None
 
     def pace(self, bytes_per_s: float | None) -> Pace:
@@ -79,11 +83,11 @@ def copy_units(job: CopyUnits, stream: OpenStream, tell: Tell, tell_evicted: Tel
     check_apart(dataset, address)
     target = Target(address, create=True)
     with ledger.held(dataset), closing(Manifest(dataset, address.url, job.epoch, recent_only=True)) as manifest:
-        if job.evict:
-            manifest.reserve()
-        if manifest.is_new:
-            check_free(target, job.epoch)
-        manifest.begin()
+        was_new = manifest.is_new
+        begin(target, manifest, stream.spec, job.epoch)
+        if not was_new and not stream.is_swept:
+            target.abort_left(lambda path: is_path(path) and belongs(path) and (dataset / path).is_file())
+        stream.is_swept = True
         with ExitStack() as files:
             evictor = None
             if job.evict:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
+from omewd.copier.access.fetch import OBJECTS_AT_ONCE, difference, each, fetch
 from omewd.copier.access.store import Found, Target
-from omewd.copier.digest import Digest, digest_of
+from omewd.copier.digest import digest_of, is_whole
+from omewd.copier.parts.state import Parts, parts_of
 from omewd.dataset.checks.report import Report
 from omewd.dataset.copies.manifest import STORED, Copied, lines_in, read
 from omewd.dataset.keys import keys_with_frames
@@ -22,8 +22,6 @@ from omewd.errors import OmewdError
 from omewd.model.address import Address
 
 _LEDGER = (f"{ledger.FOLDER}/{ledger.FILE}", f"{ledger.FOLDER}/{RUNS_FILE}")
-_OBJECTS_AT_ONCE = 8
-_Answer = TypeVar("_Answer")
 
 
 def verify_copy(url: str, *, deep: bool = False, progress: Callable[[int, int], None] | None = None) -> Report:
@@ -40,14 +38,20 @@ def verify_copy(url: str, *, deep: bool = False, progress: Callable[[int, int], 
     report = Report(target.url)
     stored = {found.path: found for found in target.listed()}
     manifest = _manifest(target)
-    if manifest is None:
+    if manifest is None and (parts := parts_of(target)) is not None:
+        _check_parts(parts, stored, report)
+        manifest = {path: copied for part in parts.complete for path, copied in part.copied.items()}
+    elif manifest is None:
         if f"{ledger.FOLDER}/zarr.json" not in stored:
             raise OmewdError("not_a_dataset", f"there is no copy of a dataset at {target.url}", "Correct the URL")
         report.problems.append(f"{STORED} is missing: the copy was not finished, or not made by omewd copy")
         return report
-    _check_objects(manifest, stored, report)
-    with tempfile.TemporaryDirectory(prefix="omewd-verify-") as folder:
-        _check_contents(target, manifest, Path(folder), report)
+    else:
+        _check_objects(manifest, stored, report)
+        report.strays = sorted(path for path in stored if path not in manifest and path != STORED)
+        report.problems.extend(f"{stray} does not belong there" for stray in report.strays)
+        with tempfile.TemporaryDirectory(prefix="omewd-verify-") as folder:
+            _check_contents(target, manifest, Path(folder), report)
     if deep:
         _check_bytes(target, [manifest[path] for path in sorted(manifest) if path in stored], report, progress)
     return report
@@ -57,6 +61,16 @@ def _manifest(target: Target) -> Mapping[str, Copied] | None:
     got = target.get(STORED)
     found = read(lines_in(got[1])) if got is not None else None
     return found[1] if found is not None else None
+
+
+def _check_parts(parts: Parts, stored: Mapping[str, Found], report: Report) -> None:
+    """Check the objects of a copy of several parts as far as it goes: not all are complete, or it was not completed."""
+    for name in parts.missing_names:
+        report.problems.append(f"source {name!r} is missing: the daemon that has it has not copied all of it yet")
+    if not parts.missing:
+        report.problems.append(f"{STORED} is missing: run omewd copy again for any of the parts, which are all there")
+    for part in parts.complete:
+        _check_objects(part.copied, stored, report)
 
 
 def _check_objects(manifest: Mapping[str, Copied], stored: Mapping[str, Found], report: Report) -> None:
@@ -70,15 +84,15 @@ def _check_objects(manifest: Mapping[str, Copied], stored: Mapping[str, Found], 
             report.problems.append(f"{path} has {found.size} bytes, but {copied.bytes} were copied")
         elif found.etag != copied.etag:
             report.problems.append(f"{path} was changed since it was copied: its ETag is {found.etag[:80]!r}")
-    report.strays = sorted(path for path in stored if path not in manifest and path != STORED)
-    report.problems.extend(f"{stray} does not belong there" for stray in report.strays)
 
 
 def _check_contents(target: Target, manifest: Mapping[str, Copied], folder: Path, report: Report) -> None:
     """Check the metadata and the ledger, and that the keys with written frames were copied."""
     wanted = [path for path in manifest if path.rpartition("/")[2] == "zarr.json" or path in _LEDGER]
-    with ThreadPoolExecutor(_OBJECTS_AT_ONCE, "verify") as threads:
-        for copied, problem in _each(threads, lambda one: _fetch(target, one, folder), [manifest[p] for p in wanted]):
+    with ThreadPoolExecutor(OBJECTS_AT_ONCE, "verify") as threads:
+        for copied, problem in each(
+            threads, lambda one: fetch(target, one, folder / one.path), [manifest[p] for p in wanted]
+        ):
             report.read_bytes += copied.bytes
             if problem:
                 report.problems.append(problem)
@@ -95,26 +109,11 @@ def _check_contents(target: Target, manifest: Mapping[str, Copied], folder: Path
     report.problems.extend(f"{key} holds frames by the ledger, but was not copied" for key in missing)
 
 
-def _fetch(target: Target, copied: Copied, folder: Path) -> str:
-    """Download an object to its path in a folder; returns what is wrong with it, or ""."""
-    got = target.get(copied.path)
-    if got is None:
-        return ""  # said already
-    digest = Digest(copied.bytes)
-    path = folder / copied.path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        for piece in got[1]:
-            digest.add(piece)
-            file.write(piece)
-    return _difference(copied, digest.size, digest.text())
-
-
 def _check_bytes(
     target: Target, objects: list[Copied], report: Report, progress: Callable[[int, int], None] | None
 ) -> None:
-    with ThreadPoolExecutor(_OBJECTS_AT_ONCE, "verify") as threads:
-        for done, (copied, problem) in enumerate(_each(threads, lambda one: _compare(target, one), objects), 1):
+    with ThreadPoolExecutor(OBJECTS_AT_ONCE, "verify") as threads:
+        for done, (copied, problem) in enumerate(each(threads, lambda one: _compare(target, one), objects), 1):
             report.read_bytes += copied.bytes
             if problem and problem not in report.problems:
                 report.problems.append(problem)
@@ -124,23 +123,6 @@ def _check_bytes(
 
 def _compare(target: Target, copied: Copied) -> str:
     got = target.get(copied.path)
-    return _difference(copied, *digest_of(got[1], copied.bytes)) if got is not None else f"{copied.path} is missing"
-
-
-def _difference(copied: Copied, size: int, digest: str) -> str:
-    same = (size, digest) == (copied.bytes, copied.digest)
-    return "" if same else f"{copied.path} has other bytes than those that were copied"
-
-
-def _each(
-    threads: ThreadPoolExecutor, do: Callable[[Copied], _Answer], objects: list[Copied]
-) -> Iterator[tuple[Copied, _Answer]]:
-    """Each object with its answer, in order, and with only a few on the way. Raises the first error."""
-    running: deque[tuple[Copied, Future[_Answer]]] = deque()
-    for one in objects:
-        running.append((one, threads.submit(do, one)))
-        if len(running) == 2 * _OBJECTS_AT_ONCE:
-            first, answer = running.popleft()
-            yield first, answer.result()
-    for first, answer in running:
-        yield first, answer.result()
+    if got is None:
+        return f"{copied.path} is missing"
+    return difference(copied, *digest_of(got[1], copied.bytes, whole=is_whole(copied.digest)))

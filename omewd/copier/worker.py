@@ -37,6 +37,7 @@ class _Count:
 
     def __init__(self) -> None:
         self._files = self._bytes = self._evicted_bytes = 0
+        self._missing: tuple[str, ...] = ()
         self._lock = Lock()
 
     def add(self, files: int, count_bytes: int) -> None:
@@ -47,10 +48,14 @@ class _Count:
         with self._lock:
             self._evicted_bytes += count_bytes
 
+    def note_missing(self, sources: tuple[str, ...]) -> None:
+        with self._lock:
+            self._missing = sources
+
     @property
     def confirmed(self) -> Confirmed:
         with self._lock:
-            return Confirmed(self._files, self._bytes, self._evicted_bytes)
+            return Confirmed(self._files, self._bytes, self._missing, self._evicted_bytes)
 
 
 class Worker:
@@ -102,7 +107,7 @@ class Worker:
                     copy_units(job, self._streams.get(job.stream), count.add, count.add_evicted)
                 case CopyDataset() as job:
                     _require_plain(Address.parse(job.url))
-                    copy(
+                    done = copy(
                         Path(job.dataset),
                         job.url,
                         job.limit,
@@ -111,6 +116,7 @@ class Worker:
                         tell=count.add,
                         tell_evicted=count.add_evicted,
                     )
+                    count.note_missing(done.missing)
 
         return run
 

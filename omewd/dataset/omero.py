@@ -98,7 +98,7 @@ def with_windows(
     if own:
         merged["omewd"] = {name: value for part in own for name, value in part.items()}
     channels = merged["ome"].get("omero", {}).get("channels", [])
-    before = _channels_in(on_disk)
+    before = channels_in(on_disk)
     of = {window[0]: window for window in windows}
     given = _given(spec)
     for number, channel in enumerate(channels):
@@ -126,7 +126,7 @@ def _given(spec: StreamSpec) -> set[int]:
     return {n for n, channel in enumerate(coords) if isinstance(channel, Channel) and channel.window is not None}
 
 
-def _channels_in(attributes: Attributes) -> list[dict[str, Any]]:
+def channels_in(attributes: Attributes) -> list[dict[str, Any]]:
     try:
         found = attributes["ome"]["omero"]["channels"]
     except (KeyError, TypeError):
@@ -157,7 +157,7 @@ def edited(attributes: Attributes, edit: Any) -> Attributes:
 
     ``edit``: {"channels": [{…}, …] or {number or label: {…}}, "rdefs": {…}}. Raises OmewdError ``bad_metadata``.
     """
-    shown = _channels_in(attributes)
+    shown = channels_in(attributes)
     if not isinstance(edit, dict) or not edit or not set(edit) <= {"channels", "rdefs"}:
         raise _bad("the value must be an object with channels or rdefs")
     changes: dict[str, Any] = {number: dict(f) for number, f in _edits(attributes).get("channels", {}).items()}

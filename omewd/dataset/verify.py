@@ -16,6 +16,7 @@ from omewd.dataset.checks.report import Report
 from omewd.dataset.checks.units import check_unit
 from omewd.dataset.copies.evictions import Evictions
 from omewd.dataset.copies.manifest import is_manifest
+from omewd.dataset.copies.places import is_of_parts
 from omewd.dataset.keys import Keys, files_in, received_and_written, units_with_frames
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.account import Account, Ledger
@@ -168,6 +169,7 @@ def _find_strays(dataset: Path, spec: StreamSpec, accounts: Sequence[Account], r
         elif (
             path not in expected
             and not is_manifest(path)
+            and not is_of_parts(path)
             and not any(has_frames(source, unit) for source, unit in keys.units_of(path))
         ):
             report.strays.append(path)

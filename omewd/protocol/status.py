@@ -57,7 +57,8 @@ class CopyStatus(Record):
     """The copy of a stream's dataset. ``name``: the stream's. ``path``: the dataset.
 
     ``state``: "copying", also while there is nothing to copy yet; "waiting" after an ``error``, until it is tried
-    again; "complete"; or "failed" for good. ``files``, ``bytes``: what this daemon has copied. ``evicts``: whether
+    again; "complete"; or "failed" for good. ``files``, ``bytes``: what this daemon has copied. ``missing``: where other
+    daemons have some of the sources, those that were not copied yet when this copy was complete. ``evicts``: whether
     files go from the dataset once they are confirmed. ``evicted_bytes``: those that this daemon has removed.
     """
 
@@ -67,6 +68,7 @@ class CopyStatus(Record):
     state: str = ""
     files: int = 0
     bytes: int = 0
+    missing: tuple[str, ...] = ()
     evicts: bool = False
     evicted_bytes: int = 0
     error: ErrorStatus | None = None

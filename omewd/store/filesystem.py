@@ -92,9 +92,9 @@ def extend(descriptor: int, start: int, end: int) -> None:
 
 
 def reserve(descriptor: int, start: int, end: int) -> None:
-    """Allocate blocks for a part of a file that is to be written, without making the file larger. Raises OSError.
+    """Allocate blocks beyond the end of a file, whose size stays. Does nothing if the filesystem can't. Raises OSError.
 
-    Does nothing if the filesystem can't.
+    os.ftruncate to its size gives them back.
     """
     _fallocate(descriptor, _KEEP_SIZE, start, end)
 

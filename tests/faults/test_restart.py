@@ -322,11 +322,7 @@ def test_row_15_reboot_finalizes_to_what_is_durable(
     producer = daemons.now.connect("cam")
     append(producer, spec, range(10))
     wait_for(lambda: producer.durable == durable)
-    daemons.now.kill()
-    for name in daemons.now.shared_memory():
-        (Path("/dev/shm") / name).unlink()
-    entry = json.loads(journal(daemons).read_text())
-    journal(daemons).write_text(json.dumps({**entry, "boot": "another"}))
+    daemons.now.restart_the_machine()
     daemons.restart()
     wait_for(lambda: "finalized a dataset whose rings were gone" in daemons.now.log())
     wait_for(lambda: not entries(daemons))
@@ -354,11 +350,7 @@ def test_row_15_reboot_leaves_no_file_of_a_unit_that_was_not_recorded(daemons: D
     producer = daemons.now.connect("cam")
     append(producer, spec, range(8))
     wait_for(lambda: producer.durable == 8)
-    daemons.now.kill()
-    for name in daemons.now.shared_memory():
-        (Path("/dev/shm") / name).unlink()
-    entry = json.loads(journal(daemons).read_text())
-    journal(daemons).write_text(json.dumps({**entry, "boot": "another"}))
+    daemons.now.restart_the_machine()
     dataset = daemons.now.data / "cam.ome.zarr"
     strays = [dataset / ("2" if spec.position_dimensions else "") / level / "c/5" for level in ("0", "1")]
     for stray in strays:
@@ -380,9 +372,7 @@ def test_a_ring_that_is_gone_leaves_what_is_durable(daemons: Daemons) -> None:
     producer = daemons.now.connect("cam")
     append(producer, spec, range(8))
     wait_for(lambda: producer.durable == 8)
-    daemons.now.kill()
-    for name in daemons.now.shared_memory():
-        (Path("/dev/shm") / name).unlink()
+    daemons.now.lose_the_rings()
     daemons.restart()
     wait_for(lambda: not entries(daemons))
     check_dataset(daemons.now.data / "cam.ome.zarr", spec, 8)

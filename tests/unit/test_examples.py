@@ -55,6 +55,8 @@ NOT_RUN = {
     "omewd web": "listens at a fixed port; tests/integration/web starts it at a free one",
     "(umask 077; openssl": "needs openssl",
     "ssh": "needs another machine",
+    "npm install": "installs packages",
+    "OMEWD_AZURITE=": "needs Azurite",
     "python -m venv napari": "installs packages",
     "OMEWD_NAPARI=": "needs a Python with napari",
     "python -m venv neuroglancer": "installs packages",

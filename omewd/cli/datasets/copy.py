@@ -29,6 +29,7 @@ def command(dataset: Path, url: str, limit: float | None, evict: bool, as_json: 
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+    from omewd.cli.show.text import still_missing
     from omewd.cli.show.units import byte_rate, volume
     from omewd.copier.copy import copy
 
@@ -56,4 +57,5 @@ def command(dataset: Path, url: str, limit: float | None, evict: bool, as_json: 
     print(
         f"{outcome.url}: {outcome.files} files, {volume(outcome.bytes)}, all confirmed; {outcome.copied_files} files, "
         f"{volume(outcome.copied_bytes)} copied in {outcome.seconds:.1f} s = {rate}{gone}"
+        f"{still_missing(outcome.missing)}"
     )

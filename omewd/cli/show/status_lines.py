@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from omewd.cli.errors import with_options
-from omewd.cli.show.text import padded, shortened, text_width
+from omewd.cli.show.text import padded, shortened, still_missing, text_width
 from omewd.cli.show.units import byte_rate, duration, frame_rate, long_duration, volume
 from omewd.cli.show.waits import slowest_stage, waits_rows
 from omewd.protocol.status import (
@@ -183,7 +183,7 @@ def _copy(copy: CopyStatus, frames: FramesStatus | None = None) -> str:
     """How far a copy is, what is evicted, and why it does not go on."""
     gone = f"; {volume(copy.evicted_bytes)} are evicted" if copy.evicted_bytes else ""
     if copy.state == "complete":
-        return f"copied to {copy.url}{gone}"
+        return f"copied to {copy.url}{gone}{still_missing(copy.missing)}"
     if copy.error is not None and copy.state == "failed":
         return with_options(f"{copy.error.message.rstrip('.')}. {copy.error.remedy}", {})
     told = f"{frames.copied} of {frames.received} frames are in {copy.url}" if frames else f"being copied to {copy.url}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def text_width(text: str) -> int:
     """How many cells of a terminal a text takes; names may be in any script."""
@@ -28,3 +30,11 @@ def shortened(name: str, size: int) -> str:
         else:
             tail = tail[1:]
     return f"{head}…{tail}"
+
+
+def still_missing(sources: Sequence[str]) -> str:
+    """What to add about a copy whose ``sources`` of other daemons were not copied yet when it was complete."""
+    if not sources:
+        return ""
+    what = f"source {sources[0]}, which" if len(sources) == 1 else f"sources {', '.join(sources)}, which"
+    return f"; it opens once it has {what} other daemons copy"

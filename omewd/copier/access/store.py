@@ -8,15 +8,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import ParseError
 
-from omewd.copier.access.credentials import KEY_OPTIONS, KEY_VARIABLES, provided, redacted, s3_settings, secrets_of
+from omewd.copier.access.credentials import (
+    KEY_OPTIONS,
+    KEY_VARIABLES,
+    check_sendable,
+    provided,
+    redacted,
+    s3_settings,
+    secrets_of,
+)
 from omewd.copier.access.tables import Table, table_for
+from omewd.copier.access.uploads import Uploads
 from omewd.errors import OmewdError
 from omewd.model.address import Address
 from omewd.process.names import sync_folder
@@ -36,6 +48,8 @@ _RETRIES: RetryConfig = {
 # Parts of a file that are sent at once.
 PARTS_AT_ONCE = 4
 _READ_BYTES = 1 << 20
+# What stores say, by HTTP's numbers or by S3's names, that know no conditional puts.
+_NOT_CONDITIONAL = ("NotImplemented", "status code: 501")
 # What obstore leaves of a file that was not written to its end.
 _LEFT = re.compile(r".+#\d+")
 
@@ -65,14 +79,18 @@ class Target:
         self.url = address.url
         table = table_for(address.url, os.environ) or Table()
         settings = _settings(address.scheme, table)
+        if address.scheme == "s3":
+            check_sendable(os.environ, settings)
         self._secrets = secrets_of(os.environ, settings)
         self._obstore = obstore
         self._root = Path(f"/{address.path}") if address.scheme == "file" else None
         self._durable_folders: set[Path] = set()
         if self._root is not None:
             _check_folder(self._root, create=create)
+        options = _options(settings, allow_http=table.allow_http or _http_is_allowed())
         with self._translated():
-            self.store: ObjectStore = _open(address, settings, allow_http=table.allow_http or _http_is_allowed())
+            self.store: ObjectStore = _open(address, options)
+        self._uploads = Uploads(address.bucket, address.path, options) if address.scheme == "s3" else None
 
     def put(self, path: str, data: bytes) -> str:
         """Store a small object; returns its etag."""
@@ -80,6 +98,21 @@ class Target:
             result = self._obstore.put(self.store, path, data, use_multipart=False)
         self._make_durable(path)
         return _plain(result["e_tag"])
+
+    def create(self, path: str, data: bytes) -> None:
+        """Store a small object if there is none at the path; a store without conditional puts stores it anyway."""
+        from obstore import exceptions
+
+        with self._must_be_there():
+            try:
+                self._obstore.put(self.store, path, data, use_multipart=False, mode="create")
+            except exceptions.AlreadyExistsError:
+                pass
+            except exceptions.BaseError as error:
+                if not any(text in str(error) for text in _NOT_CONDITIONAL):
+                    raise
+                self._obstore.put(self.store, path, data, use_multipart=False)
+        self._make_durable(path)
 
     def put_parts(self, path: str, parts: Iterator[bytes], part_bytes: int) -> None:
         """Store an object in parts of that size, several at once. What ``parts`` raises aborts the upload."""
@@ -103,25 +136,56 @@ class Target:
             return None
         return _found(result.meta), self._pieces(result)
 
+    def read(self, path: str, most_bytes: int) -> bytes | None:
+        """The bytes of a small object; None if there is none. Raises OmewdError ``store_error`` for a larger one."""
+        got = self.get(path)
+        if got is None:
+            return None
+        found, pieces = got
+        if found.size > most_bytes:
+            raise OmewdError("store_error", f"{self.url}: {path} has {found.size} bytes, and {most_bytes} at most fit")
+        return b"".join(pieces)
+
+    def remove(self, path: str) -> None:
+        """Remove an object, if it is there."""
+        with suppress(FileNotFoundError), self._translated():
+            self._obstore.delete(self.store, path)
+
     def _pieces(self, result: Any) -> Iterator[bytes]:
         with self._must_be_there():
             for piece in result.stream(min_chunk_size=_READ_BYTES):
                 yield bytes(piece)
 
-    def listed(self) -> Iterator[Found]:
-        """All objects of the copy."""
+    def listed(self, folder: str | None = None) -> Iterator[Found]:
+        """All objects of the copy, or those in a folder of it."""
         with self._translated():
-            for batch in self._obstore.list(self.store):
+            for batch in self._obstore.list(self.store, prefix=folder):
                 yield from map(_found, batch)
 
-    def sweep(self) -> None:
-        """Remove what a killed process has left of files half-written. Parts in S3 are left to the bucket's rules."""
+    def sweep(self, silent_s: float = 0) -> None:
+        """Remove what a killed process has left of files half-written in a folder.
+
+        ``silent_s``: only what was not written to for so long, where other processes may be copying.
+        """
         if self._root is None:
             return
         for folder, _, names in os.walk(self._root):
             for name in filter(_LEFT.fullmatch, names):
+                left = Path(folder) / name
                 with suppress(OSError):
-                    (Path(folder) / name).unlink()
+                    if time.time() - left.stat().st_mtime >= silent_s:
+                        left.unlink()
+
+    def abort_left(self, own: Callable[[str], bool]) -> None:
+        """Abort uploads in S3 that killed processes have begun, and lost requests, if ``own`` is true of their paths.
+
+        No process may be uploading to these. The copy does not depend on it, so a store that refuses is left alone.
+        """
+        from obstore import exceptions
+
+        if self._uploads is not None:
+            with suppress(OmewdError, exceptions.BaseError, OSError, HTTPException, ParseError, ValueError):
+                self._uploads.abort(own)
 
     def _make_durable(self, path: str) -> None:
         """A file counts once it is on the server's disk. It is then read from there and not from this machine's cache.
@@ -186,11 +250,8 @@ def _settings(scheme: str, table: Table) -> dict[str, str]:
     return {**({} if "access_key_id" in table.options else s3_settings(os.environ)), **table.options}
 
 
-def _open(address: Address, settings: dict[str, str], *, allow_http: bool) -> ObjectStore:
-    from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
-
-    if address.scheme == "file":
-        return LocalStore(f"/{address.path}")
+def _options(settings: dict[str, str], *, allow_http: bool) -> dict[str, Any]:
+    """What obstore is given for every object store."""
     # A request has no limit as a whole: a large object is read back in one.
     client: ClientConfig = {
         "timeout": timedelta(days=1),
@@ -199,21 +260,24 @@ def _open(address: Address, settings: dict[str, str], *, allow_http: bool) -> Ob
     }
     if allow_http:
         client["allow_http"] = True
-    given: dict[str, Any] = {
-        "prefix": address.path,
-        "client_options": client,
-        "retry_config": _RETRIES,
-        **settings,
-    }
+    given: dict[str, Any] = {"client_options": client, "retry_config": _RETRIES, **settings}
     # Keys of a table or a profile all come from there; the environment may have others, such as a session's token.
     if (keys := provided(settings)) is not None:
         given = {name: value for name, value in given.items() if name not in KEY_OPTIONS}
         given["credential_provider"] = lambda: {**keys, "expires_at": None}
+    return given
+
+
+def _open(address: Address, options: dict[str, Any]) -> ObjectStore:
+    from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
+
+    if address.scheme == "file":
+        return LocalStore(f"/{address.path}")
     if address.scheme == "gs":
-        return GCSStore(address.bucket, **given)
+        return GCSStore(address.bucket, prefix=address.path, **options)
     if address.scheme == "az":
-        return AzureStore(address.bucket, **given)
-    return S3Store(address.bucket, checksum_algorithm="SHA256", **given)
+        return AzureStore(address.bucket, prefix=address.path, **options)
+    return S3Store(address.bucket, prefix=address.path, checksum_algorithm="SHA256", **options)
 
 
 def _check_folder(folder: Path, *, create: bool) -> None:
@@ -237,6 +301,8 @@ def _as_ours(error: Exception, url: str, text: str) -> Exception:
     message = f"{url}: {text}"
     if "NoSuchBucket" in whole or "ContainerNotFound" in whole:
         return OmewdError("store_missing", message)
+    if "NoSuchUpload" in whole:  # it was complete, and the answer was lost; or it was aborted. Another one helps
+        return OmewdError("store_error", message)
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(text)
     refused = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from omewd.copier.access.credentials import is_endpoint
 from omewd.errors import OmewdError
 
 VARIABLE = "OMEWD_CONFIG"
@@ -23,7 +24,8 @@ _CREDENTIALS = "CREDENTIALS_DIRECTORY"
 
 # Key in the table → the option of obstore.
 _TEXTS: dict[str, dict[str, str]] = {
-    "s3": {"endpoint": "endpoint", "region": "region", "access_key_id": "access_key_id"},
+    # Of the options for an endpoint, the one that counts more than all variables of the environment.
+    "s3": {"endpoint": "aws_endpoint_url_s3", "region": "region", "access_key_id": "access_key_id"},
     "gs": {"endpoint": "base_url"},
     "az": {
         "endpoint": "endpoint",
@@ -147,21 +149,23 @@ class _File:
             raise self._wrong(prefix, "has a profile and keys", "Drop one")
         if (endpoint := given.get("endpoint")) is None:
             return
-        if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", endpoint):
+        if not is_endpoint(endpoint):
             raise self._wrong(prefix, "endpoint is no address", "Write it as in https://s3.lab.example")
         if endpoint.startswith("http://") and not given.get("allow_http"):
             raise self._wrong(prefix, "endpoint is not encrypted", "Use https://, or add allow_http = true")
 
     def _wrong(self, prefix: str, what: str, remedy: str = "Correct it") -> OmewdError:
-        return OmewdError("store_refused", f'{self._path}: [{TABLES}."{prefix:.200}"] {what}', remedy)
+        shown = re.sub(r".*@|[?#].*", "…", prefix)[:200]  # keys that somebody has put there
+        return OmewdError("store_refused", f'{self._path}: [{TABLES}."{shown}"] {what}', remedy)
 
 
 def _by_host(bucket: str, options: Mapping[str, str]) -> dict[str, str]:
     """The options that put the bucket into the name of the host."""
     more = {"virtual_hosted_style_request": "true"}
-    if "endpoint" in options:
-        parts = urlsplit(options["endpoint"])
-        more["endpoint"] = parts._replace(netloc=f"{bucket}.{parts.netloc}").geturl()
+    endpoint = _TEXTS["s3"]["endpoint"]
+    if endpoint in options:
+        parts = urlsplit(options[endpoint])
+        more[endpoint] = parts._replace(netloc=f"{bucket}.{parts.netloc}").geturl()
     return more
 
 

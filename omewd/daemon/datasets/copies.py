@@ -120,7 +120,8 @@ class Copies:
         was_waiting = copy.error is not None
         copy.done(job, result)
         if copy.phase is CopyPhase.COMPLETE:
-            log.info("copy complete", stream=copy.name, url=copy.url, files=copy.files, bytes=copy.bytes)
+            told = {"missing": list(copy.missing)} if copy.missing else {}
+            log.info("copy complete", stream=copy.name, url=copy.url, files=copy.files, bytes=copy.bytes, **told)
             self._is_over(copy)
         elif was_waiting:
             log.info("the copy goes on", stream=copy.name, url=copy.url)

@@ -52,7 +52,8 @@ class DatasetCopy:
 
     ``sealed``, ``copied``: for each source, how many of its units of keys, from the first one on, have their files in
     their places, and are confirmed. ``unit_bytes``: of the largest one. ``is_last_due``: the stream has ended, and what
-    is left is to be copied, with the metadata. ``task``: the job that waits or runs. ``error``: of the last try.
+    is left is to be copied, with the metadata. ``missing``: sources of other daemons that were not copied yet when this
+    copy was complete. ``task``: the job that waits or runs. ``error``: of the last try.
     """
 
     name: str
@@ -72,6 +73,7 @@ class DatasetCopy:
     error: OmewdError | None = None
     files: int = 0
     bytes: int = 0
+    missing: tuple[str, ...] = ()
     evicted_bytes: int = 0
     not_before_ns: int = 0
     _errors: int = 0
@@ -165,7 +167,7 @@ class DatasetCopy:
         self._job_ended()
         self._store_works()
         if isinstance(job, CopyDataset):
-            self.phase = CopyPhase.COMPLETE
+            self.phase, self.missing = CopyPhase.COMPLETE, result.missing
         for source, _, stop in job.parts if isinstance(job, CopyUnits) else ():
             self.copied[source] = stop
 
@@ -199,6 +201,7 @@ class DatasetCopy:
             state=self.phase.value,
             files=self.files,
             bytes=self.bytes,
+            missing=self.missing,
             evicts=self.evict,
             evicted_bytes=self.evicted_bytes,
             error=ErrorStatus.of(self.failure or self.error) if self.error is not None else None,

@@ -114,7 +114,11 @@ class Recovery:
 
     def _keep(self, name: str, entry: dict[str, Any], error: Exception) -> None:
         if self._journal.kind_of(name):  # it has no ring
-            log.error("the leftovers of a stream of the last daemon can't be handled", entry=name, reason=repr(error))
+            log.error(
+                "what is left to do for a stream of the last daemon can't be done; its journal entry is kept",
+                entry=name,
+                reason=str(error) if isinstance(error, OmewdError) else repr(error),
+            )
             return
         kept = KeptRing.of(name, entry, error, self._instance)
         self._streams.keep(kept)
@@ -181,11 +185,11 @@ class Recovery:
 
     def _take_over(self, name: str, entry: dict[str, Any]) -> None:
         require_readable(entry)
+        if not isinstance(entry, dict) or not set(entry) >= _ENTRY:
+            raise OmewdError("bad_journal", "its entry in the journal can't be read or is incomplete")
         if kind := self._journal.kind_of(name):
             self._see_to(entry, kind)
             return
-        if not isinstance(entry, dict) or not set(entry) >= _ENTRY:
-            raise OmewdError("bad_journal", "its entry in the journal can't be read or is incomplete")
         self._streams.count_from(entry["id"])
         if entry["phase"] == STARTING:  # no client knows of it
             self._have_seen_to(name, entry, UNDO)

@@ -26,6 +26,8 @@ from omewd.process.faultpoints import point
 
 # Each time takes a sync of the manifest, and a drive should not be filled meanwhile.
 _EVERY_S = 1.0
+# Their lines, two for each, have room in advance in the manifest.
+_AT_ONCE = 256
 # As `omewd repair` waits: writers let go of a dataset after its stream has ended.
 _LET_GO_S = 30.0
 _LOOK_AGAIN_S = 0.05
@@ -53,15 +55,14 @@ class Evictor:
         self._is_synced = False
         # The dataset of the manifest, whatever becomes of its path.
         self._root = os.open(dataset, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        manifest.reserve()
 
     def add(self, confirmed: Iterable[Copied]) -> None:
         """Let files be evicted that are on record as copied. Those that are no keys stay."""
         self._waiting += (each for each in confirmed if self._keys.units_of(each.path))
 
     def step(self, now_s: float) -> None:
-        """Evict what waits, at most once in a while."""
-        if self._waiting and now_s >= self._not_before_s:
+        """Evict what waits, once in a while, or if it is much."""
+        if len(self._waiting) >= _AT_ONCE or (self._waiting and now_s >= self._not_before_s):
             self._evict()
             self._not_before_s = now_s + _EVERY_S
 
@@ -84,17 +85,21 @@ class Evictor:
             if not may or (self._hold is not None and summary_of(self._dataset).get("state") == "writing"):
                 return False
             self._sync()
-            those = [each for each in self._waiting if self._is_there(each)]
-            self._manifest.add(replace(each, evicted=True) for each in those if not each.evicted)
-            point("copier: eviction on record")
-            gone = [each for each in those if self._remove(each)]
-            self._waiting.clear()
+            while self._waiting:
+                self._evict_some(self._waiting[:_AT_ONCE])
+                del self._waiting[:_AT_ONCE]
+        return True
+
+    def _evict_some(self, copied: list[Copied]) -> None:
+        those = [each for each in copied if self._is_there(each)]
+        self._manifest.add(replace(each, evicted=True) for each in those if not each.evicted)
+        point("copier: eviction on record")
+        gone = [each for each in those if self._remove(each)]
         self._manifest.reserve()
         gone_bytes = sum(each.bytes for each in gone)
         self.files, self.bytes = self.files + len(gone), self.bytes + gone_bytes
         if gone:
             self._tell(len(gone), gone_bytes)
-        return True
 
     def _sync(self) -> None:
         """Sync what tells of the files, as it has to outlast them: the ledger, and the names of the manifest.

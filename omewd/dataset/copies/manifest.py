@@ -24,7 +24,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,9 +47,9 @@ MOST_LINE_BYTES = 64 << 10
 _READ_BYTES = 1 << 20
 # The records of some thousand files.
 _RECENT_BYTES = 1 << 20
+# The records of a thousand files have room in advance, so that copies go on while the disk is full.
+_AHEAD_BYTES = 256 << 10
 _COPYING_BYTE = 0
-# The lines of some thousand files.
-_RESERVED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,18 +168,15 @@ def path_for(url: str) -> str:
 
 
 def reserve_lines(path: Path) -> None:
-    """Take room on the disk for lines that will be appended to a file. A hint: it is nothing without the filesystem.
-
-    Once the disk is full, files can still be evicted then.
-    """
+    """Take room for the lines of a manifest, so that copies go on, and evict files, once the disk is full."""
     with path.open("r+b") as file:
         _reserve(file.fileno())
 
 
 def _reserve(descriptor: int) -> None:
     end = os.fstat(descriptor).st_size
-    with suppress(OSError):
-        reserve(descriptor, end, end + _RESERVED_BYTES)
+    with suppress(OSError):  # the disk is full, and what was reserved before has to do
+        reserve(descriptor, end, end + _AHEAD_BYTES)
 
 
 class Manifest:
@@ -205,6 +202,7 @@ class Manifest:
             found = self._read(_RECENT_BYTES if recent_only else None)
             self.is_new = found is None
             self.copied = found or {}
+            self.reserve()
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -228,6 +226,14 @@ class Manifest:
         if whole < end:
             os.ftruncate(self._descriptor, whole)
         return found[1]
+
+    def reserve(self) -> None:
+        """Take room on the disk for the next lines: see :func:`reserve_lines`."""
+        _reserve(self._descriptor)
+
+    def trim(self) -> None:
+        """Give back the room for more records, because the copy is complete."""
+        os.ftruncate(self._descriptor, os.lseek(self._descriptor, 0, os.SEEK_END))
 
     def begin(self) -> None:
         """Note that a copy is begun at the URL, before anything is put there."""
@@ -254,19 +260,11 @@ class Manifest:
             os.ftruncate(self._descriptor, end)
             raise
 
-    def lines(self, paths: Iterable[str]) -> Iterator[bytes]:
-        """The manifest as the copy has it: the header, and one line for each of its objects."""
+    def lines(self, paths: Iterable[str], place: Callable[[str], str] = str) -> Iterator[bytes]:
+        """The manifest as the copy has it: the header, and one line for each of its objects. ``place``: of a path."""
         yield line(self._header)
         for path in paths:
-            yield line(replace(self.copied[path], evicted=False))
-
-    def reserve(self) -> None:
-        """Take room on the disk for the next lines: see :func:`reserve_lines`."""
-        _reserve(self._descriptor)
-
-    def give_back(self) -> None:
-        """Give back the room that was reserved."""
-        os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size)
+            yield line(replace(self.copied[path], path=place(path), evicted=False))
 
     def close(self) -> None:
         os.close(self._descriptor)

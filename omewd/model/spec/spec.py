@@ -196,6 +196,10 @@ class StreamSpec(Checked):
         check_sources(dims, self.source_dimension, self.own_sources)
         if self.copy_to is None and (self.copy_live or self.copy_limit is not None):
             raise ValueError("copy_to: it must say where the copy goes, if other settings say how it is made")
+        if self.copy_live and self.is_part:
+            raise ValueError(
+                "copy_live: a copy of sources that several daemons have (own_sources) opens once all are in it"
+            )
         check_samples(dims, self.color, self.source_dimension)
         most = (max(self.frame_shape) - 1).bit_length() + 1
         if self.levels > most:
@@ -345,6 +349,11 @@ class StreamSpec(Checked):
     def sources(self) -> int:
         """The number of sources, each with a ring and a producer of its own."""
         return len(self.source_elements)
+
+    @property
+    def is_part(self) -> bool:
+        """Whether other daemons have some of the sources, so that a dataset is a part of the acquisition."""
+        return self.source_axis is not None and self.sources != self.dimensions[self.source_axis].count
 
     @property
     def waits_for_producer(self) -> bool:

@@ -14,11 +14,13 @@ KeyUnits = tuple[int, int, int]
 class Confirmed(Result):
     """``files``, ``bytes``: what this job has copied so far, all of it confirmed and on record in the manifest.
 
+    ``missing``: in the end, the sources of other daemons whose parts of the copy were not complete yet.
     ``evicted_bytes``: what it has evicted.
     """
 
     files: int
     bytes: int
+    missing: tuple[str, ...] = ()
     evicted_bytes: int = 0
 
 

@@ -21,7 +21,7 @@ def dataset(tmp_path: Path) -> Path:
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     """A server with a bucket, behind a proxy, for this process and the commands that it starts."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    with s3_server(tmp_path / "server") as port, closing(Proxy(port)) as proxy:
+    with s3_server(tmp_path / "server") as (port, _), closing(Proxy(port)) as proxy:
         for name, value in environment(proxy.port).items():
             monkeypatch.setenv(name, value)
         yield Lab(tmp_path / "server", proxy)

@@ -7,8 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,28 +18,9 @@ from omewd.dataset.copies.manifest import FOLDER, read
 from omewd.errors import OmewdError
 from omewd.process.faultpoints import VARIABLE
 from tests.support.copies import LARGE, Lab, differences, finished
-from tests.support.s3 import SECRET
+from tests.support.s3 import FAULTS, SECRET, Sometimes
 
-FAULTS = ("503", "cut", "deaf", "etag", "truncated", "damaged")
-
-
-class Sometimes:
-    """A fault now and then, by a seed. What answers never have, or requests, is left alone."""
-
-    def __init__(self, seed: int, kinds: tuple[str, ...], share: float) -> None:
-        self._random, self._kinds, self._share = random.Random(seed), kinds, share
-        self._lock = threading.Lock()
-        self.happened: Counter[str] = Counter()
-
-    def __call__(self, method: str, _: str, body: bytes) -> str | None:
-        with self._lock:
-            if self._random.random() >= self._share:
-                return None
-            kind = self._random.choice(self._kinds)
-            if (kind == "damaged" and (method != "PUT" or not body)) or (kind == "truncated" and method == "HEAD"):
-                return None
-            self.happened[kind] += 1
-            return kind
+KILLS = int(os.environ.get("OMEWD_COPY_KILLS", "6"))
 
 
 def copy_until_done(dataset: Path, lab: Lab, most: int = 20) -> None:
@@ -132,19 +111,19 @@ def on_record_is_in_the_store(dataset: Path, lab: Lab) -> None:
         assert differences(dataset, lab.copy) == []
 
 
+@pytest.mark.timeout(60 + 12 * KILLS)
 def test_row_33_kills_and_faults_at_random(tmp_path: Path, lab: Lab) -> None:
-    """$OMEWD_COPY_KILLS kills of copies, each over a bad network; each copy is compared whole in the end."""
-    kills = int(os.environ.get("OMEWD_COPY_KILLS", "6"))
+    """Kills of copies, each over a bad network; each copy is compared whole in the end."""
     seed = int(os.environ.get("OMEWD_SEED", "1"))
     chance = random.Random(seed)
     dataset = finished(tmp_path, dims="t:60:1:1,y:64,x:64")
     done = copies = 0
-    while done < kills or not copies:
+    while done < KILLS or not copies:
         lab.proxy.faults = Sometimes(chance.randrange(1 << 30), FAULTS, 0.05)
         command = [sys.executable, "-m", "omewd", "copy", str(dataset), lab.url, "--limit", "300kB/s"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            process.wait(0.4 + chance.random() * 1.5)
+            process.wait(0.4 + chance.random() * 1.5 if done < KILLS else None)
         except subprocess.TimeoutExpired:
             process.kill()
             done += 1

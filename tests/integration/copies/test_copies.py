@@ -319,6 +319,7 @@ def test_two_at_once_are_refused(dataset: Path, tmp_path: Path) -> None:
     ("env", "url", "code"),
     [
         ({"AWS_SECRET_ACCESS_KEY": f"{SECRET}-wrong"}, f"s3://{BUCKET}/x.ome.zarr", "store_refused"),
+        ({"AWS_ENDPOINT_URL": "s3.lab.example"}, f"s3://{BUCKET}/x.ome.zarr", "store_refused"),
         ({"AWS_PROFILE": "nobody"}, f"s3://{BUCKET}/x.ome.zarr", "store_refused"),
         ({}, "s3://nosuchbucket/x.ome.zarr", "store_missing"),
         ({}, f"s3://{KEY}:{SECRET}@{BUCKET}/x.ome.zarr", "bad_url"),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omewd.copier import digest
-from omewd.copier.access.credentials import redacted, s3_settings, secrets_of
+from omewd.copier.access.credentials import check_sendable, redacted, s3_settings, secrets_of
 from omewd.copier.engine import LocalFile
 from omewd.copier.order import belongs, is_done, phases
 from omewd.copier.pace import Pace
@@ -134,6 +134,28 @@ def test_profile_files_give_what_the_environment_has_not(tmp_path: Path) -> None
         s3_settings(home)
 
 
+@pytest.mark.parametrize(
+    ("environment", "settings"),
+    [
+        ({"AWS_ENDPOINT_URL": "s3.lab.example"}, {}),
+        ({"AWS_ENDPOINT": "https://me:hush-hush@s3.lab.example"}, {}),
+        ({"AWS_ENDPOINT_URL": "https://s3.lab.example"}, {"endpoint": ""}),
+        ({"AWS_ACCESS_KEY_ID": "AK\n"}, {}),
+        ({"AWS_SESSION_TOKEN": "hush-hush"}, {"session_token": "ü"}),
+    ],
+)
+def test_what_obstore_does_not_survive_is_refused(environment: dict[str, str], settings: dict[str, str]) -> None:
+    with pytest.raises(OmewdError) as error:
+        check_sendable(environment, settings)
+    assert error.value.code == "store_refused"
+    assert "hush-hush" not in str(error.value)
+
+
+def test_a_key_of_a_setting_counts_more_than_its_variable() -> None:
+    settings = {"endpoint": "http://127.0.0.1:9000/s3", "access_key_id": "AK", "session_token": "a/b+c="}
+    check_sendable({"AWS_ENDPOINT_URL": "https://s3.lab.example", "AWS_ACCESS_KEY_ID": "\n"}, settings)
+
+
 def test_no_text_shows_a_secret() -> None:
     secrets = secrets_of({"AWS_SECRET_ACCESS_KEY": "hush-hush", "HOME": "/home/me"}, {"session_token": "tokentoken"})
     assert secrets == ["tokentoken", "hush-hush"]
@@ -141,3 +163,9 @@ def test_no_text_shows_a_secret() -> None:
         "PUT http://h/p?X-Amz-Signature=abc hush-hush tokentoken /home/me <AWSAccessKeyId>AKID</AWSAccessKeyId> sig=q"
     )
     assert redacted(text, secrets) == "PUT http://h/p … … /home/me … …"
+
+
+def test_no_text_shows_a_secret_as_servers_and_urls_have_it() -> None:
+    secrets = secrets_of({"AWS_SESSION_TOKEN": "a/b+c=&d"}, {})
+    text = "GET https://me:password@h/p a%2Fb%2Bc%3D%26d <Token>a/b+c=&amp;d</Token> me@h"
+    assert redacted(text, secrets) == "GET https://h/p … <Token>…</Token> me@h"

@@ -58,7 +58,7 @@ def test_a_table_gives_options_and_shows_none_of_them(tmp_path: Path) -> None:
     found = table_for(URL, env)
     assert found is not None
     keys = {"access_key_id": "AKID", "secret_access_key": SECRET}
-    assert found.options == {**keys, "endpoint": "http://s3.lab"}
+    assert found.options == {**keys, "aws_endpoint_url_s3": "http://s3.lab"}
     assert found.allow_http
     assert SECRET not in repr(found)
 
@@ -67,7 +67,7 @@ def test_buckets_in_the_name_of_the_host(tmp_path: Path) -> None:
     env = environment(tmp_path, '[stores."s3://lab"]\nendpoint = "https://s3.example:9000"\npath_style = false\n')
     found = table_for(URL, env)
     assert found is not None
-    assert found.options["endpoint"] == "https://lab.s3.example:9000"
+    assert found.options["aws_endpoint_url_s3"] == "https://lab.s3.example:9000"
     assert found.options["virtual_hosted_style_request"] == "true"
 
 
@@ -124,10 +124,13 @@ def test_what_is_wrong_with_the_file_is_said(tmp_path: Path, text: str, said: st
     assert said in refused(environment(tmp_path, text))
 
 
-@pytest.mark.parametrize("name", ["lab", "s3:/lab", "s3://", "file:///x", "s3://me@lab"])
+@pytest.mark.parametrize(
+    "name", ["lab", "s3:/lab", "s3://", "file:///x", f"s3://me:{SECRET}@lab", f"s3://lab?{SECRET}"]
+)
 def test_tables_of_no_bucket_are_found_by_the_check(tmp_path: Path, name: str) -> None:
     [problem] = problems(environment(tmp_path, f'[stores."{name}"]\n'))
     assert "not named after a bucket" in str(problem)
+    assert SECRET not in str(problem)
 
 
 def test_without_a_file_there_is_none(tmp_path: Path) -> None:

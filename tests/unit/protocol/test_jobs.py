@@ -79,6 +79,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "contrast": st.lists(st.tuples(numbers, sketches), max_size=3).map(tuple),
     "parts": st.lists(st.tuples(numbers, numbers, numbers), max_size=3).map(tuple),
     "limit": st.none() | finite,
+    "missing": st.lists(st.text(), max_size=3).map(tuple),
     "waits": st.dictionaries(st.text(), histograms, max_size=3),
 }
 
