@@ -32,8 +32,6 @@ from omewd.process.faultpoints import point
 
 _SUMMARY = f"{ledger.FOLDER}/zarr.json"
 _MOST_SUMMARY_BYTES = 64 << 20
-# What others are still writing to a server's folder is younger.
-_SILENT_S = 3600
 
 # Called with (bytes confirmed, bytes in all).
 Progress = Callable[[int, int], None]
@@ -104,8 +102,7 @@ def copy(
         pace, places = Pace(bytes_per_s), Places(spec, epoch)
         with ExitStack() as files:
             evictor = files.enter_context(Evictor(dataset, spec, manifest, tell_evicted, hold=hold)) if evict else None
-            whole = _Copy(dataset, target, manifest, places, pace, progress, tell, evictor)
-            outcome = whole.run(elsewhere, alone=not spec.is_part)
+            outcome = _Copy(dataset, target, manifest, places, pace, progress, tell, evictor).run(elsewhere)
         if not spec.is_part:
             return outcome
         return replace(outcome, missing=complete(target, manifest.path.with_suffix(".whole"), pace))
@@ -175,11 +172,8 @@ class _Copy:
         self._batch = Batch(dataset, target, manifest, pace, self._confirmed, evictor, places.of)
         self._done_bytes = self._total_bytes = 0
 
-    def run(self, elsewhere: Iterable[str], *, alone: bool) -> Outcome:
-        """Copy what is not copied yet. ``elsewhere``: the paths of files that are in the copy, and not here.
-
-        ``alone``: nobody else copies to the same place.
-        """
+    def run(self, elsewhere: Iterable[str]) -> Outcome:
+        """Copy what is not copied yet. ``elsewhere``: the paths of files that are in the copy, and not here."""
         start = time.monotonic()
         paths = [path for path in files_in(str(self._dataset)) if belongs(path)]
         if unfit := next((path for path in paths if not is_path(path)), None):
@@ -192,7 +186,7 @@ class _Copy:
         left_bytes = sum(file.size for file in left)
         self._show(self._total_bytes - left_bytes)
         own = {self._places.manifest, *map(self._places.of, [*paths, *gone])}.__contains__
-        self._target.sweep(0 if alone else _SILENT_S)
+        self._target.sweep(own)
         self._target.abort_left(own)
         with self._batch:
             if self._evictor is not None:

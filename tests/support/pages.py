@@ -40,9 +40,9 @@ def by_name(path: Path) -> str:
     return str(path.relative_to(REPOSITORY))
 
 
-def example(page: Path, name: str) -> str:
-    """The Python program that stands below ``<!-- example: name -->`` on a page."""
-    [text] = [block.text for block in blocks(page, "python") if block.name == name]
+def example(page: Path, name: str, language: str = "python") -> str:
+    """The program that stands below ``<!-- example: name -->`` on a page."""
+    [text] = [block.text for block in blocks(page, language) if block.name == name]
     return text
 
 

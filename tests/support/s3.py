@@ -21,7 +21,12 @@ from pathlib import Path
 KEY, SECRET = "AKIDTESTTESTTESTTEST", "no-text-may-ever-show-this-secret"
 BUCKET = "lab"
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
-_ANSWERS = {"503": b"SlowDown", "403": b"AccessDenied"}
+_ANSWERS = {
+    "503": b"SlowDown",
+    "501": b"NotImplemented",
+    "412": b"PreconditionFailed",
+    "403": b"AccessDenied",
+}
 
 
 def environment(port: int) -> dict[str, str]:
@@ -97,15 +102,17 @@ Faults = Callable[[str, str, bytes], str | None]
 class Proxy:
     """Passes requests on to a server, or not.
 
-    "503", "403": that is the answer. "echo": it is 403, with the headers of the request. "cut": the connection is cut
-    before the server hears of it. "deaf": the server does it, and the answer is lost. "etag": the answer has another
-    ETag. "truncated": half of the answer's body arrives. "damaged": the server gets other bytes. "garbled": the client
-    gets other bytes. ``seen``: the methods and paths of requests. Ranges are answered with 206, as S3 does; rclone says
-    200.
+    "503", "501", "412", "403": that is the answer. "echo": it is 403, with the headers of the request. "cut": the
+    connection is cut before the server hears of it. "deaf": the server does it, and the answer is lost. "etag": the
+    answer has another ETag. "truncated": half of the answer's body arrives. "damaged": the server gets other bytes.
+    "garbled": the client gets other bytes. ``seen``: the methods and paths of requests. Ranges are answered with 206,
+    as S3 does; rclone says 200. ``conditional``: what to do with a put that wants nothing to be at its path; rclone
+    does not look.
     """
 
     def __init__(self, port: int, faults: Faults = lambda *_: None) -> None:
         self.faults, self.server_port = faults, port
+        self.conditional: Callable[[str], str | None] = lambda _: None
         self.seen: list[tuple[str, str]] = []
         proxy = self
 
@@ -125,6 +132,8 @@ class Proxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 proxy.seen.append((self.command, self.path))
                 fault = proxy.faults(self.command, self.path, body)
+                if self.headers.get("If-None-Match") == "*":
+                    fault = fault or proxy.conditional(self.path)
                 if fault == "cut":
                     self.close_connection = True
                     return

@@ -162,16 +162,18 @@ class Target:
             for batch in self._obstore.list(self.store, prefix=folder):
                 yield from map(_found, batch)
 
-    def sweep(self, silent_s: float = 0) -> None:
-        """Remove what a killed process has left of files half-written in a folder.
+    def sweep(self, own: Callable[[str], bool], silent_s: float = 0) -> None:
+        """Remove what killed processes have left half-written of files in a folder, if ``own`` is true of their paths.
 
-        ``silent_s``: only what was not written to for so long, where other processes may be copying.
+        ``silent_s``: only what was not written to for so long, where other processes may be writing these.
         """
         if self._root is None:
             return
         for folder, _, names in os.walk(self._root):
             for name in filter(_LEFT.fullmatch, names):
                 left = Path(folder) / name
+                if not own(os.fspath(left.relative_to(self._root)).rpartition("#")[0]):
+                    continue
                 with suppress(OSError):
                     if time.time() - left.stat().st_mtime >= silent_s:
                         left.unlink()

@@ -36,6 +36,8 @@ _SUMMARY = f"{ledger.FOLDER}/zarr.json"
 _LEDGER = f"{ledger.FOLDER}/{ledger.FILE}"
 # Each time, another process may have stored the same again meanwhile; some stores then call it another version.
 _TRIES = 5
+# What another process still writes to a server's folder is younger.
+_SILENT_S = 60
 
 
 def complete(target: Target, scratch: Path, pace: Pace) -> tuple[str, ...]:
@@ -46,7 +48,11 @@ def complete(target: Target, scratch: Path, pace: Pace) -> tuple[str, ...]:
     """
     parts = parts_of(target)
     if parts is None:
-        raise OmewdError("changed", f"{target.url}: {places.ACQUISITION} is gone", "Copy the dataset again")
+        raise OmewdError(
+            "changed",
+            f"{target.url}: {places.ACQUISITION} is gone, which this part had put there",
+            "If all of the copy was removed, remove omewd/copies in the dataset, too, and copy it again",
+        )
     if parts.missing:
         return parts.missing_names
     shutil.rmtree(scratch, ignore_errors=True)
@@ -71,9 +77,12 @@ class _Whole:
             text = metadata.text_of(summary(self._parts.whole, self._told))
             digest = digest_of([text], len(text))[1]
             is_made = False
+            own = {STORED, *self._paths()}.__contains__
+            self._target.sweep(own, _SILENT_S)
             for _ in range(_TRIES):
                 before = self._stored()
                 if _SUMMARY in before and before[_SUMMARY].digest == digest and self._is_whole(before, threads):
+                    self._target.abort_left(own)
                     return
                 if not is_made:
                     self._make(text, threads)

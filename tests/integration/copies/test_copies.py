@@ -95,6 +95,33 @@ def test_the_program_of_the_page(dataset: Path) -> None:
     assert (done.stdout, done.returncode) == ("(12, 16, 16)\n", 0), done.stderr
 
 
+@pytest.mark.usefixtures("lab")
+def test_the_commands_that_restore_a_dataset(tmp_path: Path) -> None:
+    """As they stand on the page. What comes back is the dataset, and each byte of it is checked."""
+    dataset = finished(tmp_path, dims="t:41:1:40,y:512,x:512")  # one file goes up in parts, whose ETag is no MD5
+    copy(dataset, "s3://lab/runs/cam0.ome.zarr")
+    folder = tmp_path / "restored"
+    folder.mkdir()
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    endpoint = {"RCLONE_S3_PROVIDER": "Other", "RCLONE_S3_ENDPOINT": os.environ["AWS_ENDPOINT_URL"]}
+    env = {**os.environ, **endpoint, "PATH": programs, "RCLONE_CONFIG": "/dev/null"}
+    commands = example(DOCS / "guide" / "copying.md", "restore", "sh").splitlines()
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        shell = ["sh", "-c", command]
+        return subprocess.run(shell, env=env, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+
+    for done in map(run, commands):
+        assert done.returncode == 0, done.stderr + done.stdout
+    restored = folder / "cam0.ome.zarr"
+    assert differences(dataset, restored) == []
+    shard = restored / "0/c/0/0/0"
+    with shard.open("r+b") as file:
+        file.write(bytes([shard.read_bytes()[0] ^ 1]))
+    damaged = run(commands[-1])
+    assert (damaged.returncode, "0/c/0/0/0 has other bytes" in damaged.stdout) == (5, True), damaged.stdout
+
+
 def test_copying_again_copies_what_has_changed(dataset: Path, lab: Lab) -> None:
     first = copy(dataset, lab.url)
     assert first.copied_files == first.files

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ import zarr
 import omewd
 from omewd.copier.access.store import Target
 from omewd.copier.copy import copy
+from omewd.copier.parts import joining
+from omewd.copier.parts.claims import Step, Verdict
 from omewd.copier.verify import verify_copy
 from omewd.dataset.dataset import summary_of
 from omewd.dataset.keys import files_in
@@ -154,6 +158,52 @@ def test_one_who_claims_at_the_same_time_decides_who_waits(tmp_path: Path, lab: 
     assert error.value.code == "busy"
     target.remove("omewd/parts/claims/900.json")
     assert copy(first, lab.url).missing == ("GFP", "RFP")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "file"])
+def test_conditional_puts_keep_two_apart_if_listings_lag(
+    tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """Neither sees the claim of the other, and the store takes what settles only once."""
+
+    def once(path: str) -> str | None:
+        return "412" if (lab.folder / unquote(path).lstrip("/")).exists() else None
+
+    lab.proxy.conditional = once
+    url = lab.url if scheme == "s3" else f"file://{tmp_path}/mounted.ome.zarr"
+    monkeypatch.setattr(joining, "_claims", lambda _: iter(()))
+    monkeypatch.setattr(joining, "decide", lambda *_: Verdict(Step.SETTLE))
+    target = Target(Address.parse(url), create=True)
+    joining.join(target, part_spec("GFP", "RFP"), 101)
+    for spec in (part_spec("DAPI", "GFP"), part_spec("GFP"), part_spec("DAPI", levels=1)):
+        with pytest.raises(OmewdError) as error:
+            joining.join(target, spec, 7)
+        assert error.value.code == "output_exists"
+        assert dict(joining.owners_in(target, range(3))) == {1: 101, 2: 101}
+        assert target.read("omewd/parts/claims/7.json", 1 << 20) is None
+    joining.join(target, part_spec("DAPI"), 7)
+    joining.join(target, part_spec("GFP", "RFP"), 101)
+    assert dict(joining.owners_in(target, range(3))) == {0: 7, 1: 101, 2: 101}
+
+
+def test_a_store_that_knows_no_conditional_puts(tmp_path: Path, lab: Lab) -> None:
+    lab.proxy.conditional = lambda _: "501"
+    for dataset in parts(tmp_path):
+        copy(dataset, lab.url)
+    check((lab.url, lab.copy))
+
+
+def test_a_copy_that_somebody_has_removed_is_no_copy(tmp_path: Path) -> None:
+    """The record says that all is there. It has to be removed, too."""
+    url, folder = f"file://{tmp_path}/mounted.ome.zarr", tmp_path / "mounted.ome.zarr"
+    first, *_ = parts(tmp_path)
+    copy(first, url)
+    shutil.rmtree(folder)
+    with pytest.raises(OmewdError, match="omewd/copies"):
+        copy(first, url)
+    shutil.rmtree(folder)
+    shutil.rmtree(first / "omewd" / "copies")
+    assert copy(first, url).missing == ("GFP", "RFP")
 
 
 def test_parts_that_are_copied_at_once_make_one_copy(tmp_path: Path, place: tuple[str, Path]) -> None:

@@ -1,7 +1,7 @@
 """Streams are copied over a bad network, and copiers and daemons are killed at random: each copy is compared whole.
 
-A short run by default; the long one: ``OMEWD_COPY_KILLS=200 python -m pytest tests/integration/copies/test_kill_loop.py
--s``, and ``OMEWD_SEED`` for another course of events.
+A short run by default. Long: ``OMEWD_COPY_KILLS=200 python -m pytest tests/integration/copies -k at_random -s``;
+``OMEWD_SEED`` chooses another course of events.
 """
 
 from __future__ import annotations
