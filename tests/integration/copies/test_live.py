@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import omewd
@@ -249,3 +250,17 @@ def test_row_33_kills_while_a_stream_is_copied(tmp_path: Path, lab: Lab, who: st
         assert process.stop() == 0, process.log()
     finally:
         process.kill()
+
+
+def test_all_threads_of_a_copier_give_way(recorder: DaemonProcess, lab: Lab) -> None:
+    """A writer takes a core from it at once; only SCHED_IDLE is like that."""
+    spec = start(recorder, lab)
+    with recorder.connect("cam") as producer:
+        record(producer, spec, 0, 8)
+        wait_for(lambda: producer.copied == 8)
+        children = psutil.Process(recorder.process.pid).children()
+        [copier] = [child for child in children if "omewd.copier" in child.cmdline()]
+        threads = {thread.id for thread in copier.threads()}
+        assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_IDLE}
+        record(producer, spec, 8, 48)
+    recorder.client.wait("cam", 60, copied=True)

@@ -220,6 +220,30 @@ def test_what_a_dead_copier_had_copied_counts_once() -> None:
     assert (copy.files, copy.bytes, copy.copied) == (4, 40, [4, 0])
 
 
+def test_what_is_to_be_evicted_is_told_to_copiers_and_counted() -> None:
+    desk, copy = Desk(), copy_of()
+    copy.evict = True
+    desk.copies.add(copy)
+    desk.copies.note_sealed(copy, 0, 1)
+    taken = desk.take(S)
+    assert taken is not None
+    assert isinstance(taken[1].job, CopyUnits)
+    assert taken[1].job.evict
+    assert taken[1].on_progress is not None
+    taken[1].on_progress(Confirmed(1, 10, evicted_bytes=10))
+    assert (copy.status().evicted_bytes, copy.status().frees_space) == (10, True)
+    desk.end(taken, Confirmed(2, 20, evicted_bytes=15), S)
+    desk.copies.end(copy)
+    taken = desk.take(2 * S)
+    assert taken is not None
+    assert isinstance(taken[1].job, CopyDataset)
+    assert taken[1].job.evict
+    desk.end(taken, Confirmed(1, 5, evicted_bytes=25), 2 * S)
+    assert copy.status().evicted_bytes == 40
+    copy.error = OmewdError("store_error", "gone")
+    assert not copy.status().frees_space
+
+
 def test_who_waits_for_the_copy_of_a_stream_that_does_not_start_is_told() -> None:
     desk, copy = Desk(), copy_of()
     desk.copies.add(copy)
