@@ -98,8 +98,17 @@ class Keys:
 
 
 def files_in(folder: str, inside: str = "") -> Iterator[str]:
-    """The files in a folder and in those below it, as paths in the folder. Nothing is held but the open folders."""
-    with os.scandir(f"{folder}/{inside}") as entries:
+    """The files in a folder and in those below it, as paths in the folder. Nothing is held but the open folders.
+
+    Those below may be removed meanwhile.
+    """
+    try:
+        entries = os.scandir(f"{folder}/{inside}")
+    except FileNotFoundError:
+        if not inside:
+            raise
+        return
+    with entries:
         for entry in entries:
             path = f"{inside}/{entry.name}" if inside else entry.name
             if entry.is_dir(follow_symlinks=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +339,31 @@ def test_row_33_copiers_and_daemons_killed_while_they_evict(tmp_path: Path, lab:
         assert process.stop() == 0, process.log()
     finally:
         process.kill()
+
+
+@pytest.mark.parametrize("dims", ["t:160:1:1,y:16:8:2,x:16:8:2", "t:80,y:16:8,x:16:8"])
+def test_verifying_and_reading_while_files_go_finds_no_fault(tmp_path: Path, lab: Lab, dims: str) -> None:
+    """A reader gets the right pixels, or the error; never the fill value."""
+    import zarr
+
+    dataset = finished(tmp_path, dims=dims)
+    pixels = np.asarray(zarr.open_array(str(dataset / "0"), mode="r")[...])
+    live = zarr.open_array(omewd.live_store(dataset), path="0", mode="r")
+    seen: set[int] = set()
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(copy, dataset, lab.url, evict=True)
+        for turn in itertools.count():
+            if running.done() and len(seen) > 1:
+                break
+            report = verify(dataset)
+            assert report.problems == []
+            seen.add(report.evicted)
+            for frame in range(turn % 7, len(pixels), 7):
+                try:
+                    assert np.array_equal(np.asarray(live[frame]), pixels[frame]), frame
+                except OmewdError as error:
+                    assert error.code == "evicted"  # noqa: PT017
+    assert running.result().evicted_files == verify(dataset).evicted
 
 
 def test_what_is_evicted_can_be_brought_back_and_copied_on(tmp_path: Path, lab: Lab) -> None:
