@@ -151,11 +151,12 @@ class Datasets:
     def recover(self, dataset: Dataset, outline: Fields, details: bytes) -> None:
         """Finalize a dataset by its ledger, because its rings are gone, then copy it, if there is to be a copy.
 
-        ``outline``, ``details``: its stream's spec.
+        On a full disk, that waits for space. ``outline``, ``details``: its stream's spec.
         """
         if dataset.copy is not None:
             self.copies.add(dataset.copy)
-        self._submit(RecoverDataset(str(dataset.path), dataset.epoch, outline, details), dataset)
+        job = RecoverDataset(str(dataset.path), dataset.epoch, outline, details)
+        self._submit(job, dataset, waits_for_space=True)
 
     def _submit(self, job: Job, dataset: Dataset, *, waits_for_space: bool = False) -> None:
         self._dispatcher.submit(job, _CleanUp(self, dataset, waits_for_space))
@@ -174,6 +175,12 @@ class Datasets:
     def _undo_ended(self, dataset: Dataset, there_are_leftovers: bool) -> None:
         dataset.undo_ended(there_are_leftovers)
         self._agenda.place(dataset.path)
+
+    def not_recovered(self, dataset: Dataset, error: OmewdError, now_ns: int) -> None:
+        """Note that a dataset can't be finalized by its ledger, or not yet. Its copy, if any, waits for that."""
+        if (copy := dataset.copy) is not None and (copy.error is None or copy.error.code != error.code):
+            text = f"its dataset is not finalized yet: {error.message}"
+            self.copies.failed(copy, error.with_text(text, error.remedy), now_ns)
 
     def done_with(self, kind: str, dataset: Dataset) -> None:
         """Note that the clean-up of a dataset is done. Its copy may be left to do."""
@@ -243,10 +250,14 @@ class _CleanUp:
                 self.datasets.copy_rest(self.dataset)
                 self.datasets.done_with(RECOVER, self.dataset)
 
-    def job_put_back(self, _task: Task, _error: OmewdError, _now_ns: int) -> None:
+    def job_put_back(self, task: Task, error: OmewdError, now_ns: int) -> None:
         self.dataset.note_retry()
+        if isinstance(task.job, RecoverDataset) and task.was_postponed:
+            self.datasets.not_recovered(self.dataset, error, now_ns)
 
-    def job_failed(self, task: Task, error: OmewdError, _now_ns: int) -> None:
+    def job_failed(self, task: Task, error: OmewdError, now_ns: int) -> None:
         log.error("job failed", job=task.job.what, dataset=str(self.dataset.path), **error.to_dict())
         if isinstance(task.job, UndoDataset):
             self.datasets.cannot_undo(self.dataset)
+        elif isinstance(task.job, RecoverDataset):
+            self.datasets.not_recovered(self.dataset, error, now_ns)

@@ -102,7 +102,7 @@ class RecoverDataset(Job):
     """
 
     kind = "recover_dataset"
-    needs = Needs(CLEANER)
+    needs = Needs(CLEANER, waits_for_space=True)
     result = Recovered
 
     dataset: str

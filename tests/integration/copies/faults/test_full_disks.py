@@ -13,6 +13,7 @@ import pytest
 import omewd
 from omewd.copier.verify import verify_copy
 from omewd.dataset.verify import verify
+from tests.faults.support import abandon
 from tests.support.copies import Lab, differences
 from tests.support.daemons import DaemonProcess, daemon
 from tests.support.disks import small_disk
@@ -31,10 +32,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
 
 
+def options(disk: Path) -> tuple[str, ...]:
+    return ("--data-root", str(disk), "--memory", "256MiB", "--writers", "1")
+
+
 @pytest.fixture
 def process(tmp_path: Path, lab: Lab, disk: Path) -> Iterator[DaemonProcess]:
-    options = ("--data-root", str(disk), "--memory", "256MiB", "--writers", "1")
-    with daemon(tmp_path / "daemon", *options, env=environment(lab.proxy.port)) as process:
+    with daemon(tmp_path / "daemon", *options(disk), env=environment(lab.proxy.port)) as process:
         yield process
 
 
@@ -144,3 +148,34 @@ def test_row_33_the_disk_fills_because_copies_lag_and_the_stream_fails(
     incomplete, lost = check(lab, disk / "cam.ome.zarr", durable)
     assert "its state is 'failed'" in incomplete
     assert f"ledger: {durable}" in lost
+
+
+def test_row_33_the_machine_restarts_while_the_disk_is_full(tmp_path: Path, lab: Lab, disk: Path) -> None:
+    """The dataset is finalized, and copied, once there is room. Until then, the status of the copy says why not."""
+    lab.proxy.faults = lambda *_: "403"
+    process = DaemonProcess(tmp_path / "daemon", *options(disk))
+    try:
+        with taken(disk, 3_000_000):
+            spec = start(process, lab, disk, "wait")
+            producer = process.connect("cam")
+            while process.client.stream_status("cam").paused is None:
+                with suppress(omewd.RingFullError):
+                    index = producer.next_index
+                    producer.append(make_frame(index, spec.frame_shape, spec.dtype), timeout=0.2)
+            durable = producer.durable
+            assert durable > 4
+            process.restart_the_machine()
+            abandon(producer)
+            with taken(disk):
+                process = DaemonProcess(tmp_path / "daemon", *options(disk))
+                wait_for(lambda: "disk_full" in process.omewd("health", "--json").stdout)
+                told = " ".join(process.omewd("status").stdout.split())
+                assert "the copy waits, and is tried again: its dataset is not finalized yet: the disk is full" in told
+        lab.proxy.faults = lambda *_: None
+        assert process.client.wait("cam", 60, copied=True)["state"] == "complete"
+        problems = check(lab, disk / "cam.ome.zarr", durable)
+        assert [problem for problem in problems if f"ledger: {durable}" not in problem] == []
+        wait_for(lambda: not list((tmp_path / "daemon" / "state" / "streams").iterdir()))
+        assert process.stop() == 0, process.log()
+    finally:
+        process.kill()
