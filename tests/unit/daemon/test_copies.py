@@ -16,6 +16,7 @@ from omewd.daemon.processes.roles import roles
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.copies import Confirmed, CopyDataset, CopyUnits
 from omewd.protocol.jobs.job import COPIER
+from omewd.protocol.status import CopyStatus
 
 S = 10**9
 URL = "s3://lab/cam.ome.zarr"
@@ -89,6 +90,18 @@ def test_what_is_sealed_is_copied_and_the_rest_at_the_end() -> None:
     desk.end(last, Confirmed(9, 90), 4 * S)
     assert desk.over == ["complete"]
     assert (copy.files, copy.bytes, desk.take(99 * S)) == (14, 590, None)
+
+
+def test_a_part_is_complete_whatever_others_have_copied() -> None:
+    """Its copy can't wait for other machines; it says whose sources were missing then."""
+    desk, copy = Desk(), copy_of()
+    desk.copies.add(copy)
+    desk.copies.end(copy)
+    desk.end(desk.take(S), Confirmed(9, 90, ("GFP", "RFP")), S)
+    assert (copy.phase, desk.over) == (CopyPhase.COMPLETE, ["complete"])
+    status = copy.status()
+    assert (status.state, status.missing) == ("complete", ("GFP", "RFP"))
+    assert CopyStatus.from_json(status.to_json()) == status
 
 
 def test_small_files_are_copied_together() -> None:
