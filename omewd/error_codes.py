@@ -159,6 +159,11 @@ SECTIONS: dict[str, tuple[ErrorCode, ...]] = {
             "not_finished", "The dataset is still being written, or was left in the middle.", "Wait, or repair it"
         ),
         ErrorCode("not_stored", "The dataset has lost the frame, or can't be read.", "Run omewd verify on it"),
+        ErrorCode(
+            "evicted",
+            "The file was removed after it was copied. The message names the copy that has it.",
+            "Read it there, or download it to its path",
+        ),
         ErrorCode("no_frame", "There is no such frame, or not yet."),
         ErrorCode("overwritten", "The frame has left the ring.", "Ask for it again, or for a later one"),
         ErrorCode("changed", "The ledger or a file of the dataset has changed since it was read.", "Open it again"),

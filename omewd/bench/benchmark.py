@@ -196,14 +196,14 @@ class Bench:
                 _sync()
                 return self._measure(daemon, cameras, column, spec, folder)
         except (OmewdError, OSError) as error:
-            self._end(column)
+            self.end(column)
             _remove(self._iteration_folder)
             if isinstance(error, OmewdError):
                 raise
             raise OmewdError("error", f"the processes could not be measured: {error}") from error
 
-    def _end(self, column: Column) -> None:
-        """Close what a failed column has open, so that it does not disturb other columns."""
+    def end(self, column: Column) -> None:
+        """Close what a column has open, so that it does not disturb others."""
         if daemon := self._daemons.pop(_daemon_key(column), None):
             daemon.close()
         for key in _camera_keys(column):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -11,6 +12,7 @@ from threading import Event
 from omewd.copier.access.store import Target
 from omewd.copier.engine import Engine, LocalFile, etags_are_whole
 from omewd.copier.pace import Pace
+from omewd.dataset.copies.evicting import Evictor
 from omewd.dataset.copies.manifest import Copied, Manifest
 from omewd.process.faultpoints import point
 
@@ -25,7 +27,7 @@ Tell = Callable[[int, int], None]
 class Batch:
     """Copies files of a dataset to a target. To be closed; an error ends the copies that are running.
 
-    ``place``: where a file's path in the dataset is in the copy.
+    ``evictor``: gets what is on record. ``place``: where a file's path in the dataset is in the copy.
     """
 
     def __init__(
@@ -35,9 +37,11 @@ class Batch:
         manifest: Manifest,
         pace: Pace,
         tell: Tell,
+        evictor: Evictor | None = None,
         place: Callable[[str], str] = str,
     ) -> None:
-        self._dataset, self._manifest, self._tell, self._place = dataset, manifest, tell, place
+        self._dataset, self._manifest, self._tell = dataset, manifest, tell
+        self._evictor, self._place = evictor, place
         self._stopping = Event()
         self.engine = Engine(target, pace, self._stopping, whole=etags_are_whole(manifest.copied.values()))
         self._threads = ThreadPoolExecutor(_FILES_AT_ONCE, "copier")
@@ -74,5 +78,8 @@ class Batch:
             self._manifest.add(confirmed)
             point("copier: on record")
             self._tell(len(confirmed), sum(each.bytes for each in confirmed))
+            if self._evictor is not None:
+                self._evictor.add(confirmed)
+                self._evictor.step(time.monotonic())
         if failed is not None:
             raise failed

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from omewd.copier.access.fetch import same_as
 from omewd.copier.access.store import Target
 from omewd.copier.batch import Batch, Tell
 from omewd.copier.engine import local_file
-from omewd.copier.order import belongs, is_done, phases
+from omewd.copier.order import belongs, left_and_done, not_in_copy, phases
 from omewd.copier.pace import Pace
 from omewd.copier.parts.completing import complete
 from omewd.copier.parts.joining import join
-from omewd.dataset.copies.manifest import STORED, Manifest, is_path
+from omewd.dataset.copies.evicting import Evictor, TellEvicted
+from omewd.dataset.copies.evictions import evicted
+from omewd.dataset.copies.manifest import STORED, Copied, Manifest, is_path
 from omewd.dataset.copies.places import Places
 from omewd.dataset.dataset import require_own
 from omewd.dataset.keys import files_in
@@ -37,10 +39,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished copy. ``files``, ``bytes``: of the dataset; ``copied_…``: of these, what this run has copied.
+    """A finished copy. ``files``, ``bytes``: in the copy; ``copied_…``: of these, what this run has copied.
 
-    ``missing``: if others copy parts of the same acquisition to the same place, the sources whose parts were not
-    complete yet. Until they are, programs can't open the copy.
+    ``evicted_…``: of these, what was evicted from the dataset, by this run or before. ``missing``: if others copy parts
+    of the same acquisition to the same place, the sources whose parts were not complete yet. Until they are, programs
+    can't open the copy.
     """
 
     url: str
@@ -48,6 +51,8 @@ class Outcome:
     bytes: int
     copied_files: int
     copied_bytes: int
+    evicted_files: int
+    evicted_bytes: int
     seconds: float
     missing: tuple[str, ...] = ()
 
@@ -62,17 +67,20 @@ def copy(
     progress: Progress | None = None,
     *,
     epoch: int | None = None,
+    evict: bool = False,
     tell: Tell = lambda _files, _bytes: None,
+    tell_evicted: TellEvicted = lambda _files, _bytes: None,
 ) -> Outcome:
     """Copy a finished dataset to a URL, and confirm each file.
 
     What is confirmed is on record in the dataset, so another call goes on where this one was. The dataset is only read
     but for that record. ``bytes_per_s``: the most that is sent. ``epoch``: of the stream whose dataset it must be.
-    ``tell``: called with the files and bytes that were confirmed since the last call.
+    ``evict``: remove the files of keys from the dataset once they are confirmed. ``tell``, ``tell_evicted``: called
+    with the files and bytes that were confirmed, or evicted, since the last call.
 
     Raises OmewdError ``dataset_replaced``, ``bad_url``, ``not_installed``, ``not_a_dataset``, ``not_finished``,
     ``output_exists``, ``busy``, ``other_version``, ``store_error``, ``store_refused``, ``store_missing``,
-    ``copy_differs``, ``changed``; OSError for a dataset that can't be read, or has no room for the record.
+    ``copy_differs``, ``changed``, ``evicted``; OSError for a dataset that can't be read, or has no room for the record.
     """
     address = Address.parse(url)
     summary, spec = ledger.totals_of(dataset)
@@ -87,10 +95,14 @@ def copy(
         require_own(dataset, epoch)
     epoch = summary.get("epoch", 0)
     target = Target(address, create=True)
-    with ledger.held(dataset), closing(Manifest(dataset, address.url, epoch)) as manifest:
+    with ledger.held(dataset, writable=evict) as hold, closing(Manifest(dataset, address.url, epoch)) as manifest:
+        elsewhere = evicted(dataset)
+        check_here(dataset, address, elsewhere, manifest)
         begin(target, manifest, spec, epoch)
         pace, places = Pace(bytes_per_s), Places(spec, epoch)
-        outcome = _Copy(dataset, target, manifest, places, pace, progress, tell).run()
+        with ExitStack() as files:
+            evictor = files.enter_context(Evictor(dataset, spec, manifest, tell_evicted, hold=hold)) if evict else None
+            outcome = _Copy(dataset, target, manifest, places, pace, progress, tell, evictor).run(elsewhere)
         if not spec.is_part:
             return outcome
         return replace(outcome, missing=complete(target, manifest.path.with_suffix(".whole"), pace))
@@ -129,6 +141,20 @@ def check_free(target: Target, epoch: int) -> None:
     raise OmewdError("output_exists", f"there is something else at {target.url}", "Choose another URL, or remove it")
 
 
+def check_here(dataset: Path, address: Address, gone: Mapping[str, tuple[str, Copied]], manifest: Manifest) -> None:
+    """Raise OmewdError ``evicted`` if files of a dataset are gone that the copy does not have."""
+    missing = not_in_copy(gone, manifest.copied)
+    if not missing:
+        return
+    urls = sorted(set(missing.values()))
+    raise OmewdError(
+        "evicted",
+        f"{len(missing)} files of {dataset} can't be copied to {address.url}: they were evicted, and are in the copy "
+        f"{', '.join(urls)}",
+        "Copy that one with the tools of the store, or download the files to their paths first",
+    )
+
+
 class _Copy:
     def __init__(
         self,
@@ -139,34 +165,51 @@ class _Copy:
         pace: Pace,
         progress: Progress | None,
         tell: Tell,
+        evictor: Evictor | None,
     ) -> None:
         self._dataset, self._target, self._manifest, self._places = dataset, target, manifest, places
-        self._progress, self._tell = progress, tell
-        self._batch = Batch(dataset, target, manifest, pace, self._confirmed, places.of)
+        self._progress, self._tell, self._evictor = progress, tell, evictor
+        self._batch = Batch(dataset, target, manifest, pace, self._confirmed, evictor, places.of)
         self._done_bytes = self._total_bytes = 0
 
-    def run(self) -> Outcome:
+    def run(self, elsewhere: Iterable[str]) -> Outcome:
+        """Copy what is not copied yet. ``elsewhere``: the paths of files that are in the copy, and not here."""
         start = time.monotonic()
         paths = [path for path in files_in(str(self._dataset)) if belongs(path)]
         if unfit := next((path for path in paths if not is_path(path)), None):
             raise OmewdError("bad_url", f"{unfit!r:.200} can't be the name of an object", "Rename or remove that file")
         files = [local_file(self._dataset, path) for path in paths]
-        left = [file for file in files if not is_done(file, self._manifest.copied)]
-        self._total_bytes = sum(file.size for file in files)
+        left, done = left_and_done(files, self._manifest.copied)
+        gone = set(elsewhere).difference(paths)
+        gone_bytes = sum(self._manifest.copied[path].bytes for path in gone)
+        self._total_bytes = sum(file.size for file in files) + gone_bytes
         left_bytes = sum(file.size for file in left)
         self._show(self._total_bytes - left_bytes)
-        own = {self._places.manifest, *map(self._places.of, paths)}.__contains__
+        own = {self._places.manifest, *map(self._places.of, [*paths, *gone])}.__contains__
         self._target.sweep(own)
         self._target.abort_left(own)
         with self._batch:
+            if self._evictor is not None:
+                self._evictor.add(done)
             for phase in phases(left):
                 self._batch.copy(phase)
                 point("copier: phase done")
-            self._store_manifest(paths)
+            self._store_manifest([*paths, *gone])
+            if self._evictor is not None:
+                self._evictor.finish()
         self._target.abort_left(own)  # whose beginning was answered, and the answer lost
         self._manifest.trim()
-        seconds = time.monotonic() - start
-        return Outcome(self._target.url, len(files), self._total_bytes, len(left), left_bytes, seconds)
+        now_files, now_bytes = (self._evictor.files, self._evictor.bytes) if self._evictor is not None else (0, 0)
+        return Outcome(
+            self._target.url,
+            files=len(files) + len(gone),
+            bytes=self._total_bytes,
+            copied_files=len(left),
+            copied_bytes=left_bytes,
+            evicted_files=len(gone) + now_files,
+            evicted_bytes=gone_bytes + now_bytes,
+            seconds=time.monotonic() - start,
+        )
 
     def _store_manifest(self, paths: list[str]) -> None:
         """Put the manifest into the copy, whose last object it is."""

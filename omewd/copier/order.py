@@ -27,6 +27,32 @@ def is_done(file: LocalFile, copied: Mapping[str, Copied]) -> bool:
     return before is not None and (before.bytes, before.mtime_ns) == (file.size, file.mtime_ns)
 
 
+def left_and_done(files: Iterable[LocalFile], copied: Mapping[str, Copied]) -> tuple[list[LocalFile], list[Copied]]:
+    """The files that are to be copied, and the records of those that are copied."""
+    left, done = [], []
+    for file in files:
+        if is_done(file, copied):
+            done.append(copied[file.path])
+        else:
+            left.append(file)
+    return left, done
+
+
+def not_in_copy(evicted: Mapping[str, tuple[str, Copied]], copied: Mapping[str, Copied]) -> dict[str, str]:
+    """The evicted files that a copy does not have as they were, with the URL of a copy that does.
+
+    ``evicted``: see :func:`omewd.dataset.copies.evictions.evicted`. ``copied``: what is in the copy, by its record.
+    """
+    return {
+        path: url for path, (url, gone) in evicted.items() if path not in copied or not _same_bytes(copied[path], gone)
+    }
+
+
+def _same_bytes(one: Copied, other: Copied) -> bool:
+    """Whether two records are of the same bytes. Stores may have digests of different kinds."""
+    return one.bytes == other.bytes and (one.digest == other.digest or one.mtime_ns == other.mtime_ns)
+
+
 def phases(files: Iterable[LocalFile]) -> list[list[LocalFile]]:
     """Files in the order in which they are copied; all of a phase are confirmed before the next one.
 

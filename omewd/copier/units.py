@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from omewd.copier.access.store import Target
 from omewd.copier.batch import Batch, Tell
 from omewd.copier.copy import begin, check_apart
 from omewd.copier.engine import LocalFile, local_file
-from omewd.copier.order import belongs, is_done
+from omewd.copier.order import belongs, left_and_done
 from omewd.copier.pace import Pace
 from omewd.dataset import metadata
+from omewd.dataset.copies.evicting import Evictor, TellEvicted
 from omewd.dataset.copies.manifest import Manifest, is_path
 from omewd.dataset.dataset import require_own
 from omewd.dataset.keys import keys_of
@@ -72,9 +73,10 @@ class Streams:
         return stream
 
 
-def copy_units(job: CopyUnits, stream: OpenStream, tell: Tell) -> None:
-    """Copy the files of units that are in their places, and confirm them. Raises what :func:`omewd.copier.copy.copy`
-    raises.
+def copy_units(job: CopyUnits, stream: OpenStream, tell: Tell, tell_evicted: TellEvicted) -> None:
+    """Copy the files of units that are in their places, and confirm them; then evict them, if they are to be.
+
+    Raises what :func:`omewd.copier.copy.copy` raises.
     """
     dataset, address = Path(job.dataset), Address.parse(job.url)
     require_own(dataset, job.epoch)
@@ -86,10 +88,19 @@ def copy_units(job: CopyUnits, stream: OpenStream, tell: Tell) -> None:
         if not was_new and not stream.is_swept:
             target.abort_left(lambda path: is_path(path) and belongs(path) and (dataset / path).is_file())
         stream.is_swept = True
-        with Batch(dataset, target, manifest, stream.pace(job.limit), tell) as batch:
+        with ExitStack() as files:
+            evictor = None
+            if job.evict:
+                evictor = files.enter_context(Evictor(dataset, stream.spec, manifest, tell_evicted))
+            batch = files.enter_context(Batch(dataset, target, manifest, stream.pace(job.limit), tell, evictor))
             if job.live:
                 _copy_documents(dataset, stream, batch)
-            batch.copy(file for file in _files(job, stream, dataset) if not is_done(file, manifest.copied))
+            left, done = left_and_done(_files(job, stream, dataset), manifest.copied)
+            if evictor is not None:
+                evictor.add(done)
+            batch.copy(left)
+            if evictor is not None:
+                evictor.finish()
 
 
 def _copy_documents(dataset: Path, stream: OpenStream, batch: Batch) -> None:

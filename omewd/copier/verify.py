@@ -11,12 +11,13 @@ from omewd.copier.access.fetch import OBJECTS_AT_ONCE, difference, each, fetch
 from omewd.copier.access.store import Found, Target
 from omewd.copier.digest import digest_of, is_whole
 from omewd.copier.parts.state import Parts, parts_of
+from omewd.dataset.checks.report import Report
 from omewd.dataset.copies.manifest import STORED, Copied, lines_in, read
 from omewd.dataset.keys import keys_with_frames
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.runs import RUNS_FILE
 from omewd.dataset.made_by import MadeBy
-from omewd.dataset.verify import Report, check_ledger, check_metadata
+from omewd.dataset.verify import check_ledger, check_metadata
 from omewd.errors import OmewdError
 from omewd.model.address import Address
 

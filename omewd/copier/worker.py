@@ -33,16 +33,20 @@ KINDS: dict[str, type[Job]] = {kind.kind: kind for kind in (CopyUnits, CopyDatas
 
 
 class _Count:
-    """What a job has confirmed so far. Threads share it."""
+    """What a job has confirmed and evicted so far. Threads share it."""
 
     def __init__(self) -> None:
-        self._files = self._bytes = 0
+        self._files = self._bytes = self._evicted_bytes = 0
         self._missing: tuple[str, ...] = ()
         self._lock = Lock()
 
     def add(self, files: int, count_bytes: int) -> None:
         with self._lock:
             self._files, self._bytes = self._files + files, self._bytes + count_bytes
+
+    def add_evicted(self, _files: int, count_bytes: int) -> None:
+        with self._lock:
+            self._evicted_bytes += count_bytes
 
     def note_missing(self, sources: tuple[str, ...]) -> None:
         with self._lock:
@@ -51,7 +55,7 @@ class _Count:
     @property
     def confirmed(self) -> Confirmed:
         with self._lock:
-            return Confirmed(self._files, self._bytes, self._missing)
+            return Confirmed(self._files, self._bytes, self._missing, self._evicted_bytes)
 
 
 class Worker:
@@ -100,10 +104,18 @@ class Worker:
             match job_of(message, KINDS):
                 case CopyUnits() as job:
                     _require_plain(Address.parse(job.url))
-                    copy_units(job, self._streams.get(job.stream), count.add)
+                    copy_units(job, self._streams.get(job.stream), count.add, count.add_evicted)
                 case CopyDataset() as job:
                     _require_plain(Address.parse(job.url))
-                    done = copy(Path(job.dataset), job.url, job.limit, epoch=job.epoch, tell=count.add)
+                    done = copy(
+                        Path(job.dataset),
+                        job.url,
+                        job.limit,
+                        epoch=job.epoch,
+                        evict=job.evict,
+                        tell=count.add,
+                        tell_evicted=count.add_evicted,
+                    )
                     count.note_missing(done.missing)
 
         return run

@@ -13,6 +13,8 @@ from typing import Any
 
 from omewd.dataset import metadata, omero
 from omewd.dataset.beside import beside, sweep
+from omewd.dataset.copies.evictions import require_for_writing
+from omewd.dataset.copies.manifest import path_for, reserve_lines
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.account import Ledger
 from omewd.dataset.ledger.appending import append_to
@@ -21,6 +23,7 @@ from omewd.dataset.ledger.runs import RUNS_FILE, header, sync_runs
 from omewd.dataset.made_by import MadeBy
 from omewd.dataset.strays import remove_asides, remove_strays
 from omewd.errors import OmewdError
+from omewd.model.address import Address
 from omewd.model.contrast import Window
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.plan import Plan
@@ -78,12 +81,16 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int, made_by: Mad
             (f"{ledger.FOLDER}/{ledger.FILE}", b""),
             (f"{ledger.FOLDER}/{RUNS_FILE}", header()),
         ]
+        manifest = path_for(Address.parse(spec.copy_to).url) if spec.copy_to and spec.copy_evict else None
+        own += [(manifest, b"")] if manifest else []
         with Unsynced(aside) as unsynced:
             lay_out(aside, chain(_texts(metadata.documents(spec, frames)), own), unsynced)
             (aside / STAGING).mkdir()
             unsynced.add(folders=[str(aside / STAGING)])
             if spec.durability == "fsync":
                 unsynced.sync()
+        if manifest:
+            reserve_lines(aside / manifest)
         point("writer: dataset made aside")
         if dataset.exists():
             dataset.rename(old)
@@ -103,17 +110,21 @@ def create(spec: StreamSpec, dataset: Path, root: Path, epoch: int, made_by: Mad
         raise
 
 
-def reopen(spec: StreamSpec, dataset: Path, epoch: int) -> None:
+def reopen(spec: StreamSpec, dataset: Path, epoch: int, below: Sequence[int] = ()) -> None:
     """Open a dataset for writing, even a finalized one, whose stream had failed and goes on.
 
-    Raises the errors of :func:`require_own`, and then changes nothing.
+    ``below``: for each source, the frame index below which all are in finished units; none for 0. Raises the errors of
+    :func:`require_own`, and ``evicted`` if a key that is to be written was evicted. Then it changes nothing.
     """
     require_own(dataset, epoch)
+    goes_on = _epoch(dataset) != epoch
+    if goes_on:
+        require_for_writing(spec, dataset, below)
     staging = dataset / STAGING
     if not staging.exists():
         staging.mkdir(exist_ok=True)
         sync_folder(staging.parent)
-    if _epoch(dataset) != epoch:
+    if goes_on:
         made_by = MadeBy.of(summary_of(dataset))
         summary = ledger.summary_json(spec, state="writing", epoch=epoch, made_by=made_by)
         files = [(_SUMMARY, metadata.text_of(summary))]

@@ -21,6 +21,9 @@ from omewd.model.spec.spec import StreamSpec
 # A place in a grid, in the "default" chunk key encoding.
 _PLACE = re.compile(r"0|[1-9]\d{0,17}")
 GRID = "c"
+# A key's source, its level, and its number among the keys of both.
+KeyNumber = tuple[int, int, int]
+_MOST_KEYS = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,29 @@ class Keys:
             return source, ShardPlace(unit, int(found.rest[-2]), int(found.rest[-1]))
         return None
 
+    def number_of(self, path: str) -> KeyNumber | None:
+        """The number of the key at a path in the dataset; None if it is not one of the keys."""
+        found = self.array_of(path)
+        if found is None or (key := self.find(found)) is None:
+            return None
+        source, place = key
+        rows, columns = self._across[found.level]
+        number = (place.unit * rows + place.row) * columns + place.column
+        return (source, found.level, number) if number < _MOST_KEYS else None
+
 
 def files_in(folder: str, inside: str = "") -> Iterator[str]:
-    """The files in a folder and in those below it, as paths in the folder. Nothing is held but the open folders."""
-    with os.scandir(f"{folder}/{inside}") as entries:
+    """The files in a folder and in those below it, as paths in the folder. Nothing is held but the open folders.
+
+    Those below may be removed meanwhile.
+    """
+    try:
+        entries = os.scandir(f"{folder}/{inside}")
+    except FileNotFoundError:
+        if not inside:
+            raise
+        return
+    with entries:
         for entry in entries:
             path = f"{inside}/{entry.name}" if inside else entry.name
             if entry.is_dir(follow_symlinks=False):

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from omewd.dataset import dataset as datasets
+from omewd.dataset.checks.report import Report
+from omewd.dataset.copies.evictions import Evictions
 from omewd.dataset.keys import keys_of
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.account import Account, Ledger
@@ -21,7 +23,7 @@ from omewd.dataset.ledger.reading import make_runs_again
 from omewd.dataset.metadata import array_json
 from omewd.dataset.resolutions import made_of, present_in
 from omewd.dataset.strays import remove_strays
-from omewd.dataset.verify import Report, open_array, verify
+from omewd.dataset.verify import open_array, verify
 from omewd.errors import OmewdError
 from omewd.model.plan.grid import frame_indexes
 from omewd.model.plan.images import shape_on_disk
@@ -100,8 +102,7 @@ def _repair(dataset: Path, progress: Callable[[int, int], None] | None) -> Repai
                 append_to(dataset, batch)
             count = sum(map(len, before.bad_units.values()))
             mended.append(f"put the frames of {count} write units on record as lost")
-        if before.bad_levels:
-            count = _make_levels_again(dataset, spec, before)
+        if before.bad_levels and (count := _make_levels_again(dataset, spec, before)):
             mended.append(f"made {count} write units of lower resolutions again")
         if before.problems:
             ended_by = str(totals["ended_by"] or "the daemon was lost")
@@ -114,17 +115,19 @@ def _repair(dataset: Path, progress: Callable[[int, int], None] | None) -> Repai
 def _make_levels_again(dataset: Path, spec: StreamSpec, report: Report) -> int:
     """Compute the bad units of lower resolutions again, each from the resolution before; returns how many.
 
-    Units whose full resolution is gone can't be computed.
+    Units of which the resolution before is gone, or was evicted, can't be computed.
     """
     levels, paths = levels_of(spec), spec.image_paths
     accounts = Ledger.read(dataset, spec.sources).accounts
-    staging = dataset / STAGING
+    evictions, staging = Evictions(dataset, spec), dataset / STAGING
     staging.mkdir(exist_ok=True)
     made = 0
     for source, unit, number in sorted(report.bad_levels, key=lambda bad: bad[2]):
         if unit in report.bad_units.get(source, ()):
             continue
         layouts = [ShardLayout(spec, level, source) for level in levels]
+        if evictions.among(keys_of(layouts[number - 1], unit)):
+            continue
         frames = frame_indexes(layouts[0].keys, unit)
         present = accounts[source].written(frames) & (frames < report.received[source])
         for level in levels[1:number]:

@@ -100,7 +100,7 @@ def _of_stream(stream: StreamStatus, limits: Limits) -> Iterator[Problem]:
 def _why_disk_fills(stream: StreamStatus, limits: Limits) -> str | None:
     """Why the disk does not suffice; None if it does, as far as that is known."""
     disk = stream.disk
-    if disk.free_bytes is None:
+    if disk.free_bytes is None or (stream.copy is not None and stream.copy.frees_space):
         return None
     if disk.needs_bytes is not None and disk.needs_bytes > disk.free_bytes and stream.compression is None:
         return f"the rest of the acquisition takes {disk.needs_bytes / 1e9:.2f} GB"

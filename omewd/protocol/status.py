@@ -58,7 +58,8 @@ class CopyStatus(Record):
 
     ``state``: "copying", also while there is nothing to copy yet; "waiting" after an ``error``, until it is tried
     again; "complete"; or "failed" for good. ``files``, ``bytes``: what this daemon has copied. ``missing``: where other
-    daemons have some of the sources, those that were not copied yet when this copy was complete.
+    daemons have some of the sources, those that were not copied yet when this copy was complete. ``evicts``: whether
+    files go from the dataset once they are confirmed. ``evicted_bytes``: those that this daemon has removed.
     """
 
     name: str = ""
@@ -68,11 +69,18 @@ class CopyStatus(Record):
     files: int = 0
     bytes: int = 0
     missing: tuple[str, ...] = ()
+    evicts: bool = False
+    evicted_bytes: int = 0
     error: ErrorStatus | None = None
 
     @property
     def is_over(self) -> bool:
         return self.state in ("complete", "failed")
+
+    @property
+    def frees_space(self) -> bool:
+        """Whether the drive gets space back while the stream goes on."""
+        return self.evicts and self.error is None
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,8 @@ class Throughput(Record):
 class DiskStatus(Record):
     """The dataset's drive. Fields are None until a writer has reported them.
 
-    ``lasts_s``: the time until the drive is full, at the average rates of all streams that write to it. ``io``: how
+    ``lasts_s``: the time until the drive is full, at the average rates of all streams that write to it; None if the
+    copy frees space. ``io``: how
     bytes are written, "O_DIRECT" or "page cache". ``needs_bytes``: what the rest of the acquisition takes there,
     without compression; None if the stream is unbounded. ``warning``: why the acquisition may not fit, as it was when
     the stream was opened.

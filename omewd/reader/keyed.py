@@ -1,7 +1,8 @@
 """Reads any key of a dataset that is being written, or is finished, as a Zarr store gives it.
 
 Only what is durable is there: arrays have the shape that is filled with durable frames, a shard has the chunks that are
-durable, and other keys are absent. A gap is absent, too, and reads as the fill value. What is lost is an error.
+durable, and other keys are absent. A gap is absent, too, and reads as the fill value. What is lost is an error, and so
+is what was evicted, because a copy has it.
 Files are opened for reading only, and no lock is taken that a writer waits for.
 """
 
@@ -16,10 +17,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from omewd.dataset.copies.evictions import Evictions
 from omewd.dataset.keys import GRID, InArray, Keys
 from omewd.dataset.ledger.ledger import totals_in, totals_of
 from omewd.dataset.made_by import MadeBy
 from omewd.dataset.strays import is_aside
+from omewd.errors import OmewdError
 from omewd.model.plan.images import shape_on_disk, whole_shape
 from omewd.model.plan.levels import levels_of
 from omewd.model.plan.shards import ShardLayout
@@ -43,7 +46,7 @@ class KeyedReader:
 
     ``epoch``: tells the dataset from another one at the same path. ``watermarks``: how far the frames are durable while
     it is written; None for the ledger's word. Raises OmewdError ``not_stored`` for what is lost or can't be read, and
-    for a dataset that is gone or was replaced; OSError.
+    for a dataset that is gone or was replaced; ``evicted``; OSError.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class KeyedReader:
         self._keys = Keys(spec)
         self._levels = levels_of(spec)
         self._layouts = [[ShardLayout(spec, level, source) for source in range(spec.sources)] for level in self._levels]
-        self._pixels = PixelKeys(dataset, record, sharded=spec.sharded)
+        self._pixels = PixelKeys(dataset, record, Evictions(dataset, spec), sharded=spec.sharded)
 
     @classmethod
     def of_dataset(cls, dataset: Path, epoch: int | None = None) -> KeyedReader:
@@ -202,6 +205,16 @@ class KeyedReader:
         for place in range(-(-shape[axis] // keys[axis])):
             if axis < len(shape) - 1:
                 yield str(place), True
-            elif (content := self.open(f"{folder}/{place}")) is not None:
-                content.close()
+            elif self._is_there(f"{folder}/{place}"):
                 yield str(place), False
+
+    def _is_there(self, key: str) -> bool:
+        try:
+            content = self.open(key)
+        except OmewdError as error:
+            if error.code != "evicted":
+                raise
+            return True
+        if content is not None:
+            content.close()
+        return content is not None

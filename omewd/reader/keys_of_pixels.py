@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from omewd.dataset.copies.evictions import Evictions
 from omewd.errors import OmewdError
 from omewd.model.plan.grid import frame_indexes
 from omewd.model.plan.shards import Flags, ShardLayout, ShardPlace
@@ -36,10 +37,10 @@ class Durable:
 
 
 class PixelKeys:
-    """The keys of a dataset's arrays, at their places. Raises OmewdError ``not_stored``, OSError."""
+    """The keys of a dataset's arrays, at their places. Raises OmewdError ``not_stored``, ``evicted``, OSError."""
 
-    def __init__(self, dataset: Path, record: Record, *, sharded: bool) -> None:
-        self._dataset, self._record = dataset, record
+    def __init__(self, dataset: Path, record: Record, evictions: Evictions, *, sharded: bool) -> None:
+        self._dataset, self._record, self._evictions = dataset, record, evictions
         self._open = self._open_shard if sharded else self._open_chunk
         # Sealed shards that lack nothing; their index need not be read again.
         self._sound: set[str] = set()
@@ -57,6 +58,7 @@ class PixelKeys:
     def _open_chunk(self, layout: ShardLayout, place: ShardPlace, durable: Durable, files: ExitStack) -> Content | None:
         descriptor = opened(self._dataset / layout.key(place), files)
         if descriptor is None:
+            self._evictions.require_here(layout.key(place))
             if self._lost(layout, place, durable, np.ones(1, bool)).any():
                 raise self._loss(layout, place, 0)
             return None
@@ -75,6 +77,7 @@ class PixelKeys:
             find_chunks = partial(self._in_progress, table, layout, place, durable)
             return ShardContent(layout, found.data, read_header(table)[1], find_chunks, is_final=False)
         if found is None:
+            self._evictions.require_here(layout.key(place))
             chunks = self._chunks(np.full((count, 2), ABSENT, np.uint64), layout, place, durable)
             if not chunks.lost.any():
                 return None

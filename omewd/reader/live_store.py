@@ -21,7 +21,7 @@ def live_store(name_or_path: str | os.PathLike[str], *, socket: str | os.PathLik
 
     The result is a read-only ``zarr.abc.store.Store``. It has what is durable: arrays that are still being written have
     the shape that is filled by durable frames, and grow when they are opened again. Gaps read as the fill value. What
-    is lost raises OmewdError ``not_stored``.
+    is lost raises OmewdError ``not_stored``, and what a copy alone has raises ``evicted``, with its URL.
     Raises OmewdError: the errors of :func:`omewd.view` for a name, ``not_a_dataset`` for a path, ``not_installed``.
     """
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from omewd.dataset.copies.evictions import Evictions
 from omewd.dataset.ledger.index import FRAME, LedgerIndex, Row
 from omewd.errors import OmewdError
 from omewd.model.plan.shards import ShardLayout, ShardPlace
@@ -39,6 +40,7 @@ class StoredFrames:
         self._dtype = np.dtype(spec.dtype)
         self._index = LedgerIndex(dataset, spec)
         self._summary = Summary(dataset, epoch)
+        self._evictions = Evictions(dataset, spec)
         self._last_index: tuple[tuple[int, ...], Entries] | None = None
 
     def read(self, index: int) -> Frame:
@@ -46,7 +48,8 @@ class StoredFrames:
 
         A frame that is one chunk is not copied, and without compression it is a view of the file. Other frames are put
         together from their chunks.
-        Raises OmewdError ``not_stored`` if the frame is lost or can't be read; OSError.
+        Raises OmewdError ``not_stored`` if the frame is lost or can't be read, ``evicted`` if a copy alone has it;
+        OSError.
         """
         self._summary.read()
         layout = self._layout
@@ -116,6 +119,7 @@ class StoredFrames:
                     return self._decoded(descriptor, offset, length) if length else None
                 except (ValueError, RuntimeError) as error:
                     raise self._unreadable(f"chunk {number} of {self._layout.key(place)} does not decode") from error
+        self._evictions.require_here(self._layout.key(place))
         return None
 
     def _open(self, place: ShardPlace, number: int, files: ExitStack) -> tuple[int, int, int] | None:

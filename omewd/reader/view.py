@@ -186,7 +186,7 @@ class View:
         """The frame of an index, from the ring if it is there, else from the dataset.
 
         A gap in the dataset reads as zeros. Raises OmewdError ``no_frame`` if the frame is in neither of them,
-        ``not_stored`` if the dataset has lost it or is gone.
+        ``not_stored`` if the dataset has lost it or is gone, ``evicted`` if a copy alone has it.
         """
         if self._segment is not None:
             sequence = self._sequence_of(index)

@@ -47,6 +47,7 @@ _STATUS_OF = {
     "no_daemon": 503,
     "busy": 503,
     "not_stored": 409,
+    "evicted": 410,
     "overwritten": 503,
 }
 

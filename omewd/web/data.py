@@ -46,7 +46,8 @@ class Data:
     async def answer(self, request: Request) -> Response:
         """GET, HEAD or OPTIONS of a key. A key that is not there, or not durable yet, is 404.
 
-        What is lost is 409: viewers take 404 for pixels of the fill value, and try 5xx again.
+        What is lost is 409, and what is in a copy alone 410: viewers take 404 for pixels of the fill value, and try 5xx
+        again.
         """
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=CORS)

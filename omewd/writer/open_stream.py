@@ -42,6 +42,7 @@ class OpenStream:
 
     def __init__(self, told: StreamToOpen, tools: Tools) -> None:
         self.epoch, self.backend, self.folder = told.epoch, BACKENDS[told.backend], Path(told.dataset)
+        self._below = told.below
         self.spec = spec = stored_spec(join(told.outline, told.details))
         self._clock = tools.clock
         self.rings: dict[int, RingReader] = {}
@@ -66,7 +67,7 @@ class OpenStream:
         """Hold the dataset against ``omewd repair`` while this writer has it, and check that it is open for writing.
 
         To be called before anything is written into it; returns its ledger. Raises OmewdError ``dataset_replaced`` if
-        another is in its place, or none.
+        another is in its place, or none; ``evicted``.
         """
         with self._holding:
             if self._ledger is not None and self._ledger.is_in_place:
@@ -76,7 +77,7 @@ class OpenStream:
                 raise dataset.replaced(f"a copy of the dataset of this stream has replaced {self.folder}")
             held = HeldLedger(self.folder)
             try:
-                dataset.reopen(self.spec, self.folder, self.epoch)
+                dataset.reopen(self.spec, self.folder, self.epoch, self._below)
             except (OSError, OmewdError):
                 held.close()
                 raise

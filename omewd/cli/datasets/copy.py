@@ -16,12 +16,15 @@ from omewd.errors import OmewdError
 @click.argument("dataset", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("url")
 @click.option("--limit", callback=to_byte_rate, help="Send no more than this, as in 200MB/s.")
+@click.option("--evict", is_flag=True, help="Remove shards and chunks from the disk once their copy is confirmed.")
 @json_option
-def command(dataset: Path, url: str, limit: float | None, as_json: bool) -> None:
+def command(dataset: Path, url: str, limit: float | None, evict: bool, as_json: bool) -> None:
     """Copy DATASET, which is finished, to URL: s3://, gs://, az:// or file:///. Each file is confirmed.
 
     Run it again after an interruption, and it goes on where it was. Credentials come from the environment, from the
     profile files of AWS, or from tables [stores."s3://BUCKET"] in the file of --config.
+
+    With --evict, the metadata and the ledger stay in DATASET, and a record of what is where.
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -36,16 +39,23 @@ def command(dataset: Path, url: str, limit: float | None, as_json: bool) -> None
     quiet = as_json or not console.is_terminal
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=quiet) as progress:
         task = progress.add_task(dataset.name, total=None)
+
+        def tell(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
         try:
-            outcome = copy(dataset, url, limit, lambda done, total: progress.update(task, completed=done, total=total))
+            outcome = copy(dataset, url, limit, tell, evict=evict)
         except OSError as error:
             raise OmewdError("disk_error", f"{error.filename or dataset}: {error.strerror or error}") from error
     if as_json:
         print(json.dumps(outcome.to_dict(), indent=2))
         return
+    gone = ""
+    if outcome.evicted_files:
+        gone = f"; {outcome.evicted_files} files, {volume(outcome.evicted_bytes)}, are evicted, so only there"
     rate = byte_rate(outcome.copied_bytes / outcome.seconds) if outcome.seconds else ""
     print(
         f"{outcome.url}: {outcome.files} files, {volume(outcome.bytes)}, all confirmed; {outcome.copied_files} files, "
-        f"{volume(outcome.copied_bytes)} copied in {outcome.seconds:.1f} s = {rate}"
+        f"{volume(outcome.copied_bytes)} copied in {outcome.seconds:.1f} s = {rate}{gone}"
         f"{still_missing(outcome.missing)}"
     )

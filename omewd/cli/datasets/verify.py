@@ -56,6 +56,8 @@ def command(dataset: Path | str, deep: bool, as_json: bool) -> None:
             print(problem)
         for note in report.notes:
             print(f"note: {note}")
+        for url, count in report.evicted_to.items():
+            print(f"{count} keys are evicted: they are in {url}, and `omewd verify {url}` checks them there")
         print(
             f"{report.dataset}: {report.frames} frames ({report.written} written, {report.gaps} gaps), "
             f"{report.keys} files, {report.read_bytes / 1e6:.1f} MB read"

@@ -180,12 +180,14 @@ def _silence(source: SourceStatus) -> str:
 
 
 def _copy(copy: CopyStatus, frames: FramesStatus | None = None) -> str:
-    """How far a copy is, and why it does not go on."""
+    """How far a copy is, what is evicted, and why it does not go on."""
+    gone = f"; {volume(copy.evicted_bytes)} are evicted" if copy.evicted_bytes else ""
     if copy.state == "complete":
-        return f"copied to {copy.url}{still_missing(copy.missing)}"
+        return f"copied to {copy.url}{gone}{still_missing(copy.missing)}"
     if copy.error is not None and copy.state == "failed":
         return with_options(f"{copy.error.message.rstrip('.')}. {copy.error.remedy}", {})
     told = f"{frames.copied} of {frames.received} frames are in {copy.url}" if frames else f"being copied to {copy.url}"
+    told = f"{told}{gone}"
     if copy.error is None:
         return told
     return f"{told}; the copy waits, and is tried again: {with_options(copy.error.message, {})}"

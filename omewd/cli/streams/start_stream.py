@@ -65,6 +65,13 @@ from omewd.protocol.status import StreamStatus, read_status
 @click.option("--copy-to", help="Copy the dataset there meanwhile: s3://, gs://, az:// or file:///.")
 @click.option("--copy-limit", callback=to_byte_rate, help="Send no more than this, as in 200MB/s.")
 @click.option("--copy-live", is_flag=True, default=None, help="Let the copy be opened before it is complete.")
+@click.option(
+    "--evict",
+    "copy_evict",
+    is_flag=True,
+    default=None,
+    help="Remove shards from the disk once their copy is confirmed.",
+)
 @click.option("--overwrite", is_flag=True, default=None, help="Replace an existing dataset.")
 @click.option("--ring-slots", type=int, help="Number of frames that the ring holds.  [default: by memory and shards]")
 @click.option("--scale", help="Step of each dimension in its unit, such as y=0.108,x=0.108,t=0.05.")

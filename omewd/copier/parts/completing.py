@@ -34,6 +34,7 @@ from omewd.process.faultpoints import point
 
 _SUMMARY = f"{ledger.FOLDER}/zarr.json"
 _LEDGER = f"{ledger.FOLDER}/{ledger.FILE}"
+_RUNS = f"{ledger.FOLDER}/{RUNS_FILE}"
 # Each time, another process may have stored the same again meanwhile; some stores then call it another version.
 _TRIES = 5
 # What another process still writes to a server's folder is younger.
@@ -117,7 +118,7 @@ class _Whole:
 
     def _paths(self) -> Iterator[str]:
         """The objects that are made of those of the parts."""
-        yield from (_SUMMARY, _LEDGER, f"{ledger.FOLDER}/{RUNS_FILE}")
+        yield from (_SUMMARY, _LEDGER, _RUNS)
         yield from (path for path, _ in metadata.documents(self._parts.whole, self._received))
 
     @property
@@ -142,8 +143,8 @@ class _Whole:
     def _folder_of(self, part: Part) -> Path:
         return self._scratch / str(part.epoch)
 
-    def _fetch_group(self, wanted: tuple[Part, str]) -> None:
-        """Download the zarr.json of a group, unless the part has none."""
+    def _fetch_other(self, wanted: tuple[Part, str]) -> None:
+        """Download a file, unless the part has none."""
         part, path = wanted
         if places.of_part(part.epoch, path) in part.copied:
             self._fetch(part, path)
@@ -175,9 +176,10 @@ class _Whole:
         groups = [path for path, document in metadata.documents(whole, self._received) if not document.is_array]
         for part in parts:
             self._fetch(part, _LEDGER)
-        for _ in each(threads, self._fetch_group, ((part, path) for part in parts for path in groups)):
+            self._fetch_other((part, _RUNS))
+        for _ in each(threads, self._fetch_other, ((part, path) for part in parts for path in groups)):
             pass
-        join_ledgers(((self._folder_of(part) / _LEDGER, part.elements) for part in parts), self._folder)
+        join_ledgers(((self._folder_of(part), part.elements) for part in parts), self._folder)
         texts = ((path, document.text) for path, document in documents(whole, self._told))
         for path, text in (*texts, (_SUMMARY, summary_text)):
             place = self._folder / path

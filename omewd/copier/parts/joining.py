@@ -30,10 +30,7 @@ def join(target: Target, spec: StreamSpec, epoch: int) -> None:
     """
     if not epoch:
         raise OmewdError("not_a_dataset", "the dataset has no epoch, so it can't be told from other parts of a copy")
-    if next(target.listed(places.FOLDER), None) is None and next(target.listed(), None) is not None:
-        raise OmewdError(
-            "output_exists", f"there is something else at {target.url}", "Choose another URL, or remove it"
-        )
+    _check_free(target)
     mine = Claim(
         epoch=epoch, host=socket.gethostname()[:_MOST_HOST], sources=spec.source_elements, acquisition=common_of(spec)
     )
@@ -56,6 +53,17 @@ def join(target: Target, spec: StreamSpec, epoch: int) -> None:
             _withdraw(target, mine)
         raise OmewdError("output_exists", f"{target.url}: {why}", "Choose another URL, or remove what is there")
     point("copier: claim settled")
+
+
+def _check_free(target: Target) -> None:
+    """Raise OmewdError ``output_exists`` if there is something that is no copy of parts.
+
+    Others may begin at this moment. The claims of who copies were put before all else, and stay.
+    """
+    found = next(target.listed(), None)
+    if found is None or places.is_of_parts(found.path) or next(target.listed(places.CLAIMS), None) is not None:
+        return
+    raise OmewdError("output_exists", f"there is something else at {target.url}", "Choose another URL, or remove it")
 
 
 def _settle(target: Target, mine: Claim, names: dict[int, str]) -> str:

@@ -8,8 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from omewd.dataset.ledger.ledger import FILE, FOLDER, MOST_LINE_BYTES, parse
-from omewd.dataset.ledger.reading import make_runs_again
+import numpy as np
+
+from omewd.dataset.ledger.ledger import FILE, FOLDER, MOST_LINE_BYTES, WRITTEN, parse
+from omewd.dataset.ledger.reading import LedgerReader, make_runs_again
+from omewd.dataset.ledger.runs import RUNS_FILE, header, pack
 
 _BLOCK_BYTES = 1 << 20
 # How omewd begins a line of a stream with several sources.
@@ -19,15 +22,45 @@ _START = re.compile(rb'^(\{"frame":\d+,"source":)(\d+)(?=,)', re.MULTILINE)
 def join_ledgers(parts: Iterable[tuple[Path, Sequence[int]]], folder: Path) -> None:
     """Write the ledger of a dataset in ``folder``, with its record of runs.
 
-    ``parts``: the ledger of each part, and for its sources their numbers in the whole. Raises OSError.
+    ``parts``: the dataset of each part, of which ``omewd`` is enough, and the numbers of its sources in the whole.
+    Raises OSError.
     """
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    with (folder / FOLDER / FILE).open("wb") as ledger:
-        for path, numbers in parts:
-            with path.open("rb") as file:
+    own = folder / FOLDER
+    own.mkdir(parents=True, exist_ok=True)
+    fits = True
+    with (own / FILE).open("wb") as ledger, (own / RUNS_FILE).open("wb") as record:
+        record.write(header())
+        for dataset, numbers in parts:
+            start = ledger.tell()
+            with (dataset / FOLDER / FILE).open("rb") as file:
                 for lines in _whole_lines(file):
                     ledger.write(renumbered(lines, numbers))
-    make_runs_again(folder)
+            fits = fits and _move_runs(dataset, numbers, start, record) == ledger.tell()
+    if not fits:
+        make_runs_again(folder)
+
+
+def _move_runs(dataset: Path, numbers: Sequence[int], start: int, record: BinaryIO) -> int | None:
+    """Write the records of a part's lines, which begin at ``start`` in the whole; returns where the lines end then.
+
+    Reading all lines again would take ten times as long. None, or another end than that of the lines: some of them are
+    not as omewd writes them, and have to be read.
+    """
+    end = 0
+    to = np.array(numbers)
+    longer = np.array([len(str(number)) - len(str(source)) for source, number in enumerate(numbers)])
+    for runs in LedgerReader(dataset).read():
+        ends = runs["offset"] + runs["length"]
+        if runs["source"].max() >= len(numbers) or (runs["offset"] != np.concatenate([[end], ends[:-1]])).any():
+            return None
+        lines = np.where(runs["kind"] == WRITTEN, np.maximum(runs["count"], 1), 1)
+        lengths = runs["length"] + lines * longer[runs["source"]]
+        moved = runs.copy()
+        moved["offset"], moved["length"] = start + np.cumsum(lengths) - lengths, lengths
+        moved["source"] = to[runs["source"]]
+        record.write(pack(moved))
+        start, end = start + int(lengths.sum()), int(ends[-1])
+    return start
 
 
 def renumbered(lines: bytes, numbers: Sequence[int]) -> bytes:

@@ -74,7 +74,7 @@ def rates_of_drives(streams: Iterable[Stream], now_ns: int) -> dict[int | None, 
     rates: dict[int | None, float] = {}
     for stream in streams:
         if not stream.settled:
-            rate = _stored_per_s(_throughput(stream, now_ns))
+            rate = _fills_per_s(stream, _throughput(stream, now_ns))
             rates[stream.drive.number] = rates.get(stream.drive.number, 0.0) + rate
     return rates
 
@@ -117,7 +117,7 @@ def stream_status(
         paused=ErrorStatus.of(drive.paused) if drive.paused else None,
         disk=DiskStatus(
             drive.free_bytes,
-            _lasts_s(drive.free_bytes, (rates or {}).get(drive.number) or _stored_per_s(throughput)),
+            _lasts_s(drive.free_bytes, (rates or {}).get(drive.number) or _fills_per_s(stream, throughput)),
             drive.io,
             Demand.of(stream).most,
             ErrorStatus.of(drive.warning) if drive.warning else None,
@@ -178,8 +178,12 @@ def _throughput(stream: Stream, now_ns: int) -> Throughput:
     )
 
 
-def _stored_per_s(throughput: Throughput) -> float:
-    return throughput.stored_bytes / throughput.seconds if throughput.seconds > 0 else 0.0
+def _fills_per_s(stream: Stream, throughput: Throughput) -> float:
+    """The bytes a second by which a stream fills its drive; 0 if files go again once they are copied."""
+    copy = stream.dataset.copy
+    if throughput.seconds <= 0 or (copy is not None and copy.status().frees_space):
+        return 0.0
+    return throughput.stored_bytes / throughput.seconds
 
 
 def _lasts_s(free_bytes: int | None, bytes_per_s: float) -> float | None:

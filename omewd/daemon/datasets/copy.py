@@ -30,6 +30,7 @@ _FINAL = frozenset(
         "outside_roots",
         "other_version",
         "dataset_replaced",
+        "evicted",
         "not_a_dataset",
     }
 )
@@ -61,6 +62,7 @@ class DatasetCopy:
     url: str
     limit: float | None = None
     live: bool = False
+    evict: bool = False
     stream: int = 0
     unit_bytes: int = 1
     sealed: list[int] = field(default_factory=list)
@@ -72,6 +74,7 @@ class DatasetCopy:
     files: int = 0
     bytes: int = 0
     missing: tuple[str, ...] = ()
+    evicted_bytes: int = 0
     not_before_ns: int = 0
     _errors: int = 0
     _failing_since_ns: int = 0
@@ -82,7 +85,7 @@ class DatasetCopy:
         """The copy that a stream wants; None if it wants none."""
         if spec.copy_to is None:
             return None
-        return cls(spec.name, path, epoch, spec.copy_to, spec.copy_limit, spec.copy_live)
+        return cls(spec.name, path, epoch, spec.copy_to, spec.copy_limit, spec.copy_live, spec.copy_evict)
 
     # -- the stream ----------------------------------------------------------------------------
 
@@ -120,14 +123,14 @@ class DatasetCopy:
         if not self.has_work or now_ns < self.not_before_ns:
             return None
         if self.is_last_due:
-            return CopyDataset(str(self.path), self.epoch, self.url, self.limit)
+            return CopyDataset(str(self.path), self.epoch, self.url, self.limit, self.evict)
         most = min(max(_JOB_BYTES // self.unit_bytes, 1), _MOST_UNITS)
         units = tuple(
             (source, done, min(there, done + most))
             for source, (done, there) in enumerate(zip(self.copied, self.sealed, strict=True))
             if done < there
         )
-        return CopyUnits(self.stream, str(self.path), self.epoch, self.url, units, self.limit, self.live)
+        return CopyUnits(self.stream, str(self.path), self.epoch, self.url, units, self.limit, self.live, self.evict)
 
     def submitted(self, task: Task, now_ns: int) -> None:
         self.task, self.not_before_ns = task, now_ns + _EVERY_NS
@@ -144,6 +147,7 @@ class DatasetCopy:
         """Count what its running job has copied, which shows that the store works; returns whether that is news."""
         self.files += progress.files - self._of_job.files
         self.bytes += progress.bytes - self._of_job.bytes
+        self.evicted_bytes += progress.evicted_bytes - self._of_job.evicted_bytes
         is_news = progress.files > self._of_job.files
         self._of_job = progress
         if is_news:
@@ -198,5 +202,7 @@ class DatasetCopy:
             files=self.files,
             bytes=self.bytes,
             missing=self.missing,
+            evicts=self.evict,
+            evicted_bytes=self.evicted_bytes,
             error=ErrorStatus.of(self.failure or self.error) if self.error is not None else None,
         )

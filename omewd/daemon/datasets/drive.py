@@ -55,7 +55,7 @@ class Drive:
 
 @dataclass(frozen=True)
 class Demand:
-    """Bytes of pixels that are still to be written. ``least``: surely, if all declared frames arrive.
+    """Bytes of pixels that are still to be written. ``least``: surely at the same time, if all declared frames arrive.
 
     ``most``: if they can't be compressed; None if nobody has said how many frames there will be.
     """
@@ -75,7 +75,7 @@ class Demand:
         comes = stream.state in (State.STARTING, State.ACTIVE)
         left = declared - stream.written - stream.gaps if comes else stream.in_flight
         most = whole * left // max(declared, 1)
-        return cls(0 if stream.spec.compression else most, most)
+        return cls(0 if stream.spec.compression or stream.spec.copy_evict else most, most)
 
     @classmethod
     def together(cls, demands: Iterable[Demand]) -> Demand:
@@ -96,15 +96,18 @@ def check_space(stream: Stream, others: Demand) -> OmewdError | None:
     surely = own.least + others.least > free_bytes
     if not surely and own.most + (others.most or others.least) <= free_bytes:
         return None
-    takes = f"takes {_size(own.most)}" if own.least else f"takes up to {_size(own.most)}, before compression,"
+    takes = f"takes up to {_size(own.most)}, before compression," if spec.compression else f"takes {_size(own.most)}"
     taken = others.least if surely else others.most or others.least
     beside = f", and other open streams are still to write {_size(taken)} there" if taken else ""
     message = f"the acquisition {takes} on disk, but {_size(free_bytes)} are free for {stream.dataset.path}{beside}"
     old = "; the dataset that this one replaces is only removed at its end" if spec.overwrite else ""
+    then = "fails" if spec.on_disk_full == "fail" else "waits for space"
+    if spec.copy_evict:
+        remedy = f"Files go once they are copied; where that is slower than the camera, the stream {then}{old}"
+        return OmewdError("no_disk_space", message, remedy)
     if surely and spec.on_disk_full != "wait":
         remedy = "Free space, declare fewer frames, or pass `on_disk_full='wait'` to open it all the same"
         raise OmewdError("no_disk_space", message, f"{remedy}{old}")
-    then = "fails" if spec.on_disk_full == "fail" else "waits for space"
     return OmewdError("no_disk_space", message, f"Free space: the stream {then} when the disk is full{old}")
 
 

@@ -28,5 +28,11 @@ def finalize_job(stream: Stream) -> FinalizeDataset:
 
 def stream_to_open(stream: Stream) -> StreamToOpen:
     return StreamToOpen(
-        stream.id, stream.epoch, str(stream.dataset.path), stream.backend, outline=stream.fields, details=stream.details
+        stream.id,
+        stream.epoch,
+        str(stream.dataset.path),
+        stream.backend,
+        outline=stream.fields,
+        details=stream.details,
+        below=tuple(source.safe_below for source in stream.sources),
     )

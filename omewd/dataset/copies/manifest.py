@@ -3,15 +3,19 @@
 Each URL has a file of its own in the dataset, ``omewd/copies/ID.jsonl``. Its lines are the CRC-32 (of zlib) of a JSON
 object in 8 hexadecimal digits, a space, and the object:
 
-    1f2e3d4c {"major":1,"minor":0,"url":"s3://bucket/run.ome.zarr","epoch":1234}                     the first line
+    1f2e3d4c {"major":1,"minor":1,"url":"s3://bucket/run.ome.zarr","epoch":1234}                     the first line
     5a6b7c8d {"path":"0/c/0/0/0","bytes":1048576,"mtime_ns":17,"digest":"d41d…","etag":"d41d…","by":"etag"}
+    9e8d7c6b {"path":"0/c/0/0/0", …, "by":"etag","evicted":true}
 
 ``digest``: see :mod:`omewd.copier.digest`. ``etag``: what the store calls this version of the object. ``by``: how the
-store's content was confirmed, "etag" (the store has computed the digest) or "read" (it was read back). The last line
-about a path counts. Lines are only appended, and synced before they count. A killed process leaves a torn line at the
-end, which the next one cuts off; a line with a wrong CRC is ignored, so that its file is copied again.
+store's content was confirmed, "etag" (the store has computed the digest) or "read" (it was read back). ``evicted``
+(since 1.1): the file is then removed from the dataset, so that the copy alone may have it. If there is a file at the
+path all the same, the file counts.
 
-The copy itself has a manifest, too, which is stored last, as ``omewd/copies/this.jsonl``.
+The last line about a path counts. Lines are only appended, and synced before they count. A killed process leaves a torn
+line at the end, which the next one cuts off; a line with a wrong CRC is ignored, so that its file is copied again.
+
+The copy itself has a manifest, too, which is stored last, as ``omewd/copies/this.jsonl``. Nothing is evicted there.
 """
 
 from __future__ import annotations
@@ -37,9 +41,9 @@ from omewd.store.filesystem import reserve
 FOLDER = f"{OWN_FOLDER}/copies"
 # The manifest of a copy, in the copy.
 STORED = f"{FOLDER}/this.jsonl"
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 1, 1
 # A path has at most 4096 bytes; a longer line is damage.
-_MOST_LINE_BYTES = 64 << 10
+MOST_LINE_BYTES = 64 << 10
 _READ_BYTES = 1 << 20
 # The records of some thousand files.
 _RECENT_BYTES = 1 << 20
@@ -60,7 +64,10 @@ class Header(Record):
 
 @dataclass(frozen=True, eq=False)
 class Copied(Record):
-    """A file of which the store has been seen to hold every byte. ``bytes`` and ``mtime_ns`` are the local file's."""
+    """A file of which the store has been seen to hold every byte. ``bytes`` and ``mtime_ns`` are the local file's.
+
+    ``evicted``: the local file was removed after that, or is about to be.
+    """
 
     path: str = ""
     bytes: int = 0
@@ -68,6 +75,7 @@ class Copied(Record):
     digest: str = ""
     etag: str = ""
     by: str = ""
+    evicted: bool = False
 
 
 def is_path(path: str) -> bool:
@@ -81,7 +89,8 @@ def is_manifest(path: str) -> bool:
 
 
 def line(record: Header | Copied) -> bytes:
-    text = json.dumps(record.to_json(), separators=(",", ":")).encode()
+    fields = {name: value for name, value in record.to_json().items() if value is not False}
+    text = json.dumps(fields, separators=(",", ":")).encode()
     return b"%08x %b\n" % (zlib.crc32(text), text)
 
 
@@ -89,7 +98,7 @@ def lines_in(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """The lines in a stream, with their newlines. No more than a line that may be is kept of one that is damaged."""
     rest = b""
     for chunk in chunks:
-        *whole, rest = (rest[: _MOST_LINE_BYTES + 1] + chunk).split(b"\n")
+        *whole, rest = (rest[: MOST_LINE_BYTES + 1] + chunk).split(b"\n")
         for text in whole:
             yield text + b"\n"
     yield rest
@@ -100,7 +109,7 @@ def parse(lines: Iterable[bytes]) -> Iterator[dict[str, object]]:
     for text in lines:
         crc, _, rest = text.partition(b" ")
         body = rest.removesuffix(b"\n")
-        if len(text) > _MOST_LINE_BYTES or body == rest or b"%08x" % zlib.crc32(body) != crc:
+        if len(text) > MOST_LINE_BYTES or body == rest or b"%08x" % zlib.crc32(body) != crc:
             continue
         try:
             found = json.loads(body)
@@ -110,34 +119,64 @@ def parse(lines: Iterable[bytes]) -> Iterator[dict[str, object]]:
             yield found
 
 
-def read(lines: Iterable[bytes]) -> tuple[Header, dict[str, Copied]] | None:
-    """The header and what is copied, by path; None without a header.
+def header_of(fields: dict[str, object]) -> Header | None:
+    """The header, by the first line's object; None if it is none.
 
     Raises OmewdError ``other_version`` for a manifest of a later major version.
     """
-    objects = parse(lines)
-    first = next(objects, None)
-    if first is None or "major" not in first:
-        return None
     try:
-        header = Header.from_json(first)
+        header = Header.from_json(fields) if "major" in fields else None
     except ValueError:
         return None
-    if header.major != MAJOR:
+    if header is not None and header.major != MAJOR:
         raise OmewdError(
             "other_version",
             f"the manifest of the copy has version {header.major}.{header.minor}, and this omewd knows {MAJOR}.{MINOR}",
             "Use the omewd that has made the copy, or a later one",
         )
-    copied = {}
-    for each in objects:
-        try:
-            entry = Copied.from_json(each)
-        except ValueError:
-            continue
-        if is_path(entry.path):
-            copied[entry.path] = entry
-    return header, copied
+    return header
+
+
+def copied_of(fields: dict[str, object]) -> Copied | None:
+    """What is copied, by another line's object; None if it says nothing of that kind."""
+    try:
+        entry = Copied.from_json(fields)
+    except ValueError:
+        return None
+    return entry if is_path(entry.path) else None
+
+
+def read(lines: Iterable[bytes]) -> tuple[Header, dict[str, Copied]] | None:
+    """The header and what is copied, by path; None without a header. Raises OmewdError ``other_version``."""
+    objects = parse(lines)
+    header = header_of(next(objects, {}))
+    if header is None:
+        return None
+    entries = filter(None, map(copied_of, objects))
+    return header, {entry.path: entry for entry in entries}
+
+
+def read_file(path: Path) -> tuple[Header, dict[str, Copied]] | None:
+    """What :func:`read` finds in a file. Raises OSError, OmewdError ``other_version``."""
+    with path.open("rb") as file:
+        return read(lines_in(iter(partial(file.read, _READ_BYTES), b"")))
+
+
+def path_for(url: str) -> str:
+    """The path in a dataset of the manifest of its copy at a URL."""
+    return f"{FOLDER}/{hashlib.sha256(url.encode()).hexdigest()[:16]}.jsonl"
+
+
+def reserve_lines(path: Path) -> None:
+    """Take room for the lines of a manifest, so that copies go on, and evict files, once the disk is full."""
+    with path.open("r+b") as file:
+        _reserve(file.fileno())
+
+
+def _reserve(descriptor: int) -> None:
+    end = os.fstat(descriptor).st_size
+    with suppress(OSError):  # the disk is full, and what was reserved before has to do
+        reserve(descriptor, end, end + _AHEAD_BYTES)
 
 
 class Manifest:
@@ -154,7 +193,7 @@ class Manifest:
         if not folder.exists():
             folder.mkdir(exist_ok=True)
             sync_folder(folder.parent)
-        self.path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.jsonl"
+        self.path = dataset / path_for(url)
         self._header = Header(url=url, epoch=epoch)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
@@ -163,7 +202,7 @@ class Manifest:
             found = self._read(_RECENT_BYTES if recent_only else None)
             self.is_new = found is None
             self.copied = found or {}
-            self._reserve()
+            self.reserve()
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -171,26 +210,26 @@ class Manifest:
     def _read(self, most_bytes: int | None) -> dict[str, Copied] | None:
         """What is on record, or the last of it. A torn line at the end is cut off."""
         with self.path.open("rb") as file:
-            first = file.readline(_MOST_LINE_BYTES)
+            first = file.readline(MOST_LINE_BYTES)
             if most_bytes is not None and os.fstat(file.fileno()).st_size - most_bytes > len(first):
                 file.seek(-most_bytes, os.SEEK_END)
-                file.readline(_MOST_LINE_BYTES)  # a part of one
+                file.readline(MOST_LINE_BYTES)  # a part of one
             found = read(chain([first], lines_in(iter(partial(file.read, _READ_BYTES), b""))))
             end = file.tell()
-            file.seek(max(0, end - _MOST_LINE_BYTES))
+            file.seek(max(0, end - MOST_LINE_BYTES))
             tail = file.read()
             whole = end - (len(tail) - tail.rfind(b"\n") - 1)
         if found is None or (found[0].url, found[0].epoch) != (self._header.url, self._header.epoch):
-            os.ftruncate(self._descriptor, 0)
+            if end:  # else what is reserved would be given back
+                os.ftruncate(self._descriptor, 0)
             return None
         if whole < end:
             os.ftruncate(self._descriptor, whole)
         return found[1]
 
-    def _reserve(self) -> None:
-        end = os.lseek(self._descriptor, 0, os.SEEK_END)
-        with suppress(OSError):  # the disk is full, and what was reserved before has to do
-            reserve(self._descriptor, end, end + _AHEAD_BYTES)
+    def reserve(self) -> None:
+        """Take room on the disk for the next lines: see :func:`reserve_lines`."""
+        _reserve(self._descriptor)
 
     def trim(self) -> None:
         """Give back the room for more records, because the copy is complete."""
@@ -225,7 +264,7 @@ class Manifest:
         """The manifest as the copy has it: the header, and one line for each of its objects. ``place``: of a path."""
         yield line(self._header)
         for path in paths:
-            yield line(replace(self.copied[path], path=place(path)))
+            yield line(replace(self.copied[path], path=place(path), evicted=False))
 
     def close(self) -> None:
         os.close(self._descriptor)

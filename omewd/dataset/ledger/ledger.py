@@ -176,24 +176,38 @@ def totals_of(dataset: Path) -> tuple[dict[str, Any], StreamSpec]:
 
 
 @contextlib.contextmanager
-def held(dataset: Path) -> Iterator[None]:
-    """Hold a dataset against ``omewd repair``, as all its writers do."""
-    descriptor = hold(dataset)
+def held(dataset: Path, *, writable: bool = False) -> Iterator[int]:
+    """Hold a dataset against ``omewd repair``, as all its writers do; yields the descriptor of :func:`hold`."""
+    descriptor = hold(dataset, writable=writable)
     try:
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def hold(dataset: Path) -> int:
-    """A descriptor that holds a dataset, together with others, until it is closed; raises OSError."""
-    descriptor = os.open(dataset / FOLDER / FILE, os.O_RDONLY | os.O_CLOEXEC)
+def hold(dataset: Path, *, writable: bool = False) -> int:
+    """A descriptor that holds a dataset, together with others, until it is closed; raises OSError.
+
+    ``writable``: so that it may be held :func:`alone` for a while.
+    """
+    descriptor = os.open(dataset / FOLDER / FILE, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
     try:
         lock(descriptor, WRITING_BYTE, shared=True)
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
+
+
+@contextlib.contextmanager
+def alone(descriptor: int) -> Iterator[bool]:
+    """Hold exclusively what a descriptor of :func:`hold` holds; yields False, and does not, if others hold it, too."""
+    is_alone = try_lock(descriptor, WRITING_BYTE)
+    try:
+        yield is_alone
+    finally:
+        if is_alone:
+            lock(descriptor, WRITING_BYTE, shared=True)
 
 
 def hold_alone(dataset: Path) -> int | None:

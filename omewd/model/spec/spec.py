@@ -86,7 +86,8 @@ class StreamSpec(Checked):
 
     ``copy_to``: the URL to which the dataset is copied during the stream (see :mod:`omewd.model.address`).
     ``copy_limit``: the most bytes a second that are sent. ``copy_live``: the copy gets its metadata early, so that it
-    can be opened before it is complete.
+    can be opened before it is complete. ``copy_evict``: each file of keys is removed from the dataset once its copy is
+    confirmed, so that a run may be larger than the drive.
 
     ``color``: "rgb" or "rgba" for frames of shape (Y, X, 3 or 4). They are stored as planes along a channel dimension,
     which omewd adds if there is none. "bayer-rggb", "bayer-grbg", "bayer-gbrg" or "bayer-bggr" for raw Bayer frames.
@@ -119,6 +120,7 @@ class StreamSpec(Checked):
     copy_to: Annotated[str, AfterValidator(copy_url)] | None = None
     copy_limit: Annotated[float, Field(ge=1, le=1e15, allow_inf_nan=False)] | None = None
     copy_live: bool = False
+    copy_evict: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -144,6 +146,8 @@ class StreamSpec(Checked):
     def _check(self) -> StreamSpec:
         if "\0" in self.output:
             raise ValueError("output: a path can't contain NUL")
+        if self.copy_evict and self.copy_to is None:
+            raise ValueError("copy_evict: files are only removed once they are copied, so `copy_to` must name a URL")
         dims = self.dimensions
         doubled = [name for name, times in Counter(d.name for d in dims).items() if times > 1]
         if doubled:

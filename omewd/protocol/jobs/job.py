@@ -38,7 +38,7 @@ CLEANER = "cleaner"
 COPIER = "copier"
 
 # Errors for which another try does not help.
-FINAL_ERRORS = frozenset({"bad_message", "bad_metadata", "bad_spec", "dataset_replaced"})
+FINAL_ERRORS = frozenset({"bad_message", "bad_metadata", "bad_spec", "dataset_replaced", "evicted"})
 
 
 class Opened(Enum):
@@ -108,6 +108,7 @@ class StreamToOpen(Wire):
     """What a child is told about a stream before it gets its jobs.
 
     ``outline`` and ``details``: its spec (see :mod:`omewd.model.spec.outline`). ``backend``: the chosen one.
+    ``below``: for each source, the frame index below which all were in finished units when this was told.
     """
 
     stream: int
@@ -116,6 +117,7 @@ class StreamToOpen(Wire):
     backend: str
     outline: Fields
     details: bytes = b""
+    below: tuple[int, ...] = ()
 
 
 def job_message(lease: int, job: Job) -> Message:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote
@@ -17,7 +18,7 @@ import pytest
 import zarr
 
 import omewd
-from omewd.copier.access.store import Target
+from omewd.copier.access.store import Found, Target
 from omewd.copier.copy import copy
 from omewd.copier.parts import joining
 from omewd.copier.parts.claims import Step, Verdict
@@ -206,6 +207,23 @@ def test_a_copy_that_somebody_has_removed_is_no_copy(tmp_path: Path) -> None:
     assert copy(first, url).missing == ("GFP", "RFP")
 
 
+def test_others_may_begin_while_one_looks_whether_the_place_is_free(
+    tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, _ = parts(tmp_path)
+    really = Target.listed
+
+    def listed(target: Target, folder: str | None = None) -> Iterator[Found]:
+        found = list(really(target, folder))
+        with monkeypatch.context() as patch:
+            patch.setattr(Target, "listed", really)
+            copy(second, lab.url)
+        return iter(found)
+
+    monkeypatch.setattr(Target, "listed", listed)
+    assert copy(first, lab.url).missing == ("RFP",)
+
+
 def test_parts_that_are_copied_at_once_make_one_copy(tmp_path: Path, place: tuple[str, Path]) -> None:
     datasets = parts(tmp_path)
     with ThreadPoolExecutor(3) as threads:
@@ -285,6 +303,16 @@ def test_a_part_that_is_not_what_its_manifest_says_is_not_joined(tmp_path: Path,
     assert not (lab.copy / "zarr.json").exists()
     ledger.write_bytes(kept)
     assert copy(third, lab.url).missing == ()
+    check((lab.url, lab.copy))
+
+
+def test_parts_whose_files_are_evicted(tmp_path: Path, lab: Lab) -> None:
+    """Evicted or not, and copied again afterwards: the copy has all."""
+    for dataset in parts(tmp_path):
+        assert copy(dataset, lab.url, evict=True).evicted_files > 0
+        assert not list(files_in(str(dataset / "0" / "c")))
+        assert copy(dataset, lab.url).copied_files == 0
+        assert verify(dataset).problems == []
     check((lab.url, lab.copy))
 
 

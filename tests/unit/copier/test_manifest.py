@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omewd.dataset.copies.manifest import FOLDER, Copied, Header, Manifest, line, lines_in, read
+from omewd.dataset.copies.manifest import (
+    FOLDER,
+    Copied,
+    Header,
+    Manifest,
+    line,
+    lines_in,
+    path_for,
+    read,
+    reserve_lines,
+)
 from omewd.errors import OmewdError
 
 URL = "s3://lab/run.ome.zarr"
@@ -45,6 +56,44 @@ def test_what_was_added_is_there(dataset: Path) -> None:
     assert (again.copied["a"].bytes, again.copied["b/ü"].bytes) == (9, 3)  # the last line counts
     assert read(again.lines(["a"])) is not None
     again.close()
+
+
+def test_what_is_evicted_is_said_in_the_dataset_and_not_in_the_copy(dataset: Path) -> None:
+    manifest = Manifest(dataset, URL, 7)
+    manifest.add([replace(manifest.copied["a"], evicted=True)])
+    manifest.close()
+    again = Manifest(dataset, URL, 7)
+    assert [path for path, each in again.copied.items() if each.evicted] == ["a"]
+    assert again.path.read_bytes().count(b'"evicted":true') == again.path.read_bytes().count(b"evicted") == 1
+    stored = read(again.lines(["a", "b/ü"]))
+    assert stored is not None
+    assert not any(each.evicted for each in stored[1].values())
+    again.close()
+
+
+def test_room_is_reserved_for_lines_and_given_back(dataset: Path) -> None:
+    def allocated() -> int:
+        return (dataset / path_for(URL)).stat().st_blocks * 512
+
+    fresh = dataset / path_for("s3://lab/another")
+    fresh.touch()
+    reserve_lines(fresh)
+    assert (fresh.stat().st_size, fresh.stat().st_blocks * 512) >= (0, 256 << 10)
+    another = Manifest(dataset, "s3://lab/another", 7)
+    assert another.is_new
+    another.close()
+    assert fresh.stat().st_blocks * 512 >= 256 << 10  # opening it has not given it back
+    manifest = Manifest(dataset, URL, 7)
+    content = manifest.path.read_bytes()
+    manifest.reserve()
+    assert allocated() >= 256 << 10
+    assert manifest.path.read_bytes() == content
+    manifest.add([Copied("c", 1)])
+    assert set(manifest.copied) == {"a", "b/ü", "c"}
+    manifest.trim()
+    assert allocated() <= 8192
+    manifest.close()
+    assert on_record(dataset) == {"a", "b/ü", "c"}
 
 
 def test_room_for_more_is_no_part_of_it(dataset: Path) -> None:

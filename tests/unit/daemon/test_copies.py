@@ -16,6 +16,7 @@ from omewd.daemon.processes.roles import roles
 from omewd.errors import OmewdError
 from omewd.protocol.jobs.copies import Confirmed, CopyDataset, CopyUnits
 from omewd.protocol.jobs.job import COPIER
+from omewd.protocol.status import CopyStatus
 
 S = 10**9
 URL = "s3://lab/cam.ome.zarr"
@@ -89,6 +90,18 @@ def test_what_is_sealed_is_copied_and_the_rest_at_the_end() -> None:
     desk.end(last, Confirmed(9, 90), 4 * S)
     assert desk.over == ["complete"]
     assert (copy.files, copy.bytes, desk.take(99 * S)) == (14, 590, None)
+
+
+def test_a_part_is_complete_whatever_others_have_copied() -> None:
+    """Its copy can't wait for other machines; it says whose sources were missing then."""
+    desk, copy = Desk(), copy_of()
+    desk.copies.add(copy)
+    desk.copies.end(copy)
+    desk.end(desk.take(S), Confirmed(9, 90, ("GFP", "RFP")), S)
+    assert (copy.phase, desk.over) == (CopyPhase.COMPLETE, ["complete"])
+    status = copy.status()
+    assert (status.state, status.missing) == ("complete", ("GFP", "RFP"))
+    assert CopyStatus.from_json(status.to_json()) == status
 
 
 def test_small_files_are_copied_together() -> None:
@@ -205,6 +218,30 @@ def test_what_a_dead_copier_had_copied_counts_once() -> None:
     again = desk.take(2 * S)
     desk.end(again, Confirmed(1, 10), 3 * S)  # the others were on record
     assert (copy.files, copy.bytes, copy.copied) == (4, 40, [4, 0])
+
+
+def test_what_is_to_be_evicted_is_told_to_copiers_and_counted() -> None:
+    desk, copy = Desk(), copy_of()
+    copy.evict = True
+    desk.copies.add(copy)
+    desk.copies.note_sealed(copy, 0, 1)
+    taken = desk.take(S)
+    assert taken is not None
+    assert isinstance(taken[1].job, CopyUnits)
+    assert taken[1].job.evict
+    assert taken[1].on_progress is not None
+    taken[1].on_progress(Confirmed(1, 10, evicted_bytes=10))
+    assert (copy.status().evicted_bytes, copy.status().frees_space) == (10, True)
+    desk.end(taken, Confirmed(2, 20, evicted_bytes=15), S)
+    desk.copies.end(copy)
+    taken = desk.take(2 * S)
+    assert taken is not None
+    assert isinstance(taken[1].job, CopyDataset)
+    assert taken[1].job.evict
+    desk.end(taken, Confirmed(1, 5, evicted_bytes=25), 2 * S)
+    assert copy.status().evicted_bytes == 40
+    copy.error = OmewdError("store_error", "gone")
+    assert not copy.status().frees_space
 
 
 def test_who_waits_for_the_copy_of_a_stream_that_does_not_start_is_told() -> None:

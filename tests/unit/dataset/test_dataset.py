@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from omewd.copier.copy import copy
+from omewd.copier.verify import verify_copy
 from omewd.dataset import dataset
 from omewd.dataset.beside import has_leftovers, sweep
 from omewd.dataset.ledger import ledger
@@ -158,6 +160,26 @@ def test_a_dataset_that_is_reopened_is_being_written(failed: Path) -> None:
     before = (failed / "omewd/zarr.json").stat()
     dataset.reopen(GOES_ON, failed, epoch=7)
     assert (failed / "omewd/zarr.json").stat() == before
+
+
+def test_a_stream_does_not_go_on_into_shards_that_were_evicted(failed: Path, tools: Tools) -> None:
+    """A new shard would replace the one in the copy, and have none of its frames."""
+    url = f"file://{failed.parent}/copy.ome.zarr"
+    copy(failed, url, evict=True)
+    before = listing(failed)
+    with pytest.raises(OmewdError) as caught:
+        dataset.reopen(GOES_ON, failed, epoch=7, below=(5,))
+    assert (caught.value.code, url in caught.value.message) == ("evicted", True)
+    assert listing(failed) == before
+    assert not (failed / STAGING).exists()
+    shutil.copytree(failed.parent / "copy.ome.zarr/0/c/1", failed / "0/c/1")
+    dataset.reopen(GOES_ON, failed, epoch=7, below=(5,))
+    store(GOES_ON, failed, tools, [5])
+    assert dataset.recover(GOES_ON, failed, epoch=7) == [Totals(6, 6)]
+    assert verify(failed).problems == []
+    copy(failed, url)
+    check_dataset(failed.parent / "copy.ome.zarr", GOES_ON, 6)
+    assert verify_copy(url, deep=True).problems == []
 
 
 @pytest.mark.parametrize("state", ["writing", "failed"])

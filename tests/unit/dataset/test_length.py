@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from omewd.dataset import dataset, strays, verify
+from omewd.dataset.checks.report import Report
 from omewd.dataset.ledger import index, ledger
 from omewd.dataset.ledger.account import Account, Ledger
 from omewd.dataset.ledger.frame_lines import FrameLines
@@ -138,7 +139,7 @@ def test_strays_are_found_without_the_names_of_all_keys(keys: tuple[Path, Stream
     folder, spec = keys
     marks = Marks()
     marks.put(0, KEYS, 1, WRITTEN)
-    report = verify.Report(folder, [KEYS])
+    report = Report(folder, [KEYS])
     assert peak_bytes(lambda: verify._find_strays(folder, spec, [Account(marks, KEYS)], report)) < KEYS * 60 + 200_000
     assert report.strays == []
     marks.put(KEYS - 1, 1, 1, ledger.SKIPPED)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omewd.dataset import dataset, repair, verify
+from omewd.dataset.checks import units
 from omewd.dataset.ledger import ledger
 from omewd.model.plan.shards import ShardLayout
 from omewd.model.spec.spec import StreamSpec
@@ -101,7 +102,7 @@ def test_a_torn_index_is_found(tmp_path: Path) -> None:
 def test_a_unit_that_is_read_in_parts_is_compared_with_the_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(verify, "_READ_BYTES", at_once)
+    monkeypatch.setattr(units, "_READ_BYTES", at_once)
     spec = make_spec("cam", "t:10:2:5,c:3:1:3,y:20:7:2,x:20:7:2", backend="direct", durability="none")
     report = verify.verify(written(tmp_path, spec, gaps=[14, 28]))
     wrong = [problem.partition(" at ")[2] for problem in report.problems if "holds pixels" in problem]
@@ -120,7 +121,7 @@ def regions(draw: st.DrawFn) -> tuple[list[tuple[int, int]], list[int]]:
 def test_parts_cover_a_region_once(drawn: tuple[list[tuple[int, int]], list[int]], frames: int) -> None:
     region, chunk = drawn
     seen = np.zeros([stop for _, stop in region], int)
-    for part in verify._parts(region, [*chunk, 64, 64], frames):
+    for part in units._parts(region, [*chunk, 64, 64], frames):
         assert 0 < math.prod(stop - start for start, stop in part) <= max(frames, math.prod(chunk))
         for (start, stop), n, (_, end) in zip(part, chunk, region, strict=True):
             assert start % n == 0  # no chunk is read twice

@@ -89,6 +89,7 @@ def values_of(kind: type[Any]) -> st.SearchStrategy[Any]:
     if kind.__name__ == "GrowShape":
         fields["frames"] = st.lists(numbers, max_size=4).map(tuple)
     plain = {"int": numbers, "str": st.text(), "bool": st.booleans()}
+    plain["tuple[int, ...]"] = st.lists(numbers, max_size=4).map(tuple)
     for field in dataclasses.fields(kind):
         if field.name not in fields:
             fields[field.name] = plain[str(field.type)]

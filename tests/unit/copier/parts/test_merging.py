@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from omewd.copier.parts.merging import Told, documents, summary
 from omewd.dataset.copies.places import Places, is_of_parts
 from omewd.dataset.ledger import ledger
 from omewd.dataset.ledger.account import Ledger
+from omewd.dataset.ledger.reading import make_runs_again
 from omewd.dataset.made_by import MadeBy
 from omewd.dataset.metadata import documents as documents_of
 from omewd.model.spec.spec import StreamSpec
@@ -174,23 +176,37 @@ def test_lines_are_read_in_blocks_however_long_they_are(tmp_path: Path, monkeypa
         assert b"".join(_whole_lines(file)) == b"one\n\ntwo and more of it\nthree\nlast\n"
 
 
-def test_the_joined_ledger_has_the_frames_of_all_sources(tmp_path: Path) -> None:
-    parts = []
-    for number, lengths in enumerate([(3, 5), (4,)]):
-        path = tmp_path / f"{number}.jsonl"
-        path.write_bytes(
-            b"".join(
-                ledger.batch([frame_line(n, 0, 0, b"", source=source) for n in range(length)], length)
-                for source, length in enumerate(lengths)
-            )
-        )
-        parts.append((path, [(0, 2), (1,)][number]))
+@pytest.mark.parametrize("damage", ["", "no record", "half a record", "a strange line"])
+def test_the_joined_ledger_has_the_frames_of_all_sources(tmp_path: Path, damage: str) -> None:
+    """And a record of its runs that says what the lines say, whatever the parts had."""
+    parts: list[tuple[Path, tuple[int, ...]]] = []
+    for number, lengths in enumerate([(3, 5), (40,)]):
+        folder = tmp_path / str(number)
+        (folder / "omewd").mkdir(parents=True)
+        lines = [
+            ledger.batch([frame_line(n, 0, 0, b"", source=source) for n in range(length)], length)
+            for source, length in enumerate(lengths)
+        ]
+        if damage == "a strange line":
+            lines.insert(1, b"   \n" + b'{"frame": 50, "source": 0, "count": 2, "gap": "skipped"}\n')
+        (folder / "omewd" / "ledger.jsonl").write_bytes(b"".join(lines))
+        if damage != "no record":
+            make_runs_again(folder)
+        if damage == "half a record":
+            os.truncate(folder / "omewd" / "ledger.runs", 48 + 48)
+        parts.append((folder, [(0, 12), (1,)][number]))
     join_ledgers(parts, tmp_path / "whole")
-    found = Ledger.read(tmp_path / "whole", 3, checks=True)
-    assert [account.received for account in found.accounts] == [3, 4, 5]
+    ends = (52, 52, 5) if damage == "a strange line" else (3, 40, 5)
+    found = Ledger.read(tmp_path / "whole", 13, checks=True)
+    assert [account.received for account in found.accounts] == [*ends[:2], *[0] * 10, ends[2]]
     assert (found.unreadable_lines, found.misfits) == (0, 0)
-    assert Ledger.read(tmp_path / "whole", 3).read_lines == 0  # all have their records
-    assert [t.written for t in found.totals()] == [3, 4, 5]
+    assert [t.written for t in found.totals()] == [3, 40, *[0] * 10, 5]
+    trusting = Ledger.read(tmp_path / "whole", 13)
+    assert (trusting.read_lines, trusting.totals()) == (0, found.totals())  # all have their records
+    before = {path.name: path.read_bytes() for path in (tmp_path / "whole" / "omewd").iterdir()}
+    assert set(before) == {"ledger.jsonl", "ledger.runs"}
+    join_ledgers(parts, tmp_path / "whole")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "whole" / "omewd").iterdir()} == before
 
 
 def test_keys_are_at_their_paths_and_other_files_in_the_part() -> None:

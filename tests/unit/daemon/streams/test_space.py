@@ -49,6 +49,22 @@ def test_what_surely_can_not_fit_is_refused_and_what_may_not_is_warned_of(
             assert ("the stream fails" in warning.remedy) == (on_disk_full == "fail")
 
 
+@pytest.mark.parametrize("on_disk_full", [None, "fail", "wait"])
+def test_a_stream_whose_files_go_once_copied_is_never_refused(on_disk_full: str | None) -> None:
+    with camera_of(DIMS) as it:
+        spec = it.stream.spec.model_copy(update={"copy_evict": True, "on_disk_full": on_disk_full})
+        it.stream.spec = spec
+        it.stream.drive.report(8, WHOLE - 1)
+        warning = check_space(it.stream, NONE)
+        assert warning is not None
+        assert "Files go once they are copied" in warning.remedy
+        assert ("the stream fails" in warning.remedy) == (on_disk_full == "fail")
+        assert check_space(it.stream, Demand(WHOLE, WHOLE)) is not None
+        assert Demand.of(it.stream) == Demand(0, WHOLE)  # so that others are not refused because of it
+        it.stream.drive.report(8, WHOLE)
+        assert check_space(it.stream, NONE) is None
+
+
 def test_the_numbers_are_told() -> None:
     with camera_of(DIMS) as it:
         it.stream.drive.report(8, 5_000_000_000)

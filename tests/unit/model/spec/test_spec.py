@@ -75,6 +75,14 @@ def test_policies_that_do_not_exist_are_refused(field: str, value: Any) -> None:
     assert field in refusal(**{field: value}).message
 
 
+def test_files_go_only_from_a_stream_that_is_copied() -> None:
+    fields = {"name": "cam0", "dimensions": "t:4,y:8,x:8", "copy_evict": True}
+    assert StreamSpec.parse({**fields, "copy_to": "s3://lab/cam0.ome.zarr"}).copy_evict
+    with pytest.raises(OmewdError, match="copy_to") as caught:
+        StreamSpec.parse(fields)
+    assert caught.value.code == "bad_spec"
+
+
 @pytest.mark.parametrize("slots", [0, 2**24 + 1])
 def test_ring_slots_out_of_range_are_refused(slots: int) -> None:
     assert "ring_slots" in refusal(ring_slots=slots).message

@@ -1,0 +1,1 @@
+"""What verifying a dataset finds, and how its write units are checked."""
