@@ -237,6 +237,8 @@ class _Builder:
             for start in range(call.offset, end, BLOCK_BYTES):
                 zeros = bytes(min(BLOCK_BYTES, end - start))
                 self._history.effects.append(Data(call.begin, call.end, call, node, offset=start, data=zeros))
+        elif call.flags.startswith(", FALLOC_FL_KEEP_SIZE,"):
+            pass  # blocks that are reserved have no bytes
         elif re.search(r"FALLOC|0x", call.flags):
             raise NotModelledError(f"fallocate{call.flags}")
         elif end > self._sizes[node]:
