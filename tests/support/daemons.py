@@ -18,6 +18,7 @@ import psutil
 
 import omewd
 from omewd.daemon.state.journal import instance_name
+from tests.support.processes import wait_until_gone
 from tests.support.shared_memory import shared_memory_names, started_instances
 
 
@@ -125,6 +126,7 @@ class DaemonProcess:
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
+        wait_until_gone(child.pid for child in children)
         for name in self.shared_memory():
             (Path("/dev/shm") / name).unlink()
 

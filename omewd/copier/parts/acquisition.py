@@ -25,6 +25,7 @@ _OWN = frozenset(
         "copy_to",
         "copy_limit",
         "copy_live",
+        "copy_evict",
     }
 )
 _MOST_TEXT = 80

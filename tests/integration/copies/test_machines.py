@@ -82,7 +82,7 @@ def machines(tmp_path: Path, lab: Lab) -> Iterator[list[Machine]]:
     started: list[Machine] = []
     try:
         for element in range(3):
-            started.append(Machine(tmp_path, lab, element, copy_limit=200_000.0))
+            started.append(Machine(tmp_path, lab, element, copy_limit=200_000.0, copy_evict=element == 1))
         yield started
     finally:
         for machine in started:

@@ -306,6 +306,16 @@ def test_a_part_that_is_not_what_its_manifest_says_is_not_joined(tmp_path: Path,
     check((lab.url, lab.copy))
 
 
+def test_parts_whose_files_are_evicted(tmp_path: Path, lab: Lab) -> None:
+    """Evicted or not, and copied again afterwards: the copy has all."""
+    for dataset in parts(tmp_path):
+        assert copy(dataset, lab.url, evict=True).evicted_files > 0
+        assert not list(files_in(str(dataset / "0" / "c")))
+        assert copy(dataset, lab.url).copied_files == 0
+        assert verify(dataset).problems == []
+    check((lab.url, lab.copy))
+
+
 def test_sources_of_positions(tmp_path: Path, lab: Lab) -> None:
     """Each source has an image of its own."""
     fields = {"dims": "t:inf:1:2,p:3,y:16,x:16", "source_dimension": "p"}

@@ -13,6 +13,7 @@ import pytest
 import omewd
 from omewd.copier.verify import verify_copy
 from omewd.dataset.verify import verify
+from omewd.store.format.shard_table import STAGING
 from tests.faults.support import abandon
 from tests.support.copies import Lab, differences
 from tests.support.daemons import DaemonProcess, daemon
@@ -155,26 +156,22 @@ def test_row_33_the_machine_restarts_while_the_disk_is_full(tmp_path: Path, lab:
     lab.proxy.faults = lambda *_: "403"
     process = DaemonProcess(tmp_path / "daemon", *options(disk))
     try:
-        with taken(disk, 3_000_000):
-            spec = start(process, lab, disk, "wait")
-            producer = process.connect("cam")
-            while process.client.stream_status("cam").paused is None:
-                with suppress(omewd.RingFullError):
-                    index = producer.next_index
-                    producer.append(make_frame(index, spec.frame_shape, spec.dtype), timeout=0.2)
-            durable = producer.durable
-            assert durable > 4
-            process.restart_the_machine()
-            abandon(producer)
-            with taken(disk):
-                process = DaemonProcess(tmp_path / "daemon", *options(disk))
-                wait_for(lambda: "disk_full" in process.omewd("health", "--json").stdout)
-                told = " ".join(process.omewd("status").stdout.split())
-                assert "the copy waits, and is tried again: its dataset is not finalized yet: the disk is full" in told
+        spec = start(process, lab, disk, "wait")
+        producer = process.connect("cam")
+        for index in range(6):
+            producer.append(make_frame(index, spec.frame_shape, spec.dtype))
+        # Sealing a shard gives back room that was taken in advance.
+        wait_for(lambda: producer.durable == 6 and not any((disk / "cam.ome.zarr" / STAGING).iterdir()))
+        process.restart_the_machine()
+        abandon(producer)
+        with taken(disk):
+            process = DaemonProcess(tmp_path / "daemon", *options(disk))
+            wait_for(lambda: "disk_full" in process.omewd("health", "--json").stdout)
+            told = " ".join(process.omewd("status").stdout.split())
+            assert "the copy waits, and is tried again: its dataset is not finalized yet: the disk is full" in told
         lab.proxy.faults = lambda *_: None
         assert process.client.wait("cam", 60, copied=True)["state"] == "complete"
-        problems = check(lab, disk / "cam.ome.zarr", durable)
-        assert [problem for problem in problems if f"ledger: {durable}" not in problem] == []
+        assert check(lab, disk / "cam.ome.zarr", 6) == []
         wait_for(lambda: not list((tmp_path / "daemon" / "state" / "streams").iterdir()))
         assert process.stop() == 0, process.log()
     finally:

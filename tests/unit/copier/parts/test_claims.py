@@ -173,6 +173,25 @@ def test_what_parts_must_have_in_common() -> None:
         assert difference(mine, common_of(part_spec("GFP", **change))) == told
 
 
+def test_each_setting_is_common_or_each_daemons_own() -> None:
+    """A new one belongs here if it changes what is stored, and else to those that each daemon decides for itself."""
+    assert {*common_of(part_spec("GFP"))} == {
+        "name",
+        "dimensions",
+        "dtype",
+        "compression",
+        "storage_order",
+        "plate",
+        "source_dimension",
+        "color",
+        "levels",
+        "downsample",
+        "position_folders",
+    }
+    wants: dict[str, Any] = {"copy_to": "s3://lab/x", "copy_limit": 5e6, "copy_evict": True}
+    assert whole_of(common_of(part_spec("GFP", **wants))).copy_to is None
+
+
 def test_differences_are_told_in_few_words() -> None:
     many = {f"field{n:03}": "x" * 500 for n in range(100)}
     assert len(difference(many, {})) < 500
