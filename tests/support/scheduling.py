@@ -15,7 +15,7 @@ from typing import TextIO
 
 import pytest
 
-# A daemon with two writers needs about a core, and its rings some hundred MiB of /dev/shm.
+# A test with a daemon uses about two thirds of a core, and the rings some hundred MiB of /dev/shm.
 MAX_WORKERS = 4
 
 
@@ -23,7 +23,7 @@ def worker_count(arguments: Sequence[str], *, captures_output: bool, cores: int)
     """How many test processes to start, 0 for this one: named files and tests, and output to watch, need no more."""
     if not captures_output or not all(Path(argument).is_dir() for argument in arguments):
         return 0
-    return min(cores, MAX_WORKERS)
+    return min(cores + cores // 2, MAX_WORKERS)
 
 
 def order(item: pytest.Item) -> int:

