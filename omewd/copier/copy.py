@@ -14,7 +14,7 @@ from omewd.copier.access.fetch import same_as
 from omewd.copier.access.store import Target
 from omewd.copier.batch import Batch, Tell
 from omewd.copier.engine import local_file
-from omewd.copier.order import belongs, left_and_done, not_in_copy, phases
+from omewd.copier.order import belongs, left_and_done, not_in_copy, phases, still_in
 from omewd.copier.pace import Pace
 from omewd.copier.parts.completing import complete
 from omewd.copier.parts.joining import join
@@ -179,8 +179,12 @@ class _Copy:
         if unfit := next((path for path in paths if not is_path(path)), None):
             raise OmewdError("bad_url", f"{unfit!r:.200} can't be the name of an object", "Rename or remove that file")
         files = [local_file(self._dataset, path) for path in paths]
-        left, done = left_and_done(files, self._manifest.copied)
         gone = set(elsewhere).difference(paths)
+        copied: Mapping[str, Copied] = self._manifest.copied
+        if self._evictor is not None:  # a record of long ago does not tell what became of the object
+            copied = still_in(self._target.listed(), copied, self._places.of)
+            self._require(sorted(gone.difference(copied)))
+        left, done = left_and_done(files, copied)
         gone_bytes = sum(self._manifest.copied[path].bytes for path in gone)
         self._total_bytes = sum(file.size for file in files) + gone_bytes
         left_bytes = sum(file.size for file in left)
@@ -210,6 +214,15 @@ class _Copy:
             evicted_bytes=gone_bytes + now_bytes,
             seconds=time.monotonic() - start,
         )
+
+    def _require(self, lost: list[str]) -> None:
+        if lost:
+            raise OmewdError(
+                "copy_differs",
+                f"{len(lost)} files of {self._dataset} were evicted, and are no longer in {self._target.url} as "
+                f"they were confirmed, such as {lost[0]}",
+                "Bring them back from a version or a backup of the store. Until then, no more is evicted",
+            )
 
     def _store_manifest(self, paths: list[str]) -> None:
         """Put the manifest into the copy, whose last object it is."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from omewd.copier.access.store import Found
 from omewd.copier.engine import LocalFile
 from omewd.dataset.copies.manifest import Copied, is_manifest
 from omewd.dataset.copies.places import is_of_parts
@@ -36,6 +37,21 @@ def left_and_done(files: Iterable[LocalFile], copied: Mapping[str, Copied]) -> t
         else:
             left.append(file)
     return left, done
+
+
+def still_in(
+    stored: Iterable[Found], copied: Mapping[str, Copied], place: Callable[[str], str] = str
+) -> dict[str, Copied]:
+    """Those of the records whose objects are still in the copy as they were confirmed.
+
+    ``stored``: what the store lists. ``place``: where a file's path in the dataset is in the copy.
+    """
+    found = {each.path: each for each in stored}
+    return {
+        path: each
+        for path, each in copied.items()
+        if (there := found.get(place(path))) is not None and (there.size, there.etag) == (each.bytes, each.etag)
+    }
 
 
 def not_in_copy(evicted: Mapping[str, tuple[str, Copied]], copied: Mapping[str, Copied]) -> dict[str, str]:

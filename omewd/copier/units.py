@@ -10,7 +10,7 @@ from omewd.copier.access.store import Target
 from omewd.copier.batch import Batch, Tell
 from omewd.copier.copy import begin, check_apart
 from omewd.copier.engine import LocalFile, local_file
-from omewd.copier.order import belongs, left_and_done
+from omewd.copier.order import belongs, left_and_done, still_in
 from omewd.copier.pace import Pace
 from omewd.dataset import metadata
 from omewd.dataset.copies.evicting import Evictor, TellEvicted
@@ -95,8 +95,10 @@ def copy_units(job: CopyUnits, stream: OpenStream, tell: Tell, tell_evicted: Tel
             batch = files.enter_context(Batch(dataset, target, manifest, stream.pace(job.limit), tell, evictor))
             if job.live:
                 _copy_documents(dataset, stream, batch)
-            left, done = left_and_done(_files(job, stream, dataset), manifest.copied)
-            if evictor is not None:
+            units = list(_files(job, stream, dataset))
+            left, done = left_and_done(units, manifest.copied)
+            if evictor is not None and done:  # by a copier that was killed, and the object may be gone since
+                left, done = left_and_done(units, still_in(target.listed(), manifest.copied))
                 evictor.add(done)
             batch.copy(left)
             if evictor is not None:
