@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from http.client import HTTPException
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import ParseError
@@ -169,13 +169,20 @@ class Target:
         """
         if self._root is None:
             return
+        latest = inf
+        if silent_s:
+            try:
+                os.utime(self._root)  # by the server's clock, as the times of its files are
+                latest = self._root.stat().st_mtime - silent_s
+            except OSError:
+                return
         for folder, _, names in os.walk(self._root):
             for name in filter(_LEFT.fullmatch, names):
                 left = Path(folder) / name
                 if not own(os.fspath(left.relative_to(self._root)).rpartition("#")[0]):
                     continue
                 with suppress(OSError):
-                    if time.time() - left.stat().st_mtime >= silent_s:
+                    if left.stat().st_mtime <= latest:
                         left.unlink()
 
     def abort_left(self, own: Callable[[str], bool]) -> None:
