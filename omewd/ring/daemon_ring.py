@@ -102,7 +102,8 @@ class DaemonRing:
             if self.state == layout.STATE_OPEN:
                 self.poll()
             else:
-                self.stop()
+                failed = self.state == layout.STATE_FAILED
+                self._close(layout.STATE_FAILED if failed else layout.STATE_STOPPED)
         else:
             if self.state == layout.STATE_OPEN:  # a daemon stores the state first
                 raise OmewdError("bad_ring", "the ring's cursors are damaged: it is open, and has a final cursor")
@@ -303,9 +304,11 @@ class DaemonRing:
 
     def stop(self) -> None:
         """Take no more frames. What is published by now counts; nothing after it does."""
-        if self._is_final:
-            return
-        self._words[STATE] = layout.STATE_STOPPED
+        if not self._is_final:
+            self._close(layout.STATE_STOPPED)
+
+    def _close(self, state: int) -> None:
+        self._words[STATE] = state
         self._fence()
         self.poll()
         self._words[FINAL_FRONTIER] = self.frontier
@@ -333,9 +336,12 @@ class DaemonRing:
         self._words[layout.FAILURE // 8] = 0
         self._segment.memory[start : start + len(text)] = text
         self._words[layout.FAILURE // 8] = len(text)
-        self._words[STATE] = layout.STATE_FAILED
-        self._fence()
-        if not self._is_final:
+        if self._is_final:
+            self._words[STATE] = layout.STATE_FAILED
+            return
+        try:
+            self._close(layout.STATE_FAILED)
+        except OmewdError:  # a damaged ring must not hide the reason
             self._words[FINAL_FRONTIER] = self.frontier
             self._words[FINAL_PUBLISHED] = self._words[PUBLISHED]
             self._is_final = True

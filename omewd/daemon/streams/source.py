@@ -246,11 +246,10 @@ class Source:
         """Take no more frames, and leave the error for the producer's next call."""
         if self.ring is None:
             return
+        self.ring.fail(error)
         if self.is_open:
             with contextlib.suppress(OmewdError):  # a damaged ring must not hide the first error
-                self.ring.stop()
                 self._count(now_ns)
-        self.ring.fail(error)
         self.is_open = False
 
     # -- units out ------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ def test_row_34_what_is_evicted_is_an_error_with_its_url_and_never_black(
         omewd.view("cam", socket=recorder.socket) as view,
     ):
         record(producer, spec, 0, 22)
-        wait_for(lambda: producer.durable >= 20)
+        wait_for(lambda: producer.durable == 22)
         live = zarr.open_array(omewd.live_store("cam", socket=recorder.socket), path="0", mode="r")
         by_path = omewd.live_store(recorder.data / "cam.ome.zarr")
         key = "/data/cam/0/c/1/0/0"

@@ -477,6 +477,30 @@ def test_a_failure_leaves_its_reason_for_the_producer() -> None:
         assert (error.message, error.remedy) == ("the disk is full: µ-drive", "Free space")
 
 
+def test_a_stream_that_fails_is_never_seen_as_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A camera's program takes a stop for the end that somebody wanted."""
+    with open_ring() as ends:
+        ends.publish()
+        seen: list[tuple[int, str]] = []
+
+        def poll(ring: DaemonRing) -> None:
+            failure = ends.producer.failure
+            seen.append((ring.state, "" if failure is None else failure.error.message))
+
+        monkeypatch.setattr(DaemonRing, "poll", poll)
+        ends.daemon.fail(OmewdError("disk_full", "no space"))
+        assert seen == [(STATE_FAILED, "no space")]
+
+
+def test_a_daemon_that_died_while_it_failed_a_ring_leaves_it_failed() -> None:
+    with open_ring() as ends:
+        ends.publish(2)
+        ends.segment.words[layout.STATE] = STATE_FAILED  # died before it stored the final cursors
+        successor = DaemonRing(ends.segment)
+        successor.resume()
+        assert (ends.producer.state, ends.producer.final_published) == (STATE_FAILED, 2)
+
+
 def test_a_failure_after_a_stop_keeps_what_was_counted() -> None:
     with open_ring() as ends:
         ends.publish()
