@@ -32,6 +32,8 @@ def test_small_files(dataset: Path, lab: Lab) -> None:
     assert requests(lab) == {LISTED: 1, "GET": documents + 3}
     verify_copy(lab.url, deep=True)
     assert requests(lab) == {LISTED: 1, "GET": documents + 3 + files}
+    copy(dataset, lab.url, evict=True)
+    assert requests(lab) == {LISTED: 1, "PUT": 1, UPLOADS: 2}
 
 
 def test_a_large_file(tmp_path: Path, lab: Lab) -> None:
