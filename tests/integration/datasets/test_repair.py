@@ -162,13 +162,15 @@ def test_a_record_of_runs_that_does_not_fit_is_made_again(omewd_daemon: DaemonPr
     whole = runs.read_bytes()
     # Both files say something that makes sense, and not the same.
     path = dataset / "omewd/ledger.jsonl"
-    path.write_bytes(path.read_bytes().replace(b'"frame":3,', b'"frame":4,'))
+    lines = path.read_bytes()
+    path.write_bytes(lines.replace(b'"frame":3,', b'"frame":4,'))
     report = verify(dataset)
     assert report.bad_runs
     assert len(report.notes) == 1
     assert "1 received frames are not in the ledger: 3" in report.problems
-    path.write_bytes(path.read_bytes().replace(b'"frame":4,', b'"frame":3,', 1))
-    runs.write_bytes(runs.read_bytes()[:48] + Run(9, 1, 0, 1, 0, 1, 0, 0).pack() + whole[96:])
+    path.write_bytes(lines)
+    first = next(at for at in range(48, len(whole), 48) if whole[at + 40 : at + 48] == bytes(8))  # of the first line
+    runs.write_bytes(whole[:first] + Run(9, 1, 0, 1, 0, 1, 0, 0).pack() + whole[first + 48 :])
     assert "does not match the lines" in verify(dataset).notes[0]
     done = omewd_daemon.omewd("repair", "cam.ome.zarr")
     assert done.stdout == "repaired: rebuilt the ledger's record of runs from its lines\nall is well\n"
