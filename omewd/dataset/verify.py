@@ -13,7 +13,7 @@ from yaozarrs import validate_zarr_store
 
 from omewd.dataset import metadata
 from omewd.dataset.checks.report import Report
-from omewd.dataset.checks.units import check_unit
+from omewd.dataset.checks.units import UnitChecks
 from omewd.dataset.copies.evictions import Evictions
 from omewd.dataset.copies.manifest import is_manifest
 from omewd.dataset.copies.places import is_of_parts
@@ -142,10 +142,11 @@ def _check_pixels(
     for source, plan in enumerate(plans):
         layouts = [ShardLayout(spec, level, source) for level in levels]
         written = partial(received_and_written, accounts[source], report.received[source])
+        checks = UnitChecks(dataset, spec, layouts, written, evictions)
         for unit in units_with_frames(plan, accounts[source], report.received[source]):
             if written(frame_indexes(plan, unit)).any():
                 images = [array(plan.image_of(unit), level) for level in levels]
-                check_unit(dataset, spec, layouts, images, unit, written, evictions, report)
+                checks.check(unit, images, report)
             if progress is not None:
                 progress(done + unit + 1, sum(units))
         done += units[source]

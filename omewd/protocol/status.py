@@ -135,10 +135,9 @@ class DiskStatus(Record):
     """The dataset's drive. Fields are None until a writer has reported them.
 
     ``lasts_s``: the time until the drive is full, at the average rates of all streams that write to it; None if the
-    copy frees space. ``io``: how
-    bytes are written, "O_DIRECT" or "page cache". ``needs_bytes``: what the rest of the acquisition takes there,
-    without compression; None if the stream is unbounded. ``warning``: why the acquisition may not fit, as it was when
-    the stream was opened.
+    copy frees space. ``io``: how bytes are written, "O_DIRECT" or "page cache". ``needs_bytes``: what the rest of the
+    acquisition takes there, without compression; None if the stream is unbounded. ``warning``: why the acquisition may
+    not fit, as it was when the stream was opened.
     """
 
     free_bytes: int | None = None

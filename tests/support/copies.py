@@ -8,6 +8,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import zarr
+
+from omewd.copier.open_copy import open_copy
 from omewd.copier.order import belongs
 from omewd.dataset.copies.manifest import STORED
 from omewd.dataset.keys import files_in
@@ -40,6 +44,15 @@ def differences(dataset: Path, copy: Path) -> list[str]:
     both = ours & theirs
     other = {path for path in both if (dataset / path).read_bytes() != (copy / path).read_bytes()}
     return sorted((ours ^ theirs) | other)
+
+
+def require_same_pixels(dataset: Path, url: str) -> None:
+    """zarr-python reads a copy, and not only zeros, as it reads the dataset."""
+    array = zarr.open_group(open_copy(url), mode="r")["0"]
+    assert isinstance(array, zarr.Array)
+    expected = np.asarray(zarr.open_array(str(dataset / "0"), mode="r")[...])
+    assert expected.any()
+    assert np.array_equal(np.asarray(array[...]), expected)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from omewd.copier.access.store import Target
 from omewd.copier.parts.acquisition import common_of
 from omewd.copier.parts.claims import MAJOR, Claim, Owner, Step, decide, is_settled
 from omewd.dataset.copies import places
+from omewd.dataset.metadata import parsed
 from omewd.errors import OmewdError
 from omewd.model.record import Record
 from omewd.model.spec.spec import StreamSpec
@@ -92,7 +93,7 @@ def _claims(target: Target) -> Iterator[Claim]:
         text = target.read(found.path, MOST_BYTES)
         if text is None:  # it was removed meanwhile
             continue
-        claim = _parsed(Claim, text)
+        claim = _record_in(Claim, text)
         if claim is None:
             raise OmewdError("output_exists", f"{found.path} at {target.url} can't be read", "Choose another URL")
         if claim.major != MAJOR:
@@ -107,14 +108,14 @@ def _claims(target: Target) -> Iterator[Claim]:
 def acquisition_in(target: Target) -> dict[str, Any] | None:
     """What all parts of the copy have in common; None if no part has settled yet."""
     text = target.read(places.ACQUISITION, MOST_BYTES)
-    return _object(text) if text is not None else None
+    return parsed(text) if text is not None else None
 
 
 def owners_in(target: Target, elements: range | tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """The (element, epoch) of each element of the source dimension that a part has."""
     for element in elements:
         text = target.read(places.owner(element), MOST_BYTES)
-        owner = _parsed(Owner, text) if text is not None else None
+        owner = _record_in(Owner, text) if text is not None else None
         if owner is not None:
             yield element, owner.epoch
 
@@ -123,17 +124,8 @@ def _text(value: dict[str, Any]) -> bytes:
     return json.dumps(value, indent=1, sort_keys=True).encode()
 
 
-def _object(text: bytes) -> dict[str, Any]:
-    """The JSON object in a text; {} if there is none, which is no part's."""
+def _record_in(kind: type[_Document], text: bytes) -> _Document | None:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _parsed(kind: type[_Document], text: bytes) -> _Document | None:
-    try:
-        return kind.from_json(_object(text))
+        return kind.from_json(parsed(text))
     except ValueError:
         return None

@@ -6,6 +6,7 @@ import math
 import stat
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,61 +26,57 @@ from omewd.store.format.shard_index import ABSENT, read_entries
 _READ_BYTES = 256 << 20
 
 
-def check_unit(
-    dataset: Path,
-    spec: StreamSpec,
-    layouts: list[ShardLayout],
-    arrays: list[Any],
-    unit: int,
-    written: Written,
-    evictions: Evictions,
-    report: Report,
-) -> None:
-    """Check that a unit exists, decodes, and has the right pixels at every resolution, as far as it was not evicted."""
-    keys = [key for layout in layouts for key in keys_of(layout, unit)]
-    evicted = evictions.among(keys)
-    while True:
-        found = Report(dataset, made_by=report.made_by)
-        _check_here(dataset, spec, layouts, arrays, unit, written, evicted, found)
-        before, evicted = evicted, evictions.among(keys)
-        if not found.problems or evicted == before:  # else they may come of files that were evicted meanwhile
-            break
-    found.evicted_to.update(Counter(evicted.values()))
-    report.add(found)
+@dataclass(frozen=True)
+class UnitChecks:
+    """Checks the units of one source. ``layouts``: its shards at each resolution."""
 
+    dataset: Path
+    spec: StreamSpec
+    layouts: list[ShardLayout]
+    written: Written
+    evictions: Evictions
 
-def _check_here(
-    dataset: Path,
-    spec: StreamSpec,
-    layouts: list[ShardLayout],
-    arrays: list[Any],
-    unit: int,
-    written: Written,
-    evicted: Container[str],
-    report: Report,
-) -> None:
-    """Check a unit, without the keys that are evicted."""
-    source = layouts[0].source
-    present = written(frame_indexes(layouts[0].keys, unit))
-    whole_before = False
-    for number, (layout, array) in enumerate(zip(layouts, arrays, strict=True)):
-        check: Check = partial(_only_where_written, present)
-        if number:
-            origin = layouts[number - 1].region(unit)
-            before, level = arrays[number - 1], layout.level
-            make = partial(made_of, before, level=level, method=spec.downsample, present=present, origin=origin)
-            check = partial(_is_made_of, make) if whole_before else _anything
-            present = present_in(level, spec.downsample, present)
-        keys = keys_of(layout, unit)
-        here = {key: place for key, place in keys.items() if key not in evicted}
-        fine = _check_keys(dataset, spec, layout, here, written, report)
-        whole_before = fine and len(here) == len(keys) and _check_pixels(array, layout, unit, check, report)
-        if whole_before or (fine and len(here) < len(keys)):
-            continue
-        if number:
-            report.bad_levels.append((source, unit, number))
-        else:
-            report.bad_units.setdefault(source, []).append(unit)
+    def check(self, unit: int, arrays: list[Any], report: Report) -> None:
+        """Check that a unit exists, decodes, and has the right pixels, as far as it was not evicted.
+
+        ``arrays``: of its image, at each resolution.
+        """
+        keys = [key for layout in self.layouts for key in keys_of(layout, unit)]
+        evicted = self.evictions.among(keys)
+        while True:
+            found = Report(self.dataset, made_by=report.made_by)
+            self._check_here(unit, arrays, evicted, found)
+            before, evicted = evicted, self.evictions.among(keys)
+            if not found.problems or evicted == before:  # else they may come of files that were evicted meanwhile
+                break
+        found.evicted_to.update(Counter(evicted.values()))
+        report.add(found)
+
+    def _check_here(self, unit: int, arrays: list[Any], evicted: Container[str], report: Report) -> None:
+        """Check a unit, without the keys that are evicted."""
+        source = self.layouts[0].source
+        present = self.written(frame_indexes(self.layouts[0].keys, unit))
+        whole_before = False
+        for number, (layout, array) in enumerate(zip(self.layouts, arrays, strict=True)):
+            check: Check = partial(_only_where_written, present)
+            if number:
+                origin = self.layouts[number - 1].region(unit)
+                before, level = arrays[number - 1], layout.level
+                make = partial(
+                    made_of, before, level=level, method=self.spec.downsample, present=present, origin=origin
+                )
+                check = partial(_is_made_of, make) if whole_before else _anything
+                present = present_in(level, self.spec.downsample, present)
+            keys = keys_of(layout, unit)
+            here = {key: place for key, place in keys.items() if key not in evicted}
+            fine = _check_keys(self.dataset, self.spec, layout, here, self.written, report)
+            whole_before = fine and len(here) == len(keys) and _check_pixels(array, layout, unit, check, report)
+            if whole_before or (fine and len(here) < len(keys)):
+                continue
+            if number:
+                report.bad_levels.append((source, unit, number))
+            else:
+                report.bad_units.setdefault(source, []).append(unit)
 
 
 def _check_keys(
